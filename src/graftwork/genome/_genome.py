@@ -97,8 +97,8 @@ class Genome:
                 )
             if isinstance(step.item, Layer) and step.item.out_channels < step.in_shape[0]:
                 raise GenomeError(
-                    f"layer {step.position}: out_channels must be at least the {step.in_shape[0]} channels of its input "
-                    f"(the residual is padded, never cut), got {step.item.out_channels}"
+                    f"layer {step.position}: out_channels must be at least the {step.in_shape[0]} channels of its "
+                    f"input (the residual is padded, never cut), got {step.item.out_channels}"
                 )
 
     @property

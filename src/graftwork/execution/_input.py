@@ -1,0 +1,33 @@
+"""From stored images to network input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["InputTransform"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputTransform:
+    """Scale stored bytes and normalise each channel.
+
+    Args:
+        mean: Per channel, of values scaled to [0, 1].
+        std: Per channel, likewise; greater than 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turn uint8 images [B, H, W, C] into floats [B, C, H, W], channels last in memory."""
+        scale = [1 / (255 * s) for s in self.std]
+        shift = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
+        out = images.to(torch.float32) * self._row(scale, images) + self._row(shift, images)
+        return out.permute(0, 3, 1, 2)  # NHWC memory seen as NCHW: channels-last without a copy
+
+    @staticmethod
+    def _row(values: Sequence[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device)
