@@ -97,10 +97,10 @@ class BlockBank:
         """Number of weights that the bank owns."""
         return sum(parameter.numel() for _, parameter, _ in self.parameters())
 
-    def to(self, device: torch.device | str) -> "BlockBank":
-        """Move every parameter, in place; returns the bank."""
+    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> "BlockBank":
+        """Move and convert every parameter, in place; ``None`` leaves device or type as it is. Returns the bank."""
         for _, parameter, _ in self.parameters():
-            parameter.data = parameter.data.to(device)
+            parameter.data = parameter.data.to(device=device, dtype=dtype)
         return self
 
     def state(self) -> dict[str, Tensor]:

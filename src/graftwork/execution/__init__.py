@@ -6,7 +6,7 @@ what networks read.
 """
 
 from graftwork.execution._input import InputTransform
-from graftwork.execution._layer import pool_features, run_head, run_item, run_stem
+from graftwork.execution._layer import cancelled_scale, pool_features, run_head, run_item, run_stem
 from graftwork.execution._ops import EPSILON, Form, Mode, Settings, Statistics, Weights
 from graftwork.execution._walk import Runnable, shared_flops, walk
 
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "Statistics",
     "Weights",
+    "cancelled_scale",
     "pool_features",
     "run_head",
     "run_item",

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from graftwork.execution._ops import Settings, Weights, activate, normalise
 from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
+from graftwork.typing import BlockId
 
-__all__ = ["run_head", "run_item", "run_stem"]
+__all__ = ["cancelled_scale", "pool_features", "run_head", "run_item", "run_stem"]
 
 
 def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
@@ -115,3 +116,28 @@ def pool_features(head: Head, x: Tensor) -> Tensor:
     if head.pooling == "max":
         return x.amax(dim=(2, 3))
     return x.flatten(1)
+
+
+def cancelled_scale(
+    genome: Genome, x: Tensor, weights: Weights, settings: Settings, blocks: frozenset[BlockId]
+) -> float:
+    """Largest sum of the terms that cancel in some blocks, ``max Σ|β|·|σ(W·x)|``: the yardstick of their rounding.
+
+    Args:
+        genome: A network that has the blocks.
+        x: Normalised images [B, C, H, W].
+        weights: The bank.
+        settings: How to run.
+        blocks: Ids of blocks whose twin halves cancel.
+    """
+    largest = 0.0
+    x = run_stem(genome.stem, x, weights, settings)
+    for item in genome.body:
+        for block in item.blocks if isinstance(item, Layer) else ():
+            if block.id in blocks:
+                entry = weights[block.id]
+                hidden = F.conv2d(x, entry["filter"], entry.get("filter_bias"), padding=block.kernel_size // 2)
+                hidden = activate(normalise(hidden, (block.id,), weights, settings), settings.activation)
+                largest = max(largest, float(F.conv2d(hidden.abs(), entry["mixing"].abs()).max()))
+        x = run_item(item, x, weights, settings)
+    return largest
