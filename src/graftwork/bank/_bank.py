@@ -18,6 +18,13 @@ def tensor_key(block_id: BlockId, name: str) -> str:
     return f"{block_id}/{name}"
 
 
+def _canonical(tensor: Tensor) -> Tensor:
+    """A copy with channels-last strides where it is 4-D: kernels, and so bits, depend on strides."""
+    if tensor.dim() != 4:
+        return tensor.detach().clone()
+    return torch.empty_like(tensor, memory_format=torch.channels_last, requires_grad=False).copy_(tensor.detach())
+
+
 class BlockBank:
     """Owner of all parameters of a population, by `BlockId`.
 
@@ -44,7 +51,7 @@ class BlockBank:
             raise BankError(f"bank: block {block_id!r} is there already; entries are never replaced")
         if set(tensors) != set(roles):
             raise BankError(f"bank: block {block_id!r} has tensors {sorted(tensors)} but roles for {sorted(roles)}")
-        entry = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
+        entry = {name: nn.Parameter(_canonical(tensor)) for name, tensor in tensors.items()}
         self._entries[block_id] = MappingProxyType(entry)
         self._roles[block_id] = MappingProxyType(dict(roles))
 

@@ -1,0 +1,291 @@
+"""Algorithm 1 of the poster, as a generator that yields one `Generation` a round.
+
+Nothing here writes a file or prints: the caller records what is yielded, and may stop and resume between any two
+updates, because everything that changes lives in `SearchState`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.errors import ConfigError
+from graftwork.genome import Genome, forward_flops, training_flops
+from graftwork.member import Member
+from graftwork.mutation import MutationReport, Mutator
+from graftwork.population import Birth, Population
+from graftwork.selection import Selector
+from graftwork.typing import MemberId
+
+__all__ = ["Generation", "Plan", "SearchState", "joint_train", "search"]
+
+
+class Trains(Protocol):
+    """One update of one member (see `graftwork.training.Trainer`)."""
+
+    batch_size: int
+
+    def step(self, member: Member, number: int, progress: float) -> float: ...
+    def sync(self) -> None: ...
+
+
+class Scores(Protocol):
+    """Correctness of members on the validation split (see `graftwork.training.Scorer`)."""
+
+    def score(self, members: Sequence[Member]) -> NDArray[np.bool_]: ...
+    def flops(self, genomes: Sequence[Genome]) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much work each round gets; fixed before the first step and stored with the run.
+
+    Either steps or FLOPs are given, never both. FLOPs cover training and scoring.
+
+    Args:
+        num_generations: Rounds after the first, which trains the seed alone.
+        initial_steps: N_i, updates of the seed; ``None`` with ``flops``.
+        steps_per_generation: N_j, updates a generation; ``None`` with ``flops``.
+        flops: Budget of the whole search; ``None`` with steps.
+        initial_fraction: Fraction of ``flops`` that the first round gets; the rest is dealt out equally.
+
+    Raises:
+        ConfigError: If neither or both are given, or a number is out of its range.
+    """
+
+    num_generations: int
+    initial_steps: int | None = None
+    steps_per_generation: int | None = None
+    flops: int | None = None
+    initial_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_generations < 0:
+            raise ConfigError(f"plan: num_generations must be >= 0, got {self.num_generations}")
+        stepped = self.initial_steps is not None and self.steps_per_generation is not None
+        if stepped == (self.flops is not None):
+            raise ConfigError("plan: give either initial_steps and steps_per_generation, or flops")
+        if not 0 < self.initial_fraction <= 1:
+            raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
+
+    @property
+    def total_steps(self) -> int | None:
+        """Updates of the whole search; ``None`` for a plan in FLOPs."""
+        if self.initial_steps is None or self.steps_per_generation is None:
+            return None
+        return self.initial_steps + self.num_generations * self.steps_per_generation
+
+    def steps_until(self, generation: int) -> int:
+        """Updates that are done when this round's training ends (a plan in steps)."""
+        return (self.initial_steps or 0) + generation * (self.steps_per_generation or 0)
+
+    def flops_until(self, generation: int) -> float:
+        """FLOPs that may be spent when this round ends (a plan in FLOPs)."""
+        if self.num_generations == 0:
+            return float(self.flops or 0)
+        share = (1 - self.initial_fraction) / self.num_generations
+        return (self.flops or 0) * (self.initial_fraction + share * generation)
+
+
+@dataclass(slots=True)
+class SearchState:
+    """Everything that changes during a search: what a checkpoint stores.
+
+    Args:
+        population: Members, bank and lineage.
+        rng: Source of draws, mutations and new weights.
+        generation: The round that is under way.
+        begun: Whether this round's mutation is done.
+        finished: Whether the search is over.
+        step: Updates so far.
+        training_flops: Spent on updates so far.
+        scoring_flops: Spent on scoring so far.
+        survivors: Selected at the end of the last round, in order of choice.
+        accuracies: Of the members scored last: member → fraction of the validation split.
+        report: Of this round's mutation.
+        loss_sum: Of this round's updates, with their number in ``loss_count``.
+        loss_count: Updates of this round.
+    """
+
+    population: Population
+    rng: np.random.Generator
+    generation: int = 0
+    begun: bool = False
+    finished: bool = False
+    step: int = 0
+    training_flops: int = 0
+    scoring_flops: int = 0
+    survivors: tuple[MemberId, ...] = ()
+    accuracies: dict[MemberId, float] = field(default_factory=dict)
+    report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+    @property
+    def spent_flops(self) -> int:
+        """Training and scoring together."""
+        return self.training_flops + self.scoring_flops
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What one round did: selection has been made from these scores, the next round begins with the survivors.
+
+    Args:
+        number: 0 for the round that trains the seed alone.
+        members: Scored, in order of birth.
+        correct: [member, validation example].
+        survivors: In order of choice.
+        births: Members born in this round.
+        report: Of the mutation.
+        step: Updates since the start.
+        training_flops: Since the start.
+        scoring_flops: Since the start.
+        mean_loss: Over this round's updates; NaN if there was none.
+        last: Whether it is the final one.
+    """
+
+    number: int
+    members: tuple[MemberId, ...]
+    correct: NDArray[np.bool_]
+    survivors: tuple[MemberId, ...]
+    births: tuple[Birth, ...]
+    report: MutationReport
+    step: int
+    training_flops: int
+    scoring_flops: int
+    mean_loss: float
+    last: bool
+
+    @property
+    def accuracies(self) -> dict[MemberId, float]:
+        """Member → fraction of validation examples that it gets right."""
+        counts = self.correct.sum(axis=1)
+        return {m: int(c) / self.correct.shape[1] for m, c in zip(self.members, counts, strict=True)}
+
+    @property
+    def best(self) -> MemberId:
+        """The member with the highest validation accuracy; the older of equals."""
+        return self.members[int(np.argmax(self.correct.sum(axis=1)))]
+
+    def __repr__(self) -> str:
+        top = self.accuracies[self.best]
+        return f"<Generation {self.number}: {len(self.members)} members, best {self.best} at {top:.4f} validation>"
+
+
+Observer = Callable[[SearchState, MemberId, float, float], None]
+"""Called after every update with the state, the member, its loss and the progress; may raise to stop the search."""
+
+
+def search(
+    state: SearchState,
+    *,
+    select: Selector,
+    mutate: Mutator,
+    trainer: Trains,
+    scorer: Scores,
+    plan: Plan,
+    num_survivors: int,
+    population_size: int,
+    observer: Observer | None = None,
+) -> Iterator[Generation]:
+    """Algorithm 1: train the seed; then select, mutate and train jointly, round after round.
+
+    Args:
+        state: A population that holds the seed, and the source of randomness; changed in place. A state that was
+            stored between two updates goes on where it was, to the same bits.
+        select: ``select(correct, costs, num_survivors, rng)`` → indices of members.
+        mutate: Grows the population to a size.
+        trainer: One update of one member.
+        scorer: Correctness on the validation split.
+        plan: How much work each round gets.
+        num_survivors: K.
+        population_size: M, at least K.
+        observer: Called after every update.
+
+    Yields:
+        One `Generation` a round; after the last one the population holds the final survivors.
+
+    Raises:
+        ConfigError: If K or M is below 1, or M is below K.
+    """
+    if not 1 <= num_survivors <= population_size:
+        raise ConfigError(f"search: 1 <= K <= M must hold, got num_survivors={num_survivors}, {population_size=}")
+    while not state.finished:
+        if state.generation > 0 and not state.begun:
+            state.population.keep(state.survivors)
+            state.report = mutate(state.population, population_size, rng=state.rng, generation=state.generation)
+        state.begun = True
+        joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
+        correct = scorer.score(list(state.population))
+        state.scoring_flops += scorer.flops(state.population.genomes)
+        costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
+        members = tuple(state.population.members)
+        state.survivors = tuple(members[i] for i in select(correct, costs, num_survivors, state.rng))
+        yield _finish_round(state, plan, members, correct)
+    state.population.keep(state.survivors)
+
+
+def joint_train(
+    state: SearchState,
+    *,
+    trainer: Trains,
+    scorer: Scores,
+    plan: Plan,
+    observer: Observer | None = None,
+) -> None:
+    """Draw a member uniformly, with replacement, update it on one batch; until this round's work is done.
+
+    Under a plan in FLOPs a round ends before the update that would leave too little for scoring the population.
+    """
+    trainer.sync()
+    members = list(state.population.members)
+    costs = [training_flops(genome, trainer.batch_size) for genome in state.population.genomes]
+    reserved = scorer.flops(state.population.genomes)
+    while True:
+        progress = _progress(state, plan, reserved)
+        if plan.flops is None:
+            if state.step >= plan.steps_until(state.generation):
+                return
+        elif state.spent_flops + reserved + max(costs) > plan.flops_until(state.generation):
+            return
+        drawn = int(state.rng.integers(len(members)))
+        loss = trainer.step(state.population[members[drawn]], state.step, progress)
+        state.step += 1
+        state.training_flops += costs[drawn]
+        state.loss_sum += loss
+        state.loss_count += 1
+        if observer is not None:
+            observer(state, members[drawn], loss, progress)
+
+
+def _progress(state: SearchState, plan: Plan, reserved: int) -> float:
+    """Fraction of the whole search's training that is behind us: what drives schedules."""
+    if plan.flops is None:
+        return state.step / max(1, plan.total_steps or 1)
+    return min(1.0, state.spent_flops / max(1, plan.flops - reserved))
+
+
+def _finish_round(
+    state: SearchState, plan: Plan, members: tuple[MemberId, ...], correct: NDArray[np.bool_]
+) -> Generation:
+    state.finished = state.generation >= plan.num_generations
+    record = Generation(
+        number=state.generation,
+        members=members,
+        correct=correct,
+        survivors=state.survivors,
+        births=tuple(birth for birth in state.population.lineage if birth.generation == state.generation),
+        report=state.report,
+        step=state.step,
+        training_flops=state.training_flops,
+        scoring_flops=state.scoring_flops,
+        mean_loss=state.loss_sum / state.loss_count if state.loss_count else float("nan"),
+        last=state.finished,
+    )
+    state.accuracies = record.accuracies
+    state.generation += 1
+    state.begun, state.loss_sum, state.loss_count = False, 0.0, 0
+    return record
