@@ -27,14 +27,14 @@ def _even(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def stems(draw: st.DrawFn, input_shape: Shape) -> Stem:
+def stems(draw: st.DrawFn, input_shape: Shape, norm: Norm) -> Stem:
     """Any stem that fits the images: none, conv or whiten, kernels 1, 2, 3 and 5."""
     kind = draw(st.sampled_from(["none", "conv", "whiten"]))
     if kind == "none":
         return Stem()
     size = draw(st.sampled_from([k for k in (1, 2, 3, 5) if k <= min(input_shape[1:])]))
     if kind == "conv":
-        return Stem("conv", BlockId("stem"), draw(st.integers(1, 6)), size)
+        return Stem("conv", BlockId("stem"), draw(_even(2, 6) if norm == "layer" else st.integers(1, 6)), size)
     most = min(8, 2 * input_shape[0] * size**2)
     return Stem("whiten", BlockId("stem"), draw(_even(2, most)), size)
 
@@ -66,9 +66,9 @@ def layers(draw: st.DrawFn, in_channels: int, prefix: str, *, max_blocks: int = 
 
 
 @st.composite
-def heads(draw: st.DrawFn) -> Head:
-    """Any head: mlp, linear or r2r, every pooling, scaled or not."""
-    kind = draw(st.sampled_from(["mlp", "linear", "r2r"]))
+def heads(draw: st.DrawFn, norm: Norm) -> Head:
+    """Any head: mlp, linear or r2r (not under instance norm), every pooling, scaled or not."""
+    kind = draw(st.sampled_from(["mlp", "linear"] if norm == "instance" else ["mlp", "linear", "r2r"]))
     hidden = {"linear": st.just(0), "r2r": _even(2, 8), "mlp": st.integers(1, 8)}[kind]
     pooling = draw(st.sampled_from(["none", "avg", "max"]))
     scale = draw(st.sampled_from([1.0, 1.0, 0.125, 3.0]))
@@ -89,8 +89,9 @@ def genomes(
     Images have 1 to 3 channels and sides of 4 to 9 pixels, not always square. Layer ``n`` names its blocks ``b{n}a``,
     ``b{n}b``, …; stem and head keep their usual ids.
     """
+    norm = draw(st.sampled_from(norms))
     input_shape = draw(st.tuples(st.integers(1, 3), st.integers(4, 9), st.integers(4, 9)))
-    stem = draw(stems(input_shape))
+    stem = draw(stems(input_shape, norm))
     side = min(input_shape[1:]) - (1 if stem.kind != "none" and stem.kernel_size == 2 else 0)
     channels = input_shape[0] if stem.kind == "none" else stem.out_channels
     body: list[Layer | Pool] = []
@@ -108,9 +109,9 @@ def genomes(
         draw(st.integers(2, 5)),
         tuple(body),
         stem=stem,
-        head=draw(heads()),
+        head=draw(heads(norm)),
         activation=draw(st.sampled_from(activations)),
-        norm=draw(st.sampled_from(norms)),
+        norm=norm,
     )
 
 

