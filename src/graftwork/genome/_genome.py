@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from graftwork.errors import GenomeError
-from graftwork.genome._parts import Block, Head, Layer, Pool, Stem, check_choice, check_positive
+from graftwork.genome._parts import Block, Head, Layer, Pool, Stem, check_choice, check_even, check_positive
 from graftwork.typing import ACTIVATIONS, NORMS, Activation, BlockId, Norm, Shape
 
 __all__ = ["FORMAT_VERSION", "Genome", "Step"]
@@ -86,6 +86,18 @@ class Genome:
             raise GenomeError(
                 f"stem: patches of {channels}x{self.stem.kernel_size}x{self.stem.kernel_size} have {limit // 2} "
                 f"whitening filters, so out_channels is at most {limit}, got {self.stem.out_channels}"
+            )
+        if self.stem.kind == "whiten" and self.stem.kernel_size > min(height, width):
+            raise GenomeError(
+                f"stem: whitening patches of {self.stem.kernel_size}x{self.stem.kernel_size} pixels do not fit into "
+                f"{height}x{width} images; take a smaller kernel_size"
+            )
+        if self.norm == "layer" and self.stem.kind == "conv":
+            check_even("out_channels", self.stem.out_channels, "stem under layer norm")
+        if self.norm == "instance" and self.head.kind == "r2r":
+            raise GenomeError(
+                "head: kind 'r2r' under norm 'instance' normalises each feature by itself, which leaves a constant; "
+                "take another norm, or head kind 'linear' or 'mlp'"
             )
         if min(self.stem_shape[1:]) < 1:
             raise GenomeError(f"stem: kernel of {self.stem.kernel_size} on {height}x{width} images leaves nothing")
