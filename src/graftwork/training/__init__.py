@@ -1,0 +1,65 @@
+"""Joint training: one step, one optimizer over the bank, schedules, batches, scoring, recipes.
+
+A `Recipe` holds the values. `BankOptimizer` moves what a step has used, by `Rules` from role to optimizer (Adam, SGD,
+`Muon`); `BatchStream` makes batch *n* from seed and number alone; `Trainer` puts them together into one step of one
+member; `Scorer` says which validation examples each member gets right. Schedules are in `SCHEDULES`, recipes in
+`RECIPES`: a new one is used and tested once it is registered.
+"""
+
+from graftwork.training._augment import Augmentation, Flip
+from graftwork.training._batches import BatchStream, Images, take_images
+from graftwork.training._muon import Muon, orthogonalize
+from graftwork.training._optimizer import BankOptimizer
+from graftwork.training._precision import Precision, PrecisionChoice, in_precision, measure_precision
+from graftwork.training._recipes import RECIPES, Recipe, make_recipe
+from graftwork.training._rules import ROLES, MuonVariant, OptimizerName, Rule, Rules, check_rules, same_rule
+from graftwork.training._schedules import (
+    SCHEDULES,
+    Schedule,
+    constant,
+    cosine,
+    linear,
+    make_schedule,
+    warmup_stable_decay,
+)
+from graftwork.training._scoring import Scorer
+from graftwork.training._seeding import generator_for
+from graftwork.training._speed import calibrate_speed
+from graftwork.training._step import LrScale, Trainer
+
+__all__ = [
+    "RECIPES",
+    "ROLES",
+    "SCHEDULES",
+    "Augmentation",
+    "BankOptimizer",
+    "BatchStream",
+    "Flip",
+    "Images",
+    "LrScale",
+    "Muon",
+    "MuonVariant",
+    "OptimizerName",
+    "Precision",
+    "PrecisionChoice",
+    "Recipe",
+    "Rule",
+    "Rules",
+    "Schedule",
+    "Scorer",
+    "Trainer",
+    "calibrate_speed",
+    "check_rules",
+    "constant",
+    "cosine",
+    "generator_for",
+    "in_precision",
+    "linear",
+    "make_recipe",
+    "make_schedule",
+    "measure_precision",
+    "orthogonalize",
+    "same_rule",
+    "take_images",
+    "warmup_stable_decay",
+]

@@ -1,0 +1,111 @@
+"""BatchStream: batches by number, so that a counter is all that a resume needs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graftwork.errors import DataError
+from graftwork.execution import InputTransform
+from graftwork.training._augment import Augmentation
+from graftwork.training._options import check_range
+from graftwork.training._seeding import generator_for
+
+__all__ = ["BatchStream", "Images", "take_images"]
+
+Images = Tensor | NDArray[np.uint8]
+"""uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
+
+
+def take_images(images: Images, examples: Tensor | slice) -> Tensor:
+    """Some of the images as a tensor uint8 [B, H, W, C] of its own (a slice of a tensor is a view)."""
+    if isinstance(images, Tensor):
+        return images[examples if isinstance(examples, slice) else examples.to(images.device)]
+    where: Any = examples if isinstance(examples, slice) else examples.numpy()
+    # np.array copies: a memory map may be read-only, which torch tensors can't be
+    return torch.from_numpy(np.array(images[where], dtype=np.uint8))
+
+
+class BatchStream:
+    """Endless batches of training images, each determined by ``(seed, number)`` alone.
+
+    An epoch is a permutation of the examples that depends on ``(seed, epoch)``; what is left over after the last full
+    batch is dropped (other examples each epoch). A set smaller than one batch is one batch. Any batch can be made at
+    any time in any order: nothing has to be stored to go on.
+
+    Args:
+        images: uint8 [N, H, W, C], tensor or memory map; read only.
+        labels: Class of every image [N].
+        indices: The images to train on, by number [n].
+        batch_size: Images a batch.
+        seed: Of order and augmentation.
+        augmentation: Flips and shifts; ``None`` for none.
+        transform: From bytes to network input.
+        device: Where batches go; ``None``: where the images are.
+
+    Raises:
+        DataError: If there are no examples, or labels do not match the images.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor | NDArray[Any],
+        indices: Tensor | NDArray[Any],
+        *,
+        batch_size: int,
+        seed: int,
+        transform: InputTransform,
+        augmentation: Augmentation | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        check_range("batch_size", batch_size, low=1, integer=True)
+        self._images = images
+        self._labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        self._indices = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
+        if len(self._labels) != len(images):
+            raise DataError(f"batches: expected a label for each of {len(images)} images, got {len(self._labels)}")
+        if len(self._indices) == 0:
+            raise DataError("batches: expected at least one example to train on, got none")
+        self.seed = seed
+        self.augmentation = augmentation or Augmentation()
+        self.transform = transform
+        self.batch_size = min(batch_size, len(self._indices))
+        self._device = device
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples to train on."""
+        return len(self._indices)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Full batches in one pass over the examples, at least one."""
+        return self.num_examples // self.batch_size
+
+    def examples(self, number: int) -> Tensor:
+        """Which images batch ``number`` (from 0) holds: int64 [B], numbers into ``images``."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        if epoch != self._epoch:
+            generator = generator_for("order", self.seed, epoch)
+            self._order = self._indices[torch.randperm(self.num_examples, generator=generator)]
+            self._epoch = epoch
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Batch ``number`` (from 0): network input float [B, C, H, W], channels last in memory; classes int64 [B]."""
+        examples = self.examples(number)
+        images = self.augmentation(
+            take_images(self._images, examples),
+            examples=examples,
+            epoch=number // self.batches_per_epoch,
+            generator=generator_for("augmentation", self.seed, number),
+        )
+        labels = self._labels[examples]
+        if self._device is not None:
+            images = images.to(self._device)
+        return self.transform(images), labels.to(images.device)

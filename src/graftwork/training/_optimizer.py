@@ -1,0 +1,208 @@
+"""BankOptimizer: one optimizer over everything that the bank owns."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.bank import BlockBank, tensor_key
+from graftwork.errors import BankError, RunError
+from graftwork.training._muon import Muon
+from graftwork.training._rules import ROLES, Rule, Rules, check_rules
+from graftwork.typing import BlockId
+
+__all__ = ["BankOptimizer"]
+
+_SLOTS: Mapping[str, frozenset[str]] = {
+    "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    "sgd": frozenset({"momentum_buffer"}),
+    "muon": frozenset({"momentum_buffer"}),
+}
+
+
+def _build(rule: Rule) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": []}]
+    if rule.optimizer == "adam":
+        return torch.optim.Adam(
+            groups,
+            lr=rule.lr,
+            betas=rule.betas,
+            eps=rule.eps,
+            weight_decay=rule.weight_decay,
+            decoupled_weight_decay=rule.decoupled,
+            fused=True,
+        )
+    if rule.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=rule.lr,
+            momentum=rule.momentum,
+            nesterov=rule.nesterov and rule.momentum > 0,
+            weight_decay=0.0 if rule.decoupled else rule.weight_decay,
+            fused=True,
+        )
+    return Muon(
+        groups,
+        rule.lr,
+        weight_decay=rule.weight_decay,
+        momentum=rule.momentum,
+        nesterov=rule.nesterov,
+        variant=rule.variant,
+        num_iterations=rule.num_iterations,
+        eps=rule.eps,
+    )
+
+
+class BankOptimizer:
+    """One optimizer over a bank: every shared tensor has exactly one set of moments, whoever trains it.
+
+    A step moves only the tensors that have a gradient; all others, and their moments, stay bit-identical. Roles with
+    equal rules run as one parameter group. Tensors that are frozen when they are added are never moved.
+
+    Args:
+        bank: Its present entries are added; later ones by `add`.
+        rules: A rule for every role.
+
+    Raises:
+        ConfigError: If a role has no rule, or one that can't move its tensors.
+    """
+
+    def __init__(self, bank: BlockBank, rules: Rules) -> None:
+        check_rules(rules)
+        self.bank = bank
+        self.rules: Rules = dict(rules)
+        self._parts: dict[Rule, torch.optim.Optimizer] = {}
+        for role in ROLES:
+            if rules[role] not in self._parts:
+                self._parts[rules[role]] = _build(rules[role])
+        self._entries: dict[BlockId, dict[str, tuple[nn.Parameter, Rule]]] = {}
+        self.add(bank)
+
+    def add(self, block_ids: Iterable[BlockId]) -> None:
+        """Take in new entries of the bank, with fresh state; nothing else changes.
+
+        Raises:
+            BankError: If the bank has no such entry, or it is in already.
+        """
+        new = list(block_ids)
+        for block_id in new:
+            if block_id in self._entries:
+                raise BankError(f"optimizer: block {block_id!r} is in already; an entry has one set of moments")
+            roles = self.bank.roles(block_id)
+            self._entries[block_id] = {
+                name: (parameter, self.rules[roles[name]])
+                for name, parameter in self.bank[block_id].items()
+                if parameter.requires_grad
+            }
+            for parameter, rule in self._entries[block_id].values():
+                self._parts[rule].param_groups[0]["params"].append(parameter)
+
+    def forget(self, block_ids: Iterable[BlockId]) -> None:
+        """Drop entries and their state; works before and after the bank has forgotten them.
+
+        Raises:
+            BankError: If an entry is not in.
+        """
+        doomed = list(block_ids)
+        for block_id in doomed:
+            if block_id not in self._entries:
+                raise BankError(f"optimizer: no block {block_id!r} to forget; it holds {len(self._entries)} blocks")
+        gone: set[int] = set()
+        for block_id in doomed:
+            for parameter, rule in self._entries.pop(block_id).values():
+                self._parts[rule].state.pop(parameter, None)
+                gone.add(id(parameter))
+        for part in self._parts.values():
+            group = part.param_groups[0]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+
+    def __contains__(self, block_id: object) -> bool:
+        return block_id in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def zero_grad(self) -> None:
+        """Set every gradient to ``None``, so that a step moves only what has been used since."""
+        for part in self._parts.values():
+            part.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def step(self, lr_factor: float = 1.0, weight_decay_factor: float = 1.0) -> None:
+        """Move every tensor that has a gradient.
+
+        Args:
+            lr_factor: Multiplies every rule's learning rate in this step.
+            weight_decay_factor: Multiplies every rule's weight decay in this step.
+        """
+        for rule, part in self._parts.items():
+            group = part.param_groups[0]
+            lr, decay = rule.lr * lr_factor, rule.weight_decay * weight_decay_factor
+            group["lr"] = lr
+            if rule.optimizer == "sgd" and rule.decoupled:  # torch's SGD knows L2 only
+                moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+                if moved and decay:
+                    torch._foreach_mul_(moved, 1 - lr * decay)
+            else:
+                group["weight_decay"] = decay
+            part.step()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint stores.
+
+        Returns:
+            Tensors by ``"<block id>/<tensor name>/<slot>"`` (not copies: a later step changes them), only of tensors
+            that have been moved; and the rest as plain data for JSON.
+        """
+        tensors: dict[str, Tensor] = {}
+        for block_id, entry in self._entries.items():
+            for name, (parameter, rule) in entry.items():
+                for slot, value in self._parts[rule].state.get(parameter, {}).items():
+                    if isinstance(value, Tensor):
+                        tensors[f"{tensor_key(block_id, name)}/{slot}"] = value.detach()
+        return tensors, {"rules": {role: rule.to_dict() for role, rule in self.rules.items()}}
+
+    def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, bit for bit; the bank must hold the same entries.
+
+        Raises:
+            RunError: If the state belongs to other rules or to tensors that are not here; nothing is changed.
+        """
+        rules = {role: rule.to_dict() for role, rule in self.rules.items()}
+        if scalars.get("rules") != rules:
+            raise RunError("optimizer: the checkpoint was made under other rules; resume with the recipe of the run")
+        found: dict[nn.Parameter, dict[str, Tensor]] = {}
+        owner: dict[nn.Parameter, Rule] = {}
+        for key, value in tensors.items():
+            parameter, rule, slot = self._locate(key, value)
+            owner[parameter] = rule
+            # memory layout must be the parameter's: the fused kernels walk memory, not indices
+            copy = torch.empty_like(parameter, dtype=value.dtype) if slot != "step" else torch.empty_like(value)
+            found.setdefault(parameter, {})[slot] = copy.copy_(value).detach()
+        for part in self._parts.values():
+            part.state.clear()
+        for parameter, slots in found.items():
+            self._parts[owner[parameter]].state[parameter] = slots
+
+    def _locate(self, key: str, value: Tensor) -> tuple[nn.Parameter, Rule, str]:
+        block_id, _, rest = key.partition("/")
+        name, _, slot = rest.rpartition("/")
+        entry = self._entries.get(BlockId(block_id), {})
+        if name not in entry:
+            raise RunError(f"optimizer: the checkpoint has a state {key!r}, but the bank no such trained tensor")
+        parameter, rule = entry[name]
+        good = value.dim() == 0 if slot == "step" else value.shape == parameter.shape
+        if slot not in _SLOTS[rule.optimizer] or not good:
+            raise RunError(
+                f"optimizer: state {key!r} of shape {list(value.shape)} does not fit {rule.optimizer} over a tensor "
+                f"of shape {list(parameter.shape)}; the checkpoint is damaged"
+            )
+        return parameter, rule, slot
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(
+            f"{rule.optimizer} lr={rule.lr:g} over {len(part.param_groups[0]['params'])} tensors"
+            for rule, part in self._parts.items()
+        )
+        return f"<BankOptimizer: {len(self)} blocks; {kinds}>"

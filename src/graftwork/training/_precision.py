@@ -1,0 +1,114 @@
+"""Precision and speed: measured on this machine, never assumed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graftwork.member import Member
+
+__all__ = ["Precision", "PrecisionChoice", "in_precision", "measure_precision"]
+
+Precision = Literal["float32", "bfloat16"]
+
+_GAIN = 1.1
+"""How many times faster bfloat16 must be to be chosen: it costs accuracy of the sums, so a tie goes to float32."""
+
+
+@contextmanager
+def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run what is inside in float32, or products in bfloat16 (weights and sums of updates stay float32)."""
+    if precision == "float32":
+        yield
+    else:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionChoice:
+    """What was chosen and what was measured, for the run's provenance.
+
+    Args:
+        precision: The faster one.
+        float32_seconds: Of one training step in float32.
+        bfloat16_seconds: Of one in bfloat16; ``None`` where the probe was given up early.
+        reason: In words.
+    """
+
+    precision: Precision
+    float32_seconds: float
+    bfloat16_seconds: float | None
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+
+def _pass_seconds(member: Member, batch: tuple[Tensor, Tensor], precision: Precision, limit_seconds: float) -> float:
+    """Best time of one forward and backward pass; touches no gradient, weight or statistic."""
+    x, y = batch
+    parameters = [p for p in member.parameters_by_key().values() if p.requires_grad]
+    best, spent, runs = float("inf"), 0.0, 0
+    while runs < 2 or (runs < 12 and spent < limit_seconds):
+        start = perf_counter()
+        with torch.enable_grad():
+            with in_precision(precision, x.device):
+                logits = member(x)
+            torch.autograd.grad(F.cross_entropy(logits.float(), y), parameters, allow_unused=True)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        seconds = perf_counter() - start
+        spent += seconds
+        runs += 1
+        best = seconds if runs == 2 else min(best, seconds)  # the first run prepares kernels
+        if spent > 4 * limit_seconds:
+            break
+    return best
+
+
+def _product_seconds(dtype: torch.dtype, device: torch.device) -> float:
+    """Best time of a small matrix product."""
+    one = torch.ones(192, 192, dtype=dtype, device=device)
+    times = []
+    for _ in range(4):
+        start = perf_counter()
+        float((one @ one)[0, 0])  # reading a value waits for the device
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def measure_precision(member: Member, batch: tuple[Tensor, Tensor], *, limit_seconds: float = 0.8) -> PrecisionChoice:
+    """Time training passes of ``member`` in float32 and in bfloat16 on the device of ``batch``.
+
+    Where a tiny matrix product is already slower in bfloat16 (processors without it emulate it, up to hundreds of times
+    slower) the longer probe is not made. Nothing is changed: no gradient, weight or statistic.
+
+    Args:
+        member: A small network of the kind that will be trained; put into training mode, then back.
+        batch: Network input [B, C, H, W] and classes [B].
+        limit_seconds: About how long each of the two probes may take.
+
+    Returns:
+        The faster precision and what was measured.
+    """
+    was_training = member.training
+    member.train()
+    try:
+        single = _pass_seconds(member, batch, "float32", limit_seconds)
+        device = batch[0].device
+        slow, fast = _product_seconds(torch.bfloat16, device), _product_seconds(torch.float32, device)
+        if slow > 2 * fast:
+            reason = f"a bfloat16 product takes {slow / fast:.1f} times as long as one in float32 here"
+            return PrecisionChoice("float32", single, None, reason)
+        half = _pass_seconds(member, batch, "bfloat16", limit_seconds)
+    finally:
+        member.train(was_training)
+    chosen: Precision = "bfloat16" if single > _GAIN * half else "float32"
+    return PrecisionChoice(chosen, single, half, f"a bfloat16 step takes {half / single:.2f} of the time of float32")

@@ -1,0 +1,194 @@
+"""Recipes: everything that a search needs, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args
+
+from graftwork.errors import ConfigError
+from graftwork.training._augment import Augmentation
+from graftwork.training._options import check_choice, check_known, check_range
+from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
+from graftwork.training._schedules import Schedule, make_schedule
+from graftwork.training._step import LrScale
+from graftwork.typing import Initialisation, Role
+
+__all__ = ["RECIPES", "Recipe", "make_recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The values of Algorithm 1 and of its joint training; plain, frozen, comparable.
+
+    Args:
+        name: Of the recipe.
+        seed_genome: h_i, by its name in `graftwork.genome.SEEDS`.
+        rules: Role → optimizer and rates.
+        schedule: Name of a schedule over the whole search, in `SCHEDULES`.
+        schedule_options: Its keyword arguments.
+        batch_size: Images a step.
+        augmentation: Flips and shifts.
+        label_smoothing: Share of the target that is spread over all classes.
+        lr_scale: ``"parameter-ratio"`` scales rate and decay of a member by |θ_seed| / |θ_member|.
+        num_survivors: K, members that are selected in each generation.
+        population_size: M, members after mutation.
+        num_generations: Rounds of select, mutate, train.
+        initial_steps: N_i, steps that the seed trains alone; ``None``: by ``initial_fraction``.
+        initial_fraction: The same as a share of the budget; ``None``: by ``initial_steps``. Exactly one is given.
+        steps_per_generation: N_j; ``None``: the rest of the budget in FLOPs is split evenly over the generations.
+        deepen_probability: Of a mutation that adds a layer; otherwise one is widened.
+        kernel_probabilities: Of kernels of 1, 3 and 5.
+        min_shared_fraction: τ: a child is kept only if |θ_parent| / |θ_child| is greater; 0 keeps all.
+        hidden_ratio: Hidden channels of a new block over its output channels (1: the paper).
+        num_calibration: Training images from which running statistics are made before scoring.
+        initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
+
+    Raises:
+        ConfigError: If a value is out of its range; the message names the key.
+    """
+
+    name: str
+    seed_genome: str
+    rules: Rules
+    schedule: str = "constant"
+    schedule_options: Mapping[str, float] = field(default_factory=dict)
+    batch_size: int = 64
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    label_smoothing: float = 0.0
+    lr_scale: LrScale = "none"
+    num_survivors: int = 3
+    population_size: int = 10
+    num_generations: int = 15
+    initial_steps: int | None = 5000
+    initial_fraction: float | None = None
+    steps_per_generation: int | None = 5000
+    deepen_probability: float = 0.5
+    kernel_probabilities: tuple[float, float, float] = (0.30, 0.35, 0.35)
+    min_shared_fraction: float = 0.0
+    hidden_ratio: float = 1.0
+    num_calibration: int = 1000
+    initialisation: Initialisation = "twin"
+
+    def __post_init__(self) -> None:
+        check_rules(self.rules)
+        self.make_schedule()
+        object.__setattr__(self, "kernel_probabilities", tuple(self.kernel_probabilities))
+        for key, low in (("batch_size", 1), ("num_survivors", 1), ("population_size", 1), ("num_generations", 0)):
+            check_range(f"recipe: {key}", getattr(self, key), low=low, integer=True)
+        check_range("recipe: num_calibration", self.num_calibration, low=2, integer=True)
+        check_range("recipe: label_smoothing", self.label_smoothing, low=0, high=0.999)
+        check_range("recipe: deepen_probability", self.deepen_probability, low=0, high=1)
+        check_range("recipe: min_shared_fraction", self.min_shared_fraction, low=0, high=1)
+        check_range("recipe: hidden_ratio", self.hidden_ratio, low=0, open_low=True)
+        check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
+        check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
+        self._check_steps()
+        self._check_counts()
+
+    def _check_steps(self) -> None:
+        if (self.initial_steps is None) == (self.initial_fraction is None):
+            raise ConfigError(
+                "recipe: give exactly one of initial_steps and initial_fraction (the other None), got "
+                f"{self.initial_steps!r} and {self.initial_fraction!r}"
+            )
+        if self.initial_steps is not None:
+            check_range("recipe: initial_steps", self.initial_steps, low=0, integer=True)
+        if self.initial_fraction is not None:
+            check_range("recipe: initial_fraction", self.initial_fraction, low=0, high=1)
+        if self.steps_per_generation is not None:
+            check_range("recipe: steps_per_generation", self.steps_per_generation, low=1, integer=True)
+
+    def _check_counts(self) -> None:
+        if self.num_survivors > self.population_size:
+            raise ConfigError(
+                f"recipe: num_survivors must be at most population_size, got {self.num_survivors} of "
+                f"{self.population_size}"
+            )
+        chances = self.kernel_probabilities
+        if len(chances) != 3 or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+            raise ConfigError(
+                f"recipe: kernel_probabilities must be three numbers >= 0 (for 1, 3, 5) of sum 1, got {chances!r}"
+            )
+
+    def make_schedule(self) -> Schedule:
+        """The schedule of the recipe."""
+        return make_schedule(self.schedule, **self.schedule_options)
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some values changed, checked again.
+
+        A new ``initial_steps`` switches ``initial_fraction`` off, and the other way round.
+
+        Raises:
+            ConfigError: If there is no such value, with the nearest name, or it is out of range.
+        """
+        check_known("recipe", changes, {entry.name for entry in fields(self)})
+        for one, other in (("initial_steps", "initial_fraction"), ("initial_fraction", "initial_steps")):
+            if changes.get(one) is not None and other not in changes:
+                changes[other] = None
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for TOML (which has no null: drop the ``None``) and JSON."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        data["rules"] = {role: rule.to_dict() for role, rule in self.rules.items()}
+        data["schedule_options"] = dict(self.schedule_options)
+        data["augmentation"] = self.augmentation.to_dict()
+        data["kernel_probabilities"] = list(self.kernel_probabilities)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `to_dict` wrote; left-out values take their defaults, left-out limits are ``None``.
+
+        Raises:
+            ConfigError: If a key is unknown (with the nearest name) or missing, or a value is out of range.
+        """
+        check_known("recipe", data, {entry.name for entry in fields(cls)})
+        for key in ("name", "seed_genome", "rules"):
+            if key not in data:
+                raise ConfigError(f"recipe: {key!r} is missing; got {sorted(data)}")
+        values: dict[str, Any] = {"initial_steps": None, "initial_fraction": None, "steps_per_generation": None, **data}
+        check_known("recipe: rules", data["rules"], ROLES)
+        values["rules"] = {role: Rule.from_dict(rule) for role, rule in data["rules"].items()}
+        if "augmentation" in data:
+            check_known("recipe: augmentation", data["augmentation"], Augmentation.__dataclass_fields__)
+            values["augmentation"] = Augmentation(**data["augmentation"])
+        return cls(**values)
+
+
+def _default_rules() -> dict[Role, Rule]:
+    adam = Rule("adam", 3e-3, weight_decay=1e-4)
+    return {**same_rule(adam), "filter": Rule("muon", 0.03, momentum=0.6, variant="norm-reset", num_iterations=3)}
+
+
+PAPER = Recipe("paper", "poster", same_rule(Rule("adam", 3e-3, weight_decay=1e-6)))
+"""As in the report: Adam for all, constant rate, no augmentation, cross-entropy."""
+
+DEFAULT = Recipe(
+    "default",
+    "poster",
+    _default_rules(),
+    schedule="cosine",
+    batch_size=128,
+    augmentation=Augmentation("alternate", 2),
+    label_smoothing=0.1,
+    population_size=6,
+    num_generations=6,
+    initial_steps=None,
+    initial_fraction=0.3,
+    steps_per_generation=None,
+    min_shared_fraction=0.5,
+)
+
+RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "default": DEFAULT}
+"""Recipes by name."""
+
+
+def make_recipe(name: str, **changes: Any) -> Recipe:
+    """A recipe by name, with some values changed.
+
+    Raises:
+        ConfigError: If there is no such recipe or value; suggests the nearest.
+    """
+    check_choice("recipe", name, RECIPES)
+    return RECIPES[name].replace(**changes)

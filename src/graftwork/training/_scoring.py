@@ -1,0 +1,122 @@
+"""Scorer: which validation examples each member gets right."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graftwork.errors import DataError
+from graftwork.execution import InputTransform, shared_flops, walk
+from graftwork.genome import Genome
+from graftwork.member import Member, recalibrate
+from graftwork.training._batches import Images, take_images
+from graftwork.training._precision import Precision, in_precision
+
+__all__ = ["Scorer"]
+
+
+class Scorer:
+    """Scores members on a fixed set of images, each prefix that they share computed once.
+
+    A score depends on genome, weights and calibration images alone: statistics are made anew from the calibration
+    images before every scoring, in evaluation order; the scored images never touch them. The result is the same to the
+    bit as scoring the members one by one.
+
+    Args:
+        images: uint8 [N, H, W, C] to score on.
+        labels: Their classes [N].
+        transform: From bytes to network input.
+        calibration: uint8 [n, H, W, C]: a fixed part of the *training* images; run as one batch.
+        batch_size: Images in one pass; part of the result's bits, so keep it fixed over a run.
+        precision: Of the products.
+        device: Where to score; ``None``: where the images are.
+
+    Raises:
+        DataError: If there are no images or calibration images, or labels do not match the images.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor | NDArray[Any],
+        *,
+        transform: InputTransform,
+        calibration: Images,
+        batch_size: int = 500,
+        precision: Precision = "float32",
+        device: torch.device | str | None = None,
+    ) -> None:
+        self._labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        if len(images) == 0 or len(images) != len(self._labels):
+            raise DataError(
+                f"scoring: expected one label for each image and at least one image, got {len(images)} images "
+                f"and {len(self._labels)} labels"
+            )
+        if len(calibration) == 0:
+            raise DataError("scoring: expected calibration images, from which statistics are made; got none")
+        self._images = images
+        self._calibration = calibration
+        self.transform = transform
+        self.batch_size = batch_size
+        self.precision: Precision = precision
+        self._device = device
+
+    def _input(self, images: Images, part: slice) -> Tensor:
+        taken = take_images(images, part)
+        return self.transform(taken if self._device is None else taken.to(self._device))
+
+    def recalibrate(self, members: Sequence[Member]) -> None:
+        """Make the members' running statistics from the calibration images."""
+        x = self._input(self._calibration, slice(None))
+        with in_precision(self.precision, x.device):
+            recalibrate(list(members), x)
+
+    def _passes(self, members: Sequence[Member], images: Images) -> Iterator[tuple[slice, int, Tensor]]:
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(images)))
+            x = self._input(images, part)
+            with in_precision(self.precision, x.device):
+                for index, logits in walk(members, x, "evaluate"):
+                    yield part, index, logits.float().cpu()
+
+    @torch.no_grad()
+    def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
+        """Recalibrate, then tell which examples each member gets right.
+
+        Args:
+            members: Over one bank; their weights, gradients and mode are left alone.
+
+        Returns:
+            bool [members, N].
+        """
+        self.recalibrate(members)
+        correct = np.zeros((len(members), len(self._labels)), dtype=np.bool_)
+        for part, index, logits in self._passes(members, self._images):
+            correct[index, part] = (logits.argmax(1) == self._labels[part]).numpy()
+        return correct
+
+    @torch.no_grad()
+    def logits(self, members: Sequence[Member], images: Images | None = None) -> Tensor:
+        """Recalibrate, then return the logits.
+
+        Args:
+            members: As in `score`.
+            images: uint8 [n, H, W, C]; ``None``: the scorer's own.
+
+        Returns:
+            float32 [members, n, classes], on the CPU.
+        """
+        images = self._images if images is None else images
+        classes = max((member.genome.num_classes for member in members), default=0)
+        out = torch.zeros(len(members), len(images), classes)
+        self.recalibrate(members)
+        for part, index, logits in self._passes(members, images):
+            out[index, part] = logits
+        return out
+
+    def flops(self, genomes: Sequence[Genome]) -> int:
+        """Analytic cost of one `score`: calibration and evaluation, shared prefixes counted once."""
+        return shared_flops(genomes) * (len(self._images) + len(self._calibration))

@@ -1,0 +1,22 @@
+"""Random numbers that depend on nothing but the numbers they are named by."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+__all__ = ["example_bits", "generator_for"]
+
+
+def generator_for(*names: int | str) -> torch.Generator:
+    """A CPU generator whose stream depends on ``names`` alone: equal in every process and on every machine."""
+    digest = hashlib.blake2b(repr(names).encode(), digest_size=8).digest()
+    # 63 bits: manual_seed takes a signed 64-bit number
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def example_bits(examples: Tensor) -> Tensor:
+    """One pseudo-random bit [B] of each example's number: half of the examples have it set (a multiplicative hash)."""
+    mixed = (examples.to(torch.int64) + 1) * 0x9E3779B1 & 0xFFFFFFFF
+    mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77 & 0xFFFFFFFF
+    return ((mixed ^ (mixed >> 13)) & 1).bool()
