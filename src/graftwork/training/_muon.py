@@ -106,7 +106,8 @@ class Muon(torch.optim.Optimizer):
         update = orthogonalize(matrix, num_iterations=group["num_iterations"], eps=group["eps"]).reshape(update.shape)
         lr = group["lr"]
         if group["variant"] == "norm-reset":
-            parameter.mul_(rows**0.5 / parameter.norm().clamp(min=group["eps"]))
+            # the norm over the matrix, not the tensor: its bits must not depend on the layout in memory
+            parameter.mul_(rows**0.5 / parameter.reshape(rows, -1).norm().clamp(min=group["eps"]))
             parameter.add_(update, alpha=-lr)
             return
         parameter.mul_(1 - lr * group["weight_decay"])

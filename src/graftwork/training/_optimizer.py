@@ -54,6 +54,22 @@ def _build(rule: Rule) -> torch.optim.Optimizer:
     )
 
 
+def _prepare_sgd(part: torch.optim.Optimizer, decoupled_decay: float) -> None:
+    """Make up for two things that torch's fused SGD lacks: decoupled decay, and tensors that join later.
+
+    It makes momentum buffers for all tensors or for none; a buffer of zeros gives the same first step as none.
+    """
+    group = part.param_groups[0]
+    moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+    if group["momentum"]:
+        for parameter in moved:
+            if parameter not in part.state:
+                part.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    if decoupled_decay and moved:
+        group["weight_decay"] = 0.0
+        torch._foreach_mul_(moved, 1 - group["lr"] * decoupled_decay)
+
+
 class BankOptimizer:
     """One optimizer over a bank: every shared tensor has exactly one set of moments, whoever trains it.
 
@@ -140,12 +156,9 @@ class BankOptimizer:
             group = part.param_groups[0]
             lr, decay = rule.lr * lr_factor, rule.weight_decay * weight_decay_factor
             group["lr"] = lr
-            if rule.optimizer == "sgd" and rule.decoupled:  # torch's SGD knows L2 only
-                moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-                if moved and decay:
-                    torch._foreach_mul_(moved, 1 - lr * decay)
-            else:
-                group["weight_decay"] = decay
+            group["weight_decay"] = decay
+            if rule.optimizer == "sgd":
+                _prepare_sgd(part, decay if rule.decoupled else 0.0)
             part.step()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -55,8 +55,8 @@ def _pass_seconds(member: Member, batch: tuple[Tensor, Tensor], precision: Preci
     """Best time of one forward and backward pass; touches no gradient, weight or statistic."""
     x, y = batch
     parameters = [p for p in member.parameters_by_key().values() if p.requires_grad]
-    best, spent, runs = float("inf"), 0.0, 0
-    while runs < 2 or (runs < 12 and spent < limit_seconds):
+    best, spent = float("inf"), 0.0
+    for run in range(12):
         start = perf_counter()
         with torch.enable_grad():
             with in_precision(precision, x.device):
@@ -65,10 +65,9 @@ def _pass_seconds(member: Member, batch: tuple[Tensor, Tensor], precision: Preci
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         seconds = perf_counter() - start
+        best = seconds if run < 2 else min(best, seconds)  # the first run prepares kernels
         spent += seconds
-        runs += 1
-        best = seconds if runs == 2 else min(best, seconds)  # the first run prepares kernels
-        if spent > 4 * limit_seconds:
+        if spent > limit_seconds:
             break
     return best
 

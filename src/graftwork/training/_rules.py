@@ -62,6 +62,11 @@ class Rule:
         object.__setattr__(self, "betas", tuple(self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"rule: betas must be two numbers in [0, 1), got {self.betas!r}")
+        if self.optimizer == "muon" and self.variant == "norm-reset" and self.weight_decay:
+            raise ConfigError(
+                "rule: variant 'norm-reset' holds the norm of the weights, so weight_decay must be 0, "
+                f"got {self.weight_decay!r}; use variant='scaled' to decay"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for TOML and JSON."""

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
+from graftwork.genome import num_parameters
 from graftwork.member import Member
 from graftwork.training._batches import BatchStream
 from graftwork.training._optimizer import BankOptimizer
@@ -66,7 +67,7 @@ class Trainer:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""
         if self.lr_scale == "none" or self.reference_parameters is None:
             return 1.0
-        return self.reference_parameters / sum(p.numel() for p in member.parameters_by_key().values())
+        return self.reference_parameters / num_parameters(member.genome)
 
     def step(self, member: Member, number: int, progress: float) -> float:
         """Train ``member`` on batch ``number``.
