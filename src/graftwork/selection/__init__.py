@@ -5,23 +5,34 @@ rows of the survivors in order of choice, and is a pure function of its argument
 
 * ``greedy``: the most accurate.
 * ``random``: by chance; the control.
-* ``coevolution``: those that are right where the others are wrong.
+* ``coevolution``: those that are right where the others are wrong; ``soft-coevolution`` reads probabilities.
+* ``pareto``: a family, each the most accurate at its cost.
+* ``tournament``: the best of a few drawn at random; ``age`` retires the oldest first (regularized evolution).
 
 To add one, write a class with that method, and give it a line in ``SELECTORS``: the contract suite then tests it.
 """
 
+from graftwork.selection._age import AgeSelector
 from graftwork.selection._coevolution import CoevolutionSelector
 from graftwork.selection._greedy import GreedySelector
+from graftwork.selection._pareto import ParetoSelector, non_dominated_fronts
 from graftwork.selection._random import RandomSelector
 from graftwork.selection._registry import SELECTORS, make_selector
 from graftwork.selection._selector import Selector, SoftSelector
+from graftwork.selection._soft_coevolution import SoftCoevolutionSelector
+from graftwork.selection._tournament import TournamentSelector
 
 __all__ = [
     "SELECTORS",
+    "AgeSelector",
     "CoevolutionSelector",
     "GreedySelector",
+    "ParetoSelector",
     "RandomSelector",
     "Selector",
+    "SoftCoevolutionSelector",
     "SoftSelector",
+    "TournamentSelector",
     "make_selector",
+    "non_dominated_fronts",
 ]

@@ -6,10 +6,14 @@ from types import MappingProxyType
 from typing import Any
 
 from graftwork.errors import ConfigError
+from graftwork.selection._age import AgeSelector
 from graftwork.selection._coevolution import CoevolutionSelector
 from graftwork.selection._greedy import GreedySelector
+from graftwork.selection._pareto import ParetoSelector
 from graftwork.selection._random import RandomSelector
 from graftwork.selection._selector import Selector
+from graftwork.selection._soft_coevolution import SoftCoevolutionSelector
+from graftwork.selection._tournament import TournamentSelector
 
 __all__ = ["SELECTORS", "make_selector"]
 
@@ -18,6 +22,10 @@ SELECTORS: Mapping[str, Callable[..., Selector]] = MappingProxyType(
         "greedy": GreedySelector,
         "random": RandomSelector,
         "coevolution": CoevolutionSelector,
+        "soft-coevolution": SoftCoevolutionSelector,
+        "pareto": ParetoSelector,
+        "tournament": TournamentSelector,
+        "age": AgeSelector,
     }
 )
 """Factories by the name that ``--selection`` takes. A selector that stands here is tested by the contract suite."""

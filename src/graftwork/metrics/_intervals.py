@@ -1,0 +1,73 @@
+"""How sure a number is: intervals for shares and means."""
+
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.errors import InputError
+
+__all__ = ["bootstrap_interval", "wilson_interval"]
+
+
+def wilson_interval(num_correct: int, num_examples: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share (Wilson 1927), which stays in [0, 1] and holds at few examples.
+
+    Args:
+        num_correct: examples that count.
+        num_examples: all examples, at least one.
+        level: probability with which such intervals cover the true share.
+
+    Raises:
+        InputError: ``num_correct`` outside 0 … ``num_examples``, no examples, or a level outside (0, 1).
+    """
+    if not 0 <= num_correct <= num_examples or num_examples < 1:
+        msg = f"num_correct has to lie in 0 … num_examples ≥ 1, but is {num_correct!r} of {num_examples!r}"
+        raise InputError(msg)
+    z = NormalDist().inv_cdf((1 + _checked(level)) / 2)
+    share = num_correct / num_examples
+    scale = 1 + z**2 / num_examples
+    center = (share + z**2 / (2 * num_examples)) / scale
+    half = z / scale * (share * (1 - share) / num_examples + (z / (2 * num_examples)) ** 2) ** 0.5
+    low = 0.0 if num_correct == 0 else center - half
+    high = 1.0 if num_correct == num_examples else center + half
+    return low, high
+
+
+def bootstrap_interval(
+    values: NDArray[np.floating] | NDArray[np.bool_],
+    *,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13).
+
+    For the difference of two models on the same examples pass the differences of their ``correct``: pairs stay
+    together, and the interval is as narrow as it should be.
+
+    Args:
+        values: [example]; booleans, or numbers of any sign.
+        rng: source of the resamples.
+        level: probability with which such intervals cover the true mean.
+        num_resamples: how often the examples are drawn anew.
+
+    Raises:
+        InputError: not one axis, no examples, or a level outside (0, 1).
+    """
+    if values.ndim != 1 or len(values) == 0:
+        msg = f"values have to be [example] with at least one, but have shape {list(values.shape)}"
+        raise InputError(msg)
+    tail = (1 - _checked(level)) / 2
+    # A resample is multinomial counts of the distinct values: far less to draw than one index an example.
+    distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+    draws = rng.multinomial(len(values), counts / len(values), size=num_resamples)  # [resample, value]
+    low, high = np.quantile(draws @ distinct / len(values), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _checked(level: float) -> float:
+    if not 0 < level < 1:
+        msg = f"level has to lie between 0 and 1, but is {level!r}"
+        raise InputError(msg)
+    return level
