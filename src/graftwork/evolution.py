@@ -25,8 +25,8 @@ __all__ = ["Generation", "Plan", "SearchState", "joint_train", "search"]
 class Trains(Protocol):
     """One update of one member (see `graftwork.training.Trainer`)."""
 
-    batch_size: int
-
+    @property
+    def batch_size(self) -> int: ...
     def step(self, member: Member, number: int, progress: float) -> float: ...
     def sync(self) -> None: ...
 
@@ -182,7 +182,7 @@ Observer = Callable[[SearchState, MemberId, float, float], None]
 def search(
     state: SearchState,
     *,
-    select: Selector,
+    selector: Selector,
     mutate: Mutator,
     trainer: Trains,
     scorer: Scores,
@@ -196,7 +196,7 @@ def search(
     Args:
         state: A population that holds the seed, and the source of randomness; changed in place. A state that was
             stored between two updates goes on where it was, to the same bits.
-        select: ``select(correct, costs, num_survivors, rng)`` → indices of members.
+        selector: Chooses survivors from what each member classifies correctly.
         mutate: Grows the population to a size.
         trainer: One update of one member.
         scorer: Correctness on the validation split.
@@ -223,7 +223,7 @@ def search(
         state.scoring_flops += scorer.flops(state.population.genomes)
         costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
         members = tuple(state.population.members)
-        state.survivors = tuple(members[i] for i in select(correct, costs, num_survivors, state.rng))
+        state.survivors = tuple(members[i] for i in selector.select(correct, costs, num_survivors, state.rng))
         yield _finish_round(state, plan, members, correct)
     state.population.keep(state.survivors)
 

@@ -1,43 +1,176 @@
-"""Numbers that growth is made of: twin halves, matched scales, the gap between two functions. Torch only."""
+"""The arithmetic that every growth shares: matched scales, twin halves, gaps (torch only).
 
-from collections.abc import Sequence
-from math import sqrt
+An R2R block computes ``β σ(W x) − β σ(W x)``: two halves that start alike and cancel. Written with whole
+tensors, the producer of the hidden volume holds ``[U; U]`` along its output dimension and the consumer ``[V,
+−V]`` along its input dimension. The functions here make those tensors, choose the scale of ``U`` and ``V``,
+and measure how far a growth moved the outputs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["relative_gap", "twin_columns", "twin_rows", "uniform"]
+from graftwork.errors import InputError
+
+__all__ = [
+    "matched_uniform",
+    "output_gap",
+    "reference_scale",
+    "tolerance_for",
+    "twin_columns",
+    "twin_rows",
+]
+
+_TOLERANCES = {
+    torch.float64: 1e-10,
+    torch.float32: 2e-5,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
 
 
-def twin_rows(rows: Tensor) -> Tensor:
-    """``[U; U]``: two identical halves along dimension 0 (the producer side of an R2R pair)."""
-    return torch.cat([rows, rows.clone()], dim=0)
-
-
-def twin_columns(columns: Tensor) -> Tensor:
-    """``[V, −V]`` along dimension 1: halves that cancel (the consumer side of an R2R pair)."""
-    return torch.cat([columns, -columns], dim=1)
-
-
-def uniform(shape: Sequence[int], std: float, *, generator: torch.Generator) -> Tensor:
-    """Values of a given standard deviation: uniform on [−√3·std, √3·std]."""
-    bound = sqrt(3) * std
-    return torch.empty(tuple(shape)).uniform_(-bound, bound, generator=generator)
-
-
-def relative_gap(one: Tensor, other: Tensor, *, scale: float = 0.0) -> float:
-    """Largest difference of two outputs relative to their size: ``max|Δ| / max(max|y|, scale)``.
+def matched_uniform(
+    shape: Sequence[int],
+    *,
+    std: float,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw new weights with the standard deviation of the weights that are already there.
 
     Args:
-        one: Any shape; the output before a growth.
-        other: Same shape; the output after it.
-        scale: Largest sum of the terms that cancel, so that an output of zero is no special case; 0 where unknown.
+        shape: Shape of the result.
+        std: Standard deviation of the draw; the distribution is U(−√3·std, √3·std). Zero gives zeros.
+        generator: Source of randomness on the CPU. None uses torch's global CPU generator.
+        dtype: Data type of the result. None is torch's default.
+        device: Where the result goes. The draw is made on the CPU, so every device gets the same numbers.
 
     Returns:
-        0 for equal outputs, also where both are zero; infinity where a value is not finite.
+        A fresh tensor of the given shape, without gradient.
+
+    Raises:
+        InputError: ``std`` is negative or not finite.
+
+    Source: the poster's report, "new weights should match the scale of the weights already there".
     """
-    difference = (one.detach().double() - other.detach().double()).abs().max()
-    if not torch.isfinite(difference):
-        return float("inf")
-    size = max(float(one.detach().abs().max()), scale)
-    return float(difference) / size if size > 0 else (0.0 if difference == 0 else float("inf"))
+    if not math.isfinite(std) or std < 0:
+        raise InputError(f"std must be a finite number >= 0, got {std!r}: pass reference_scale(old_weights)")
+    bound = math.sqrt(3.0) * std
+    # Drawn in float32 at least: uniform_ in half precision has only a few hundred distinct values.
+    wide = dtype if dtype in {torch.float32, torch.float64} else torch.float32
+    draw = torch.empty(tuple(shape), dtype=wide).uniform_(-bound, bound, generator=generator)
+    return draw.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+def reference_scale(reference: Tensor, *, fan_in: int | None = None) -> float:
+    """Return the scale that new weights beside ``reference`` should have.
+
+    Args:
+        reference: Weights that are already there, any shape.
+        fan_in: Inputs of one unit, used when ``reference`` holds nothing to measure (fewer than two numbers,
+            or all zero). None counts all dimensions of ``reference`` but the first.
+
+    Returns:
+        The root mean square of ``reference`` about zero, or ``sqrt(1 / fan_in)`` where there is nothing to
+        measure.
+    """
+    if reference.numel() > 1:
+        scale = float(reference.detach().double().square().mean().sqrt())
+        if math.isfinite(scale) and scale > 0:
+            return scale
+    fan = fan_in if fan_in is not None else math.prod(reference.shape[1:])
+    return math.sqrt(1.0 / max(fan, 1))
+
+
+def twin_rows(half: Tensor, *, dim: int = 0) -> Tensor:
+    """Return ``[U; U]``: the producer's rows of a twin volume.
+
+    Args:
+        half: ``U``, any shape; copied, never aliased.
+        dim: Dimension of the hidden volume (0 for the weight and the bias of a convolution or linear map).
+
+    Returns:
+        A tensor twice as long along ``dim``.
+    """
+    return torch.cat([half, half], dim=dim)
+
+
+def twin_columns(half: Tensor, *, dim: int = 1) -> Tensor:
+    """Return ``[V, −V]``: the consumer's columns of a twin volume, which cancel equal twins.
+
+    Args:
+        half: ``V``, any shape.
+        dim: Dimension of the hidden volume (1 for the weight of a convolution or linear map).
+
+    Returns:
+        A tensor twice as long along ``dim``.
+    """
+    return torch.cat([half, -half], dim=dim)
+
+
+def output_gap(before: object, after: object, *, cancelled: float = 0.0) -> float:
+    """Measure how far a growth moved the outputs: max|Δ| / max(max|y|, largest cancelled term).
+
+    Args:
+        before: Output of the network before the growth: a tensor, or a nest of tuples, lists and mappings of
+            tensors (anything that is not a tensor of numbers is passed over).
+        after: Output after the growth, of the same structure.
+        cancelled: Largest sum of terms that cancel, so that an output of zero is no special case.
+
+    Returns:
+        The relative gap, at least 0; ``inf`` where the structures or shapes differ or ``after`` has NaN or
+        infinity that ``before`` has not.
+    """
+    first, second = _tensors(before), _tensors(after)
+    if len(first) != len(second):
+        return math.inf
+    gap = 0.0
+    for old, new in zip(first, second, strict=True):
+        gap = max(gap, _tensor_gap(old, new, cancelled))
+    return gap
+
+
+def tolerance_for(dtype: torch.dtype) -> float:
+    """Return the largest gap that counts as rounding in ``dtype``: 1e-10 in float64, 2e-5 in float32.
+
+    Raises:
+        InputError: ``dtype`` is not a floating-point type that a network computes in.
+    """
+    if dtype not in _TOLERANCES:
+        raise InputError(f"expected one of {sorted(map(str, _TOLERANCES))}, got {dtype!r}")
+    return _TOLERANCES[dtype]
+
+
+def _tensor_gap(old: Tensor, new: Tensor, cancelled: float) -> float:
+    if old.shape != new.shape:
+        return math.inf
+    if old.numel() == 0:
+        return 0.0
+    if not (old.is_floating_point() or old.is_complex()):
+        return 0.0 if torch.equal(old, new) else math.inf
+    wide = torch.complex128 if old.is_complex() else torch.float64
+    a, b = old.detach().to(wide), new.detach().to(wide)
+    # Masked scores are −inf before and after: equal entries count as no difference, whatever they are.
+    differing = ~((a == b) | (a.isnan() & b.isnan()))
+    if not bool(differing.any()):
+        return 0.0
+    delta = (a - b)[differing].abs().max().item()
+    finite = a[a.isfinite()]
+    size = finite.abs().max().item() if finite.numel() else 0.0
+    scale = max(size, cancelled)
+    if not math.isfinite(delta) or scale == 0.0:
+        return math.inf
+    return float(delta / scale)
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [found for item in value.values() for found in _tensors(item)]
+    if isinstance(value, (list, tuple)):
+        return [found for item in value for found in _tensors(item)]
+    return []

@@ -15,7 +15,7 @@ from graftwork.bank._bank import BlockBank
 from graftwork.bank._whiten import whitening_filters
 from graftwork.errors import BankError
 from graftwork.genome import Block, Genome, Layer
-from graftwork.numerics import twin_columns, twin_rows, uniform
+from graftwork.numerics import matched_uniform, twin_columns, twin_rows
 from graftwork.typing import BlockId, Initialisation, Role
 
 __all__ = ["grow_bank"]
@@ -109,8 +109,12 @@ def _block_tensors(
     mixing_std = _matched(bank, beside, "mixing", block, block.hidden_channels, sqrt(1 / block.hidden_channels))
     size = block.kernel_size
     return {
-        "filter": uniform((block.hidden_channels, in_channels, size, size), filter_std, generator=generator),
-        "mixing": uniform((block.out_channels, block.hidden_channels, 1, 1), mixing_std, generator=generator),
+        "filter": matched_uniform(
+            (block.hidden_channels, in_channels, size, size), std=filter_std, generator=generator
+        ),
+        "mixing": matched_uniform(
+            (block.out_channels, block.hidden_channels, 1, 1), std=mixing_std, generator=generator
+        ),
     }
 
 
@@ -126,7 +130,7 @@ def _symmetry(
     tensors["mixing"] = twin_columns(mixing[:, :half])
     if noise:
         std = noise * float(filters.std())
-        tensors["filter"][half:] += uniform(tuple(filters[half:].shape), std, generator=generator)
+        tensors["filter"][half:] += matched_uniform(tuple(filters[half:].shape), std=std, generator=generator)
 
 
 def _add_block(bank: BlockBank, block: Block, tensors: dict[str, Tensor], *, normed: bool) -> None:
@@ -144,7 +148,7 @@ def _add_stem(bank: BlockBank, genome: Genome, generator: torch.Generator, image
     channels, size = genome.input_shape[0], stem.kernel_size
     if stem.kind == "conv":
         taps = channels * size**2
-        filters = uniform((stem.out_channels, channels, size, size), sqrt(2 / taps), generator=generator)
+        filters = matched_uniform((stem.out_channels, channels, size, size), std=sqrt(2 / taps), generator=generator)
         tensors = {"filter": filters.contiguous(memory_format=torch.channels_last)}
         if genome.norm == "none":
             tensors["bias"] = torch.zeros(stem.out_channels)
@@ -165,11 +169,13 @@ def _add_head(bank: BlockBank, genome: Genome, generator: torch.Generator) -> No
     head, features, classes = genome.head, genome.head_features, genome.num_classes
     last = head.hidden_features or features
     tensors = {
-        "weight": uniform((classes, last), sqrt(1 / last), generator=generator),
+        "weight": matched_uniform((classes, last), std=sqrt(1 / last), generator=generator),
         "bias": torch.zeros(classes),
     }
     if head.kind != "linear":
-        tensors["hidden"] = uniform((head.hidden_features, features), sqrt(2 / features), generator=generator)
+        tensors["hidden"] = matched_uniform(
+            (head.hidden_features, features), std=sqrt(2 / features), generator=generator
+        )
     if head.kind == "r2r":
         half = head.hidden_features // 2
         tensors["hidden"] = twin_rows(tensors["hidden"][:half])

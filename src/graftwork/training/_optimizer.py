@@ -133,6 +133,11 @@ class BankOptimizer:
             group = part.param_groups[0]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
+    def sync(self) -> None:
+        """Follow the bank: take in what it has gained and drop what it has forgotten."""
+        self.forget([block_id for block_id in self._entries if block_id not in self.bank])
+        self.add([block_id for block_id in self.bank if block_id not in self._entries])
+
     def __contains__(self, block_id: object) -> bool:
         return block_id in self._entries
 

@@ -63,6 +63,15 @@ class Trainer:
         self.lr_scale: LrScale = lr_scale
         self.reference_parameters = reference_parameters
 
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        return self.batches.batch_size
+
+    def sync(self) -> None:
+        """Follow the bank after growth and death: new blocks join with fresh state, dead ones leave."""
+        self.optimizer.sync()
+
     def ratio(self, member: Member) -> float:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""
         if self.lr_scale == "none" or self.reference_parameters is None:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from graftwork import numerics
 from graftwork.execution import cancelled_scale
 from graftwork.member import Member
-from graftwork.numerics import relative_gap
 
 __all__ = ["output_gap"]
 
@@ -30,4 +30,4 @@ def output_gap(parent: Member, child: Member, x: Tensor) -> float:
     new = frozenset(block_id for block_id in child.genome.ids if block_id not in known)
     settings = child.settings("train" if child.training else "evaluate")
     scale = cancelled_scale(child.genome, x, child.weights, settings, new)
-    return relative_gap(parent(x), child(x), scale=scale)
+    return numerics.output_gap(parent(x), child(x), cancelled=scale)
