@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
 from graftwork.genome import Genome, forward_flops, training_flops
 from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator
 from graftwork.population import Birth, Population
-from graftwork.selection import Selector
+from graftwork.selection import Selector, SoftSelector
+from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
 __all__ = ["Generation", "Plan", "SearchState", "joint_train", "search"]
@@ -32,9 +32,9 @@ class Trains(Protocol):
 
 
 class Scores(Protocol):
-    """Correctness of members on the validation split (see `graftwork.training.Scorer`)."""
+    """What members say about the validation split (see `graftwork.training.Scorer`)."""
 
-    def score(self, members: Sequence[Member]) -> NDArray[np.bool_]: ...
+    def evaluate(self, members: Sequence[Member]) -> Evaluation: ...
     def flops(self, genomes: Sequence[Genome]) -> int: ...
 
 
@@ -76,6 +76,13 @@ class Plan:
         if self.initial_steps is None or self.steps_per_generation is None:
             return None
         return self.initial_steps + self.num_generations * self.steps_per_generation
+
+    @property
+    def first_fraction(self) -> float:
+        """Share of the work that the first round gets, whatever the plan counts."""
+        if self.total_steps is None:
+            return self.initial_fraction
+        return max(1, self.initial_steps or 0) / max(1, self.total_steps)
 
     def steps_until(self, generation: int) -> int:
         """Updates that are done when this round's training ends (a plan in steps)."""
@@ -136,7 +143,7 @@ class Generation:
     Args:
         number: 0 for the round that trains the seed alone.
         members: Scored, in order of birth.
-        correct: [member, validation example].
+        evaluation: What each of them says about the validation split.
         survivors: In order of choice.
         births: Members born in this round.
         report: Of the mutation.
@@ -149,7 +156,7 @@ class Generation:
 
     number: int
     members: tuple[MemberId, ...]
-    correct: NDArray[np.bool_]
+    evaluation: Evaluation
     survivors: tuple[MemberId, ...]
     births: tuple[Birth, ...]
     report: MutationReport
@@ -162,13 +169,14 @@ class Generation:
     @property
     def accuracies(self) -> dict[MemberId, float]:
         """Member → fraction of validation examples that it gets right."""
-        counts = self.correct.sum(axis=1)
-        return {m: int(c) / self.correct.shape[1] for m, c in zip(self.members, counts, strict=True)}
+        correct = self.evaluation.correct
+        counts = correct.sum(axis=1)
+        return {m: int(c) / correct.shape[1] for m, c in zip(self.members, counts, strict=True)}
 
     @property
     def best(self) -> MemberId:
         """The member with the highest validation accuracy; the older of equals."""
-        return self.members[int(np.argmax(self.correct.sum(axis=1)))]
+        return self.members[int(np.argmax(self.evaluation.correct.sum(axis=1)))]
 
     def __repr__(self) -> str:
         top = self.accuracies[self.best]
@@ -219,13 +227,21 @@ def search(
             state.report = mutate(state.population, population_size, rng=state.rng, generation=state.generation)
         state.begun = True
         joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
-        correct = scorer.score(list(state.population))
+        evaluation = scorer.evaluate(list(state.population))
         state.scoring_flops += scorer.flops(state.population.genomes)
-        costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
-        members = tuple(state.population.members)
-        state.survivors = tuple(members[i] for i in selector.select(correct, costs, num_survivors, state.rng))
-        yield _finish_round(state, plan, members, correct)
+        chosen = _select(state, selector, evaluation, num_survivors)
+        yield _finish_round(state, plan, evaluation, chosen)
     state.population.keep(state.survivors)
+
+
+def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_survivors: int) -> tuple[MemberId, ...]:
+    costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
+    if isinstance(selector, SoftSelector):
+        rows = selector.select_soft(evaluation.confidence.astype(np.float64), costs, num_survivors, state.rng)
+    else:
+        rows = selector.select(evaluation.correct, costs, num_survivors, state.rng)
+    members = tuple(state.population.members)
+    return tuple(members[row] for row in rows)
 
 
 def joint_train(
@@ -269,14 +285,15 @@ def _progress(state: SearchState, plan: Plan, reserved: int) -> float:
 
 
 def _finish_round(
-    state: SearchState, plan: Plan, members: tuple[MemberId, ...], correct: NDArray[np.bool_]
+    state: SearchState, plan: Plan, evaluation: Evaluation, survivors: tuple[MemberId, ...]
 ) -> Generation:
     state.finished = state.generation >= plan.num_generations
+    state.survivors = survivors
     record = Generation(
         number=state.generation,
-        members=members,
-        correct=correct,
-        survivors=state.survivors,
+        members=tuple(state.population.members),
+        evaluation=evaluation,
+        survivors=survivors,
         births=tuple(birth for birth in state.population.lineage if birth.generation == state.generation),
         report=state.report,
         step=state.step,

@@ -136,6 +136,13 @@ class Population:
         self.bank.forget(dropped)
         return dropped
 
+    def to(self, device: torch.device | str) -> "Population":
+        """Move weights and statistics, in place; returns the population."""
+        self.bank.to(device)
+        for member in self:
+            member.to(device)
+        return self
+
     def ancestors(self, member_id: MemberId) -> Sequence[Birth]:
         """The line from the seed to a member, both included."""
         line = [self.birth(member_id)]

@@ -22,7 +22,7 @@ from graftwork.training._schedules import (
     make_schedule,
     warmup_stable_decay,
 )
-from graftwork.training._scoring import Scorer
+from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
 from graftwork.training._speed import calibrate_speed
 from graftwork.training._step import LrScale, Trainer
@@ -34,6 +34,7 @@ __all__ = [
     "Augmentation",
     "BankOptimizer",
     "BatchStream",
+    "Evaluation",
     "Flip",
     "Images",
     "LrScale",

@@ -9,10 +9,11 @@ from torch import Tensor
 from graftwork.errors import ConfigError
 from graftwork.training._options import check_choice, check_range
 from graftwork.training._seeding import example_bits
+from graftwork.typing import Shape
 
 __all__ = ["Augmentation", "Flip"]
 
-Flip = Literal["none", "random", "alternate"]
+Flip = Literal["none", "random", "alternate", "auto"]
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
@@ -28,19 +29,29 @@ class Augmentation:
     Args:
         flip: ``"none"``; ``"random"`` (each image with probability 1/2); or ``"alternate"``: half of the examples, by
             a hash of their number, in even epochs and the other half in odd ones, so that two epochs show every
-            example both ways (Jordan 2024).
-        shift: Largest shift in pixels, each way, in height and width alike; every shift is equally likely.
+            example both ways (Jordan 2024); or ``"auto"``: ``"alternate"`` for colour, ``"none"`` for grey
+            images, which are often signs that a mirror makes into others (digits, letters, scans).
+        shift: Largest shift in pixels, each way, in height and width alike; every shift is equally likely. ``"auto"``:
+            one sixteenth of the smaller side, at least 1 (2 for 32 pixels).
 
     Raises:
         ConfigError: If a value is out of its range.
     """
 
     flip: Flip = "none"
-    shift: int = 0
+    shift: int | Literal["auto"] = 0
 
     def __post_init__(self) -> None:
         check_choice("augmentation: flip", self.flip, get_args(Flip))
-        check_range("augmentation: shift", self.shift, low=0, integer=True)
+        if self.shift != "auto":
+            check_range("augmentation: shift", self.shift, low=0, integer=True)
+
+    def resolve(self, input_shape: Shape) -> "Augmentation":
+        """Decide what is ``"auto"`` for images of a shape (channels, height, width)."""
+        channels, height, width = input_shape
+        flip: Flip = self.flip if self.flip != "auto" else ("none" if channels == 1 else "alternate")
+        shift = self.shift if self.shift != "auto" else max(1, round(min(height, width) / 16))
+        return Augmentation(flip, shift)
 
     def __call__(self, images: Tensor, *, examples: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
         """Augment one batch.
@@ -59,6 +70,10 @@ class Augmentation:
         """
         if self.flip == "none" and self.shift == 0:
             return images
+        if self.flip == "auto" or self.shift == "auto":
+            return self.resolve((images.shape[3], images.shape[1], images.shape[2]))(
+                images, examples=examples, epoch=epoch, generator=generator
+            )
         batch, height, width, channels = images.shape
         if self.shift >= min(height, width):
             raise ConfigError(

@@ -1,6 +1,7 @@
 """Scorer: which validation examples each member gets right."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,27 @@ from graftwork.member import Member, recalibrate
 from graftwork.training._batches import Images, take_images
 from graftwork.training._precision import Precision, in_precision
 
-__all__ = ["Scorer"]
+__all__ = ["Evaluation", "Scorer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What members say about a set of examples.
+
+    Args:
+        predicted: int64 [members, N]: the class of the largest logit.
+        confidence: float32 [members, N]: probability of the true class.
+        labels: int64 [N].
+    """
+
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which are right: bool [members, N]."""
+        return np.equal(self.predicted, self.labels)
 
 
 class Scorer:
@@ -83,20 +104,23 @@ class Scorer:
                     yield part, index, logits.float().cpu()
 
     @torch.no_grad()
-    def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
-        """Recalibrate, then tell which examples each member gets right.
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        """Recalibrate, then predict every example; logits are not kept, so large populations fit.
 
         Args:
             members: Over one bank; their weights, gradients and mode are left alone.
-
-        Returns:
-            bool [members, N].
         """
         self.recalibrate(members)
-        correct = np.zeros((len(members), len(self._labels)), dtype=np.bool_)
+        shape = (len(members), len(self._labels))
+        predicted, confidence = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         for part, index, logits in self._passes(members, self._images):
-            correct[index, part] = (logits.argmax(1) == self._labels[part]).numpy()
-        return correct
+            predicted[index, part] = logits.argmax(1).numpy()
+            confidence[index, part] = logits.softmax(1).gather(1, self._labels[part, None])[:, 0].numpy()
+        return Evaluation(predicted, confidence, self._labels.numpy())
+
+    def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
+        """Which examples each member gets right: bool [members, N]; as `evaluate`."""
+        return self.evaluate(members).correct
 
     @torch.no_grad()
     def logits(self, members: Sequence[Member], images: Images | None = None) -> Tensor:

@@ -1,0 +1,173 @@
+"""SearchConfig: every option of a search, from TOML and flags."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from graftwork.config._budget import parse_budget
+from graftwork.errors import ConfigError
+from graftwork.selection import make_selector
+from graftwork.training import RECIPES, Recipe, make_recipe
+
+__all__ = ["SearchConfig"]
+
+_RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Every option of a search; plain, frozen, checked.
+
+    Args:
+        data: A data set: ``digits``, a folder, a file or a name (see `graftwork.datasets.load_dataset`).
+        recipe: Networks, optimizers, schedule and the numbers of Algorithm 1.
+        genome: Of the seed network: a JSON file; ``None``: the recipe's.
+        selection: Name of a selector (`graftwork.selection.SELECTORS`).
+        selection_options: Its keyword arguments.
+        budget: Time, FLOPs or steps (see `parse_budget`); ``None``: the steps of the recipe.
+        seed: Of everything random.
+        device: ``cpu``, ``cuda``, ``mps``, …
+        precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
+        threads: Of torch's CPU operations; ``None``: torch's choice.
+        validation: Share or number of training images that selection sees.
+        blend: Share or number of training images that ensembles are fitted on.
+        test: Share or number of images held out as test split where the data set has none.
+        image_size: Side in pixels that images are resized to; ``None``: as they are.
+        image_column: Of a table; ``None``: found by its type.
+        label_column: Of a table; ``None``: found by its name.
+        skip_bad_images: Leave out images that can't be read, and record them; otherwise they are an error.
+        max_parameters: Of a member; ``None``: any.
+        max_flops: Of a member's forward pass over one image; ``None``: any.
+        concat_probability: Of widening half of a layer's channels only.
+        random_padding: Grow by random padding, which does not preserve the function (control).
+        control: Also train the seed alone with the FLOPs of the whole search.
+        checkpoint_every: Seconds between checkpoints.
+
+    Raises:
+        ConfigError: If a value is out of its range; the message names the key.
+    """
+
+    data: str = "digits"
+    recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
+    genome: str | None = None
+    selection: str = "greedy"
+    selection_options: Mapping[str, Any] = field(default_factory=dict)
+    budget: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "auto"
+    threads: int | None = None
+    validation: float = 0.1
+    blend: float = 0.05
+    test: float = 0.15
+    image_size: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    skip_bad_images: bool = False
+    max_parameters: int | None = None
+    max_flops: int | None = None
+    concat_probability: float = 0.0
+    random_padding: bool = False
+    control: bool = False
+    checkpoint_every: float = 60.0
+
+    def __post_init__(self) -> None:
+        make_selector(self.selection, **self.selection_options)
+        if self.budget is not None:
+            parse_budget(self.budget)
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+        for name in ("seed", "threads", "max_parameters", "max_flops", "image_size"):
+            value, low = getattr(self, name), 0 if name == "seed" else 1
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+                raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
+        if not self.checkpoint_every > 0:
+            raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `from_dict` gives an equal config back."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**data, "recipe": self.recipe.to_dict(), "selection_options": dict(self.selection_options)}
+
+    def to_toml(self) -> str:
+        """The effective config as TOML, which has no null: what is ``None`` is left out."""
+        return tomli_w.dumps(_without_none(self.to_dict()))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SearchConfig":
+        """Build a config from plain data.
+
+        Args:
+            data: Options by name. ``recipe`` is a name or a table; a table starts from the recipe that its ``name``
+                says and changes some values. Options of the recipe may also stand beside the others.
+
+        Raises:
+            ConfigError: If a key is unknown (with the nearest name) or a value is out of range.
+        """
+        own = {entry.name for entry in fields(cls)}
+        for key in data:
+            if key not in own | _RECIPE_KEYS:
+                close = get_close_matches(str(key), [*own, *_RECIPE_KEYS], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(f"config: unknown key {key!r}{hint}")
+        changes = {key: value for key, value in data.items() if key in _RECIPE_KEYS - own - {"name"}}
+        recipe = _recipe(data.get("recipe", "default"))
+        if changes:
+            recipe = recipe.replace(**changes)
+        rest = {key: value for key, value in data.items() if key in own and key != "recipe"}
+        try:
+            return cls(recipe=recipe, **rest)
+        except TypeError as error:
+            raise ConfigError(f"config: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path | None, **flags: Any) -> "SearchConfig":
+        """Read a TOML file; flags win.
+
+        Args:
+            path: Of the file; ``None``: defaults only.
+            flags: Options by name; those that are ``None`` do not count.
+
+        Raises:
+            ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
+        """
+        stored: dict[str, Any] = {}
+        if path is not None:
+            try:
+                stored = tomllib.loads(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise ConfigError(f"config: can't read {path}: {error.strerror}") from error
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise ConfigError(f"config: {path} is no TOML: {error}") from error
+        return cls.from_dict({**stored, **{key: value for key, value in flags.items() if value is not None}})
+
+
+def _recipe(value: Any) -> Recipe:
+    if isinstance(value, Recipe):
+        return value
+    if isinstance(value, str):
+        return make_recipe(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"recipe: expected a name or a table, got {value!r}")
+    base = make_recipe(str(value.get("name", "default"))).to_dict()
+    for exclusive in (("initial_steps", "initial_fraction"), ("initial_fraction", "initial_steps")):
+        if exclusive[0] in value and exclusive[1] not in value:
+            base[exclusive[1]] = None
+    merged = {**base, **value}
+    if "rules" in value:
+        merged["rules"] = {
+            role: {**base["rules"].get(role, {}), **rule} if isinstance(rule, Mapping) else rule
+            for role, rule in {**base["rules"], **value["rules"]}.items()
+        }
+    return Recipe.from_dict(merged)
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    return list(data) if isinstance(data, tuple) else data

@@ -1,0 +1,325 @@
+"""From a config to the objects of a search."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graftwork.config._budget import parse_budget
+from graftwork.config._config import SearchConfig
+from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
+from graftwork.errors import ConfigError
+from graftwork.evolution import Plan, SearchState
+from graftwork.execution import InputTransform
+from graftwork.genome import Genome, num_parameters, seed_genome, training_flops
+from graftwork.member import Member, bind
+from graftwork.mutation import R2RMutation
+from graftwork.population import Population
+from graftwork.selection import make_selector
+from graftwork.training import (
+    BankOptimizer,
+    BatchStream,
+    PrecisionChoice,
+    Scorer,
+    Trainer,
+    calibrate_speed,
+    measure_precision,
+)
+
+__all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
+
+CALIBRATION_VALUES = 2**23
+"""At most so many pixel values are run as one batch when statistics are made."""
+
+TIME_MARGIN = 0.92
+"""Part of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data as a search needs it.
+
+    Args:
+        dataset: All images.
+        splits: Rows for training, validation, blend and test.
+        transform: From stored bytes to network input; its mean and deviation are those of the training split.
+    """
+
+    dataset: ImageDataset
+    splits: Splits
+    transform: InputTransform
+
+    @classmethod
+    def load(cls, config: SearchConfig) -> "Problem":
+        """Load and split the data set of a config."""
+        dataset = load_dataset(
+            config.data,
+            image_size=config.image_size,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            skip_bad_images=config.skip_bad_images,
+        )
+        splits = split(dataset, seed=config.seed, validation=config.validation, blend=config.blend, test=config.test)
+        mean, std = dataset.channel_mean(splits.train), dataset.channel_std(splits.train)
+        return cls(dataset, splits, InputTransform(tuple(map(float, mean)), tuple(max(float(s), 1e-3) for s in std)))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, height, width, channels = self.dataset.images.shape
+        return channels, height, width
+
+    def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """uint8 [n, H, W, C] of some rows, in memory."""
+        return torch.from_numpy(np.ascontiguousarray(self.dataset.images[rows]))
+
+    def labels(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """int64 [n] of some rows."""
+        return torch.from_numpy(np.asarray(self.dataset.labels[rows], dtype=np.int64))
+
+    def test(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Open the test split: images uint8 [n, H, W, C], labels int64 [n], rows int64 [n]."""
+        rows = self.splits.test
+        images, labels = self.dataset.images, self.dataset.labels
+        if self.dataset.test_images is not None and self.dataset.test_labels is not None:
+            images, labels = self.dataset.test_images, self.dataset.test_labels
+        taken = torch.from_numpy(np.ascontiguousarray(images[rows]))
+        return taken, torch.from_numpy(np.asarray(labels[rows], dtype=np.int64)), torch.from_numpy(rows.copy())
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are, as plain data."""
+        return describe(self.dataset, self.splits)
+
+    def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
+        """Rows of the calibration subset: ``wanted``, or as many as fit in one batch."""
+        fit = max(2, CALIBRATION_VALUES // int(np.prod(self.input_shape)))
+        return self.splits.calibration(min(wanted, fit, len(self.splits.train)))
+
+
+@dataclass
+class Setup:
+    """Everything that `graftwork.search` takes, ready.
+
+    Args:
+        config: Where it comes from.
+        problem: The data.
+        state: A population that holds the seed.
+        trainer: One update of one member.
+        scorer: On the validation split.
+        plan: How much work each round gets.
+        precision: What was chosen, and what was measured for it.
+        speed: Measured training FLOPs per second; ``None`` where the budget needs none.
+    """
+
+    config: SearchConfig
+    problem: Problem
+    state: SearchState
+    trainer: Trainer
+    scorer: Scorer
+    plan: Plan
+    precision: PrecisionChoice
+    speed: float | None = None
+
+    @property
+    def population(self) -> Population:
+        """Of the state."""
+        return self.state.population
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Keyword arguments of `graftwork.search` beside the state."""
+        recipe, config = self.config.recipe, self.config
+        mutate = R2RMutation(
+            deepen_probability=recipe.deepen_probability,
+            kernel_probabilities=recipe.kernel_probabilities,
+            concat_probability=config.concat_probability,
+            hidden_ratio=recipe.hidden_ratio,
+            min_shared_fraction=recipe.min_shared_fraction,
+            max_parameters=config.max_parameters,
+            max_flops=config.max_flops,
+            random_padding=config.random_padding,
+        )
+        return {
+            "selector": make_selector(config.selection, **config.selection_options),
+            "mutate": mutate,
+            "trainer": self.trainer,
+            "scorer": self.scorer,
+            "plan": self.plan,
+            "num_survivors": recipe.num_survivors,
+            "population_size": recipe.population_size,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Setup: {self.problem.dataset!r}, recipe {self.config.recipe.name!r}, {self.plan}>"
+
+
+def prepare(
+    config: SearchConfig | None = None,
+    *,
+    problem: Problem | None = None,
+    seed_network: Genome | None = None,
+    plan: Plan | None = None,
+    precision: PrecisionChoice | None = None,
+    **options: Any,
+) -> Setup:
+    """Load the data, make the seed network, measure what has to be measured, and fix the plan.
+
+    Args:
+        config: Options; ``None``: made from ``options`` (see `SearchConfig.from_dict`).
+        problem: The data, if it is loaded already.
+        seed_network: h_i; ``None``: the recipe's.
+        plan: Of an earlier run that is followed again; ``None``: made from the budget.
+        precision: Of an earlier run; ``None``: as the config says.
+        **options: Only without ``config``.
+
+    Raises:
+        ConfigError: If an option is wrong, or the budget is too small for one step a round.
+        DataError: If the data can't be used.
+    """
+    if config is not None and options:
+        raise ConfigError(f"prepare: give either a config or options, got both: {sorted(options)}")
+    config = config or SearchConfig.from_dict(options)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    problem = problem or Problem.load(config)
+    recipe, device = config.recipe, _device(config.device)
+    genome = seed_network or seed_of(config, problem)
+    calibration = problem.images(problem.calibration_rows(recipe.num_calibration))
+    rng = np.random.default_rng(config.seed)
+    population = Population()
+    population.add_seed(
+        genome,
+        generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
+        initialisation=recipe.initialisation,
+        images=problem.transform(calibration),
+    )
+    population.to(device)
+    batches = BatchStream(
+        problem.dataset.images,
+        problem.dataset.labels,
+        problem.splits.train,
+        batch_size=recipe.batch_size,
+        seed=config.seed,
+        augmentation=recipe.augmentation.resolve(problem.input_shape),
+        transform=problem.transform,
+        device=device,
+    )
+    precision = precision or _precision(config, population, batches)
+    trainer = Trainer(
+        BankOptimizer(population.bank, recipe.rules),
+        batches=batches,
+        schedule=recipe.make_schedule(),
+        label_smoothing=recipe.label_smoothing,
+        precision=precision.precision,
+        lr_scale=recipe.lr_scale,
+        reference_parameters=num_parameters(genome),
+    )
+    scorer = Scorer(
+        problem.images(problem.splits.validation),
+        problem.labels(problem.splits.validation),
+        transform=problem.transform,
+        calibration=calibration,
+        precision=precision.precision,
+        device=device,
+    )
+    setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision)
+    setup.plan = plan or make_plan(setup)
+    return setup
+
+
+def seed_of(config: SearchConfig, problem: Problem) -> Genome:
+    """h_i for a problem: from the config's file, or the recipe's.
+
+    Raises:
+        ConfigError: If the file can't be read, or its genome is for other images or classes.
+    """
+    classes = len(problem.dataset.class_names)
+    if config.genome is None:
+        return seed_genome(config.recipe.seed_genome, problem.input_shape, classes)
+    try:
+        text = Path(config.genome).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"genome: can't read {config.genome}: {error}") from error
+    genome = Genome.from_json(text)
+    if genome.input_shape != problem.input_shape or genome.num_classes != classes:
+        raise ConfigError(
+            f"genome: {config.genome} is for images {genome.input_shape} of {genome.num_classes} classes, but the data "
+            f"have {problem.input_shape} and {classes}"
+        )
+    return genome
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {name!r} can't be used here: {error}; use cpu") from error
+    return device
+
+
+def _precision(config: SearchConfig, population: Population, batches: BatchStream) -> PrecisionChoice:
+    if config.precision == "auto":
+        member: Member = next(iter(population))
+        return measure_precision(bind(member.genome, population.bank), batches.batch(0))
+    return PrecisionChoice(config.precision, 0.0, None, "as asked for")  # type: ignore[arg-type]
+
+
+def make_plan(setup: Setup) -> Plan:
+    """Turn the config's budget into a plan.
+
+    Steps are split as the recipe's own are; a time budget is turned into FLOPs by timing training steps here.
+
+    Raises:
+        ConfigError: If the budget does not reach for one step a round.
+    """
+    config, recipe = setup.config, setup.config.recipe
+    generations = recipe.num_generations
+    fraction = recipe.initial_fraction
+    if fraction is None:
+        whole = (recipe.initial_steps or 0) + generations * (recipe.steps_per_generation or 0)
+        fraction = (recipe.initial_steps or 0) / whole if whole else 1.0
+    if config.budget is None:
+        if recipe.initial_steps is None or recipe.steps_per_generation is None:
+            raise ConfigError(f"budget: the recipe {recipe.name!r} needs one, for example --budget 10m")
+        return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
+    budget = parse_budget(config.budget)
+    genome = setup.population.genomes[0]
+    if budget.kind == "steps":
+        initial = max(1, round(budget.amount * fraction))
+        each = int((budget.amount - initial) // generations) if generations else 0
+        if generations and each < 1:
+            raise ConfigError(f"budget: {config.budget} leaves no step for each of {generations} generations")
+        return Plan(generations, initial, each)
+    flops = budget.amount
+    if budget.kind == "seconds":
+        setup.speed = calibrate_speed(
+            genome,
+            rules=recipe.rules,
+            batch_size=setup.trainer.batch_size,
+            augmentation=setup.trainer.batches.augmentation,
+            precision=setup.precision.precision,
+        )
+        flops = setup.speed * budget.amount * TIME_MARGIN
+    return _flops_plan(setup, generations, int(flops), fraction)
+
+
+def _flops_plan(setup: Setup, generations: int, flops: int, fraction: float) -> Plan:
+    plan = Plan(generations, flops=flops, initial_fraction=fraction if generations else 1.0)
+    genome = setup.population.genomes[0]
+    needed = setup.scorer.flops([genome]) + training_flops(genome, setup.trainer.batch_size)
+    rounds: Mapping[str, float] = {
+        "the first round": plan.flops_until(0),
+        "a generation": (flops - plan.flops_until(0)) / generations if generations else flops,
+    }
+    for name, share in rounds.items():
+        if share < needed:
+            raise ConfigError(
+                f"budget: {flops / 1e15:.2g} PFLOP leave {share / 1e12:.3g} TFLOP for {name}, but scoring and one step "
+                f"of the seed network need {needed / 1e12:.3g}; raise the budget or lower num_generations"
+            )
+    return plan
