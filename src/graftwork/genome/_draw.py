@@ -56,6 +56,19 @@ def draw(genome: Genome) -> str:
     return "\n".join([*lines, last])
 
 
+def _common_text(genome: Genome, others: set[Block]) -> str:
+    """The body without the blocks that only this genome has, in order: what growth leaves alone."""
+    texts = []
+    for item in genome.body:
+        if isinstance(item, Pool):
+            texts.append(_item_text(item))
+            continue
+        ids = [block.id for block in item.blocks if block in others]
+        if ids:
+            texts.append(f"{' + '.join(ids)} ({item.out_channels} channels)")
+    return ", ".join(texts)
+
+
 def diff(parent: Genome, child: Genome) -> str:
     """What ``child`` has that ``parent`` has not, and the other way round, as lines of ``+`` and ``-``.
 
@@ -66,16 +79,15 @@ def diff(parent: Genome, child: Genome) -> str:
         for name in ("input_shape", "num_classes", "activation", "norm", "stem", "head")
         if getattr(parent, name) != getattr(child, name)
     ]
-    old = {block.id for block in parent.blocks()}
-    new = {block.id for block in child.blocks()}
+    old, new = set(parent.blocks()), set(child.blocks())
     for sign, genome, others in (("-", parent, new), ("+", child, old)):
         for index, item in enumerate(genome.body):
             if isinstance(item, Pool):
                 continue
-            fresh = [block for block in item.blocks if block.id not in others]
+            fresh = [block for block in item.blocks if block not in others]
             kind = "layer" if len(fresh) == len(item.blocks) else "in layer"
             lines += [f"{sign} {kind} {index}: {_block_text(block, item)}" for block in fresh]
-    pools = [[item for item in genome.body if isinstance(item, Pool)] for genome in (parent, child)]
-    if pools[0] != pools[1]:
-        lines.append(f"- pools: {pools[0]}\n+ pools: {pools[1]}")
+    before, after = _common_text(parent, new), _common_text(child, old)
+    if before != after:
+        lines.append(f"- order: {before}\n+ order: {after}")
     return "\n".join(lines)

@@ -1,0 +1,11 @@
+"""A member as a model that runs without graftwork.
+
+`export_member` writes one of three formats, runs what it wrote and compares it with the member before anything is put
+in place: ``source`` (one readable file of plain PyTorch and a safetensors file), ``pt2`` (a `torch.export` program) and
+``onnx``. All take float32 images [B, C, H, W] with values in [0, 1]. `open_export` opens any of them.
+"""
+
+from graftwork.exporting._export import ExportReport, export_member
+from graftwork.exporting._formats import FILES, Exported, ExportFormat, open_export
+
+__all__ = ["FILES", "ExportFormat", "ExportReport", "Exported", "export_member", "open_export"]

@@ -1,0 +1,218 @@
+"""Exporting a member: write aside, check, move into place."""
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from graftwork import __version__
+from graftwork.errors import GraftworkError, InputError, ResourceError
+from graftwork.execution import InputTransform
+from graftwork.exporting._formats import FILES, ExportFormat, Sheet, can_run, open_export, write_files
+from graftwork.exporting._source import plain_network, render_source
+from graftwork.exporting._tensors import plain_tensors
+from graftwork.member import Member
+from graftwork.numerics import relative_gap
+from graftwork.typing import Norm
+
+__all__ = ["ExportReport", "export_member"]
+
+EXACT_TOLERANCE = 1e-9
+"""Largest relative gap in float64, where rounding is far below it and any wrong operation far above."""
+
+TOLERANCES: dict[Norm, float] = {"batch": 1e-4, "none": 1e-4, "instance": 1e-2, "layer": 1e-2}
+"""Largest relative gap in float32. On random networks rounding alone gave 1e-6 for the first two; the others divide by
+the deviation of a single image, which magnifies it: 7e-4."""
+
+NUM_CHECKED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """The receipt of an export.
+
+    Args:
+        to: The format.
+        paths: The files, the one to open first.
+        max_gap: Largest difference of the opened file's logits from the member's, float32, relative to the largest
+            logit; ``None`` where onnxruntime is missing and the file could not be run.
+        exact_gap: The same in float64, of the plain network from the member in reference form.
+        tolerance: What ``max_gap`` was held to.
+        num_images: Random images that were compared.
+    """
+
+    to: ExportFormat
+    paths: tuple[Path, ...]
+    max_gap: float | None
+    exact_gap: float
+    tolerance: float
+    num_images: int = NUM_CHECKED
+
+    def __str__(self) -> str:
+        gap = "not run (onnxruntime is missing)" if self.max_gap is None else f"gap {self.max_gap:.1e}"
+        return f"{self.to}: {', '.join(str(path) for path in self.paths)}; {gap} on {self.num_images} random images"
+
+
+def export_member(
+    member: Member,
+    folder: str | Path,
+    *,
+    to: ExportFormat,
+    transform: InputTransform,
+    class_names: Sequence[str],
+    tolerance: float | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write a member as a model that runs without graftwork, and check that it gives the member's outputs.
+
+    The exported network takes float32 images [B, C, H, W] with values in [0, 1] and normalises them itself. ``source``
+    is ``model.py`` (plain PyTorch, one readable file) and ``model.safetensors``; ``pt2`` a `torch.export` program;
+    ``onnx`` an ONNX model with inputs ``images`` and outputs ``logits``. Batch sizes are free.
+
+    Args:
+        member: Exported as it runs in evaluation mode, with its running statistics; left alone.
+        folder: Made where it is missing.
+        to: The format.
+        transform: How the member's images were normalised.
+        class_names: One for each class, in the order of the logits.
+        tolerance: Largest relative gap in float32; ``None`` is `TOLERANCES` for the genome's norm. In float64 the
+            network is always held to `EXACT_TOLERANCE`.
+        overwrite: Whether to replace files of the same names.
+
+    Returns:
+        Paths and measured gaps.
+
+    Raises:
+        InputError: If arguments do not fit the member, files are there already, or a package is missing.
+        ResourceError: If the files can't be written.
+        GraftworkError: If the exported model differs from the member. In every case the folder's files are untouched.
+    """
+    _check_arguments(member, to, transform, class_names)
+    target = Path(folder)
+    there = [name for name in FILES[to] if (target / name).exists()]
+    if there and not overwrite:
+        raise InputError(f"export: {' and '.join(there)} exist in {str(target)!r}; choose another folder or overwrite")
+    source = render_source(member.genome, transform, class_names, version=__version__)
+    twin = _exact_twin(member)
+    tensors = plain_tensors(twin)
+    exact_gap = _exact_gap(twin, source, tensors)
+    _hold(exact_gap, EXACT_TOLERANCE, to, "float64")
+    single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    bound = TOLERANCES[member.genome.norm] if tolerance is None else tolerance
+    sheet = Sheet(member.genome.input_shape, tuple(class_names), member.genome.id)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as aside:
+            staged = write_files(to, Path(aside), source=source, tensors=single, sheet=sheet)
+            max_gap = _gap(member, transform, staged[0]) if can_run(to) else None
+            if max_gap is not None:
+                _hold(max_gap, bound, to, "float32")
+            paths = _move(staged, target)
+    except OSError as error:
+        raise ResourceError(f"export: can't write to {str(target)!r}: {error}; nothing was replaced") from error
+    return ExportReport(to, paths, max_gap, exact_gap, bound)
+
+
+def _check_arguments(member: Member, to: str, transform: InputTransform, class_names: Sequence[str]) -> None:
+    genome = member.genome
+    if to not in FILES:
+        raise InputError(f"export: to must be one of {', '.join(FILES)}, got {to!r}")
+    if isinstance(class_names, str) or len(class_names) != genome.num_classes:
+        raise InputError(f"export: expected {genome.num_classes} class names, got {class_names!r}")
+    channels = genome.input_shape[0]
+    for name, values in (("mean", transform.mean), ("std", transform.std)):
+        if len(values) != channels or not all(math.isfinite(value) for value in values):
+            raise InputError(f"export: expected {channels} finite values of {name}, one a channel, got {values!r}")
+    if min(transform.std) <= 0:
+        raise InputError(f"export: std must be greater than 0, got {transform.std!r}")
+
+
+def _hold(gap: float, tolerance: float, to: str, precision: str) -> None:
+    if not gap <= tolerance:
+        raise GraftworkError(
+            f"export: the {to} model differs from the member by {gap:.2e} in {precision} (relative to the largest "
+            f"logit), more than the tolerance of {tolerance:.0e}; nothing was written. This is a defect of graftwork "
+            "or of an exporter below it: try another format, and please report the genome"
+        )
+
+
+def _exact_twin(member: Member) -> Member:
+    """The member in float64 on the CPU, with weights of its own, in reference form and evaluation mode."""
+    weights = {
+        block_id: {name: tensor.detach().double().cpu() for name, tensor in entry.items()}
+        for block_id, entry in member.weights.items()
+    }
+    twin = Member(member.genome, weights, form="reference").eval()
+    for block_id, (mean, variance) in member.statistics.items():
+        twin.statistics[block_id] = (mean.double().cpu(), variance.double().cpu())
+    return twin
+
+
+def _exact_gap(twin: Member, source: str, tensors: dict[str, Tensor]) -> float:
+    """Gap in float64 of the plain network (fused) from the member in reference form, an independent computation."""
+    network = plain_network(source, tensors, dtype=torch.float64)
+    pixels = torch.rand(NUM_CHECKED, *twin.genome.input_shape, generator=_generator(), dtype=torch.float64)
+    with torch.no_grad():
+        normalised = (pixels - network.get_buffer("mean")) / network.get_buffer("std")
+        return relative_gap(twin(normalised), network(pixels))
+
+
+def _gap(member: Member, transform: InputTransform, file: Path) -> float:
+    """Gap of an exported file and the member in float32, on bytes as the member gets them, in two batch sizes."""
+    channels, height, width = member.genome.input_shape
+    shape = (NUM_CHECKED, height, width, channels)
+    images = torch.randint(0, 256, shape, generator=_generator(), dtype=torch.uint8)
+    weight = next(iter(member.parameters_by_key().values()))
+    was_training = member.training
+    member.eval()
+    try:
+        with torch.no_grad():
+            expected = member(transform(images).to(weight)).float().cpu()
+    finally:
+        member.train(was_training)
+    exported = open_export(file)
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    parts = [exported(part.contiguous()) for part in torch.split(pixels, [NUM_CHECKED - 3, 3])]
+    return relative_gap(expected, torch.cat(parts))
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move(staged: Sequence[Path], target: Path) -> tuple[Path, ...]:
+    """Move checked files into place; old files of the same names come back where one of the moves fails."""
+    for path in staged:
+        _sync(path)
+    paths = tuple(target / path.name for path in staged)
+    kept = [path for path in paths if path.exists()]
+    for path in kept:
+        os.link(path, staged[0].parent / f"old-{path.name}")
+    done: list[Path] = []
+    try:
+        for source, path in zip(staged, paths, strict=True):
+            source.replace(path)
+            done.append(path)
+    except OSError:
+        for path in done:
+            old = staged[0].parent / f"old-{path.name}"
+            if old.exists():
+                old.replace(path)
+            else:
+                path.unlink()
+        raise
+    _sync(target)
+    return paths

@@ -1,0 +1,207 @@
+"""Writing and opening each kind of export."""
+
+import importlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from graftwork.errors import InputError
+from graftwork.exporting._source import plain_network
+from graftwork.typing import Shape
+
+__all__ = ["FILES", "ExportFormat", "Exported", "Sheet", "open_export", "write_files"]
+
+ExportFormat = Literal["source", "pt2", "onnx"]
+
+FILES: Mapping[ExportFormat, tuple[str, ...]] = {
+    "source": ("model.py", "model.safetensors"),
+    "pt2": ("model.pt2",),
+    "onnx": ("model.onnx",),
+}
+"""What each format writes; the first is the file to open."""
+
+SHEET = "graftwork.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What a user of an exported model has to know, stored inside it.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        class_names: In the order of the logits.
+        genome_id: Of the member.
+    """
+
+    input_shape: Shape
+    class_names: tuple[str, ...]
+    genome_id: str
+
+    def to_json(self) -> str:
+        """As a JSON object."""
+        fields = {"input_shape": self.input_shape, "class_names": self.class_names, "genome_id": self.genome_id}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Sheet":
+        """Read what `to_json` wrote."""
+        data = json.loads(text)
+        channels, height, width = data["input_shape"]
+        return cls((channels, height, width), tuple(data["class_names"]), data["genome_id"])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model, opened again.
+
+    Args:
+        path: The file.
+        input_shape: Channels, height and width of an image.
+        class_names: In the order of the logits.
+        run: Float32 images [B, C, H, W] with values in [0, 1] → logits [B, classes].
+    """
+
+    path: Path
+    input_shape: Shape
+    class_names: tuple[str, ...]
+    run: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of images, without gradients."""
+        with torch.no_grad():
+            return self.run(images)
+
+
+def _require_onnx(*names: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"export: onnx needs {' and '.join(missing)}, which is not installed; "
+            "install the extra: pip install 'graftwork[onnx]', or export to source or pt2"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporters tell their own developers: deprecations inside torch, a missing torchvision."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*treespec.*LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _program(network: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
+    """The traced network with a free batch size of at least 1."""
+    batch = torch.export.Dim("batch", min=1)
+    # traced with 2 images: a size of 1 would be taken for a constant
+    return torch.export.export(network, (torch.rand(2, *shape),), dynamic_shapes=({0: batch},))
+
+
+def write_files(
+    to: ExportFormat, folder: Path, *, source: str, tensors: Mapping[str, Tensor], sheet: Sheet
+) -> tuple[Path, ...]:
+    """Write the files of one format into a folder, without any check.
+
+    Returns:
+        Their paths, in the order of `FILES`.
+
+    Raises:
+        InputError: If onnx or onnxscript are wanted and missing.
+    """
+    paths = tuple(folder / name for name in FILES[to])
+    if to == "source":
+        paths[0].write_text(source, encoding="utf-8")
+        # not save_file, which keeps the file from other users
+        paths[1].write_bytes(save(dict(tensors), metadata={"format": "pt"}))
+        return paths
+    if to == "onnx":
+        _require_onnx("onnx", "onnxscript")
+    with _quiet():
+        program = _program(plain_network(source, dict(tensors)), sheet.input_shape)
+        if to == "pt2":
+            torch.export.save(program, paths[0], extra_files={SHEET: sheet.to_json()})
+            return paths
+        converted = torch.onnx.export(
+            program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        )
+    assert converted is not None  # no file was asked for
+    converted.model.metadata_props[SHEET] = sheet.to_json()
+    converted.save(paths[0], external_data=False)
+    return paths
+
+
+def open_export(path: str | Path) -> Exported:
+    """Open an exported model, to run it.
+
+    ``model.py`` is executed and ``.pt2`` files may hold pickles: open only files that you trust.
+
+    Args:
+        path: ``model.py``, ``model.pt2``, ``model.onnx`` or a folder that holds one of them.
+
+    Raises:
+        InputError: If there is no such file, it was not exported by graftwork, or a package to run it is missing.
+    """
+    file = _find(Path(path))
+    opened = {".py": _open_source, ".pt2": _open_pt2, ".onnx": _open_onnx}[file.suffix]
+    try:
+        return opened(file)
+    except (KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise InputError(f"export: {str(file)!r} was not exported by graftwork: {error}") from error
+
+
+def _find(path: Path) -> Path:
+    files = [path / names[0] for names in FILES.values()] if path.is_dir() else [path]
+    for file in files:
+        if file.is_file() and file.suffix in (".py", ".pt2", ".onnx"):
+            return file
+    names = ", ".join(names[0] for names in FILES.values())
+    raise InputError(f"export: expected an exported model ({names}) or its folder, got {str(path)!r}")
+
+
+def _open_source(file: Path) -> Exported:
+    spec = importlib.util.spec_from_file_location("graftwork_export", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Exported(file, module.IMAGE_SHAPE, module.CLASSES, module.load())
+
+
+def _open_pt2(file: Path) -> Exported:
+    extra: dict[str, Any] = {SHEET: ""}
+    with _quiet():
+        network = torch.export.load(file, extra_files=extra).module()
+    sheet = Sheet.from_json(extra[SHEET])
+    return Exported(file, sheet.input_shape, sheet.class_names, network)
+
+
+def _open_onnx(file: Path) -> Exported:
+    _require_onnx("onnxruntime")
+    onnxruntime = importlib.import_module("onnxruntime")  # optional, and without types
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    sheet = Sheet.from_json(session.get_modelmeta().custom_metadata_map[SHEET])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return Exported(file, sheet.input_shape, sheet.class_names, run)
+
+
+def can_run(to: ExportFormat) -> bool:
+    """Whether this installation can run an exported model."""
+    return to != "onnx" or importlib.util.find_spec("onnxruntime") is not None
