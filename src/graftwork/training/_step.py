@@ -57,6 +57,7 @@ class Trainer:
             )
         self.optimizer = optimizer
         self.batches = batches
+        self.batch_size = batches.batch_size
         self.schedule = schedule
         self.label_smoothing = label_smoothing
         self.precision: Precision = precision
@@ -68,6 +69,10 @@ class Trainer:
         if self.lr_scale == "none" or self.reference_parameters is None:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
+
+    def sync(self) -> None:
+        """Bring the optimizer in line with the bank after members were born or dropped."""
+        self.optimizer.sync()
 
     def step(self, member: Member, number: int, progress: float) -> float:
         """Train ``member`` on batch ``number``.
