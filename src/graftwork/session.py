@@ -106,6 +106,11 @@ class Session:
 
     _problem: Problem | None = None
 
+    @property
+    def problem(self) -> Problem | None:
+        """The data, once they are loaded."""
+        return self._problem
+
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
@@ -126,7 +131,7 @@ class Session:
         return self._finish(setup, searched, control, digest)
 
     def _prepare(self) -> Setup:
-        problem = self._problem or Problem.load(self.config)
+        self._problem = problem = self._problem or Problem.load(self.config)
         if self._stored is None:
             setup = prepare(self.config, problem=problem, seed_network=self._seed_network())
             self._stored = provenance(

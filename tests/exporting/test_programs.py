@@ -9,7 +9,7 @@ import pytest
 from graftwork.errors import InputError
 from graftwork.exporting import export_member, open_export
 from graftwork.genome import Genome
-from graftwork.numerics import relative_gap
+from graftwork.numerics import output_gap
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, logits, ready, stored_images, transform_for
 
 
@@ -31,7 +31,7 @@ def test_a_program_gives_the_outputs_of_the_member_at_any_batch_size(
     assert model.class_names == names
     for count in (1, 2, 5):
         images = stored_images(genome, count)
-        assert relative_gap(logits(member, images), model(as_user(images))) <= 1e-5
+        assert output_gap(logits(member, images), model(as_user(images))) <= 1e-5
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript"])

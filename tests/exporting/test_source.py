@@ -19,7 +19,7 @@ from graftwork.exporting._source import load_source, plain_network, render_sourc
 from graftwork.exporting._tensors import plain_tensors
 from graftwork.genome import Genome
 from graftwork.member import Member
-from graftwork.numerics import relative_gap
+from graftwork.numerics import output_gap
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, logits, ready, stored_images, transform_for
 from tests.strategies import genomes, seeds
 
@@ -56,8 +56,8 @@ def test_plain_network_gives_the_outputs_of_any_member_in_float64(genome: Genome
     pixels = as_user(stored_images(genome, 5)).double()
     normalised = (pixels - network.get_buffer("mean")) / network.get_buffer("std")
     with torch.no_grad():
-        assert relative_gap(exact.eval()(normalised), network(pixels)) <= 1e-10
-        assert relative_gap(exact.train()(normalised), network.train()(pixels)) <= 1e-8, "batch statistics"
+        assert output_gap(exact.eval()(normalised), network(pixels)) <= 1e-10
+        assert output_gap(exact.train()(normalised), network.train()(pixels)) <= 1e-8, "batch statistics"
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,7 +69,7 @@ def test_files_give_the_outputs_of_any_member_in_float32(
     path = _export(member, tmp_path_factory.mktemp("export"))
     images = stored_images(genome, 5)
     bound = 1e-2 if genome.norm in ("instance", "layer") else 1e-4  # single images magnify rounding
-    assert relative_gap(logits(member, images), open_export(path)(as_user(images))) <= bound
+    assert output_gap(logits(member, images), open_export(path)(as_user(images))) <= bound
 
 
 def test_exported_files_run_without_graftwork_and_classify_image_files(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_exported_files_run_without_graftwork_and_classify_image_files(tmp_path:
     )
     assert done.returncode == 0, done.stderr
     expected = logits(member, images)
-    assert relative_gap(expected, load_file(tmp_path / "out.st")["logits"]) <= 1e-5
+    assert output_gap(expected, load_file(tmp_path / "out.st")["logits"]) <= 1e-5
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in paths]
     assert [row[1] for row in rows] == [NAMES[index] for index in expected.argmax(1)]
@@ -147,5 +147,5 @@ def test_a_wrong_tensor_in_the_file_shows(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         if not name.endswith("num_batches_tracked"):
             save_file(tensors | {name: tensor * 1.1}, tmp_path / "model.safetensors")
-            wrong += relative_gap(logits(member, images), open_export(path)(as_user(images))) > 1e-4
+            wrong += output_gap(logits(member, images), open_export(path)(as_user(images))) > 1e-4
     assert wrong == len(tensors) - 3, "every tensor but the three counters matters"

@@ -1,7 +1,8 @@
 """TOML and flags → frozen, validated config → objects.
 
-`SearchConfig` holds every option, `parse_budget` reads a `Budget`, `Problem` is the data, `seed_of` its first network, and `prepare` makes a
-`Setup`: everything that `graftwork.search` takes, with the `Plan` that `make_plan` fixes before the first step.
+`SearchConfig` holds every option, `parse_budget` reads a `Budget`, `Problem` is the data, `seed_of` its first
+network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the `Plan` that `make_plan`
+fixes before the first step.
 """
 
 from graftwork.config._budget import Budget, parse_budget

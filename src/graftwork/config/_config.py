@@ -43,7 +43,6 @@ class SearchConfig:
         skip_bad_images: Leave out images that can't be read, and record them; otherwise they are an error.
         max_parameters: Of a member; ``None``: any.
         max_flops: Of a member's forward pass over one image; ``None``: any.
-        concat_probability: Of widening half of a layer's channels only.
         random_padding: Grow by random padding, which does not preserve the function (control).
         control: Also train the seed alone with the FLOPs of the whole search.
         checkpoint_every: Seconds between checkpoints.
@@ -71,7 +70,6 @@ class SearchConfig:
     skip_bad_images: bool = False
     max_parameters: int | None = None
     max_flops: int | None = None
-    concat_probability: float = 0.0
     random_padding: bool = False
     control: bool = False
     checkpoint_every: float = 60.0

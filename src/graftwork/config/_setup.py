@@ -136,8 +136,8 @@ class Setup:
         mutate = R2RMutation(
             deepen_probability=recipe.deepen_probability,
             kernel_probabilities=recipe.kernel_probabilities,
-            concat_probability=config.concat_probability,
-            hidden_ratio=recipe.hidden_ratio,
+            concat_probability=recipe.concat_probability,
+            hidden_multiple=recipe.hidden_multiple,
             min_shared_fraction=recipe.min_shared_fraction,
             max_parameters=config.max_parameters,
             max_flops=config.max_flops,

@@ -17,7 +17,7 @@ from graftwork.exporting._formats import FILES, ExportFormat, Sheet, can_run, op
 from graftwork.exporting._source import plain_network, render_source
 from graftwork.exporting._tensors import plain_tensors
 from graftwork.member import Member
-from graftwork.numerics import relative_gap
+from graftwork.numerics import output_gap
 from graftwork.typing import Norm
 
 __all__ = ["ExportReport", "export_member"]
@@ -159,7 +159,7 @@ def _exact_gap(twin: Member, source: str, tensors: dict[str, Tensor]) -> float:
     pixels = torch.rand(NUM_CHECKED, *twin.genome.input_shape, generator=_generator(), dtype=torch.float64)
     with torch.no_grad():
         normalised = (pixels - network.get_buffer("mean")) / network.get_buffer("std")
-        return relative_gap(twin(normalised), network(pixels))
+        return output_gap(twin(normalised), network(pixels))
 
 
 def _gap(member: Member, transform: InputTransform, file: Path) -> float:
@@ -178,7 +178,7 @@ def _gap(member: Member, transform: InputTransform, file: Path) -> float:
     exported = open_export(file)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     parts = [exported(part.contiguous()) for part in torch.split(pixels, [NUM_CHECKED - 3, 3])]
-    return relative_gap(expected, torch.cat(parts))
+    return output_gap(expected, torch.cat(parts))
 
 
 def _generator() -> torch.Generator:

@@ -55,7 +55,7 @@ class R2RMutation:
         deepen_probability: Of deepening; otherwise a layer is widened.
         kernel_probabilities: Of kernel sizes 1, 3 and 5.
         concat_probability: Of widening only the upper or lower half of a layer's channels.
-        hidden_ratio: Hidden channels of a new block as a multiple of the channels that it writes (rounded up to
+        hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (rounded up to
             even).
         min_shared_fraction: τ: a child must share more than this fraction of its parameters with its parent.
         max_parameters: Of a child; ``None``: any.
@@ -71,7 +71,7 @@ class R2RMutation:
     deepen_probability: float = 0.5
     kernel_probabilities: tuple[float, float, float] = (0.30, 0.35, 0.35)
     concat_probability: float = 0.0
-    hidden_ratio: float = 1.0
+    hidden_multiple: float = 1.0
     min_shared_fraction: float = 0.0
     max_parameters: int | None = None
     max_flops: int | None = None
@@ -86,8 +86,8 @@ class R2RMutation:
         _check_probability("min_shared_fraction", self.min_shared_fraction)
         if len(self.kernel_probabilities) != 3 or abs(sum(self.kernel_probabilities) - 1) > 1e-9:
             raise ConfigError(f"kernel_probabilities must be three that sum to 1, got {self.kernel_probabilities!r}")
-        if not self.hidden_ratio > 0:
-            raise ConfigError(f"hidden_ratio must be > 0, got {self.hidden_ratio!r}")
+        if not self.hidden_multiple > 0:
+            raise ConfigError(f"hidden_multiple must be > 0, got {self.hidden_multiple!r}")
         parameters, flops = self.max_parameters or float("inf"), self.max_flops or float("inf")
         limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (
             ("min_shared_fraction", lambda growth: growth.shared_fraction > self.min_shared_fraction),
@@ -133,7 +133,7 @@ class R2RMutation:
         if deepen:
             position = 1 + int(rng.integers(len(genome.body)))
             width = list(genome.steps())[position - 1].out_shape[0]
-            transform: Transform = R2RDeepen(position, (kernel_size,), even(width * self.hidden_ratio), self.noise)
+            transform: Transform = R2RDeepen(position, (kernel_size,), even(width * self.hidden_multiple), self.noise)
         else:
             places = [index for index, item in enumerate(genome.body) if isinstance(item, Layer)]
             position = places[int(rng.integers(len(places)))]
@@ -141,7 +141,7 @@ class R2RMutation:
             assert isinstance(layer, Layer)
             channels = self._channels(layer.out_channels, rng)
             width = channels[1] - channels[0] if channels else layer.out_channels
-            transform = R2RWiden(position, kernel_size, even(width * self.hidden_ratio), channels, self.noise)
+            transform = R2RWiden(position, kernel_size, even(width * self.hidden_multiple), channels, self.noise)
         return RandomPadding(transform) if self.random_padding else transform
 
     def _channels(self, width: int, rng: np.random.Generator) -> tuple[int, int] | None:

@@ -134,9 +134,16 @@ class BankOptimizer:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
     def sync(self) -> None:
-        """Follow the bank: take in what it has gained and drop what it has forgotten."""
-        self.forget([block_id for block_id in self._entries if block_id not in self.bank])
+        """Follow the bank: forget what it has forgotten, add what it has added (in its order)."""
+        self.forget([block_id for block_id in self._entries if not self._current(block_id)])
         self.add([block_id for block_id in self.bank if block_id not in self._entries])
+
+    def _current(self, block_id: BlockId) -> bool:
+        """Whether the bank still holds the very tensors, not others under the same name."""
+        if block_id not in self.bank:
+            return False
+        held = self.bank[block_id]
+        return all(held.get(name) is parameter for name, (parameter, _) in self._entries[block_id].items())
 
     def __contains__(self, block_id: object) -> bool:
         return block_id in self._entries

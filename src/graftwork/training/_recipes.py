@@ -38,7 +38,8 @@ class Recipe:
         deepen_probability: Of a mutation that adds a layer; otherwise one is widened.
         kernel_probabilities: Of kernels of 1, 3 and 5.
         min_shared_fraction: τ: a child is kept only if |θ_parent| / |θ_child| is greater; 0 keeps all.
-        hidden_ratio: Hidden channels of a new block over its output channels (1: the paper).
+        hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (1: the paper).
+        concat_probability: Of widening only the upper or lower half of a layer's channels.
         num_calibration: Training images from which running statistics are made before scoring.
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
 
@@ -64,7 +65,8 @@ class Recipe:
     deepen_probability: float = 0.5
     kernel_probabilities: tuple[float, float, float] = (0.30, 0.35, 0.35)
     min_shared_fraction: float = 0.0
-    hidden_ratio: float = 1.0
+    hidden_multiple: float = 1.0
+    concat_probability: float = 0.0
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
 
@@ -78,7 +80,8 @@ class Recipe:
         check_range("recipe: label_smoothing", self.label_smoothing, low=0, high=0.999)
         check_range("recipe: deepen_probability", self.deepen_probability, low=0, high=1)
         check_range("recipe: min_shared_fraction", self.min_shared_fraction, low=0, high=1)
-        check_range("recipe: hidden_ratio", self.hidden_ratio, low=0, open_low=True)
+        check_range("recipe: concat_probability", self.concat_probability, low=0, high=1)
+        check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
         self._check_steps()
@@ -93,7 +96,7 @@ class Recipe:
         if self.initial_steps is not None:
             check_range("recipe: initial_steps", self.initial_steps, low=0, integer=True)
         if self.initial_fraction is not None:
-            check_range("recipe: initial_fraction", self.initial_fraction, low=0, high=1)
+            check_range("recipe: initial_fraction", self.initial_fraction, low=0, high=1, open_low=True)
         if self.steps_per_generation is not None:
             check_range("recipe: steps_per_generation", self.steps_per_generation, low=1, integer=True)
 
@@ -104,7 +107,7 @@ class Recipe:
                 f"{self.population_size}"
             )
         chances = self.kernel_probabilities
-        if len(chances) != 3 or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+        if len(chances) != 3 or min(chances) < 0 or abs(sum(chances) - 1) > 1e-9:
             raise ConfigError(
                 f"recipe: kernel_probabilities must be three numbers >= 0 (for 1, 3, 5) of sum 1, got {chances!r}"
             )

@@ -57,26 +57,22 @@ class Trainer:
             )
         self.optimizer = optimizer
         self.batches = batches
+        self.batch_size = batches.batch_size
         self.schedule = schedule
         self.label_smoothing = label_smoothing
         self.precision: Precision = precision
         self.lr_scale: LrScale = lr_scale
         self.reference_parameters = reference_parameters
 
-    @property
-    def batch_size(self) -> int:
-        """Images a step."""
-        return self.batches.batch_size
-
-    def sync(self) -> None:
-        """Follow the bank after growth and death: new blocks join with fresh state, dead ones leave."""
-        self.optimizer.sync()
-
     def ratio(self, member: Member) -> float:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""
         if self.lr_scale == "none" or self.reference_parameters is None:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
+
+    def sync(self) -> None:
+        """Bring the optimizer in line with the bank after members were born or dropped."""
+        self.optimizer.sync()
 
     def step(self, member: Member, number: int, progress: float) -> float:
         """Train ``member`` on batch ``number``.

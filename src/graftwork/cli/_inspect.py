@@ -1,0 +1,111 @@
+"""``graftwork inspect`` and ``graftwork data``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graftwork.cli import _options as options
+from graftwork.cli._app import app, emit
+from graftwork.errors import InputError
+
+
+@app.command()
+def inspect(
+    target: Annotated[Path, typer.Argument(help="A run folder, a member's or a genome's JSON file, or a checkpoint.")],
+    as_json: options.Json = False,
+) -> None:
+    """Show what a run, a member, a genome or a checkpoint is."""
+    found = _inspect(target)
+    if as_json:
+        emit(found["data"])
+    else:
+        typer.echo(found["text"])
+
+
+def _inspect(target: Path) -> dict[str, Any]:
+    if (target / "config.toml").is_file():
+        return _run(target)
+    if (target / "state.json").is_file():
+        return _checkpoint(target)
+    if target.is_file() and target.suffix == ".json":
+        return _json_file(target)
+    raise InputError(
+        f"{target}: expected a run folder (config.toml), a checkpoint (state.json) or the JSON of a member or genome"
+    )
+
+
+def _json_file(path: Path) -> dict[str, Any]:
+    from graftwork.genome import Genome, draw
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(data, dict) or "genome" not in data:
+        return {"data": data, "text": draw(Genome.from_dict(data))}
+    line = " → ".join(f"{birth['id']} ({birth['transform']})" for birth in data["ancestors"])
+    scores = ", ".join(f"{name.split('_')[0]} {data[name]}" for name in ("validation_accuracy", "test_accuracy"))
+    return {"data": data, "text": f"{data['id']}: {scores}\n{line}\n{draw(Genome.from_dict(data['genome']))}"}
+
+
+def _run(path: Path) -> dict[str, Any]:
+    from graftwork.runs import RunFolder
+
+    run = RunFolder.open(path)
+    rounds = [row for row in run.records() if row["type"] == "generation"]
+    result = run.read_json("result.json") if run.finished else None
+    members = {(row["generation"], row["id"]): row for row in run.records() if row["type"] == "member"}
+    lines = [repr(run)]
+    for row in rounds:
+        best = members[row["generation"], row["best"]]
+        lines.append(
+            f"  generation {row['generation']:>3}: best {row['best']:<5} {best['validation_accuracy']:.4f} validation, "
+            f"{len(row['members'])} members, survivors {', '.join(row['survivors'])}, "
+            f"{row['training_flops'] / 1e15:.4g} PFLOP"
+        )
+    lines += [
+        f"  {entry['id']}: test {entry['test_accuracy']:.4f}, {entry['parameters']:,} parameters"
+        for entry in (result["survivors"] if result else ())
+    ]
+    return {"data": {"rounds": rounds, "result": result}, "text": "\n".join(lines)}
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    inner = state["search"]
+    summary = {
+        key: inner[key] for key in ("generation", "step", "training_flops", "scoring_flops", "alive", "survivors")
+    }
+    summary |= {"blocks": len(inner["bank"]), "births": len(inner["lineage"]), "seconds": state["seconds"]}
+    return {"data": summary, "text": "\n".join(f"{key}: {value}" for key, value in summary.items())}
+
+
+@app.command()
+def data(
+    data: options.Data = None,
+    seed: options.Seed = None,
+    image_size: options.ImageSize = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    skip_bad_images: options.SkipBad = None,
+    config: options.Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what was found in a data set: shape, classes, splits, fingerprint."""
+    from graftwork.config import Problem, SearchConfig
+
+    flags = {key: value for key, value in dict(locals()).items() if key not in ("config", "as_json")}
+    flags = {key: value for key, value in flags.items() if key not in ("Problem", "SearchConfig")}
+    found = Problem.load(SearchConfig.load(config, **flags)).describe()
+    if as_json:
+        emit(found)
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            typer.echo(f"{key}:")
+            for name, inner in value.items():
+                typer.echo(f"  {name}: {inner}")
+        else:
+            typer.echo(f"{key}: {value}")

@@ -1,0 +1,172 @@
+"""What a person, a log or a machine sees while a search runs."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from graftwork.cli._app import emit, say
+from graftwork.typing import MemberId
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from graftwork.config import Setup
+    from graftwork.evolution import Generation, SearchState
+
+__all__ = ["BarListener", "JsonListener", "LineListener", "make_listener"]
+
+_LINE_EVERY = 10.0
+
+
+def _headline(stage: str, setup: "Setup") -> str:
+    plan = setup.plan
+    work = f"{plan.flops / 1e15:.3g} PFLOP" if plan.flops else f"{plan.total_steps:,} steps"
+    precision = setup.precision.precision
+    return f"{stage}: {setup.problem.dataset.name}, {work}, {plan.num_generations} generations, {precision}"
+
+
+def _generation_line(stage: str, generation: "Generation") -> str:
+    accuracies = generation.accuracies
+    best = generation.best
+    born = ", ".join(f"{birth.id} from {birth.parent}" for birth in generation.births)
+    return (
+        f"{stage} generation {generation.number}: best {best} {accuracies[best]:.4f} validation, "
+        f"{len(accuracies)} members, {generation.training_flops / 1e15:.4g} PFLOP trained"
+        + (f"; born: {born}" if born and generation.number else "")
+    )
+
+
+class _Rate:
+    """Steps per second and time left."""
+
+    def __init__(self, first: int, progress: float) -> None:
+        self._start, self._first, self._from = time.monotonic(), first, progress
+
+    def read(self, step: int, progress: float) -> tuple[float, float]:
+        spent = max(1e-9, time.monotonic() - self._start)
+        done = progress - self._from
+        return (step - self._first) / spent, spent * (1 - progress) / done if done > 0 else float("nan")
+
+
+class LineListener:
+    """Plain lines, for logs and pipes: one a generation, and one every ten seconds."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._rate: _Rate | None = None
+        self._spoken = time.monotonic()
+
+    def on_stage(self, stage: str, setup: "Setup") -> None:
+        """Say what begins."""
+        self._stage, self._rate = stage, None
+        say(_headline(stage, setup))
+
+    def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
+        """Say where it stands, now and then."""
+        self._rate = self._rate or _Rate(state.step - 1, progress)
+        if time.monotonic() - self._spoken > _LINE_EVERY:
+            speed, left = self._rate.read(state.step, progress)
+            where = f"{self._stage} step {state.step}: loss {loss:.3f}, {progress:.0%}"
+            say(f"{where}, {speed:.1f} steps/s, {left:.0f} s left")
+            self._spoken = time.monotonic()
+
+    def on_generation(self, stage: str, generation: "Generation") -> None:
+        """Say what a round gave."""
+        say(_generation_line(stage, generation))
+
+    def on_note(self, text: str) -> None:
+        """Pass on what a user should know."""
+        say(f"note: {text}")
+
+    def close(self) -> None:
+        """Nothing to clear away."""
+
+
+class JsonListener(LineListener):
+    """One JSON object a generation on the output stream."""
+
+    def on_stage(self, stage: str, setup: "Setup") -> None:
+        """Tell the plan."""
+        emit({"type": "stage", "stage": stage, "flops": setup.plan.flops, "steps": setup.plan.total_steps})
+
+    def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
+        """Say nothing."""
+
+    def on_generation(self, stage: str, generation: "Generation") -> None:
+        """Tell what a round gave."""
+        row: dict[str, Any] = {
+            "type": "generation",
+            "stage": stage,
+            "generation": generation.number,
+            "best": generation.best,
+            "validation_accuracy": generation.accuracies,
+            "survivors": generation.survivors,
+            "step": generation.step,
+            "training_flops": generation.training_flops,
+        }
+        emit(row)
+
+    def on_note(self, text: str) -> None:
+        """Tell what a user should know."""
+        emit({"type": "note", "text": text})
+
+
+class BarListener:
+    """A bar with accuracy, steps per second and time left, for terminals."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._best = "–"
+        self._rate: _Rate | None = None
+
+    def on_stage(self, stage: str, setup: "Setup") -> None:
+        """Begin a bar."""
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.close()
+        self._console.print(_headline(stage, setup), highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        status = TextColumn("best {task.fields[best]}  loss {task.fields[loss]}  {task.fields[speed]}")
+        self._bar = Progress(*columns, status, console=self._console, transient=True)
+        self._task = self._bar.add_task(stage, total=1.0, best="–", loss="–", speed="")
+        self._rate, self._best = None, "–"
+        self._bar.start()
+
+    def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
+        """Move the bar."""
+        if self._bar is None or self._task is None:
+            return
+        self._rate = self._rate or _Rate(state.step - 1, progress)
+        speed, left = self._rate.read(state.step, progress)
+        text = f"{speed:.1f} steps/s, {left:.0f} s left"
+        self._bar.update(self._task, completed=progress, best=self._best, loss=f"{loss:.3f}", speed=text)
+
+    def on_generation(self, stage: str, generation: "Generation") -> None:
+        """Print what a round gave above the bar."""
+        self._best = f"{generation.accuracies[generation.best]:.4f}"
+        self._console.print(_generation_line(stage, generation), highlight=False)
+
+    def on_note(self, text: str) -> None:
+        """Print what a user should know above the bar."""
+        self._console.print(f"note: {text}", highlight=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def make_listener(*, quiet: bool, as_json: bool) -> Any:
+    """Choose by what the user asked for and what the error stream is."""
+    from graftwork.session import SilentListener
+
+    if as_json:
+        return JsonListener()
+    if quiet:
+        return SilentListener()
+    return BarListener() if sys.stderr.isatty() else LineListener()

@@ -1,0 +1,39 @@
+"""``graftwork report``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graftwork.cli import _options as options
+from graftwork.cli._app import app, say
+
+if TYPE_CHECKING:
+    from graftwork.config import Problem
+
+
+def write_report(path: Path, *, problem: "Problem | None" = None) -> Path:
+    """Write ``report.html`` and the figures of a run; with images where the data are at hand."""
+    from graftwork.reports import build_report
+
+    return build_report(path, dataset=None if problem is None else problem.dataset)
+
+
+@app.command()
+def report(
+    run: options.Run,
+    images: Annotated[bool, typer.Option(help="Show images; needs the data set that the run was made on.")] = True,
+) -> None:
+    """Write the report of a run, finished or not."""
+    from graftwork.config import Problem, SearchConfig
+    from graftwork.errors import InputError
+    from graftwork.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    problem = None
+    if images:
+        try:
+            problem = Problem.load(SearchConfig.load(folder.path / "config.toml"))
+        except InputError as error:
+            say(f"note: the report has no images: {error}")
+    typer.echo(str(write_report(run, problem=problem)))

@@ -1,0 +1,198 @@
+"""``graftwork search``, ``train`` and ``config``."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graftwork.cli import _options as options
+from graftwork.cli._app import app, emit, say
+from graftwork.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graftwork.config import SearchConfig
+
+Count = Annotated[int | None, typer.Option(min=1)]
+Share = Annotated[float | None, typer.Option(help="A share below 1, or a number of images.")]
+
+
+@app.command()
+def search(
+    data: options.Data = None,
+    recipe: options.Recipe = None,
+    selection: Annotated[
+        str | None, typer.Option(help="greedy, coevolution, soft-coevolution, pareto, tournament, age or random.")
+    ] = None,
+    budget: options.Budget = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; no other options.")] = None,
+    control: Annotated[
+        bool | None, typer.Option("--control", help="Also train the seed network alone with the same FLOPs.")
+    ] = None,
+    population_size: Annotated[int | None, typer.Option(help="M, members after mutation.")] = None,
+    num_survivors: Annotated[int | None, typer.Option(help="K, members selected in each generation.")] = None,
+    num_generations: Annotated[int | None, typer.Option(help="Rounds of select, mutate, train.")] = None,
+    initial_steps: Annotated[int | None, typer.Option(help="N_i, updates of the seed alone.")] = None,
+    steps_per_generation: Annotated[int | None, typer.Option(help="N_j, updates a generation.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    min_shared_fraction: Annotated[
+        float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
+    ] = None,
+    max_params: Annotated[int | None, typer.Option(help="Most parameters of a member.")] = None,
+    max_flops: Annotated[int | None, typer.Option(help="Most FLOPs of a member's forward pass, one image.")] = None,
+    concat_probability: Annotated[float | None, typer.Option(help="Of widening half of the channels.")] = None,
+    random_padding: Annotated[
+        bool | None, typer.Option("--random-padding", help="Grow without preserving the function (control).")
+    ] = None,
+    genome: Annotated[str | None, typer.Option(help="JSON file of the seed network's genome.")] = None,
+    validation: Share = None,
+    blend: Share = None,
+    test: Share = None,
+    image_size: options.ImageSize = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    skip_bad_images: options.SkipBad = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,
+    config: options.Config = None,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Evolve a population of networks on shared parameters, and leave a run folder with a report."""
+    given = dict(locals())
+    flags = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
+    flags["max_parameters"] = flags.pop("max_params")
+    if resume is not None:
+        changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
+        if changed:
+            raise ConfigError(f"--resume goes on with the run's own options; leave out {', '.join(sorted(changed))}")
+        run_session(resume, None, report=report, quiet=quiet, as_json=as_json)
+        return
+    found = _load_config(config, flags)
+    run_session(out or _free_folder(found), found, report=report, quiet=quiet, as_json=as_json)
+
+
+_NOT_OPTIONS = ("out", "resume", "config", "report", "quiet", "as_json")
+
+
+@app.command()
+def train(
+    genome: Annotated[
+        str, typer.Option(help="JSON file of a genome, or a seed's name: poster, base, default.")
+    ] = "default",
+    data: options.Data = None,
+    recipe: options.Recipe = None,
+    budget: options.Budget = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    config: options.Config = None,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train one genome alone, by the same recipes and budgets as a search."""
+    from graftwork.genome import SEEDS
+
+    given = dict(locals())
+    flags = {key: value for key, value in given.items() if key not in (*_NOT_OPTIONS, "genome", "SEEDS")}
+    alone = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
+    flags |= alone | ({"seed_genome": genome} if genome in SEEDS else {"genome": genome})
+    found = _load_config(config, flags)
+    run_session(out or _free_folder(found), found, report=report, quiet=quiet, as_json=as_json)
+
+
+@app.command("config")
+def show_config(
+    data: options.Data = None,
+    recipe: options.Recipe = None,
+    budget: options.Budget = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+) -> None:
+    """Print the effective options as TOML, to be saved, changed and given back with --config."""
+    typer.echo(_load_config(config, {"data": data, "recipe": recipe, "budget": budget, "seed": seed}).to_toml())
+
+
+def _load_config(path: Path | None, flags: dict[str, Any]) -> "SearchConfig":
+    from graftwork.config import SearchConfig
+
+    return SearchConfig.load(path, **flags)
+
+
+def _free_folder(config: "SearchConfig") -> Path:
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(config.data).name) or "data"
+    first = Path("runs") / f"{name}-{config.recipe.name}-s{config.seed}"
+    number, folder = 2, first
+    while folder.exists():
+        folder, number = first.with_name(f"{first.name}-{number}"), number + 1
+    return folder
+
+
+def run_session(
+    out: Path, config: "SearchConfig | None", *, report: bool, quiet: bool, as_json: bool
+) -> dict[str, Any]:
+    """Start (or, without a config, resume) a run and tell its outcome."""
+    from graftwork.cli._progress import make_listener
+    from graftwork.session import Session
+
+    listener = make_listener(quiet=quiet, as_json=as_json)
+    if not quiet and not as_json:
+        say(f"run folder: {out}")
+    session = (
+        Session.resume(out, listener=listener) if config is None else Session.start(config, out, listener=listener)
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        session.stop_requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        say("stopping after this step; once more to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        result = session.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        getattr(listener, "close", lambda: None)()
+    page = _write_report(session.folder.path, session) if report else None
+    if as_json:
+        emit({"type": "result", **result, "report": str(page) if page else None})
+    else:
+        _tell(result, page)
+    return result
+
+
+def _write_report(path: Path, session: Any) -> Path:
+    from graftwork.cli._report import write_report
+
+    return write_report(path, problem=session.problem)
+
+
+def _row(name: str, entry: dict[str, Any]) -> str:
+    return (
+        f"  {name:<14} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
+        f"{entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
+    )
+
+
+def _tell(result: dict[str, Any], page: Path | None) -> None:
+    spent = (result["training_flops"] + result["scoring_flops"]) / 1e15
+    lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
+    lines += [_row(f"best ({result['best']['id']})", result["best"])]
+    lines += [_row(entry["id"], entry) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
+    lines += [_row(f"{entry['method']} ensemble", entry) for entry in result["ensemble"] or ()]
+    if result["seed_network"]:
+        lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
+    if page is not None:
+        lines += [f"report: {page}"]
+    typer.echo("\n".join(lines), file=sys.stdout)
