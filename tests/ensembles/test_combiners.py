@@ -20,6 +20,7 @@ from graftwork.ensembles import (
     describe_combiner,
     fit_combiner,
     fit_stacked,
+    fit_temperature,
     mean_probabilities,
 )
 from graftwork.errors import ConfigError, InputError, RunError
@@ -120,6 +121,16 @@ def test_calibration_keeps_every_prediction(method: str) -> None:
     assert torch.equal(plain(outputs).argmax(dim=1), calibrated(outputs).argmax(dim=1))
 
 
+def test_the_temperature_of_a_stacker_is_fitted_on_held_out_predictions() -> None:
+    outputs, labels = blend()
+    result = fit_stacked(outputs, labels, num_classes=4, generator=generator())
+    calibrated = fit_combiner("stacked", outputs, labels, generator=generator(), calibrated=True)
+    assert isinstance(calibrated, TemperatureCombiner)
+    expected = fit_temperature(result.held_out.double().numpy(), labels.numpy())
+    assert float(calibrated.temperature) == pytest.approx(expected)
+    assert fit_temperature(result.combiner(outputs).double().numpy(), labels.numpy()) < 0.98 * expected
+
+
 @pytest.mark.parametrize("method", ["mean", "greedy"])
 def test_an_ensemble_of_one_is_that_member(method: str) -> None:
     outputs = blend(seed=5, num_members=1)[0]
@@ -166,6 +177,15 @@ def test_early_stopping_keeps_the_epoch_whose_held_out_likelihood_is_best() -> N
     assert result.num_epochs == int(np.argmin(result.held_out_nll))
     assert len(result.held_out_nll) <= result.num_epochs + 5
     assert float(F.nll_loss(result.held_out, labels)) == pytest.approx(min(result.held_out_nll), rel=1e-5)
+
+
+def test_where_every_epoch_harms_the_grafted_stacker_stays_the_mean() -> None:
+    labels = torch.randint(4, (60,), generator=generator())
+    noise = torch.randn(60, 3, 4, generator=generator(1))
+    settings = StackSettings(residual=True, learning_rate=1.0)
+    result = fit_stacked(noise, labels, num_classes=4, generator=generator(), settings=settings)
+    assert result.num_epochs == 0
+    torch.testing.assert_close(result.combiner(noise), fit("mean")(noise))
 
 
 def test_held_out_predictions_come_from_models_that_never_saw_the_example() -> None:
