@@ -1,0 +1,148 @@
+"""Ensembles as functions of arrays: the mean, forward selection, temperature."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.ensembles._check import check_blend
+from graftwork.errors import ConfigError, InputError
+
+__all__ = ["ForwardSelection", "fit_temperature", "greedy_forward_selection", "mean_probabilities"]
+
+_FLOOR = float(np.finfo(np.float64).tiny)
+
+
+def mean_probabilities(
+    probabilities: NDArray[np.floating], weights: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
+    """Average the members' probabilities.
+
+    Args:
+        probabilities: float [example, member, class]; each row of classes sums to 1.
+        weights: float [member], not negative, not all zero; scaled to sum to 1. None: equal weights.
+
+    Returns:
+        float64 [example, class].
+
+    Raises:
+        InputError: not three axes, or weights that don't fit.
+    """
+    if probabilities.ndim != 3 or probabilities.shape[1] == 0:
+        msg = f"probabilities have to be [example, member, class], but have shape {list(probabilities.shape)}"
+        raise InputError(msg)
+    if weights is None:
+        return np.asarray(probabilities.mean(axis=1, dtype=np.float64))
+    if weights.shape != probabilities.shape[1:2] or not (weights >= 0).all() or not 0 < weights.sum() < math.inf:
+        msg = f"weights have to be {probabilities.shape[1]} numbers ≥ 0 with a positive sum, but are {weights!r}"
+        raise InputError(msg)
+    shares = weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    return np.asarray(np.einsum("emc,m->ec", probabilities.astype(np.float64), shares))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ForwardSelection:
+    """What forward selection chose.
+
+    Attributes:
+        weights: float64 [member]: how often each was chosen up to the best step, as shares of 1.
+        order: members in the order of choice, to the best step.
+        scores: score after every step that was tried; see ``criterion``.
+    """
+
+    weights: NDArray[np.float64]
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+def greedy_forward_selection(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    *,
+    num_steps: int = 20,
+    criterion: Literal["nll", "accuracy"] = "nll",
+) -> ForwardSelection:
+    """Build an ensemble by adding, again and again, the member that helps most (Caruana et al. 2004).
+
+    Members may be added repeatedly, which gives them weight. Every step is taken, even one that harms; the result
+    is the ensemble after the best step, the shortest of equals.
+
+    Args:
+        probabilities: float [example, member, class], on the blend split.
+        labels: int64 [example].
+        num_steps: how many members to add, at least 1. More steps make finer weights.
+        criterion: ``nll`` minimizes the negative log-likelihood, and ``accuracy`` maximizes the number of correct
+            examples, equals by likelihood. Full ties go to the lower member.
+
+    Raises:
+        InputError: shapes that don't fit, a label that names no class, or no examples.
+        ConfigError: ``num_steps`` below 1, or an unknown criterion.
+    """
+    check_blend(probabilities, labels)
+    if num_steps < 1 or criterion not in {"nll", "accuracy"}:
+        msg = f"num_steps has to be ≥ 1 and criterion nll or accuracy, but are {num_steps!r} and {criterion!r}"
+        raise ConfigError(msg)
+    candidates = probabilities.astype(np.float64).swapaxes(0, 1)  # [member, example, class]
+    total = np.zeros_like(candidates[0])
+    order: list[int] = []
+    scores: list[tuple[float, float]] = []
+    for step in range(1, num_steps + 1):
+        trials = [_score((total + one) / step, labels, criterion) for one in candidates]
+        chosen = trials.index(max(trials))
+        order.append(chosen)
+        scores.append(trials[chosen])
+        total += candidates[chosen]
+    best = scores.index(max(scores)) + 1
+    counts = np.bincount(order[:best], minlength=len(candidates))
+    return ForwardSelection(
+        weights=counts / best, order=tuple(order[:best]), scores=tuple(score for score, _ in scores)
+    )
+
+
+def _score(probabilities: NDArray[np.float64], labels: NDArray[np.int64], criterion: str) -> tuple[float, float]:
+    """Return (score, tie-break) of [example, class]; more is better, whatever the order of examples."""
+    if labels.max() >= probabilities.shape[1]:
+        msg = f"labels have to lie in 0 … {probabilities.shape[1] - 1}, but go up to {labels.max()}"
+        raise InputError(msg)
+    likelihood = probabilities[np.arange(len(labels)), labels]
+    # Rounded so that (p + p + p) / 3, which isn't quite p, is no progress.
+    mean_log = round(math.fsum(np.log(np.maximum(likelihood, _FLOOR))) / len(labels), 12)
+    if criterion == "nll":
+        return mean_log, 0.0
+    return int((probabilities.argmax(axis=1) == labels).sum()) / len(labels), mean_log
+
+
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Find the temperature T that minimizes the negative log-likelihood of softmax(logits / T) (Guo et al. 2017).
+
+    The likelihood is convex in 1/T, so the slope is bisected. Scaling keeps the order of classes.
+
+    Args:
+        logits: float [example, class]; log-probabilities are logits too.
+        labels: int64 [example].
+
+    Returns:
+        T in [0.01, 100]; an end of that range where the best lies beyond, as when every example is right.
+
+    Raises:
+        InputError: shapes that don't fit, values that aren't finite, or a label that names no class.
+    """
+    check_blend(logits[:, None], labels)
+    if labels.max() >= logits.shape[1]:
+        msg = f"labels have to lie in 0 … {logits.shape[1] - 1}, but go up to {labels.max()}"
+        raise InputError(msg)
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=1, keepdims=True)
+    true_mean = scores[np.arange(len(labels)), labels].mean()
+    low, high = math.log(0.01), math.log(100)  # of 1/T
+    for _ in range(60):
+        middle = (low + high) / 2
+        weights = np.exp(scores * math.exp(middle))
+        expected = (weights * scores).sum(axis=1) / weights.sum(axis=1)
+        if expected.mean() < true_mean:  # the slope of the loss in 1/T is their difference
+            low = middle
+        else:
+            high = middle
+    return math.exp(-(low + high) / 2)
