@@ -34,6 +34,11 @@ def run_item(item: Layer | Pool, x: Tensor, weights: Weights, settings: Settings
     return _fused_layer(item, x, weights, settings)
 
 
+def _half(tensor: Tensor, part: slice, *, dim: int = 0) -> Tensor:
+    """One twin half as a tensor of its own: products may round differently where memory is aligned differently."""
+    return (tensor[part] if dim == 0 else tensor[:, part]).clone()
+
+
 def _reference_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """Every half of every block apart: twins give the same bits, so their difference is exactly zero."""
     out = F.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
@@ -42,11 +47,11 @@ def _reference_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settin
         half = block.hidden_channels // 2
         parts = []
         for number, part in enumerate((slice(0, half), slice(half, None))):
-            bias = entry["filter_bias"][part] if "filter_bias" in entry else None
-            hidden = F.conv2d(x, entry["filter"][part], bias, padding=block.kernel_size // 2)
+            bias = _half(entry["filter_bias"], part) if "filter_bias" in entry else None
+            hidden = F.conv2d(x, _half(entry["filter"], part), bias, padding=block.kernel_size // 2)
             hidden = normalise(hidden, (block.id,), weights, settings, half=number)
             hidden = activate(hidden, settings.activation)
-            parts.append(F.conv2d(hidden, entry["mixing"][:, part]))
+            parts.append(F.conv2d(hidden, _half(entry["mixing"], part, dim=1)))
         written = parts[0] + parts[1] + entry["bias"].view(-1, 1, 1)
         out = out + F.pad(written, (0, 0, 0, 0, block.start, layer.out_channels - block.stop))
     return out
@@ -96,11 +101,10 @@ def run_head(genome: Genome, x: Tensor, weights: Weights, settings: Settings) ->
         half = head.hidden_features // 2
         parts = []
         for number, part in enumerate((slice(0, half), slice(half, None))):
-            bias = entry["hidden_bias"][part] if "hidden_bias" in entry else None
-            hidden = normalise(
-                F.linear(features, entry["hidden"][part], bias), (head.id,), weights, settings, half=number
-            )
-            parts.append(F.linear(activate(hidden, settings.activation), entry["weight"][:, part]))
+            bias = _half(entry["hidden_bias"], part) if "hidden_bias" in entry else None
+            hidden = F.linear(features, _half(entry["hidden"], part), bias)
+            hidden = normalise(hidden, (head.id,), weights, settings, half=number)
+            parts.append(F.linear(activate(hidden, settings.activation), _half(entry["weight"], part, dim=1)))
         logits = parts[0] + parts[1] + entry["bias"]
     else:
         hidden = F.linear(features, entry["hidden"], entry.get("hidden_bias"))

@@ -1,0 +1,38 @@
+"""What all tests share: one thread, fixed seeds, deterministic Hypothesis, no screen, nothing written at home."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ["MPLBACKEND"] = "Agg"
+
+import torch
+
+# Tests run in several processes, and one thread gives the same sums on every machine.
+torch.set_num_threads(1)
+
+# Derandomized: the gate never fails by chance. No deadline and no health check by the clock: machines differ.
+_shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("gate", derandomize=True, **_shared)
+settings.register_profile("explore", max_examples=1000, **_shared)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> Iterator[None]:
+    """Tests that draw from torch's global generator don't depend on the tests before them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches of the whole test run lie in its own temporary folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
