@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,7 +187,10 @@ def _generator() -> torch.Generator:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have the bytes of a file, or the names in a folder, on the disk itself."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows can't open folders, and keeps names by itself
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -195,12 +199,12 @@ def _sync(path: Path) -> None:
 
 def _move(staged: Sequence[Path], target: Path) -> tuple[Path, ...]:
     """Move checked files into place; old files of the same names come back where one of the moves fails."""
+    paths = tuple(target / path.name for path in staged)
+    old = {path: staged[0].parent / f"old-{path.name}" for path in paths if path.exists()}
     for path in staged:
         _sync(path)
-    paths = tuple(target / path.name for path in staged)
-    kept = [path for path in paths if path.exists()]
-    for path in kept:
-        os.link(path, staged[0].parent / f"old-{path.name}")
+    for path, copy in old.items():
+        shutil.copy2(path, copy)
     done: list[Path] = []
     try:
         for source, path in zip(staged, paths, strict=True):
@@ -208,9 +212,8 @@ def _move(staged: Sequence[Path], target: Path) -> tuple[Path, ...]:
             done.append(path)
     except OSError:
         for path in done:
-            old = staged[0].parent / f"old-{path.name}"
-            if old.exists():
-                old.replace(path)
+            if path in old:
+                old[path].replace(path)
             else:
                 path.unlink()
         raise
