@@ -84,6 +84,12 @@ def test_other_seed_other_order_and_other_augmentation() -> None:
     assert not _equal(one.batch(0), one.batch(1))
 
 
+def test_alternate_shows_every_example_both_ways_in_two_epochs() -> None:
+    stream = _stream(batch_size=20, augmentation=Augmentation("alternate"))
+    one, other = (stream.batch(epoch)[0][stream.examples(epoch).argsort()] for epoch in (0, 1))
+    assert torch.equal(one.flip(3), other)
+
+
 def test_images_and_labels_belong_together_and_are_transformed_channels_last() -> None:
     data, labels = images(20)
     stream = _stream()
