@@ -100,3 +100,12 @@ def test_wrong_values_are_refused() -> None:
         Augmentation("none", -1)
     with pytest.raises(ConfigError, match="smaller than the images"):
         _run(Augmentation("none", 7), _images(2))
+
+
+def test_auto_spares_grey_images_the_mirror_and_shifts_by_a_sixteenth() -> None:
+    auto = Augmentation("auto", "auto")
+    assert auto.resolve((3, 32, 32)) == Augmentation("alternate", 2)
+    assert auto.resolve((1, 8, 8)) == Augmentation("none", 1)
+    assert Augmentation("random", 3).resolve((1, 64, 32)) == Augmentation("random", 3)
+    images = _images(20)  # two channels of 7x9
+    assert torch.equal(_run(auto, images), _run(Augmentation("alternate", 1), images))

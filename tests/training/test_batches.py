@@ -67,10 +67,27 @@ def test_any_batch_can_be_made_at_any_time_in_any_order(augmentation: Augmentati
 
 def test_other_seed_other_order_and_other_augmentation() -> None:
     assert not torch.equal(_stream(seed=0).examples(0), _stream(seed=1).examples(0))
-    augmentation = Augmentation("random", 2)
-    one, other = (_stream(seed=seed, batch_size=20, augmentation=augmentation) for seed in (0, 1))
-    order = one.examples(0).argsort(), other.examples(0).argsort()
-    assert not torch.equal(one.batch(0)[0][order[0]], other.batch(0)[0][order[1]])
+    data = images(1)[0].expand(20, -1, -1, -1)  # equal images: batches differ by augmentation alone
+    one, other = (
+        BatchStream(
+            data,
+            torch.zeros(20),
+            torch.arange(20),
+            batch_size=20,
+            seed=seed,
+            transform=TRANSFORM,
+            augmentation=Augmentation("random", 2),
+        )
+        for seed in (0, 1)
+    )
+    assert not _equal(one.batch(0), other.batch(0))
+    assert not _equal(one.batch(0), one.batch(1))
+
+
+def test_alternate_shows_every_example_both_ways_in_two_epochs() -> None:
+    stream = _stream(batch_size=20, augmentation=Augmentation("alternate"))
+    one, other = (stream.batch(epoch)[0][stream.examples(epoch).argsort()] for epoch in (0, 1))
+    assert torch.equal(one.flip(3), other)
 
 
 def test_images_and_labels_belong_together_and_are_transformed_channels_last() -> None:

@@ -11,7 +11,7 @@ from graftwork.bank import BlockBank, grow_bank
 from graftwork.errors import BankError, ConfigError, RunError
 from graftwork.member import bind
 from graftwork.training import ROLES, BankOptimizer, Rule, same_rule
-from graftwork.typing import BlockId
+from graftwork.typing import BlockId, Role
 from tests.training.small import ADAM, LEFT, RIGHT, ROOT, RULES, bank_of, genome, layer, same, setting
 
 each_rule = pytest.mark.parametrize("name", RULES)
@@ -189,6 +189,16 @@ def test_state_round_trip_continues_bit_identically(name: str) -> None:
     assert same(second.snapshot(), whole.snapshot())
 
 
+def test_loading_a_state_drops_the_moments_that_it_does_not_hold() -> None:
+    state = setting(RULES["adam"])
+    state.run(range(1), only=0)
+    tensors, scalars = state.optimizer.state()
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    state.run(range(1, 3), only=1)
+    state.optimizer.load_state(tensors, scalars)
+    assert same(tensors, state.optimizer.state()[0])
+
+
 def test_state_of_other_rules_or_other_tensors_is_refused_and_nothing_changes() -> None:
     state = setting(RULES["adam"])
     state.run(range(2))
@@ -253,7 +263,7 @@ def test_frozen_tensors_never_move() -> None:
 
 
 def test_rules_must_cover_every_role_and_suit_it() -> None:
-    missing = {role: ADAM for role in ROLES if role != "norm"}
+    missing: dict[Role, Rule] = {role: ADAM for role in ROLES if role != "norm"}
     with pytest.raises(ConfigError, match="norm"):
         BankOptimizer(BlockBank(), missing)
     with pytest.raises(ConfigError, match="muon moves matrices only, so not the role 'head'"):

@@ -65,7 +65,7 @@ def test_logits_equal_the_members_own_forward_to_the_bit() -> None:
     assert np.array_equal(scorer.score(state.members), (expected.argmax(2) == labels).numpy())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(genomes(), seeds, st.data())
 def test_random_families_score_as_their_members_alone_in_any_order(
     first: Genome, seed: int, data: st.DataObject
@@ -178,3 +178,13 @@ def test_wrong_data_are_refused() -> None:
         Scorer(data, labels[:9], transform=TRANSFORM, calibration=data)
     with pytest.raises(DataError, match="calibration"):
         Scorer(data, labels, transform=TRANSFORM, calibration=data[:0])
+
+
+def test_evaluation_holds_classes_and_the_probability_of_the_true_one() -> None:
+    state, scorer = _trained(), _scorer()
+    labels = images(45, 1)[1]
+    evaluation, probabilities = scorer.evaluate(state.members), scorer.logits(state.members).softmax(2)
+    assert np.array_equal(evaluation.predicted, probabilities.argmax(2).numpy())
+    true = probabilities[:, torch.arange(45), labels]
+    torch.testing.assert_close(torch.from_numpy(evaluation.confidence), true)
+    assert np.array_equal(evaluation.correct, scorer.score(state.members))

@@ -43,8 +43,10 @@ def test_training_writes_no_running_statistics() -> None:
 
 def test_a_member_left_in_evaluation_mode_is_trained_in_training_mode() -> None:
     one, other = setting(RULES["adam"]), setting(RULES["adam"])
+    assert one.run(range(4)) == other.run(range(4))  # fresh twins give zero either way
     one.members[0].eval()
-    assert one.run(range(1)) == other.run(range(1))
+    assert one.run(range(4, 5)) == other.run(range(4, 5))
+    assert one.members[0].training
 
 
 def test_schedule_and_parameter_ratio_scale_rate_and_decay() -> None:
