@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._space import ONE, Expr, Misaligned, Reason, freeze, fresh, unify
 
-__all__ = ["Info", "Trace", "Use"]
+__all__ = ["Info", "Trace", "Use", "output_tensors"]
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Trace:
                 self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
         with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self):
             result = self._model(*arguments, **keywords)
-        for leaf in _output_tensors(result):
+        for leaf in output_tensors(result):
             info = self.info(leaf)
             for expr in info.dims:
                 freeze(expr, Reason("a dimension of the model's output"))
@@ -238,16 +238,16 @@ def _length(expr: Expr) -> int:
     return size_of(expr) if expr is not ONE else 1
 
 
-def _output_tensors(value: Any) -> list[Tensor]:
+def output_tensors(value: Any) -> list[Tensor]:
     """Every tensor of an output, also where it is an object with fields (a dataclass, a Hugging Face output)."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in _output_tensors(item)]
+        return [leaf for item in value.values() for leaf in output_tensors(item)]
     if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in _output_tensors(item)]
+        return [leaf for item in value for leaf in output_tensors(item)]
     if hasattr(value, "__dict__"):
-        return [leaf for item in vars(value).values() for leaf in _output_tensors(item)]
+        return [leaf for item in vars(value).values() for leaf in output_tensors(item)]
     return []
 
 
