@@ -132,15 +132,15 @@ def guessed_attributes(
 ) -> list[AttributeChange]:
     """Return integer attributes of a user's own modules that equal a length that changes.
 
-    They are tried only where the grown model fails or changes its function without them, and kept only if it then
-    passes the check.
+    They are tried only where the grown model fails or changes its function without them, and kept only if it
+    then passes the check.
 
     Args:
         graph: The channel graph.
         growth: Volumes that grow.
         touched: Tensors that change.
-        reach: How many levels above the owners of changed tensors to look; objects that modules hold (a ``config``)
-            count as belonging to their module.
+        reach: How many levels above the owners of changed tensors to look; objects that modules hold (a
+            ``config``) count as belonging to their module.
     """
     lengths = _changed_lengths(graph, growth, touched)
     standard = tuple(kind for kind, _ in _STANDARD)

@@ -43,7 +43,9 @@ def _pointwise(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
         trace.activations.append(name)
 
 
-@CHANNELWISE.handles("copy_", "copy", "fill_", "fill", "zero_", "zero", "normal_", "uniform_", "bernoulli_", "random_")
+@CHANNELWISE.handles(
+    "copy_", "copy", "fill_", "fill", "zero_", "zero", "normal_", "uniform_", "bernoulli_", "random_"
+)
 def _fill(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     target = trace.info(args[0])
     for source in _tensors((args[1:], kwargs)):
@@ -62,7 +64,9 @@ def _uniform_factory(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result
     trace.put(result, Info([fresh(n) for n in result.shape], computed=False))
 
 
-@CHANNELWISE.handles("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli.p")
+@CHANNELWISE.handles(
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli.p"
+)
 def _like(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     trace.put(result, Info(list(trace.info(args[0]).dims)))
 
@@ -218,5 +222,3 @@ def _read(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
     for output in _tensors(result):
         reason = Reason(f"indices found by {func._overloadpacket.__name__}{trace.where()}")
         trace.put(output, Info([fresh(n, reason) for n in output.shape]))
-
-

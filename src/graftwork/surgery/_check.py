@@ -51,8 +51,8 @@ class Probes:
     def before(cls, model: nn.Module, call: Call) -> "Probes":
         """Run the example, and two more batch sizes where the model allows, in both modes.
 
-        Inputs are the example's; dropout is off, norms run in evaluation and in training mode. Buffers, modes and
-        random state are restored.
+        Inputs are the example's; dropout is off, norms run in evaluation and in training mode. Buffers, modes
+        and random state are restored.
         """
         runs: list[Probe] = []
         for batch, variant in _variants(call):
@@ -65,11 +65,16 @@ class Probes:
                         if mode == "evaluation" and batch == "example":
                             raise
                         continue  # this batch size or mode is not for this model
-                    runs.append(Probe(mode, batch, variant, _plain(output), output_gap(_plain(output), _plain(nudged))))
+                    runs.append(
+                        Probe(
+                            mode, batch, variant, _plain(output), output_gap(_plain(output), _plain(nudged))
+                        )
+                    )
         return cls(runs)
 
     def compare(self, model: nn.Module) -> float:
-        """Run all probes again and return the largest gap, relative to what the dtype's rounding allows: ≤ 1 passes.
+        """Run all probes again and return the largest gap, relative to what the dtype's rounding allows: ≤ 1
+        passes.
 
         Raises:
             Exception: Whatever the model's forward raises.
@@ -106,7 +111,9 @@ def _in_mode(model: nn.Module, mode: str) -> Iterator[None]:
 
 def _variants(call: Call) -> list[tuple[str, Call]]:
     """The example, one row of it, and one row more."""
-    leaves = [leaf for leaf in tree_flatten((list(call.arguments), call.keywords))[0] if isinstance(leaf, Tensor)]
+    leaves = [
+        leaf for leaf in tree_flatten((list(call.arguments), call.keywords))[0] if isinstance(leaf, Tensor)
+    ]
     sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
     variants = [("example", call)]
     if len(sizes) != 1:
@@ -119,7 +126,9 @@ def _variants(call: Call) -> list[tuple[str, Call]]:
     for name, index in (("one row", [0]), ("one row more", [*range(size), 0])):
         if len(index) == size or size == 0:
             continue
-        arguments, keywords = tree_map(lambda v, index=index: rows(v, index), (list(call.arguments), call.keywords))
+        arguments, keywords = tree_map(
+            lambda v, index=index: rows(v, index), (list(call.arguments), call.keywords)
+        )
         variants.append((name, Call(tuple(arguments), keywords)))
     return variants
 

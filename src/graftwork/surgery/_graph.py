@@ -1,5 +1,6 @@
 """The channel graph of a model: its volumes, who makes them, who reads them, and what can grow."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,8 @@ class ChannelGraph:
             call: One forward call.
 
         Raises:
-            SurgeryError: The model can't be grown in place (compiled, distributed, …) or fails on the example.
+            SurgeryError: The model can't be grown in place (compiled, distributed, …) or fails on the
+                example.
         """
         refuse_wrappers(model)
         trace = Trace(model, _HANDLERS)
@@ -62,7 +64,8 @@ class ChannelGraph:
             self.trace.run(call.arguments, call.keywords)
         except Exception as error:
             raise SurgeryError(
-                f"the model fails on example_input in {mode} mode ({type(error).__name__}: {error}): pass a batch as "
+                f"the model fails on example_input in {mode} mode ({type(error).__name__}: {error}): "
+                f"pass a batch as "
                 "its forward takes it"
             ) from error
 
@@ -77,7 +80,8 @@ class ChannelGraph:
             except SurgeryError as error:
                 self.notes.append(f"training mode was not traced: {error}")
 
-    # -- conditions ----------------------------------------------------------------------------------------------
+    # -- conditions
+    # ----------------------------------------------------------------------------------------------
 
     def _freeze_conflicts(self) -> None:
         """Twins need one sign: a dimension can't both make channels and sum over them."""
@@ -102,13 +106,19 @@ class ChannelGraph:
     def _uses(self, name: str, dim: int, *, consumed: bool) -> list[Expr]:
         return [use.expr for use in self.trace.uses[name] if use.dim == dim and use.consumed == consumed]
 
-    # -- questions -----------------------------------------------------------------------------------------------
+    # -- questions
+    # -----------------------------------------------------------------------------------------------
 
     def producers(self) -> dict[str, list[tuple[str, int]]]:
-        """Return site → its (tensor, dimension) pairs that make channels, in order of use."""
+        """Return site → its (tensor, dimension) pairs that make channels, in order of use.
+
+        A site is the path of a module that holds a ``weight`` (or is PyTorch's own), else the name of the parameter.
+        """
         found: dict[str, list[tuple[str, int]]] = {}
         for name, dim in self.trace.outputs:
-            found.setdefault(name.rpartition(".")[0], []).append((name, dim))
+            path, _, leaf = name.rpartition(".")
+            own = leaf == "weight" or type(self.model.get_submodule(path)).__module__.startswith("torch.nn")
+            found.setdefault(path if own else name, []).append((name, dim))
         return found
 
     def find(self, site: str) -> tuple[str, int]:
@@ -120,13 +130,13 @@ class ChannelGraph:
         producers = self.producers()
         if site in producers:
             return producers[site][0]
-        for (name, dim), _ in self.trace.outputs.items():
-            if name == site:
+        for name, dim in self.trace.outputs:
+            if site in {name, name.rpartition(".")[0]}:
                 return name, dim
         if site in dict(self.model.named_modules()) or site in self.trace.tensors:
             raise SurgeryError(
-                f"{site!r} makes no channels that can be widened (it has no linear map, convolution or embedding that "
-                f"the example input runs): pick one of {_some(producers)}"
+                f"{site!r} makes no channels that can be widened (it has no linear map, convolution or "
+                f"embedding that the example input runs): pick one of {_some(producers)}"
             )
         raise SurgeryError(f"the model has no module or parameter {site!r}: pick one of {_some(producers)}")
 
@@ -195,8 +205,12 @@ class ChannelGraph:
             if not var.reasons and var not in growth and missing % (rows * step) == 0:
                 growth[var] = missing // rows
                 return
-        reasons = [reason.text for var in atoms(part) for reason in var.reasons] or ["its width doesn't divide"]
-        raise SurgeryError(f"a dimension is split into equal parts, and one part can't grow along: {reasons[0]}")
+        reasons = [reason.text for var in atoms(part) for reason in var.reasons] or [
+            "its width doesn't divide"
+        ]
+        raise SurgeryError(
+            f"a dimension is split into equal parts, and one part can't grow along: {reasons[0]}"
+        )
 
     def layouts(self, name: str, growth: dict[Var, UnitMap]) -> list[Layout]:
         """Return the layout of every dimension of a tensor; factors only where a volume is summed over."""
@@ -215,6 +229,16 @@ class ChannelGraph:
             for name, dims in self.trace.spaces.items()
             if any(id(var) in ids for expr in dims for var in atoms(expr))
         ]
+
+    def cost(self, growth: dict[Var, int]) -> int:
+        """Return how many parameters (not buffers) a growth adds."""
+        added = 0
+        for name in self.touched(growth):
+            if isinstance(self.trace.tensors[name], nn.Parameter):
+                dims = self.trace.spaces[name]
+                after = math.prod(size_of(expr) + _added(expr, growth) for expr in dims)
+                added += after - self.trace.tensors[name].numel()
+        return added
 
     def _recurrent(self, name: str) -> bool:
         path = name.rpartition(".")[0]

@@ -61,7 +61,8 @@ def broadcast(trace: Trace, tensors: list[Tensor], shape: tuple[int, ...], what:
         what: Name of the operation, for messages.
 
     Returns:
-        The result's dimensions; ``computed`` where every operand with more than one number derives from parameters.
+        The result's dimensions; ``computed`` where every operand with more than one number derives from
+        parameters.
     """
     from graftwork.surgery._space import ONE, fresh
 
@@ -81,5 +82,7 @@ def broadcast(trace: Trace, tensors: list[Tensor], shape: tuple[int, ...], what:
                 trace.couple(dims[position], info.dims[own], what)
         if dims[position] is ONE:
             dims[position] = fresh(size)
-    derived = [i.computed or i.parameter is not None for i, t in zip(infos, tensors, strict=True) if t.numel() > 1]
+    derived = [
+        i.computed or i.parameter is not None for i, t in zip(infos, tensors, strict=True) if t.numel() > 1
+    ]
     return Info(dims, computed=bool(derived) and all(derived))

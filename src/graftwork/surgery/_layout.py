@@ -1,8 +1,8 @@
 """Where every index of a dimension goes when volumes grow.
 
-A growth adds units at the end of some volumes. For every dimension that holds such a volume, a `Layout` says which new
-index holds which old one, which indices are twins of each other, and the sign that a consumer of twins carries. Offsets
-after concatenation, flattening and splitting follow from the dimension's expression.
+A growth adds units at the end of some volumes. For every dimension that holds such a volume, a `Layout` says
+which new index holds which old one, which indices are twins of each other, and the sign that a consumer of
+twins carries. Offsets after concatenation, flattening and splitting follow from the dimension's expression.
 """
 
 from collections.abc import Mapping
@@ -25,9 +25,11 @@ class Layout:
 
     Attributes:
         old: For every new index the old index that stood there, −1 for a new one; [new size].
-        source: For every new index its place in the *reduced* dimension, where twins (or copies) are one; [new size].
-        factor: What the weights of a consumer are multiplied by: −1 for the second of a pair of twins, one over the
-            number of copies for copied units, 0 for free units that must not be heard yet, else 1; [new size].
+        source: For every new index its place in the *reduced* dimension, where twins (or copies) are one;
+            [new size].
+        factor: What the weights of a consumer are multiplied by: −1 for the second of a pair of twins, one
+            over the number of copies for copied units, 0 for free units that must not be heard yet, else 1;
+            [new size].
         reduced: Length of the reduced dimension.
         size: Length before.
     """
@@ -53,7 +55,6 @@ class Layout:
         """Which of the new indices are new; [new size]."""
         return self.old < 0
 
-
     def unweighted(self) -> "Layout":
         """The same layout for a dimension that makes channels and does not sum over them."""
         return replace(self, factor=np.ones(self.new_size))
@@ -68,8 +69,9 @@ def unit_map(size: int, added: int, *, pairing: str, rng: np.random.Generator) -
     Args:
         size: Units before.
         added: New units.
-        pairing: ``"twins"`` (R2R: the second half of the new units repeats the first), ``"copies"`` (Net2Net: every
-            new unit repeats a random old one), ``"silent"`` (NetMorph: nobody listens to new units yet), ``"free"``.
+        pairing: ``"twins"`` (R2R: the second half of the new units repeats the first), ``"copies"`` (Net2Net:
+            every new unit repeats a random old one), ``"silent"`` (NetMorph: nobody listens to new units
+            yet), ``"free"``.
         rng: Source of the choice of copies.
     """
     total = size + added

@@ -1,9 +1,9 @@
 """Carry an optimizer's state through a growth.
 
-Old slots keep their bits. New slots start fresh: first moments and momentum at zero; second moments at the mean of the
-old ones, raised just before the next ``optimizer.step()`` where the first gradient would otherwise move a new slot by
-more than ``lr`` (an Adam that has run for long divides a new slot's first moment by the root of an almost empty second
-moment, and would move it several times too far). Step counts are kept.
+Old slots keep their bits. New slots start fresh: first moments and momentum at zero; second moments at the
+mean of the old ones, raised just before the next ``optimizer.step()`` where the first gradient would
+otherwise move a new slot by more than ``lr`` (an Adam that has run for long divides a new slot's first moment
+by the root of an almost empty second moment, and would move it several times too far). Step counts are kept.
 """
 
 import weakref
@@ -20,7 +20,14 @@ from graftwork.surgery._layout import Layout
 from graftwork.surgery._methods import place_old
 from graftwork.surgery._transaction import Transaction
 
-__all__ = ["OptimizerCarry", "ParameterGrowth", "carry_state", "check_optimizers", "register_optimizer_carry"]
+__all__ = [
+    "OptimizerCarry",
+    "ParameterGrowth",
+    "adopt",
+    "carry_state",
+    "check_optimizers",
+    "register_optimizer_carry",
+]
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ def register_optimizer_carry(kind: type[optim.Optimizer], carry: OptimizerCarry)
     Args:
         kind: The optimizer's class; subclasses inherit the rule unless they have their own.
         carry: Function of the state of one parameter (a dict as in ``optimizer.state[parameter]``), a
-            `ParameterGrowth` and the parameter's group; returns the new state. Use ``growth.place`` for tensors of the
-            parameter's shape.
+            `ParameterGrowth` and the parameter's group; returns the new state. Use ``growth.place`` for
+            tensors of the parameter's shape.
 
     Example:
         >>> def carry(state, growth, group):
@@ -82,7 +89,8 @@ def _elementwise(state: dict[str, Any], growth: ParameterGrowth, group: dict[str
             continue
         if tuple(value.shape) != growth.old_shape:
             raise SurgeryError(
-                f"optimizer state {key!r} has shape {tuple(value.shape)}, expected {growth.old_shape}: register how it "
+                f"optimizer state {key!r} has shape {tuple(value.shape)}, expected "
+                f"{growth.old_shape}: register how it "
                 "grows with register_optimizer_carry"
             )
         fill = 0.0
@@ -95,10 +103,11 @@ def _elementwise(state: dict[str, Any], growth: ParameterGrowth, group: dict[str
 
 
 def _adafactor(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
-    """Adafactor keeps means of squares over rows and columns; old means stay, new ones start at their average.
+    """Adafactor keeps means of squares over rows and columns; old means stay, new ones start at their
+    average.
 
-    Its updates are clipped by the root mean square of the whole tensor, so old entries of a grown tensor may move
-    by another amount than they would have: rows and columns share their statistics with the new ones.
+    Its updates are clipped by the root mean square of the whole tensor, so old entries of a grown tensor may
+    move by another amount than they would have: rows and columns share their statistics with the new ones.
     """
     result = dict(state)
     last = len(growth.layouts) - 1
@@ -122,7 +131,16 @@ def _zero_index() -> Any:
     return np.zeros(1, dtype=np.int64)
 
 
-for _kind in (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adagrad, optim.RMSprop, optim.Adamax):
+for _kind in (
+    optim.SGD,
+    optim.Adam,
+    optim.AdamW,
+    optim.NAdam,
+    optim.RAdam,
+    optim.Adagrad,
+    optim.RMSprop,
+    optim.Adamax,
+):
     register_optimizer_carry(_kind, _elementwise)
 register_optimizer_carry(optim.Adafactor, _adafactor)
 register_optimizer_carry(optim.Muon, _elementwise)
@@ -133,9 +151,12 @@ def _rule(optimizer: optim.Optimizer) -> OptimizerCarry:
         if kind in _registry:
             return _registry[kind]
     name = type(optimizer).__name__
-    why = "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
+    why = (
+        "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
+    )
     raise SurgeryError(
-        f"optimizer {name} can't be carried through a growth: {why}. Make a new optimizer after the growth, or teach "
+        f"optimizer {name} can't be carried through a growth: {why}. Make a new optimizer after the "
+        f"growth, or teach "
         "graftwork with register_optimizer_carry"
     )
 
@@ -150,12 +171,15 @@ def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) ->
     for optimizer in optimizers:
         if not isinstance(optimizer, optim.Optimizer):
             raise SurgeryError(
-                f"optimizer must be a torch.optim.Optimizer or a sequence of them, got {type(optimizer).__name__}: "
+                f"optimizer must be a torch.optim.Optimizer or a sequence of them, got "
+                f"{type(optimizer).__name__}: "
                 "unwrap it first"
             )
         _rule(optimizer)
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise SurgeryError(f"{type(optimizer).__name__} holds no parameter of this model: pass the model's own")
+            raise SurgeryError(
+                f"{type(optimizer).__name__} holds no parameter of this model: pass the model's own"
+            )
 
 
 def carry_state(
@@ -190,7 +214,9 @@ def carry_state(
                 lambda o=optimizer, p=parameter, n=new: o.state.__setitem__(p, n),
                 lambda o=optimizer, p=parameter, s=old: o.state.__setitem__(p, s),
             )
-            lines += [f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()]
+            lines += [
+                f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()
+            ]
             seeded.append((parameter, growth))
         if seeded and _SECOND & {key for p, _ in seeded for key in optimizer.state[p]}:
             _limit_first_update(transaction, optimizer, seeded)
@@ -240,8 +266,9 @@ def _raise_second_moments(
 ) -> None:
     """Make v ≥ the value with which the first update of a new slot, from a zero first moment, is at most lr.
 
-    Adam after t steps: update = lr · (1−β₁)/(1−β₁ᵗ⁺¹) g / √(v̂), v̂ = (β₂v + (1−β₂)g²)/(1−β₂ᵗ⁺¹). With v ≥ (1−β₂ᵗ)g²,
-    v̂ ≥ g². RMSprop has no such correction: v ≥ g² (a little more where the squared mean is subtracted).
+    Adam after t steps: update = lr · (1−β₁)/(1−β₁ᵗ⁺¹) g / √(v̂), v̂ = (β₂v + (1−β₂)g²)/(1−β₂ᵗ⁺¹). With v ≥
+    (1−β₂ᵗ)g², v̂ ≥ g². RMSprop has no such correction: v ≥ g² (a little more where the squared mean is
+    subtracted).
     """
     state = optimizer.state.get(parameter)
     gradient = parameter.grad
@@ -249,9 +276,11 @@ def _raise_second_moments(
         return
     if new.shape != parameter.shape:
         return
-    squared = gradient.square() if not _decays_by_gradient(optimizer, group) else (
-        gradient + group["weight_decay"] * parameter
-    ).square()
+    squared = (
+        gradient.square()
+        if not _decays_by_gradient(optimizer, group)
+        else (gradient + group["weight_decay"] * parameter).square()
+    )
     if "square_avg" in state:
         alpha = group["alpha"]
         need = squared * ((alpha + (1 - alpha) ** 2) / alpha)
@@ -266,3 +295,53 @@ def _raise_second_moments(
 def _decays_by_gradient(optimizer: optim.Optimizer, group: dict[str, Any]) -> bool:
     decoupled = isinstance(optimizer, optim.AdamW) or group.get("decoupled_weight_decay", False)
     return bool(group.get("weight_decay", 0.0)) and not decoupled
+
+
+def adopt(
+    transaction: Transaction,
+    optimizers: Sequence[optim.Optimizer],
+    model: nn.Module,
+    near: nn.Module,
+    block: nn.Module,
+) -> None:
+    """Let new parameters join the groups that train their neighbors, with fresh state.
+
+    Each joins the first group that trains a parameter of as many dimensions, in ``near`` if there is one,
+    else in the model, else any group of the model. ``torch.optim.Muon`` only takes matrices.
+
+    Raises:
+        SurgeryError: No given optimizer can train a parameter.
+    """
+    if not optimizers:
+        return
+    pools = [list(near.parameters()), list(model.parameters())]
+    for parameter in block.parameters():
+        group = _home(optimizers, pools, parameter)
+        old = list(group["params"])
+        transaction.step(
+            "parameter group",
+            lambda g=group, p=parameter: g.__setitem__("params", [*g["params"], p]),
+            lambda g=group, o=old: g.__setitem__("params", o),
+        )
+
+
+def _home(
+    optimizers: Sequence[optim.Optimizer], pools: list[list[nn.Parameter]], parameter: nn.Parameter
+) -> dict[str, Any]:
+    fitting = [
+        (optimizer, group)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if not (isinstance(optimizer, optim.Muon) and parameter.dim() != 2)
+    ]
+    for same_rank in (True, False):
+        for pool in pools:
+            ids = {id(p) for p in pool if not same_rank or p.dim() == parameter.dim()}
+            for _, group in fitting:
+                if any(id(p) in ids for p in group["params"]):
+                    return group
+    raise SurgeryError(
+        f"no given optimizer can train a new parameter of shape {tuple(parameter.shape)}: pass every "
+        f"optimizer of the "
+        "model (Muon takes matrices only)"
+    )

@@ -19,7 +19,8 @@ def contract(trace: Trace, left: tuple[Info, int], right: tuple[Info, int]) -> N
     """Follow a sum over a dimension of two operands; the weight is the one that consumes.
 
     Where both are activations (the scores of attention, a Gram matrix), twins would be counted twice: frozen.
-    Where the weight is computed (a parametrization, weight standardization), its columns can't be set directly.
+    Where the weight is computed (a parametrization, weight standardization), its columns can't be set
+    directly.
     """
     (a, i), (b, j) = left, right
     expr = a.dims[i]
@@ -216,5 +217,3 @@ def _distance(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) 
         freeze(info.dims[-1], Reason(f"a distance sums over the dimension{trace.where()}"))
     lead = broadcast(trace, [], tuple(result.shape[:-2]), "a distance").dims
     trace.put(result, Info([*lead, a.dims[-2], b.dims[-2]]))
-
-

@@ -17,7 +17,8 @@ class TensorChange:
         name: Name in the model.
         old_shape: Shape before; None for a new tensor.
         new_shape: Shape after.
-        role: ``"makes"`` (its rows are the channels), ``"reads"`` (it sums over them), ``"both"`` or ``"new"``.
+        role: ``"makes"`` (its rows are the channels), ``"reads"`` (it sums over them), ``"both"`` or
+            ``"new"``.
     """
 
     name: str
@@ -65,7 +66,9 @@ class SurgeryReceipt:
         if self.optimizer_state:
             lines.append(f"  optimizer state carried: {len(self.optimizer_state)} tensors")
         if self.gaps:
-            lines.append(f"  largest relative change of the outputs: {self.largest_gap:.1e} over {len(self.gaps)} runs")
+            lines.append(
+                f"  largest relative change of the outputs: {self.largest_gap:.1e} over {len(self.gaps)} runs"
+            )
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(line for line in lines if line)
 

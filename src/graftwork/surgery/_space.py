@@ -1,9 +1,9 @@
 """Index spaces: what every dimension of every tensor is made of.
 
 A dimension is an `Expr`: a concatenation of segments, each a product of volumes (`Var`), outermost first. A
-convolution's output is one volume; flattening ``[C, H, W]`` gives the product ``C·H·W``; concatenation gives two
-segments; splitting heads *refines* a volume into a product. Operations that act on each channel alone *unify* the
-dimensions of their operands, so whatever must change together ends up as one volume.
+convolution's output is one volume; flattening ``[C, H, W]`` gives the product ``C·H·W``; concatenation gives
+two segments; splitting heads *refines* a volume into a product. Operations that act on each channel alone
+*unify* the dimensions of their operands, so whatever must change together ends up as one volume.
 
 This is unification over a small algebra: a volume is either free or bound to an expression of finer volumes.
 """
@@ -12,7 +12,19 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Expr", "Misaligned", "Reason", "Var", "atoms", "concat", "cut", "freeze", "fresh", "merge", "resolve"]
+__all__ = [
+    "Expr",
+    "Misaligned",
+    "Reason",
+    "Var",
+    "atoms",
+    "concat",
+    "cut",
+    "freeze",
+    "fresh",
+    "merge",
+    "resolve",
+]
 __all__ += ["size_of", "split", "unify"]
 
 
@@ -74,7 +86,8 @@ def size_of(expr: Expr) -> int:
 def resolve(expr: Expr) -> Expr:
     """Replace bound volumes by what they are bound to.
 
-    A volume bound to a concatenation is distributed where it is outermost; inside a product it stays (and is then
+    A volume bound to a concatenation is distributed where it is outermost; inside a product it stays (and is
+    then
     *composite*: bound, but not replaceable within one segment).
     """
     result: list[Segment] = []

@@ -1,8 +1,9 @@
 """Run a model once and follow every dimension of every tensor.
 
-The trace works below autograd, on ATen operations (a ``TorchDispatchMode``), so a user's ``forward`` may be written in
-any way: functional calls, parameters used directly, views, loops, data-dependent branches. Every operation has a
-handler (see `_operations`) that says what it does to index spaces; an operation without one freezes what it touches.
+The trace works below autograd, on ATen operations (a ``TorchDispatchMode``), so a user's ``forward`` may be
+written in any way: functional calls, parameters used directly, views, loops, data-dependent branches. Every
+operation has a handler (see `_operations`) that says what it does to index spaces; an operation without one
+freezes what it touches.
 """
 
 import traceback
@@ -47,8 +48,8 @@ class Use:
     Attributes:
         dim: Dimension of the parameter.
         expr: The index space that the use concerned.
-        consumed: True where the use summed over the dimension (input of a linear map), False where the dimension
-            became a dimension of an activation.
+        consumed: True where the use summed over the dimension (input of a linear map), False where the
+            dimension became a dimension of an activation.
     """
 
     dim: int
@@ -92,7 +93,8 @@ class Trace:
             self.spaces[name] = dims
             self.uses[name] = []
 
-    # -- one run -------------------------------------------------------------------------------------------------
+    # -- one run
+    # -------------------------------------------------------------------------------------------------
 
     def run(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run the model in its present mode and follow it; inputs and outputs are frozen."""
@@ -102,7 +104,9 @@ class Trace:
             self._infos[tensor] = Info(list(self.spaces[name]), name, sources)
         for leaf in tree_flatten((list(arguments), dict(keywords)))[0]:
             if isinstance(leaf, Tensor):
-                self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
+                self._infos[leaf] = Info(
+                    [fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape]
+                )
         with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self):
             result = self._model(*arguments, **keywords)
         for leaf in output_tensors(result):
@@ -140,7 +144,8 @@ class Trace:
 
         return hook
 
-    # -- what handlers use ---------------------------------------------------------------------------------------
+    # -- what handlers use
+    # ---------------------------------------------------------------------------------------
 
     @property
     def place(self) -> str:
@@ -169,7 +174,9 @@ class Trace:
         try:
             unify(first, second)
         except Misaligned:
-            reason = Reason(f"{what} matches dimensions that have no common structure{self.where()}", unsupported=True)
+            reason = Reason(
+                f"{what} matches dimensions that have no common structure{self.where()}", unsupported=True
+            )
             freeze(first, reason)
             freeze(second, reason)
 
@@ -182,7 +189,9 @@ class Trace:
         if info.parameter is None:
             return
         for source in info.sources[dim]:
-            self.uses[info.parameter].append(Use(source, expr if expr is not None else info.dims[dim], consumed))
+            self.uses[info.parameter].append(
+                Use(source, expr if expr is not None else info.dims[dim], consumed)
+            )
 
     def produces(self, info: Info, dim: int) -> None:
         """Note that a weight's dimension makes channels: the place where a volume can be widened."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,14 +13,14 @@ __all__ = ["Transaction", "swap_data"]
 class Transaction:
     """Context in which every change knows how to be undone.
 
-    Leaving it with an exception (any, also ``KeyboardInterrupt``) undoes every step in reverse order and lets the
-    exception pass.
+    Leaving it with an exception (any, also ``KeyboardInterrupt``) undoes every step in reverse order and lets
+    the exception pass.
     """
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
 
-    def __enter__(self) -> "Transaction":
+    def __enter__(self) -> Self:
         return self
 
     def step(self, name: str, change: Callable[[], object], undo: Callable[[], object]) -> None:

@@ -25,7 +25,16 @@ def _sources(info: Info) -> list[frozenset[int]]:
 
 
 @VIEWS.handles(
-    "alias", "clone", "detach", "_to_copy", "contiguous", "lift_fresh_copy", "lift", "to", "_conj", "_reshape_alias_"
+    "alias",
+    "clone",
+    "detach",
+    "_to_copy",
+    "contiguous",
+    "lift_fresh_copy",
+    "lift",
+    "to",
+    "_conj",
+    "_reshape_alias_",
 )
 def _same(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
@@ -133,7 +142,9 @@ def _repeat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=info.computed or info.parameter is not None))
 
 
-@VIEWS.handles("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
+@VIEWS.handles(
+    "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"
+)
 def _split(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(bind(func, args, kwargs)["dim"], len(info.dims))
@@ -266,7 +277,9 @@ def _roll(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
 def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     indices = list(args[1]) + [None] * (len(info.dims) - len(args[1]))
-    if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices) or len(indices) != len(info.dims):
+    if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices) or len(indices) != len(
+        info.dims
+    ):
         raise Misaligned
     for dim, index in enumerate(indices):
         trace.use(info, dim, consumed=False)

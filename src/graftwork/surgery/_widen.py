@@ -2,239 +2,26 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn, optim
 
-from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.surgery._attributes import AttributeChange, guessed_attributes, standard_attributes
+from graftwork.errors import SurgeryError
+from graftwork.surgery._attributes import standard_attributes
 from graftwork.surgery._calls import Call, ExampleInput, call_of
-from graftwork.surgery._check import Probes
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, unit_map
-from graftwork.surgery._methods import Method, grow_tensor, method_named, place_old
-from graftwork.surgery._optimizers import ParameterGrowth, carry_state, check_optimizers
-from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
+from graftwork.surgery._methods import Method, method_named
+from graftwork.surgery._optimizers import check_optimizers
+from graftwork.surgery._plan import WidenPlan
+from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
 from graftwork.surgery._space import Var, atoms
-from graftwork.surgery._transaction import Transaction, swap_data
 
-__all__ = ["Optimizers", "WidenPlan", "plan_widen", "widen"]
+__all__ = ["Optimizers", "WidenPlan", "build_plan", "choose_growth", "optimizer_tuple", "plan_widen", "widen"]
 
-Optimizers = optim.Optimizer | Sequence[optim.Optimizer] | None
-
-
-@dataclass(eq=False)
-class WidenPlan:
-    """A widening that has been checked and not yet been made; print it, then `apply` it.
-
-    Attributes:
-        model: The model it is for.
-        site: Site or sites, for messages.
-        method: How new units are filled.
-        tensors: Every parameter and buffer that will change, old and new shape.
-        attributes: Numbers of PyTorch's own modules that will change. Numbers of the user's modules are changed only
-            where the grown model needs it; the receipt lists them.
-        notes: What a reader should know.
-    """
-
-    model: nn.Module
-    site: str
-    method: Method
-    tensors: tuple[TensorChange, ...]
-    attributes: tuple[AttributeChange, ...]
-    notes: tuple[str, ...]
-    _graph: ChannelGraph = field(repr=False)
-    _growth: dict[Var, UnitMap] = field(repr=False)
-    _layouts: dict[str, list[Layout]] = field(repr=False)
-    _call: Call = field(repr=False)
-    _optimizers: tuple[optim.Optimizer, ...] = field(repr=False)
-    _options: dict[str, Any] = field(repr=False)
-
-    def __str__(self) -> str:
-        return "\n".join([f"widen {self.site} ({self.method.name})", describe(self.tensors, self.attributes)])
-
-    def apply(self) -> SurgeryReceipt:
-        """Make the growth, or leave everything as it was.
-
-        Returns:
-            What changed.
-
-        Raises:
-            SurgeryError: The model has changed since the plan was made, or its forward fails when grown.
-            NotPreservedError: The grown model computes something else (a constant that depends on the width, say).
-        """
-        for change in self.tensors:
-            if tuple(self._graph.trace.tensors[change.name].shape) != change.old_shape:
-                raise SurgeryError(f"{change.name!r} has changed since the plan was made: plan again")
-        before = _count(self.model)
-        check = self._options["check"] and self.method.preserves
-        probes = Probes.before(self.model, self._call) if check else Probes([])
-        with Transaction() as transaction:
-            self._swap_tensors(transaction)
-            for attribute in self.attributes:
-                _set_attribute(transaction, self.model, attribute)
-            grown = self._parameter_growths()
-            carried = carry_state(transaction, self._optimizers, grown)
-            guessed = self._settle(transaction, probes, check=self._options["check"])
-            attributes = (*self.attributes, *guessed)
-            receipt = self._receipt(probes, before, attributes, tuple(carried))
-            _append_log(transaction, self.model, receipt.log)
-        return receipt
-
-    # -- steps ---------------------------------------------------------------------------------------------------
-
-    def _swap_tensors(self, transaction: Transaction) -> None:
-        generator = self._options["generator"]
-        for change in self.tensors:
-            tensor = self._graph.trace.tensors[change.name]
-            layouts = self._layouts[change.name]
-            data, grad = tensor.data, tensor.grad
-            new = grow_tensor(data, layouts, generator=generator, scale=self._options["scale"])
-            new_grad = place_old(grad, layouts) if grad is not None else None
-            transaction.step(
-                f"tensor {change.name}",
-                lambda t=tensor, d=new, g=new_grad: swap_data(t, d, g),
-                lambda t=tensor, d=data, g=grad: swap_data(t, d, g),
-            )
-            self._swap_mirrors(transaction, change.name, new)
-
-    def _swap_mirrors(self, transaction: Transaction, name: str, new: torch.Tensor) -> None:
-        """Copies of the model (a moving average) keep their own old weights and get the same new ones."""
-        for mirror in self._options["mirrors"]:
-            tensor = dict([*mirror.named_parameters(), *mirror.named_buffers()])[name]
-            data, grad = tensor.data, tensor.grad
-            if self.method.name == "net2net":
-                raise SurgeryError("mirrors need a method that keeps old weights: r2r, netmorph or random-padding")
-            grown = place_old(data, self._layouts[name], fill=new)
-            transaction.step(
-                f"mirror of {name}",
-                lambda t=tensor, d=grown: swap_data(t, d, None),
-                lambda t=tensor, d=data, g=grad: swap_data(t, d, g),
-            )
-
-    def _parameter_growths(self) -> list[tuple[str, nn.Parameter, ParameterGrowth]]:
-        found = []
-        for change in self.tensors:
-            tensor = self._graph.trace.tensors[change.name]
-            if isinstance(tensor, nn.Parameter) and change.old_shape is not None:
-                growth = ParameterGrowth(change.old_shape, tuple(self._layouts[change.name]))
-                found.append((change.name, tensor, growth))
-        return found
-
-    def _settle(self, transaction: Transaction, probes: Probes, *, check: bool) -> tuple[AttributeChange, ...]:
-        """Run the grown model; where it fails, try the user's own numbers that hold an old length."""
-        if not check:
-            return ()
-        problem = self._try(probes)
-        if problem is None:
-            return ()
-        names = [change.name for change in self.tensors]
-        tried: list[tuple[AttributeChange, ...]] = []
-        for reach in (0, 1, 2, 99):
-            guess = tuple(guessed_attributes(self._graph, self._growth, names, reach=reach))
-            if not guess or guess in tried:
-                continue
-            tried.append(guess)
-            with _Attempt(transaction) as attempt:
-                for attribute in guess:
-                    _set_attribute(transaction, self.model, attribute)
-                if self._try(probes) is None:
-                    attempt.keep()
-                    return guess
-        raise problem
-
-    def _try(self, probes: Probes) -> SurgeryError | None:
-        if not probes.runs:  # the control: it only has to run
-            try:
-                self._call.run(self.model)
-            except Exception as error:  # noqa: BLE001 - any failure of the user's forward
-                return _forward_failed(self.site, error)
-            return None
-        try:
-            worst = probes.compare(self.model)
-        except Exception as error:  # noqa: BLE001 - any failure of the user's forward
-            return _forward_failed(self.site, error)
-        if worst > 1.0:
-            return NotPreservedError(
-                f"widening {self.site} changed the outputs by {probes.largest_gap:.2e} relative (allowed: rounding); "
-                "everything was put back. The forward probably uses a number that depends on the width "
-                "(x.size(-1), head_dim ** -0.5) or an operation that mixes channels"
-            )
-        return None
-
-    def _receipt(
-        self,
-        probes: Probes,
-        before: int,
-        attributes: tuple[AttributeChange, ...],
-        carried: tuple[str, ...],
-    ) -> SurgeryReceipt:
-        log = {
-            "kind": "widen",
-            "site": self.site,
-            "method": self.method.name,
-            "tensors": {change.name: list(change.new_shape) for change in self.tensors},
-            "attributes": [[a.path, a.name, a.new] for a in attributes],
-        }
-        counts = (before, _count(self.model))
-        return SurgeryReceipt(
-            "widen", self.site, self.method.name, self.tensors, attributes, carried, probes.gaps, counts, self.notes, log
-        )
-
-
-class _Attempt:
-    """A part of a transaction that is undone unless it is kept."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-        self._kept = False
-        self._length = 0
-
-    def __enter__(self) -> "_Attempt":
-        self._length = self._transaction.length
-        return self
-
-    def keep(self) -> None:
-        self._kept = True
-
-    def __exit__(self, *_: object) -> None:
-        if not self._kept:
-            self._transaction.undo(to=self._length)
-
-
-def _forward_failed(site: str, error: Exception) -> SurgeryError:
-    failure = SurgeryError(
-        f"the model's forward fails when {site} is wider ({type(error).__name__}: {error}); everything was put back. "
-        "Its code probably holds the old width as a number that graftwork could not find: make it read the width from "
-        "its weights or inputs"
-    )
-    failure.__cause__ = error
-    return failure
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _set_attribute(transaction: Transaction, model: nn.Module, change: AttributeChange) -> None:
-    owner = model.get_submodule(change.path)
-    transaction.step(
-        f"attribute {change.path}.{change.name}",
-        lambda: setattr(owner, change.name, change.new),
-        lambda: setattr(owner, change.name, change.old),
-    )
-
-
-def _append_log(transaction: Transaction, model: nn.Module, entry: dict[str, Any]) -> None:
-    old = getattr(model, "_graftwork_log", None)
-    transaction.step(
-        "log",
-        lambda: setattr(model, "_graftwork_log", [*(old or []), entry]),
-        lambda: setattr(model, "_graftwork_log", old) if old is not None else vars(model).pop("_graftwork_log", None),
-    )
+Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
 
 
 def optimizer_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
@@ -263,25 +50,28 @@ def plan_widen(
     Args:
         model: Any eager ``nn.Module``.
         site: Path of the module (or parameter) whose output channels grow: ``"layer3.0.conv1"``.
-        example_input: One batch as the model's forward takes it: a tensor, a tuple of arguments or a mapping of keyword
-            arguments. Used to follow the channels and for the check.
-        extra: Number of new channels in total (an even number for ``r2r``; whole groups or heads where the channels
-            are grouped). Exactly one of ``extra``, ``width`` and ``factor`` is given.
+        example_input: One batch as the model's forward takes it: a tensor, a tuple of arguments or a mapping
+            of keyword arguments. Used to follow the channels and for the check.
+        extra: Number of new channels in total (an even number for ``r2r``; whole groups or heads where the
+            channels are grouped). Exactly one of ``extra``, ``width`` and ``factor`` is given.
         width: Number of channels afterwards.
         factor: Ratio of the new width to the old one (> 1), rounded up to what the site allows.
-        method: ``"r2r"`` (new twins cancel), ``"net2net"`` (copies share their consumers' weights), ``"netmorph"``
-            (new channels are not heard yet) or ``"random-padding"`` (the control: changes the function).
+        method: ``"r2r"`` (new twins cancel), ``"net2net"`` (copies share their consumers' weights),
+            ``"netmorph"`` (new channels are not heard yet) or ``"random-padding"`` (the control: changes the
+            function).
         optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
-        **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width), ``check``
-            (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation of new
-            weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a moving average,
-            that grow along).
+        **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
+        ``check``
+            (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
+            of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
+            moving average, that grow along).
 
     Returns:
         The plan.
 
     Raises:
-        UnsupportedOperationError: An operation on the way is not understood; the message names it and its place.
+        UnsupportedOperationError: An operation on the way is not understood; the message names it and its
+            place.
         SurgeryError: The channels can't grow without changing the function, or not by that number.
     """
     call = call_of(example_input)
@@ -361,7 +151,9 @@ def choose_growth(
     if problem is not None:
         raise problem
     steps = sorted({rows * step for _, rows in candidates})
-    raise SurgeryError(f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones")
+    raise SurgeryError(
+        f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones"
+    )
 
 
 def build_plan(
