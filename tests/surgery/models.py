@@ -265,21 +265,42 @@ def _vectors(*shape: int) -> Callable[[int, torch.Generator], Tensor]:
 
 
 CASES = (
-    Case("mlp", lambda: nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)),
-         _vectors(5), ("0", "2"), ("4",)),
+    Case(
+        "mlp",
+        lambda: nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)),
+        _vectors(5),
+        ("0", "2"),
+        ("4",),
+    ),
     Case("vgg", VGG, _images(8), ("features.0", "features.4", "classifier.0"), ("classifier.3",)),
-    Case("resnet", ResNet, _images(8), ("conv1", "layer1.0.conv1", "layer1.1.conv2", "layer2.0.conv1", "layer2.0.conv2"),
-         ("fc",)),
-    Case("squeeze-excite", SqueezeExcite, _images(8), ("stem", "expand", "depthwise", "reduce", "gate", "project")),
+    Case(
+        "resnet",
+        ResNet,
+        _images(8),
+        ("conv1", "layer1.0.conv1", "layer1.1.conv2", "layer2.0.conv1", "layer2.0.conv2"),
+        ("fc",),
+    ),
+    Case(
+        "squeeze-excite",
+        SqueezeExcite,
+        _images(8),
+        ("stem", "expand", "depthwise", "reduce", "gate", "project"),
+    ),
     Case("dense", DenseConcat, _images(6), ("a", "b", "c"), ("head",)),
     Case("unet", UNet, _images(8), ("down", "middle", "up"), ("out",)),
     Case("shuffle", Shuffle, _images(6), ("stem", "branch", "tail")),
-    Case("attention", Attention, _tokens(11, 6), ("q", "k", "v", "up", "gate"), ("embed", "proj", "down", "head")),
+    Case(
+        "attention",
+        Attention,
+        _tokens(11, 6),
+        ("q", "k", "v", "up", "gate"),
+        ("embed", "proj", "down", "head"),
+    ),
     Case("packed", Packed, _vectors(5, 8), ("qkv", "fused"), ("proj",)),
     Case("recurrent", Recurrent, _tokens(9, 5), ("embed", "lstm", "gru"), ("head",)),
     Case("direct", Direct, _vectors(7), ("w_in", "shared", "back", "square")),
     Case("signal", Signal, _vectors(2, 6), ("one", "three"), ("two", "head")),
-)  # fmt: skip
+)
 
 
 def scrambled(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -74,11 +74,11 @@ def _prelu(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, A
 
 
 _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int], dict[str, Any]]]] = [
-    (nn.modules.conv._ConvNd, _conv),
+    (nn.modules.conv._ConvNd, _conv),  # noqa: SLF001 - the common base of all convolutions
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),
     (nn.GroupNorm, _group_norm),
-    (nn.modules.batchnorm._NormBase, _norm),
+    (nn.modules.batchnorm._NormBase, _norm),  # noqa: SLF001 - and of batch and instance norms
     (nn.PReLU, _prelu),
     (nn.RNNBase, _rnn),
     (nn.RNNCellBase, _cell),
@@ -103,7 +103,7 @@ def standard_attributes(
         prefix = f"{path}." if path else ""
         own = {
             leaf: shapes[prefix + leaf]
-            for leaf in [*module._parameters, *module._buffers]
+            for leaf in [*module._parameters, *module._buffers]  # noqa: SLF001
             if prefix + leaf in shapes
         }
         groups = getattr(module, "groups", getattr(module, "num_groups", 1))
@@ -122,7 +122,7 @@ def standard_attributes(
 
 def _complete(module: nn.Module, own: Mapping[str, Shape]) -> bool:
     """A parametrized or weight-normed module has no plain weight to read the width from."""
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.PReLU)):
+    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.PReLU)):  # noqa: SLF001
         return "weight" in own
     return True
 

@@ -1,6 +1,5 @@
 """The R2R block that deepening inserts, and how it is hung onto a module without renaming anything."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from graftwork.numerics import matched_uniform, twin_columns, twin_rows
 __all__ = ["R2RBlock", "graft", "graft_class", "ungraft"]
 
 _CONVS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_NORMS = {
+_NORMS: dict[str, dict[int, type[nn.Module]]] = {
     "batch": {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     "instance": {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
 }
@@ -137,7 +136,9 @@ def _remake(base: type[nn.Module]) -> nn.Module:
     return kind.__new__(kind)
 
 
-@functools.cache
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def graft_class(base: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass whose forward passes its output through grafted blocks.
 
@@ -156,7 +157,9 @@ def graft_class(base: type[nn.Module]) -> type[nn.Module]:
         "__module__": base.__module__,
         "__doc__": base.__doc__,
     }
-    return type(f"Grafted{base.__name__}", (base,), {**members, "grafted_from": base})
+    if base not in _classes:
+        _classes[base] = type(f"Grafted{base.__name__}", (base,), {**members, "grafted_from": base})
+    return _classes[base]
 
 
 def graft(module: nn.Module, block: nn.Module) -> str:
@@ -175,7 +178,7 @@ def graft(module: nn.Module, block: nn.Module) -> str:
     return name
 
 
-def ungraft(module: nn.Module, name: str) -> None:
+def ungraft(module: nn.Module, name: str) -> bool:
     """Undo `graft` for the last block."""
     if name in module._modules:  # noqa: SLF001
         del module._modules[name]  # noqa: SLF001
@@ -185,4 +188,5 @@ def ungraft(module: nn.Module, name: str) -> None:
             module.graft_names = names  # type: ignore[assignment]
         else:
             vars(module).pop("graft_names", None)
-            module.__class__ = type(module).grafted_from
+            module.__class__ = type(module).grafted_from  # type: ignore[attr-defined]
+    return True

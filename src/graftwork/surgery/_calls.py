@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_map
 
 from graftwork.errors import SurgeryError
@@ -88,7 +89,7 @@ def refuse_wrappers(model: nn.Module) -> None:
 def _refuse_tensors(model: nn.Module) -> None:
     storages: dict[int, str] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise SurgeryError(f"{name!r} is lazy: run the model once before growing it")
         if tensor.is_meta:
             raise SurgeryError(f"{name!r} is on the meta device: load its weights first")
@@ -124,7 +125,7 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     attributes = [dict(vars(module)) for module in modules]
     buffers = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
     owners = [dict(module._buffers) for module in modules]  # noqa: SLF001 - buffers may be replaced by forward
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield

@@ -73,8 +73,7 @@ class Probes:
         return cls(runs)
 
     def compare(self, model: nn.Module) -> float:
-        """Run all probes again and return the largest gap, relative to what the dtype's rounding allows: ≤ 1
-        passes.
+        """Run all probes again and return the largest gap, in units of what rounding allows.
 
         Raises:
             Exception: Whatever the model's forward raises.
@@ -88,7 +87,7 @@ class Probes:
         return worst
 
     def tolerance(self, probe: Probe) -> float:
-        """Return the largest gap that counts as rounding: the dtype's, more where the model amplifies rounding."""
+        """Return the largest gap that counts as rounding; more where the model amplifies rounding."""
         base = tolerance_for(_dtype(probe.output))
         noise = probe.noise if math.isfinite(probe.noise) else 0.0
         return max(base, min(20.0 * noise, 500 * base))

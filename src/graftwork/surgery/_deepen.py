@@ -110,7 +110,7 @@ class DeepenPlan:
             transaction.step(
                 f"block after {self.after}",
                 lambda: names.append(graft(module, self._block)),
-                lambda: [ungraft(module, name) for name in names],
+                lambda: names and ungraft(module, names[0]),
             )
             adopt(transaction, self._optimizers, self.model, module, self._block)
             if self._check:
@@ -258,7 +258,7 @@ def _build(
     channels_last = spec.spatial == 2 and any(_is_channels_last(p) for p in weights)
     block.to(device=device, dtype=dtype)
     if channels_last:
-        block.to(memory_format=torch.channels_last)
+        block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     block.train(module.training)
     name = f"{after}.graft{len([n for n in module._modules if n.startswith('graft')])}"  # noqa: SLF001
     tensors = [*block.named_parameters(), *block.named_buffers()]

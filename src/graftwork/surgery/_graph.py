@@ -91,7 +91,7 @@ class ChannelGraph:
                 for use in self._uses(name, dim, consumed=True):
                     for var in atoms(use):
                         if id(var) in made:
-                            text = f"{name!r} both makes these channels and sums over them (tied weights, transposed)"
+                            text = f"{name!r} both makes these channels and sums over them (transposed tying)"
                             var.reasons = (*var.reasons, Reason(text))
 
     def _freeze_stock_attention(self) -> None:
@@ -112,7 +112,8 @@ class ChannelGraph:
     def producers(self) -> dict[str, list[tuple[str, int]]]:
         """Return site → its (tensor, dimension) pairs that make channels, in order of use.
 
-        A site is the path of a module that holds a ``weight`` (or is PyTorch's own), else the name of the parameter.
+        A site is the path of a module that holds a ``weight`` (or is PyTorch's own), else the name of the
+        parameter.
         """
         found: dict[str, list[tuple[str, int]]] = {}
         for name, dim in self.trace.outputs:
@@ -141,7 +142,7 @@ class ChannelGraph:
         raise SurgeryError(f"the model has no module or parameter {site!r}: pick one of {_some(producers)}")
 
     def width(self, site: str) -> int:
-        """Return the present width of a site: channels, features, or hidden units of a recurrent layer."""
+        """Return the width of a site: channels, features, or hidden units of a recurrent layer."""
         name, dim = self.find(site)
         expr = self.trace.spaces[name][dim]
         if self._recurrent(name):
@@ -149,7 +150,7 @@ class ChannelGraph:
         return size_of(expr)
 
     def candidates(self, site: str) -> list[tuple[Var, int]]:
-        """Return the volumes that can widen a site, outermost first, each with the rows that one unit adds."""
+        """Return the volumes that can widen a site, outermost first, with the rows that a unit adds."""
         name, dim = self.find(site)
         expr = self.trace.spaces[name][dim]
         recurrent = self._recurrent(name)

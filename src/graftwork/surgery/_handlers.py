@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from graftwork.surgery._space import ONE, fresh
 from graftwork.surgery._trace import Handler, Info, Trace
 
-__all__ = ["Registry", "bind", "broadcast", "dim_list", "wrap"]
+__all__ = ["Registry", "bind", "broadcast", "dim_list", "op_name", "wrap"]
 
 
 class Registry(dict[str, Handler]):
@@ -27,7 +28,7 @@ class Registry(dict[str, Handler]):
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of an ATen call by name, defaults included."""
     values: dict[str, Any] = {}
-    for position, argument in enumerate(func._schema.arguments):
+    for position, argument in enumerate(func._schema.arguments):  # noqa: SLF001 - the only way to the names
         if position < len(args):
             values[argument.name] = args[position]
         elif argument.name in kwargs:
@@ -35,6 +36,11 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
         else:
             values[argument.name] = argument.default_value
     return values
+
+
+def op_name(func: Any) -> str:
+    """Return the name of an ATen operation without namespace and overload."""
+    return str(func._overloadpacket.__name__)  # noqa: SLF001 - the only way to the name
 
 
 def wrap(dim: int, ndim: int) -> int:
@@ -64,8 +70,6 @@ def broadcast(trace: Trace, tensors: list[Tensor], shape: tuple[int, ...], what:
         The result's dimensions; ``computed`` where every operand with more than one number derives from
         parameters.
     """
-    from graftwork.surgery._space import ONE, fresh
-
     infos = [trace.info(tensor) for tensor in tensors]
     dims = [ONE] * len(shape)
     for position, size in enumerate(shape):

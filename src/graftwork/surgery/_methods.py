@@ -149,13 +149,9 @@ def _fresh_like(
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
-    if (
-        tensor.dim() == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    ):
-        return torch.channels_last
-    if tensor.dim() == 5 and not tensor.is_contiguous():
-        if tensor.is_contiguous(memory_format=torch.channels_last_3d):
+    if not tensor.is_contiguous():
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
             return torch.channels_last_3d
     return torch.contiguous_format

@@ -9,6 +9,7 @@ by the root of an almost empty second moment, and would move it several times to
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -103,8 +104,7 @@ def _elementwise(state: dict[str, Any], growth: ParameterGrowth, group: dict[str
 
 
 def _adafactor(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
-    """Adafactor keeps means of squares over rows and columns; old means stay, new ones start at their
-    average.
+    """Keep Adafactor's means of squares over rows and columns; new ones start at their average.
 
     Its updates are clipped by the root mean square of the whole tensor, so old entries of a grown tensor may
     move by another amount than they would have: rows and columns share their statistics with the new ones.
@@ -211,8 +211,8 @@ def carry_state(
             new = carry(old, growth, group)
             transaction.step(
                 f"optimizer state of {name}",
-                lambda o=optimizer, p=parameter, n=new: o.state.__setitem__(p, n),
-                lambda o=optimizer, p=parameter, s=old: o.state.__setitem__(p, s),
+                partial(optimizer.state.__setitem__, parameter, new),
+                partial(optimizer.state.__setitem__, parameter, old),
             )
             lines += [
                 f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()
@@ -228,7 +228,7 @@ def _limit_first_update(
     optimizer: optim.Optimizer,
     grown: list[tuple[nn.Parameter, ParameterGrowth]],
 ) -> None:
-    """Before the next step, raise new slots' second moments so that their first update is at most ``lr``."""
+    """Before the next step, raise new slots' second moments: their first update is at most ``lr``."""
     # A second growth may come before the first step: the masks of slots that have not moved yet grow along.
     masks: Any = _unsettled.setdefault(optimizer, WeakTensorKeyDictionary())
     for parameter, growth in grown:
@@ -239,8 +239,8 @@ def _limit_first_update(
             mask = growth.new_slots(parameter.device)
         transaction.step(
             "mask of new slots",
-            lambda p=parameter, m=mask: masks.__setitem__(p, m),
-            lambda p=parameter, m=before: masks.__setitem__(p, m) if m is not None else masks.pop(p, None),
+            partial(masks.__setitem__, parameter, mask),
+            partial(_put_back, masks, parameter, before),
         )
     handles: list[Any] = []
     transaction.step(
@@ -248,6 +248,13 @@ def _limit_first_update(
         lambda: handles.append(optimizer.register_step_pre_hook(_first_step)),
         lambda: [handle.remove() for handle in handles],
     )
+
+
+def _put_back(masks: Any, parameter: nn.Parameter, mask: Tensor | None) -> None:
+    if mask is None:
+        masks.pop(parameter, None)
+    else:
+        masks[parameter] = mask
 
 
 def _first_step(optimizer: optim.Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -320,8 +327,8 @@ def adopt(
         old = list(group["params"])
         transaction.step(
             "parameter group",
-            lambda g=group, p=parameter: g.__setitem__("params", [*g["params"], p]),
-            lambda g=group, o=old: g.__setitem__("params", o),
+            partial(group.__setitem__, "params", [*old, parameter]),
+            partial(group.__setitem__, "params", old),
         )
 
 

@@ -1,6 +1,7 @@
 """A widening as a value: what will change, and how to make it."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,8 +94,8 @@ class WidenPlan:
             new_grad = place_old(grad, layouts) if grad is not None else None
             transaction.step(
                 f"tensor {change.name}",
-                lambda t=tensor, d=new, g=new_grad: swap_data(t, d, g),
-                lambda t=tensor, d=data, g=grad: swap_data(t, d, g),
+                partial(swap_data, tensor, new, new_grad),
+                partial(swap_data, tensor, data, grad),
             )
             self._swap_mirrors(transaction, change.name, new)
 
@@ -110,8 +111,8 @@ class WidenPlan:
             grown = place_old(data, self._layouts[name], fill=new)
             transaction.step(
                 f"mirror of {name}",
-                lambda t=tensor, d=grown: swap_data(t, d, None),
-                lambda t=tensor, d=data, g=grad: swap_data(t, d, g),
+                partial(swap_data, tensor, grown, None),
+                partial(swap_data, tensor, data, grad),
             )
 
     def _parameter_growths(self) -> list[tuple[str, nn.Parameter, ParameterGrowth]]:

@@ -174,7 +174,7 @@ def _embedding(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
     "scaled_dot_product_attention",
 )
 def _attention(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
-    """Heads act like channels; queries meet keys in a product of two activations; keys are mixed by the softmax."""
+    """Heads act like channels; queries and keys are summed over the head dimension; keys are mixed."""
     values = bind(func, args, kwargs)
     q, k, v = (trace.info(values[name]) for name in ("query", "key", "value"))
     for dim in range(len(q.dims) - 2):
@@ -203,8 +203,10 @@ def _attention(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
 def _couple_heads(trace: Trace, queries: Expr, keys: Expr) -> None:
     """Grouped queries: every key head serves a run of query heads."""
     many, few = size_of(queries), size_of(keys)
-    if many == few or few == 1:
-        trace.couple(queries, keys, "attention") if many == few else None
+    if many == few:
+        trace.couple(queries, keys, "attention")
+        return
+    if few == 1:
         return
     outer, _ = split(queries, many // few)
     trace.couple(outer, keys, "attention")

@@ -61,7 +61,8 @@ class SurgeryReceipt:
         return max(self.gaps.values(), default=0.0)
 
     def __str__(self) -> str:
-        head = f"{self.kind} {self.site} ({self.method}): {self.parameters[0]:,} → {self.parameters[1]:,} parameters"
+        before, after = self.parameters
+        head = f"{self.kind} {self.site} ({self.method}): {before:,} → {after:,} parameters"
         lines = [head, describe(self.tensors, self.attributes)]
         if self.optimizer_state:
             lines.append(f"  optimizer state carried: {len(self.optimizer_state)} tensors")

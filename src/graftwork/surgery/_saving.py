@@ -1,6 +1,4 @@
-"""Save a grown model as data and build it again: a replay log in JSON and tensors in safetensors, never
-pickle.
-"""
+"""Save a grown model as data (replay log in JSON, tensors in safetensors, never pickle); build it again."""
 
 import json
 import os
@@ -83,7 +81,7 @@ def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -
     try:
         document = json.loads((source / "growth.json").read_text(encoding="utf-8"))
         tensors = load_file(source / "model.safetensors")
-    except (OSError, ValueError, Exception) as error:
+    except Exception as error:
         raise SurgeryError(
             f"{folder!s} holds no grown model that can be read ({error}): pass a folder of save()"
         ) from error
@@ -104,8 +102,7 @@ def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -
 
 
 def replay(model: nn.Module, growths: list[dict[str, Any]]) -> None:
-    """Give a freshly built model the structure of a grown one; the new weights are zero until state is
-    loaded.
+    """Give a freshly built model the structure of a grown one, with zeros until state is loaded.
 
     Args:
         model: The model before any growth; changed in place.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
@@ -13,8 +13,10 @@ from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._methods import method_named
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt
-from graftwork.surgery._space import Var
 from graftwork.surgery._widen import Optimizers, build_plan, choose_growth
+
+if TYPE_CHECKING:
+    from graftwork.surgery._space import Var
 
 __all__ = ["Deepen", "Growth", "GrowthSchedule", "Widen", "WidenAll", "plan_widen_all", "widen_all"]
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from graftwork.surgery._space import ONE, Expr, Misaligned, Reason, freeze, fresh, unify
+from graftwork.surgery._space import Expr, Misaligned, Reason, freeze, fresh, size_of, unify
 
 __all__ = ["Info", "Trace", "Use", "output_tensors"]
 
@@ -164,9 +164,8 @@ class Trace:
     def put(self, tensor: Any, info: Info) -> None:
         """Note what is known about a result; in-place results keep being parameters."""
         if isinstance(tensor, Tensor):
-            if tuple(map(_length, info.dims)) != tuple(tensor.shape):
-                message = f"index spaces {tuple(map(_length, info.dims))} for a tensor of shape {tuple(tensor.shape)}"
-                raise Misaligned(message)
+            if tuple(map(size_of, info.dims)) != tuple(tensor.shape):
+                raise Misaligned
             self._infos[tensor] = info
 
     def couple(self, first: Expr, second: Expr, what: str) -> None:
@@ -206,7 +205,7 @@ class Trace:
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Let the handler of one operation follow it."""
-        name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
+        name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
         handler = self.handlers.get(name)
         if handler is None and torch.Tag.pointwise in func.tags:
             handler = self.handlers["pointwise"]
@@ -229,9 +228,9 @@ class Trace:
                 self._infos[leaf] = Info([fresh(n, reason) for n in leaf.shape])
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, trace: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -241,14 +240,8 @@ class _Mode(TorchDispatchMode):
         return result
 
 
-def _length(expr: Expr) -> int:
-    from graftwork.surgery._space import size_of
-
-    return size_of(expr) if expr is not ONE else 1
-
-
 def output_tensors(value: Any) -> list[Tensor]:
-    """Every tensor of an output, also where it is an object with fields (a dataclass, a Hugging Face output)."""
+    """Return every tensor of an output, also where it is an object with fields."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):

@@ -204,7 +204,7 @@ def _slice(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
 
 
 def _tie_halves(trace: Trace, parts: list[Expr]) -> None:
-    """A cut in the middle usually means ``x[:, : n // 2]``: both halves must grow alike for it to stay there."""
+    """Tie the halves of a cut in the middle: ``x[:, : n // 2]`` stays there only if both grow alike."""
     lengths = [size_of(part) for part in parts if part]
     if len(lengths) == 2 and lengths[0] == lengths[1]:
         trace.ties.append([part for part in parts if part])
@@ -287,7 +287,7 @@ def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
             trace.freeze(info.dims[dim], "a dimension that is indexed by a tensor")
     used = [i for i, index in enumerate(indices) if index is not None]
     tensors = [index for index in indices if index is not None]
-    shape = tuple(torch.broadcast_shapes(*(t.shape for t in tensors)))
+    shape = tuple(torch.broadcast_shapes(*(t.shape for t in tensors)))  # type: ignore[no-untyped-call]
     picked = broadcast(trace, tensors, shape, "indexing").dims
     kept = [expr for i, expr in enumerate(info.dims) if i not in used]
     adjacent = used == list(range(used[0], used[-1] + 1))
