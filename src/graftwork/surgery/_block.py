@@ -97,14 +97,16 @@ class R2RBlock(nn.Module):
         parts = [self._filter(y, slice(0, half)), self._filter(y, slice(half, None))]
         channel = 1 if self.spatial else -1
         hidden = self.activation(self.norm(torch.cat(parts, dim=channel)))
-        first, second = hidden.split(half, dim=channel)
-        z = self._mix(first, self.mix[:, :half]) + self._mix(second, self.mix[:, half:])
+        # Equal numbers at equal alignment: otherwise the two products may round differently.
+        first, second = (part.contiguous() for part in hidden.split(half, dim=channel))
+        z = self._mix(first, self.mix[:, :half].clone()) + self._mix(second, self.mix[:, half:].clone())
         return x + z
 
     def _filter(self, x: Tensor, rows: slice) -> Tensor:
+        weight, bias = self.weight[rows].clone(), self.bias[rows].clone()
         if self.spatial == 0:
-            return F.linear(x, self.weight[rows], self.bias[rows])
-        return _CONVS[self.spatial](x, self.weight[rows], self.bias[rows], padding=self.padding)
+            return F.linear(x, weight, bias)
+        return _CONVS[self.spatial](x, weight, bias, padding=self.padding)
 
     def _mix(self, hidden: Tensor, beta: Tensor) -> Tensor:
         return F.linear(hidden, beta) if self.spatial == 0 else _CONVS[self.spatial](hidden, beta)

@@ -311,6 +311,8 @@ def _spec(
     if width < 2 or width % 2:
         raise SurgeryError(f"hidden must be even and at least 2 (two halves), got {width!r}")
     kind, groups = _norm_like(graph.model, after, spatial) if norm is None else (norm, 1)
+    if norm is None and spatial and all(size_of(expr) == 1 for expr in dims[2:]):
+        kind, kernel_size = "none", 1  # one pixel: a gate or a head; no statistics, no neighbors
     if kind == "group":
         groups = math.gcd(groups, width // 2)
     if kind not in {"batch", "instance", "group", "layer", "rms", "none"}:

@@ -139,6 +139,8 @@ class Trace:
             if self.stack and self.stack[-1] == name:
                 self.stack.pop()
             self.calls[name] = self.calls.get(name, 0) + 1
+            if isinstance(output, (tuple, list)) and output:
+                output = output[0]
             if isinstance(output, Tensor) and output.is_floating_point():
                 self.module_outputs[name] = (list(self.info(output).dims), output.dtype)
 
