@@ -1,0 +1,190 @@
+"""Numbers that modules hold about their own width."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._layout import UnitMap, layout_of
+from graftwork.surgery._space import Var, resolve
+
+__all__ = ["AttributeChange", "guessed_attributes", "standard_attributes"]
+
+
+@dataclass(frozen=True)
+class AttributeChange:
+    """One number that changes with the width.
+
+    Attributes:
+        path: Path of the module (or of the object it holds, such as ``encoder.config``).
+        name: Name of the attribute.
+        old: Value before.
+        new: Value after.
+    """
+
+    path: str
+    name: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}.{self.name}: {self.old} → {self.new}".lstrip(".")
+
+
+Shape = tuple[int, ...]
+
+
+def _conv(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    weight = shapes["weight"]
+    if module.transposed:
+        return {"in_channels": weight[0], "out_channels": weight[1] * groups, "groups": groups}
+    return {"out_channels": weight[0], "in_channels": weight[1] * groups, "groups": groups}
+
+
+def _rnn(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    return {"hidden_size": shapes["weight_hh_l0"][1], "input_size": shapes["weight_ih_l0"][1]}
+
+
+def _cell(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    return {"hidden_size": shapes["weight_hh"][1], "input_size": shapes["weight_ih"][1]}
+
+
+def _linear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
+
+
+def _embedding(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    return {"embedding_dim": shapes["weight"][1]}
+
+
+def _norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    own = shapes.get("weight") or shapes.get("running_mean")
+    return {"num_features": own[0]} if own else {}
+
+
+def _group_norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    per_group = module.num_channels // module.num_groups
+    return {"num_channels": groups * per_group, "num_groups": groups}
+
+
+def _prelu(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    return {"num_parameters": shapes["weight"][0]}
+
+
+_STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int], dict[str, Any]]]] = [
+    (nn.modules.conv._ConvNd, _conv),  # noqa: SLF001 - the common base of all convolutions
+    (nn.Linear, _linear),
+    (nn.Embedding, _embedding),
+    (nn.GroupNorm, _group_norm),
+    (nn.modules.batchnorm._NormBase, _norm),  # noqa: SLF001 - and of batch and instance norms
+    (nn.PReLU, _prelu),
+    (nn.RNNBase, _rnn),
+    (nn.RNNCellBase, _cell),
+]
+
+
+def standard_attributes(
+    graph: ChannelGraph, growth: Mapping[Var, UnitMap], shapes: Mapping[str, Shape]
+) -> list[AttributeChange]:
+    """Return the changes of attributes of PyTorch's own modules.
+
+    Args:
+        graph: The channel graph.
+        growth: Volumes that grow.
+        shapes: Tensor → shape after the growth, for every tensor of the model.
+    """
+    changes: list[AttributeChange] = []
+    for path, module in graph.model.named_modules():
+        rule = next((rule for kind, rule in _STANDARD if isinstance(module, kind)), None)
+        if rule is None:
+            continue
+        prefix = f"{path}." if path else ""
+        own = {
+            leaf: shapes[prefix + leaf]
+            for leaf in [*module._parameters, *module._buffers]  # noqa: SLF001
+            if prefix + leaf in shapes
+        }
+        groups = getattr(module, "groups", getattr(module, "num_groups", 1))
+        if path in graph.trace.groups:
+            groups = layout_of(graph.trace.groups[path], growth).new_size
+        if not own and not isinstance(module, nn.GroupNorm):
+            continue
+        if not _complete(module, own):
+            continue
+        for name, new in rule(module, own, groups).items():
+            old = getattr(module, name)
+            if old != new:
+                changes.append(AttributeChange(path, name, old, new))
+    return changes
+
+
+def _complete(module: nn.Module, own: Mapping[str, Shape]) -> bool:
+    """A parametrized or weight-normed module has no plain weight to read the width from."""
+    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.PReLU)):  # noqa: SLF001
+        return "weight" in own
+    return True
+
+
+def guessed_attributes(
+    graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str], *, reach: int
+) -> list[AttributeChange]:
+    """Return integer attributes of a user's own modules that equal a length that changes.
+
+    They are tried only where the grown model fails or changes its function without them, and kept only if it
+    then passes the check.
+
+    Args:
+        graph: The channel graph.
+        growth: Volumes that grow.
+        touched: Tensors that change.
+        reach: How many levels above the owners of changed tensors to look; objects that modules hold (a
+            ``config``) count as belonging to their module.
+    """
+    lengths = _changed_lengths(graph, growth, touched)
+    standard = tuple(kind for kind, _ in _STANDARD)
+    changes = []
+    for path in _ancestors(touched, reach):
+        module = graph.model.get_submodule(path)
+        if isinstance(module, standard):
+            continue
+        for name, value in vars(module).items():
+            if type(value) is int and value in lengths and not name.startswith("_"):
+                changes.append(AttributeChange(path, name, value, lengths[value]))
+    return changes
+
+
+def _changed_lengths(
+    graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]
+) -> dict[int, int]:
+    lengths: dict[int, int] = {}
+    for name in touched:
+        for expr in graph.trace.spaces[name]:
+            layout = layout_of(expr, growth)
+            if not layout.grows:
+                continue
+            lengths.setdefault(layout.size, layout.new_size)
+            for segment in resolve(expr):
+                part = layout_of((segment,), growth)
+                if part.grows:
+                    lengths.setdefault(part.size, part.new_size)
+                    for start in range(len(segment)):
+                        tail = layout_of((segment[start:],), growth)
+                        if tail.grows:
+                            lengths.setdefault(tail.size, tail.new_size)
+    for var, layout in growth.items():
+        lengths.setdefault(var.size, layout.new_size)
+    return {old: new for old, new in lengths.items() if old > 1}
+
+
+def _ancestors(touched: list[str], reach: int) -> list[str]:
+    found: dict[str, None] = {}
+    for name in touched:
+        path = name.rpartition(".")[0]
+        for _ in range(reach + 1):
+            found.setdefault(path)
+            if not path:
+                break
+            path = path.rpartition(".")[0]
+    return list(found)

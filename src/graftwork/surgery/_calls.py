@@ -1,0 +1,146 @@
+"""Example inputs, and running a model without leaving a trace on it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._pytree import tree_map
+
+from graftwork.errors import SurgeryError
+
+__all__ = ["Call", "ExampleInput", "call_of", "norms_in_training", "refuse_wrappers", "sandbox"]
+
+ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one forward call."""
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def run(self, model: nn.Module) -> Any:
+        """Call the model without gradient; inputs are cloned, so an in-place forward can't change them."""
+        arguments, keywords = tree_map(_clone, (list(self.arguments), self.keywords))
+        with torch.no_grad():
+            return model(*arguments, **keywords)
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def call_of(example_input: ExampleInput) -> Call:
+    """Return the call that an example input stands for.
+
+    Args:
+        example_input: One tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+
+    Raises:
+        SurgeryError: It is none of these.
+    """
+    if isinstance(example_input, Tensor):
+        return Call((example_input,), {})
+    if isinstance(example_input, (tuple, list)):
+        return Call(tuple(example_input), {})
+    if isinstance(example_input, Mapping):
+        return Call((), dict(example_input))
+    raise SurgeryError(
+        f"example_input must be a tensor, a tuple of arguments or a mapping of keyword arguments, got "
+        f"{type(example_input).__name__}: pass one batch as the model's forward takes it"
+    )
+
+
+def refuse_wrappers(model: nn.Module) -> None:
+    """Refuse models that can't be edited in place, and say what to do.
+
+    Raises:
+        SurgeryError: The model is compiled, distributed, scripted, averaged, lazy, on the meta device or
+            quantized.
+    """
+    if not isinstance(model, nn.Module):
+        raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    for path, module in model.named_modules():
+        kind = type(module)
+        names = {base.__name__ for base in kind.__mro__}
+        where = f" at {path!r}" if path else ""
+        if "OptimizedModule" in names:
+            raise SurgeryError(
+                f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again"
+            )
+        if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
+            raise SurgeryError(f"the model is wrapped in {kind.__name__}{where}: unwrap it, grow, wrap again")
+        if names & {"ScriptModule", "RecursiveScriptModule"}:
+            raise SurgeryError(
+                f"the model is a ScriptModule{where}: grow the Python module, then script again"
+            )
+        if "AveragedModel" in names:
+            raise SurgeryError(
+                f"the model is an AveragedModel{where}: grow the trained model with mirrors=[averaged.module]"
+            )
+    _refuse_tensors(model)
+
+
+def _refuse_tensors(model: nn.Module) -> None:
+    storages: dict[int, str] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise SurgeryError(f"{name!r} is lazy: run the model once before growing it")
+        if tensor.is_meta:
+            raise SurgeryError(f"{name!r} is on the meta device: load its weights first")
+        if tensor.is_quantized or tensor.layout is not torch.strided or type(tensor).__name__ == "DTensor":
+            raise SurgeryError(
+                f"{name!r} is quantized, sparse or distributed: grow before converting or sharding"
+            )
+        if tensor.numel() and isinstance(tensor, nn.Parameter):
+            other = storages.setdefault(tensor.untyped_storage().data_ptr(), name)
+            if other != name:
+                raise SurgeryError(
+                    f"{name!r} and {other!r} are different parameters in one storage: make them one "
+                    f"parameter "
+                    "(share the object) or copy one of them"
+                )
+
+
+@contextmanager
+def norms_in_training(model: nn.Module) -> Iterator[None]:
+    """Everything in evaluation mode (dropout off) but norms, which use the statistics of the batch."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):  # noqa: SLF001 - the common base of all batch norms
+            module.train()
+    yield
+
+
+@contextmanager
+def sandbox(model: nn.Module) -> Iterator[None]:
+    """Run a model freely inside; afterwards modes, buffers, attributes and random state are as before."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    attributes = [dict(vars(module)) for module in modules]
+    buffers = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
+    owners = [dict(module._buffers) for module in modules]  # noqa: SLF001 - buffers may be replaced by forward
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for module, mode, owned, attribute in zip(modules, modes, owners, attributes, strict=True):
+                vars(module).clear()
+                vars(module).update(attribute)
+                module._buffers.clear()  # noqa: SLF001
+                module._buffers.update(owned)  # noqa: SLF001
+                module.training = mode
+            with torch.no_grad():
+                for tensor, value in buffers:
+                    if tensor.shape == value.shape and not _equal(tensor, value):
+                        tensor.copy_(value)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return bool(((first == second) | ((first != first) & (second != second))).all())  # noqa: PLR0124 - NaN

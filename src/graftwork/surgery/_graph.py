@@ -1,0 +1,257 @@
+"""The channel graph of a model: its volumes, who makes them, who reads them, and what can grow."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from graftwork.errors import SurgeryError, UnsupportedOperationError
+from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox
+from graftwork.surgery._channelwise import CHANNELWISE
+from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
+from graftwork.surgery._products import PRODUCTS
+from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
+from graftwork.surgery._trace import Trace
+from graftwork.surgery._views import VIEWS
+
+__all__ = ["ChannelGraph"]
+
+_HANDLERS = {**VIEWS, **PRODUCTS, **CHANNELWISE}
+
+
+@dataclass
+class ChannelGraph:
+    """What the trace of a model has shown.
+
+    Attributes:
+        model: The traced model.
+        trace: Index spaces, uses, ties.
+        notes: What could not be traced (for example training mode with a batch of one).
+    """
+
+    model: nn.Module
+    trace: Trace
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: nn.Module, call: Call) -> "ChannelGraph":
+        """Trace a model in evaluation mode and in training mode; the model is left as it was.
+
+        Args:
+            model: Any module that ``torch`` can run eagerly.
+            call: One forward call.
+
+        Raises:
+            SurgeryError: The model can't be grown in place (compiled, distributed, …) or fails on the
+                example.
+        """
+        refuse_wrappers(model)
+        trace = Trace(model, _HANDLERS)
+        graph = cls(model, trace)
+        with sandbox(model):
+            model.eval()
+            graph._run(call, "evaluation")
+        graph._trace_training(call)
+        graph._freeze_conflicts()
+        graph._freeze_stock_attention()
+        return graph
+
+    def _run(self, call: Call, mode: str) -> None:
+        try:
+            self.trace.run(call.arguments, call.keywords)
+        except Exception as error:
+            raise SurgeryError(
+                f"the model fails on example_input in {mode} mode ({type(error).__name__}: {error}): "
+                f"pass a batch as "
+                "its forward takes it"
+            ) from error
+
+    def _trace_training(self, call: Call) -> None:
+        """Some branches run in training only (auxiliary heads)."""
+        with sandbox(self.model), norms_in_training(self.model):
+            for module in self.model.modules():
+                if not isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - base of all dropouts
+                    module.training = True
+            try:
+                self._run(call, "training")
+            except SurgeryError as error:
+                self.notes.append(f"training mode was not traced: {error}")
+
+    # -- conditions
+    # ----------------------------------------------------------------------------------------------
+
+    def _freeze_conflicts(self) -> None:
+        """Twins need one sign: a dimension can't both make channels and sum over them."""
+        for name in self.trace.tensors:
+            for dim in range(len(self.trace.spaces[name])):
+                made = {id(var) for use in self._uses(name, dim, consumed=False) for var in atoms(use)}
+                for use in self._uses(name, dim, consumed=True):
+                    for var in atoms(use):
+                        if id(var) in made:
+                            text = f"{name!r} both makes these channels and sums over them (transposed tying)"
+                            var.reasons = (*var.reasons, Reason(text))
+
+    def _freeze_stock_attention(self) -> None:
+        for path, module in self.model.named_modules():
+            if isinstance(module, nn.MultiheadAttention):
+                names = [f"{path}.{leaf}".lstrip(".") for leaf in ("in_proj_weight", "q_proj_weight")]
+                for name in names:
+                    for var in [v for e in self.trace.spaces.get(name, [])[:1] for v in atoms(e)]:
+                        text = f"torch.nn.MultiheadAttention at {path!r} ties its heads to embed_dim"
+                        var.reasons = (*var.reasons, Reason(text))
+
+    def _uses(self, name: str, dim: int, *, consumed: bool) -> list[Expr]:
+        return [use.expr for use in self.trace.uses[name] if use.dim == dim and use.consumed == consumed]
+
+    # -- questions
+    # -----------------------------------------------------------------------------------------------
+
+    def producers(self) -> dict[str, list[tuple[str, int]]]:
+        """Return site → its (tensor, dimension) pairs that make channels, in order of use.
+
+        A site is the path of a module that holds a ``weight`` (or is PyTorch's own), else the name of the
+        parameter.
+        """
+        found: dict[str, list[tuple[str, int]]] = {}
+        for name, dim in self.trace.outputs:
+            path, _, leaf = name.rpartition(".")
+            own = leaf == "weight" or type(self.model.get_submodule(path)).__module__.startswith("torch.nn")
+            found.setdefault(path if own else name, []).append((name, dim))
+        return found
+
+    def find(self, site: str) -> tuple[str, int]:
+        """Return the tensor and dimension that a site names: a module's path or a parameter's.
+
+        Raises:
+            SurgeryError: Nothing there makes channels; the message offers near names.
+        """
+        producers = self.producers()
+        if site in producers:
+            return producers[site][0]
+        for name, dim in self.trace.outputs:
+            if site in {name, name.rpartition(".")[0]}:
+                return name, dim
+        if site in dict(self.model.named_modules()) or site in self.trace.tensors:
+            raise SurgeryError(
+                f"{site!r} makes no channels that can be widened (it has no linear map, convolution or "
+                f"embedding that the example input runs): pick one of {_some(producers)}"
+            )
+        raise SurgeryError(f"the model has no module or parameter {site!r}: pick one of {_some(producers)}")
+
+    def width(self, site: str) -> int:
+        """Return the width of a site: channels, features, or hidden units of a recurrent layer."""
+        name, dim = self.find(site)
+        expr = self.trace.spaces[name][dim]
+        if self._recurrent(name):
+            return max(var.size for var in atoms(expr))
+        return size_of(expr)
+
+    def candidates(self, site: str) -> list[tuple[Var, int]]:
+        """Return the volumes that can widen a site, outermost first, with the rows that a unit adds."""
+        name, dim = self.find(site)
+        expr = self.trace.spaces[name][dim]
+        recurrent = self._recurrent(name)
+        rng = np.random.default_rng(0)
+        found = []
+        for var in atoms(expr):
+            if not var.reasons:
+                one = {var: unit_map(var.size, 1, pairing="free", rng=rng)}
+                rows = 1 if recurrent else layout_of(expr, one).new_size - size_of(expr)
+                found.append((var, rows))
+        return found
+
+    def refusal(self, site: str) -> SurgeryError:
+        """Return the error that says why no volume of a site can grow."""
+        name, dim = self.find(site)
+        parts = atoms(self.trace.spaces[name][dim])
+        if not parts:
+            return SurgeryError(f"{site!r} has a width of 1, which broadcasts: it can't be widened")
+        # The first volume is what a person would widen; the reasons of finer parts only add to it.
+        reasons = [reason for var in parts[-1:] + parts for reason in var.reasons]
+        worst = next((r for r in reasons if not r.unsupported), reasons[0])
+        if worst.unsupported:
+            return UnsupportedOperationError(f"{site!r} can't be widened: {worst.text}")
+        return SurgeryError(f"{site!r} can't be widened without changing the function: {worst.text}")
+
+    def close(self, growth: dict[Var, int], *, step: int) -> dict[Var, int]:
+        """Let the parts of every ``chunk`` grow alike.
+
+        Args:
+            growth: Volume → new units.
+            step: New units come in multiples of this (2 for twins).
+
+        Raises:
+            SurgeryError: A part can't follow.
+        """
+        for _ in range(64):
+            changed = False
+            for parts in self.trace.ties:
+                added = [_added(part, growth) for part in parts]
+                most = max(added)
+                for part, own in zip(parts, added, strict=True):
+                    if own < most:
+                        self._follow(part, most - own, growth, step)
+                        changed = True
+                        break
+            if not changed:
+                return growth
+        raise SurgeryError("the parts of split dimensions can't be grown alike")
+
+    def _follow(self, part: Expr, missing: int, growth: dict[Var, int], step: int) -> None:
+        for var in atoms(part):
+            rows = _added(part, {var: 1})
+            if not var.reasons and var not in growth and missing % (rows * step) == 0:
+                growth[var] = missing // rows
+                return
+        reasons = [reason.text for var in atoms(part) for reason in var.reasons] or [
+            "its width doesn't divide"
+        ]
+        raise SurgeryError(
+            f"a dimension is split into equal parts, and one part can't grow along: {reasons[0]}"
+        )
+
+    def layouts(self, name: str, growth: dict[Var, UnitMap]) -> list[Layout]:
+        """Return the layout of every dimension of a tensor; factors only where a volume is summed over."""
+        result = []
+        for dim, expr in enumerate(self.trace.spaces[name]):
+            consumed = {id(v) for use in self._uses(name, dim, consumed=True) for v in atoms(use)}
+            maps = {var: m if id(var) in consumed else m.unweighted() for var, m in growth.items()}
+            result.append(layout_of(expr, maps))
+        return result
+
+    def touched(self, growth: Iterable[Var]) -> list[str]:
+        """Return the tensors that hold one of the volumes."""
+        ids = {id(var) for var in growth}
+        return [
+            name
+            for name, dims in self.trace.spaces.items()
+            if any(id(var) in ids for expr in dims for var in atoms(expr))
+        ]
+
+    def cost(self, growth: dict[Var, int]) -> int:
+        """Return how many parameters (not buffers) a growth adds."""
+        added = 0
+        for name in self.touched(growth):
+            if isinstance(self.trace.tensors[name], nn.Parameter):
+                dims = self.trace.spaces[name]
+                after = math.prod(size_of(expr) + _added(expr, growth) for expr in dims)
+                added += after - self.trace.tensors[name].numel()
+        return added
+
+    def _recurrent(self, name: str) -> bool:
+        path = name.rpartition(".")[0]
+        return isinstance(self.model.get_submodule(path), (nn.RNNBase, nn.RNNCellBase))
+
+
+def _added(expr: Expr, growth: dict[Var, int]) -> int:
+    rng = np.random.default_rng(0)
+    maps = {var: unit_map(var.size, count, pairing="free", rng=rng) for var, count in growth.items()}
+    return layout_of(expr, maps).new_size - size_of(expr)
+
+
+def _some(names: Iterable[Any]) -> list[Any]:
+    names = list(names)
+    return names[:8] + (["…"] if len(names) > 8 else [])

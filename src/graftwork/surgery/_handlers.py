@@ -1,0 +1,92 @@
+"""Shared pieces of the operation handlers: argument binding and the registry decorator."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from graftwork.surgery._space import ONE, fresh
+from graftwork.surgery._trace import Handler, Info, Trace
+
+__all__ = ["Registry", "bind", "broadcast", "dim_list", "op_name", "wrap"]
+
+
+class Registry(dict[str, Handler]):
+    """ATen operation name (without overload) → handler."""
+
+    def handles(self, *names: str) -> Callable[[Handler], Handler]:
+        """Register a function for operations by name."""
+
+        def register(handler: Handler) -> Handler:
+            for name in names:
+                self[name] = handler
+            return handler
+
+        return register
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an ATen call by name, defaults included."""
+    values: dict[str, Any] = {}
+    for position, argument in enumerate(func._schema.arguments):  # noqa: SLF001 - the only way to the names
+        if position < len(args):
+            values[argument.name] = args[position]
+        elif argument.name in kwargs:
+            values[argument.name] = kwargs[argument.name]
+        else:
+            values[argument.name] = argument.default_value
+    return values
+
+
+def op_name(func: Any) -> str:
+    """Return the name of an ATen operation without namespace and overload."""
+    return str(func._overloadpacket.__name__)  # noqa: SLF001 - the only way to the name
+
+
+def wrap(dim: int, ndim: int) -> int:
+    """Return a dimension counted from the front."""
+    return dim + ndim if dim < 0 else dim
+
+
+def dim_list(dims: Any, ndim: int) -> list[int]:
+    """Return dimensions from an int, a list or None (all of them), counted from the front."""
+    if dims is None or dims == []:
+        return list(range(ndim))
+    if isinstance(dims, int):
+        dims = [dims]
+    return [wrap(dim, ndim) for dim in dims]
+
+
+def broadcast(trace: Trace, tensors: list[Tensor], shape: tuple[int, ...], what: str) -> Info:
+    """Unify the dimensions of operands that meet element by element; returns what the result is.
+
+    Args:
+        trace: The trace.
+        tensors: Operands.
+        shape: Shape of the result.
+        what: Name of the operation, for messages.
+
+    Returns:
+        The result's dimensions; ``computed`` where every operand with more than one number derives from
+        parameters.
+    """
+    infos = [trace.info(tensor) for tensor in tensors]
+    dims = [ONE] * len(shape)
+    for position, size in enumerate(shape):
+        if size == 1:
+            continue
+        for tensor, info in zip(tensors, infos, strict=True):
+            own = position - (len(shape) - tensor.dim())
+            if own < 0 or tensor.shape[own] != size:
+                continue
+            trace.use(info, own, consumed=False)
+            if dims[position] is ONE:
+                dims[position] = info.dims[own]
+            else:
+                trace.couple(dims[position], info.dims[own], what)
+        if dims[position] is ONE:
+            dims[position] = fresh(size)
+    derived = [
+        i.computed or i.parameter is not None for i, t in zip(infos, tensors, strict=True) if t.numel() > 1
+    ]
+    return Info(dims, computed=bool(derived) and all(derived))

@@ -1,0 +1,157 @@
+"""The four ways to fill new units: ``r2r``, ``net2net``, ``netmorph`` and the control ``random-padding``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graftwork.errors import SurgeryError
+from graftwork.numerics import matched_uniform, reference_scale
+from graftwork.surgery._layout import Layout
+
+__all__ = ["METHODS", "Method", "MethodName", "grow_tensor", "method_named", "place_old"]
+
+MethodName: TypeAlias = Literal["r2r", "net2net", "netmorph", "random-padding"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How new units of a volume are filled.
+
+    ======================  ====================  ==================  ===================================
+    method                  producers' new rows   consumers' columns  conditions
+    ======================  ====================  ==================  ===================================
+    ``r2r``                 [U; U], U random      [V, −V], V random   even number of new units; between
+                                                                      producer and consumer every operation
+                                                                      acts per channel
+    ``net2net``             copies of old rows    divided by the      per channel; old consumer weights
+                                                  number of copies    are rescaled
+    ``netmorph``            random                zero                per channel
+    ``random-padding``      random                random              none: the control, changes the function
+    ======================  ====================  ==================  ===================================
+
+    Attributes:
+        name: Name of the method.
+        pairing: How new units relate: ``"twins"``, ``"copies"``, ``"silent"`` or ``"free"``.
+        preserves: Whether the function is kept.
+    """
+
+    name: str
+    pairing: str
+    preserves: bool = True
+
+
+METHODS = {
+    "r2r": Method("r2r", "twins"),
+    "net2net": Method("net2net", "copies"),
+    "netmorph": Method("netmorph", "silent"),
+    "random-padding": Method("random-padding", "free", preserves=False),
+}
+
+
+def method_named(name: str) -> Method:
+    """Return a method by name.
+
+    Raises:
+        SurgeryError: There is no such method.
+    """
+    if name not in METHODS:
+        raise SurgeryError(f"expected a method of {list(get_args(MethodName))}, got {name!r}")
+    return METHODS[name]
+
+
+def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 0.0) -> Tensor:
+    """Put an old tensor's entries where they stand after the growth (weights, gradients, moments).
+
+    Args:
+        old: Tensor before, any shape.
+        layouts: One layout for every dimension.
+        fill: Value of the new entries: a number, or a tensor of the new shape.
+
+    Returns:
+        A new tensor; the old entries are bit-identical.
+    """
+    shape = [layout.new_size for layout in layouts]
+    if isinstance(fill, Tensor):
+        result = fill.to(dtype=old.dtype, device=old.device).clone()
+    else:
+        result = old.new_full(shape, fill)
+    spots = [np.flatnonzero(layout.old >= 0) for layout in layouts]
+    if not any(layout.grows for layout in layouts):
+        return old.clone()
+    result[_grid(spots, old.device)] = old
+    return result
+
+
+def _grid(indices: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:
+    count = len(indices)
+    return tuple(
+        torch.as_tensor(index, device=device).reshape([-1 if i == j else 1 for j in range(count)])
+        for i, index in enumerate(indices)
+    )
+
+
+def grow_tensor(
+    old: Tensor,
+    layouts: Sequence[Layout],
+    *,
+    generator: torch.Generator,
+    scale: float | None = None,
+) -> Tensor:
+    """Return a parameter or buffer with its volumes grown.
+
+    Args:
+        old: Tensor before, any shape.
+        layouts: One layout for every dimension; their factors weigh what is summed over.
+        generator: Source of randomness.
+        scale: Standard deviation of new weights. None matches the old ones.
+
+    Returns:
+        The grown tensor: same dtype, device and memory format.
+    """
+    with torch.no_grad():
+        reduced_shape = [layout.reduced for layout in layouts]
+        reduced = _fresh_like(old, reduced_shape, generator=generator, scale=scale)
+        kept = [layout.source[layout.old >= 0] for layout in layouts]
+        reduced[_grid(kept, old.device)] = old
+        result = reduced
+        for dim, layout in enumerate(layouts):
+            if layout.grows:
+                index = torch.as_tensor(layout.source, device=old.device)
+                result = result.index_select(dim, index)
+        result = _weigh(result, layouts)
+        return result.contiguous(memory_format=_memory_format(old))
+
+
+def _weigh(value: Tensor, layouts: Sequence[Layout]) -> Tensor:
+    for dim, layout in enumerate(layouts):
+        if (layout.factor != 1.0).any():
+            shape = [-1 if i == dim else 1 for i in range(value.dim())]
+            value = value * torch.as_tensor(layout.factor, dtype=value.dtype, device=value.device).reshape(
+                shape
+            )
+    return value
+
+
+def _fresh_like(
+    old: Tensor, shape: Sequence[int], *, generator: torch.Generator, scale: float | None
+) -> Tensor:
+    """Vectors (biases, norm weights and statistics) continue at their mean, weights at their scale."""
+    if not old.is_floating_point():
+        return old.new_zeros(shape)
+    if sum(size > 1 for size in old.shape) <= 1 and old.dim() <= 1:
+        return old.new_full(shape, float(old.double().mean()) if old.numel() else 0.0)
+    std = reference_scale(old) if scale is None else scale
+    return matched_uniform(shape, std=std, generator=generator, dtype=old.dtype, device=old.device)
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    if not tensor.is_contiguous():
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format

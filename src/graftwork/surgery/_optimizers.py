@@ -1,0 +1,354 @@
+"""Carry an optimizer's state through a growth.
+
+Old slots keep their bits. New slots start fresh: first moments and momentum at zero; second moments at the
+mean of the old ones, raised just before the next ``optimizer.step()`` where the first gradient would
+otherwise move a new slot by more than ``lr`` (an Adam that has run for long divides a new slot's first moment
+by the root of an almost empty second moment, and would move it several times too far). Step counts are kept.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn, optim
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._layout import Layout
+from graftwork.surgery._methods import place_old
+from graftwork.surgery._transaction import Transaction
+
+__all__ = [
+    "OptimizerCarry",
+    "ParameterGrowth",
+    "adopt",
+    "carry_state",
+    "check_optimizers",
+    "register_optimizer_carry",
+]
+
+
+@dataclass(frozen=True)
+class ParameterGrowth:
+    """How one parameter has grown, for carrying its optimizer state.
+
+    Attributes:
+        old_shape: Shape before.
+        layouts: One layout for every dimension.
+    """
+
+    old_shape: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+
+    def place(self, old: Tensor, *, fill: float = 0.0) -> Tensor:
+        """Return a state tensor of the parameter's old shape with its entries in their new places.
+
+        Args:
+            old: State tensor of shape ``old_shape``.
+            fill: Value of the new slots.
+        """
+        return place_old(old, self.layouts, fill=fill)
+
+    def new_slots(self, device: torch.device) -> Tensor:
+        """Return a mask over the new shape: True where a slot is new."""
+        return place_old(torch.zeros(self.old_shape, dtype=torch.bool, device=device), self.layouts, fill=1.0)
+
+
+OptimizerCarry: TypeAlias = Callable[[dict[str, Any], ParameterGrowth, dict[str, Any]], dict[str, Any]]
+"""``(state of one parameter, its growth, its param group) → new state``; must not change what it is given."""
+
+_SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+_registry: dict[type[optim.Optimizer], OptimizerCarry] = {}
+_unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
+
+
+def register_optimizer_carry(kind: type[optim.Optimizer], carry: OptimizerCarry) -> None:
+    """Teach surgery how an optimizer's state grows.
+
+    Args:
+        kind: The optimizer's class; subclasses inherit the rule unless they have their own.
+        carry: Function of the state of one parameter (a dict as in ``optimizer.state[parameter]``), a
+            `ParameterGrowth` and the parameter's group; returns the new state. Use ``growth.place`` for
+            tensors of the parameter's shape.
+
+    Example:
+        >>> def carry(state, growth, group):
+        ...     return {"momentum": growth.place(state["momentum"])}
+        >>> register_optimizer_carry(MyOptimizer, carry)  # doctest: +SKIP
+    """
+    _registry[kind] = carry
+
+
+def _elementwise(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
+    """State of tensors shaped like the parameter, and of numbers."""
+    result = dict(state)
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        if tuple(value.shape) != growth.old_shape:
+            raise SurgeryError(
+                f"optimizer state {key!r} has shape {tuple(value.shape)}, expected "
+                f"{growth.old_shape}: register how it "
+                "grows with register_optimizer_carry"
+            )
+        fill = 0.0
+        if key in _SECOND and value.numel():
+            fill = float(value.double().mean())
+        if key == "sum":
+            fill = float(group.get("initial_accumulator_value", 0.0))
+        result[key] = growth.place(value, fill=fill)
+    return result
+
+
+def _adafactor(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
+    """Keep Adafactor's means of squares over rows and columns; new ones start at their average.
+
+    Its updates are clipped by the root mean square of the whole tensor, so old entries of a grown tensor may
+    move by another amount than they would have: rows and columns share their statistics with the new ones.
+    """
+    result = dict(state)
+    last = len(growth.layouts) - 1
+    collapsed = {"row_var": last, "col_var": last - 1}
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        layouts = list(growth.layouts)
+        if key in collapsed:
+            one = collapsed[key]
+            layouts[one] = Layout(
+                old=_zero_index(), source=_zero_index(), factor=_zero_index() + 1.0, reduced=1, size=1
+            )
+        result[key] = place_old(value, layouts, fill=float(value.double().mean()) if value.numel() else 0.0)
+    return result
+
+
+def _zero_index() -> Any:
+    import numpy as np
+
+    return np.zeros(1, dtype=np.int64)
+
+
+for _kind in (
+    optim.SGD,
+    optim.Adam,
+    optim.AdamW,
+    optim.NAdam,
+    optim.RAdam,
+    optim.Adagrad,
+    optim.RMSprop,
+    optim.Adamax,
+):
+    register_optimizer_carry(_kind, _elementwise)
+register_optimizer_carry(optim.Adafactor, _adafactor)
+register_optimizer_carry(optim.Muon, _elementwise)
+
+
+def _rule(optimizer: optim.Optimizer) -> OptimizerCarry:
+    for kind in type(optimizer).__mro__:
+        if kind in _registry:
+            return _registry[kind]
+    name = type(optimizer).__name__
+    why = (
+        "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
+    )
+    raise SurgeryError(
+        f"optimizer {name} can't be carried through a growth: {why}. Make a new optimizer after the "
+        f"growth, or teach "
+        "graftwork with register_optimizer_carry"
+    )
+
+
+def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) -> None:
+    """Refuse optimizers that can't be carried.
+
+    Raises:
+        SurgeryError: The optimizer is unknown, or trains none of the model's parameters.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in optimizers:
+        if not isinstance(optimizer, optim.Optimizer):
+            raise SurgeryError(
+                f"optimizer must be a torch.optim.Optimizer or a sequence of them, got "
+                f"{type(optimizer).__name__}: "
+                "unwrap it first"
+            )
+        _rule(optimizer)
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise SurgeryError(
+                f"{type(optimizer).__name__} holds no parameter of this model: pass the model's own"
+            )
+
+
+def carry_state(
+    transaction: Transaction,
+    optimizers: Sequence[optim.Optimizer],
+    grown: Iterable[tuple[str, nn.Parameter, ParameterGrowth]],
+) -> list[str]:
+    """Grow the state of every grown parameter, in its place.
+
+    Args:
+        transaction: Notes how to undo.
+        optimizers: Optimizers to carry.
+        grown: Name, parameter and growth of every grown parameter.
+
+    Returns:
+        One line for every state tensor that grew.
+    """
+    lines: list[str] = []
+    grown = list(grown)
+    for optimizer in optimizers:
+        carry = _rule(optimizer)
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        seeded: list[tuple[nn.Parameter, ParameterGrowth]] = []
+        for name, parameter, growth in grown:
+            group = groups.get(id(parameter))
+            if group is None or parameter not in optimizer.state:
+                continue
+            old = optimizer.state[parameter]
+            new = carry(old, growth, group)
+            transaction.step(
+                f"optimizer state of {name}",
+                partial(optimizer.state.__setitem__, parameter, new),
+                partial(optimizer.state.__setitem__, parameter, old),
+            )
+            lines += [
+                f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()
+            ]
+            seeded.append((parameter, growth))
+        if seeded and _SECOND & {key for p, _ in seeded for key in optimizer.state[p]}:
+            _limit_first_update(transaction, optimizer, seeded)
+    return lines
+
+
+def _limit_first_update(
+    transaction: Transaction,
+    optimizer: optim.Optimizer,
+    grown: list[tuple[nn.Parameter, ParameterGrowth]],
+) -> None:
+    """Before the next step, raise new slots' second moments: their first update is at most ``lr``."""
+    # A second growth may come before the first step: the masks of slots that have not moved yet grow along.
+    masks: Any = _unsettled.setdefault(optimizer, WeakTensorKeyDictionary())
+    for parameter, growth in grown:
+        before = masks.get(parameter)
+        if before is not None and tuple(before.shape) == growth.old_shape:
+            mask = growth.place(before, fill=1.0)
+        else:
+            mask = growth.new_slots(parameter.device)
+        transaction.step(
+            "mask of new slots",
+            partial(masks.__setitem__, parameter, mask),
+            partial(_put_back, masks, parameter, before),
+        )
+    handles: list[Any] = []
+    transaction.step(
+        "hook of the first step",
+        lambda: handles.append(optimizer.register_step_pre_hook(_first_step)),
+        lambda: [handle.remove() for handle in handles],
+    )
+
+
+def _put_back(masks: Any, parameter: nn.Parameter, mask: Tensor | None) -> None:
+    if mask is None:
+        masks.pop(parameter, None)
+    else:
+        masks[parameter] = mask
+
+
+def _first_step(optimizer: optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    masks = _unsettled.get(optimizer)
+    if not masks:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter in masks:
+                _raise_second_moments(optimizer, parameter, masks.pop(parameter), group)
+
+
+@torch.no_grad()
+def _raise_second_moments(
+    optimizer: optim.Optimizer, parameter: nn.Parameter, new: Tensor, group: dict[str, Any]
+) -> None:
+    """Make v ≥ the value with which the first update of a new slot, from a zero first moment, is at most lr.
+
+    Adam after t steps: update = lr · (1−β₁)/(1−β₁ᵗ⁺¹) g / √(v̂), v̂ = (β₂v + (1−β₂)g²)/(1−β₂ᵗ⁺¹). With v ≥
+    (1−β₂ᵗ)g², v̂ ≥ g². RMSprop has no such correction: v ≥ g² (a little more where the squared mean is
+    subtracted).
+    """
+    state = optimizer.state.get(parameter)
+    gradient = parameter.grad
+    if not state or gradient is None or gradient.is_sparse:
+        return
+    if new.shape != parameter.shape:
+        return
+    squared = (
+        gradient.square()
+        if not _decays_by_gradient(optimizer, group)
+        else (gradient + group["weight_decay"] * parameter).square()
+    )
+    if "square_avg" in state:
+        alpha = group["alpha"]
+        need = squared * ((alpha + (1 - alpha) ** 2) / alpha)
+    else:
+        step = float(state.get("step", 0))
+        need = squared * (1.0 - group["betas"][1] ** step)
+    for key in _SECOND & set(state):
+        value = state[key]
+        value.copy_(torch.where(new, torch.maximum(value, need.to(value.dtype)), value))
+
+
+def _decays_by_gradient(optimizer: optim.Optimizer, group: dict[str, Any]) -> bool:
+    decoupled = isinstance(optimizer, optim.AdamW) or group.get("decoupled_weight_decay", False)
+    return bool(group.get("weight_decay", 0.0)) and not decoupled
+
+
+def adopt(
+    transaction: Transaction,
+    optimizers: Sequence[optim.Optimizer],
+    model: nn.Module,
+    near: nn.Module,
+    block: nn.Module,
+) -> None:
+    """Let new parameters join the groups that train their neighbors, with fresh state.
+
+    Each joins the first group that trains a parameter of as many dimensions, in ``near`` if there is one,
+    else in the model, else any group of the model. ``torch.optim.Muon`` only takes matrices.
+
+    Raises:
+        SurgeryError: No given optimizer can train a parameter.
+    """
+    if not optimizers:
+        return
+    pools = [list(near.parameters()), list(model.parameters())]
+    for parameter in block.parameters():
+        group = _home(optimizers, pools, parameter)
+        old = list(group["params"])
+        transaction.step(
+            "parameter group",
+            partial(group.__setitem__, "params", [*old, parameter]),
+            partial(group.__setitem__, "params", old),
+        )
+
+
+def _home(
+    optimizers: Sequence[optim.Optimizer], pools: list[list[nn.Parameter]], parameter: nn.Parameter
+) -> dict[str, Any]:
+    fitting = [
+        (optimizer, group)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if not (isinstance(optimizer, optim.Muon) and parameter.dim() != 2)
+    ]
+    for same_rank in (True, False):
+        for pool in pools:
+            ids = {id(p) for p in pool if not same_rank or p.dim() == parameter.dim()}
+            for _, group in fitting:
+                if any(id(p) in ids for p in group["params"]):
+                    return group
+    raise SurgeryError(
+        f"no given optimizer can train a new parameter of shape {tuple(parameter.shape)}: pass every "
+        f"optimizer of the "
+        "model (Muon takes matrices only)"
+    )

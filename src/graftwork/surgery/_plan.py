@@ -1,0 +1,193 @@
+"""A widening as a value: what will change, and how to make it."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from graftwork.errors import NotPreservedError, SurgeryError
+from graftwork.surgery._attributes import AttributeChange, guessed_attributes
+from graftwork.surgery._calls import Call
+from graftwork.surgery._check import Probes
+from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._layout import Layout, UnitMap
+from graftwork.surgery._methods import Method, grow_tensor, place_old
+from graftwork.surgery._optimizers import ParameterGrowth, carry_state
+from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
+from graftwork.surgery._space import Var
+from graftwork.surgery._steps import Attempt, append_log, count_parameters, forward_failed, set_attribute
+from graftwork.surgery._transaction import Transaction, swap_data
+
+__all__ = ["WidenPlan"]
+
+
+@dataclass(eq=False)
+class WidenPlan:
+    """A widening that has been checked and not yet been made; print it, then `apply` it.
+
+    Attributes:
+        model: The model it is for.
+        site: Site or sites, for messages.
+        method: How new units are filled.
+        tensors: Every parameter and buffer that will change, old and new shape.
+        attributes: Numbers of PyTorch's own modules that will change. Numbers of the user's modules are
+            changed only where the grown model needs it; the receipt lists them.
+        notes: What a reader should know.
+    """
+
+    model: nn.Module
+    site: str
+    method: Method
+    tensors: tuple[TensorChange, ...]
+    attributes: tuple[AttributeChange, ...]
+    notes: tuple[str, ...]
+    _graph: ChannelGraph = field(repr=False)
+    _growth: dict[Var, UnitMap] = field(repr=False)
+    _layouts: dict[str, list[Layout]] = field(repr=False)
+    _call: Call = field(repr=False)
+    _optimizers: tuple[optim.Optimizer, ...] = field(repr=False)
+    _options: dict[str, Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join([f"widen {self.site} ({self.method.name})", describe(self.tensors, self.attributes)])
+
+    def apply(self) -> SurgeryReceipt:
+        """Make the growth, or leave everything as it was.
+
+        Returns:
+            What changed.
+
+        Raises:
+            SurgeryError: The model has changed since the plan was made, or its forward fails when grown.
+            NotPreservedError: The grown model computes something else (a constant that depends on the width,
+                say).
+        """
+        for change in self.tensors:
+            if tuple(self._graph.trace.tensors[change.name].shape) != change.old_shape:
+                raise SurgeryError(f"{change.name!r} has changed since the plan was made: plan again")
+        before = count_parameters(self.model)
+        probes = Probes.before(self.model, self._call) if self._options["check"] else Probes([])
+        with Transaction() as transaction:
+            self._swap_tensors(transaction)
+            for attribute in self.attributes:
+                set_attribute(transaction, self.model, attribute)
+            grown = self._parameter_growths()
+            carried = carry_state(transaction, self._optimizers, grown)
+            guessed = self._settle(transaction, probes, check=self._options["check"])
+            attributes = (*self.attributes, *guessed)
+            receipt = self._receipt(probes, before, attributes, tuple(carried))
+            append_log(transaction, self.model, receipt.log)
+        return receipt
+
+    # -- steps
+    # ---------------------------------------------------------------------------------------------------
+
+    def _swap_tensors(self, transaction: Transaction) -> None:
+        generator = self._options["generator"]
+        for change in self.tensors:
+            tensor = self._graph.trace.tensors[change.name]
+            layouts = self._layouts[change.name]
+            data, grad = tensor.data, tensor.grad
+            new = grow_tensor(data, layouts, generator=generator, scale=self._options["scale"])
+            new_grad = place_old(grad, layouts) if grad is not None else None
+            transaction.step(
+                f"tensor {change.name}",
+                partial(swap_data, tensor, new, new_grad),
+                partial(swap_data, tensor, data, grad),
+            )
+            self._swap_mirrors(transaction, change.name, new)
+
+    def _swap_mirrors(self, transaction: Transaction, name: str, new: torch.Tensor) -> None:
+        """Copies of the model (a moving average) keep their own old weights and get the same new ones."""
+        for mirror in self._options["mirrors"]:
+            tensor = dict([*mirror.named_parameters(), *mirror.named_buffers()])[name]
+            data, grad = tensor.data, tensor.grad
+            if self.method.name == "net2net":
+                raise SurgeryError(
+                    "mirrors need a method that keeps old weights: r2r, netmorph or random-padding"
+                )
+            grown = place_old(data, self._layouts[name], fill=new)
+            transaction.step(
+                f"mirror of {name}",
+                partial(swap_data, tensor, grown, None),
+                partial(swap_data, tensor, data, grad),
+            )
+
+    def _parameter_growths(self) -> list[tuple[str, nn.Parameter, ParameterGrowth]]:
+        found = []
+        for change in self.tensors:
+            tensor = self._graph.trace.tensors[change.name]
+            if isinstance(tensor, nn.Parameter) and change.old_shape is not None:
+                growth = ParameterGrowth(change.old_shape, tuple(self._layouts[change.name]))
+                found.append((change.name, tensor, growth))
+        return found
+
+    def _settle(
+        self, transaction: Transaction, probes: Probes, *, check: bool
+    ) -> tuple[AttributeChange, ...]:
+        """Run the grown model; where it fails, try the user's own numbers that hold an old length."""
+        if not check:
+            return ()
+        problem = self._try(probes)
+        if problem is None:
+            return ()
+        names = [change.name for change in self.tensors]
+        tried: list[tuple[AttributeChange, ...]] = []
+        for reach in (0, 1, 2, 99):
+            guess = tuple(guessed_attributes(self._graph, self._growth, names, reach=reach))
+            if not guess or guess in tried:
+                continue
+            tried.append(guess)
+            with Attempt(transaction) as attempt:
+                for attribute in guess:
+                    set_attribute(transaction, self.model, attribute)
+                if self._try(probes) is None:
+                    attempt.keep()
+                    return guess
+        raise problem
+
+    def _try(self, probes: Probes) -> SurgeryError | None:
+        try:
+            worst = probes.compare(self.model)
+        except Exception as error:
+            return forward_failed(self.site, error)
+        if worst > 1.0 and self.method.preserves:
+            return NotPreservedError(
+                f"widening {self.site} changed the outputs by {probes.largest_gap:.2e} relative "
+                f"(allowed: rounding); "
+                "everything was put back. The forward probably uses a number "
+                f"that depends on the width "
+                "(x.size(-1), head_dim ** -0.5) or an operation that "
+                f"mixes channels"
+            )
+        return None
+
+    def _receipt(
+        self,
+        probes: Probes,
+        before: int,
+        attributes: tuple[AttributeChange, ...],
+        carried: tuple[str, ...],
+    ) -> SurgeryReceipt:
+        log = {
+            "kind": "widen",
+            "site": self.site,
+            "method": self.method.name,
+            "tensors": {change.name: list(change.new_shape) for change in self.tensors},
+            "attributes": [[a.path, a.name, a.new] for a in attributes],
+        }
+        counts = (before, count_parameters(self.model))
+        return SurgeryReceipt(
+            "widen",
+            self.site,
+            self.method.name,
+            self.tensors,
+            attributes,
+            carried,
+            probes.gaps,
+            counts,
+            self.notes,
+            log,
+        )

@@ -1,0 +1,148 @@
+"""Save a grown model as data (replay log in JSON, tensors in safetensors, never pickle); build it again."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._block import graft
+from graftwork.surgery._deepen import BlockSpec
+from graftwork.surgery._transaction import swap_data
+
+__all__ = ["load", "replay", "save"]
+
+_FORMAT = "graftwork-growth"
+_VERSION = 1
+
+
+def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Write a grown model: ``growth.json`` (how to rebuild it) and ``model.safetensors`` (its state).
+
+    Args:
+        model: A model that was grown (or not) with graftwork.
+        folder: Folder to write to; made if missing, files in it are replaced atomically.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise SurgeryError(
+                f"state {key!r} is a {type(value).__name__}, not a tensor: it can't be saved as data"
+            )
+        owner = first.setdefault(id(value), key)
+        if owner != key:
+            aliases[key] = owner
+        else:
+            tensors[key] = value.detach().contiguous().clone()
+    document = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "growths": getattr(model, "_graftwork_log", []),
+        "aliases": aliases,
+    }
+    _write(target / "model.safetensors", lambda path: save_file(tensors, path))
+    _write(
+        target / "growth.json", lambda path: path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    )
+
+
+def _write(path: Path, writer: Callable[[Path], object]) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    writer(aside)
+    with aside.open("rb") as handle:
+        os.fsync(handle.fileno())
+    aside.replace(path)
+
+
+def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -> nn.Module:
+    """Build a grown model again.
+
+    Args:
+        build_model: Makes the model as it was before any growth (its weights don't matter).
+        folder: What `save` has written.
+
+    Returns:
+        The grown model with the saved state, in evaluation mode as built.
+
+    Raises:
+        SurgeryError: The folder is missing or damaged, or ``build_model`` makes another model.
+    """
+    source = Path(folder)
+    try:
+        document = json.loads((source / "growth.json").read_text(encoding="utf-8"))
+        tensors = load_file(source / "model.safetensors")
+    except Exception as error:
+        raise SurgeryError(
+            f"{folder!s} holds no grown model that can be read ({error}): pass a folder of save()"
+        ) from error
+    if document.get("format") != _FORMAT or document.get("version") != _VERSION:
+        raise SurgeryError(
+            f"expected {_FORMAT} version {_VERSION}, got {document.get('format')!r} "
+            f"{document.get('version')!r}"
+        )
+    model = build_model()
+    replay(model, document["growths"])
+    for alias, owner in document["aliases"].items():
+        tensors[alias] = tensors[owner]
+    try:
+        model.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise SurgeryError(f"build_model makes another model than the one that was saved: {error}") from error
+    return model
+
+
+def replay(model: nn.Module, growths: list[dict[str, Any]]) -> None:
+    """Give a freshly built model the structure of a grown one, with zeros until state is loaded.
+
+    Args:
+        model: The model before any growth; changed in place.
+        growths: The log of the growths, as `save` writes it and a receipt's ``log`` holds it.
+
+    Raises:
+        SurgeryError: The log does not fit the model.
+    """
+    for growth in growths:
+        try:
+            if growth["kind"] == "widen":
+                _replay_widen(model, growth)
+            else:
+                _replay_deepen(model, growth)
+        except (KeyError, AttributeError, TypeError) as error:
+            raise SurgeryError(
+                f"the growth log does not fit this model ({error!r}): build the same model"
+            ) from error
+    vars(model)["_graftwork_log"] = [*getattr(model, "_graftwork_log", []), *growths]
+
+
+def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, shape in growth["tensors"].items():
+        tensor = tensors[name]
+        if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
+            raise SurgeryError(f"{name!r} has shape {tuple(tensor.shape)}, the log makes it {tuple(shape)}")
+        swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
+    for path, name, value in growth["attributes"]:
+        owner = model.get_submodule(path)
+        if not hasattr(owner, name):
+            raise SurgeryError(f"module {path!r} has no attribute {name!r}, which the log sets")
+        setattr(owner, name, value)
+
+
+def _replay_deepen(model: nn.Module, growth: dict[str, Any]) -> None:
+    module = model.get_submodule(growth["after"])
+    block = BlockSpec(**growth["block"]).build()
+    reference = next(iter(model.parameters()), None)
+    if reference is not None:
+        block.to(device=reference.device, dtype=reference.dtype)
+    block.train(module.training)
+    graft(module, block)

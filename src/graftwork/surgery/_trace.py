@@ -1,0 +1,275 @@
+"""Run a model once and follow every dimension of every tensor.
+
+The trace works below autograd, on ATen operations (a ``TorchDispatchMode``), so a user's ``forward`` may be
+written in any way: functional calls, parameters used directly, views, loops, data-dependent branches. Every
+operation has a handler (see `_operations`) that says what it does to index spaces; an operation without one
+freezes what it touches.
+"""
+
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from graftwork.surgery._space import Expr, Misaligned, Reason, freeze, fresh, size_of, unify
+
+__all__ = ["Info", "Trace", "Use", "output_tensors"]
+
+
+@dataclass
+class Info:
+    """What is known about one tensor of the trace.
+
+    Attributes:
+        dims: Index space of every dimension.
+        parameter: Name of the parameter or buffer that this tensor is a view of, else None.
+        sources: For a view of a parameter, which of its dimensions every dimension comes from.
+        computed: True where the values derive from parameters alone but are not a view of one.
+    """
+
+    dims: list[Expr]
+    parameter: str | None = None
+    sources: list[frozenset[int]] = field(default_factory=list)
+    computed: bool = False
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of one dimension of a parameter.
+
+    Attributes:
+        dim: Dimension of the parameter.
+        expr: The index space that the use concerned.
+        consumed: True where the use summed over the dimension (input of a linear map), False where the
+            dimension became a dimension of an activation.
+    """
+
+    dim: int
+    expr: Expr
+    consumed: bool
+
+
+Handler = Callable[["Trace", Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+class Trace:
+    """Everything one or more runs of a model have shown about its index spaces.
+
+    Attributes:
+        tensors: Name → parameter or buffer, every shared tensor once.
+        spaces: Name → index space of every dimension.
+        uses: Name → how its dimensions are used.
+        outputs: Names of tensors whose first use made an activation: (name, dimension) pairs in order of use.
+        groups: Module path → group dimension of a grouped convolution or group norm.
+        ties: Groups of dimensions that must keep equal lengths (the parts of a ``chunk``).
+        module_outputs: Module path → dims of its (single tensor) output.
+    """
+
+    def __init__(self, model: nn.Module, handlers: Mapping[str, Handler]) -> None:
+        self.handlers = handlers
+        self.tensors: dict[str, Tensor] = {}
+        self.spaces: dict[str, list[Expr]] = {}
+        self.uses: dict[str, list[Use]] = {}
+        self.outputs: dict[tuple[str, int], str] = {}
+        self.groups: dict[str, Expr] = {}
+        self.ties: list[list[Expr]] = []
+        self.module_outputs: dict[str, tuple[list[Expr], torch.dtype]] = {}
+        self.calls: dict[str, int] = {}
+        self.activations: list[str] = []
+        self.stack: list[str] = []
+        self._infos: Any = WeakTensorKeyDictionary()
+        self._model = model
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            self.tensors[name] = tensor
+            dims = [fresh(size) for size in tensor.shape]
+            self.spaces[name] = dims
+            self.uses[name] = []
+
+    # -- one run
+    # -------------------------------------------------------------------------------------------------
+
+    def run(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run the model in its present mode and follow it; inputs and outputs are frozen."""
+        self._infos = WeakTensorKeyDictionary()
+        for name, tensor in self.tensors.items():
+            sources = [frozenset({dim}) for dim in range(tensor.dim())]
+            self._infos[tensor] = Info(list(self.spaces[name]), name, sources)
+        for leaf in tree_flatten((list(arguments), dict(keywords)))[0]:
+            if isinstance(leaf, Tensor):
+                self._infos[leaf] = Info(
+                    [fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape]
+                )
+        with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self):
+            result = self._model(*arguments, **keywords)
+        for leaf in output_tensors(result):
+            info = self.info(leaf)
+            for expr in info.dims:
+                freeze(expr, Reason("a dimension of the model's output"))
+        return result
+
+    @contextmanager
+    def _module_stack(self) -> Iterator[None]:
+        handles = []
+        for name, module in self._model.named_modules(remove_duplicate=True):
+            handles.append(module.register_forward_pre_hook(self._enter(name)))
+            handles.append(module.register_forward_hook(self._leave(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.stack.clear()
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any) -> None:
+            self.stack.append(name)
+
+        return hook
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if self.stack and self.stack[-1] == name:
+                self.stack.pop()
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if isinstance(output, (tuple, list)) and output:
+                output = output[0]
+            if isinstance(output, Tensor) and output.is_floating_point():
+                self.module_outputs[name] = (list(self.info(output).dims), output.dtype)
+
+        return hook
+
+    # -- what handlers use
+    # ---------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        """Path of the module that is running."""
+        return self.stack[-1] if self.stack else ""
+
+    def info(self, tensor: Tensor) -> Info:
+        """Return what is known about a tensor; one never seen before is a constant of the model."""
+        found = self._infos.get(tensor)
+        if found is None:
+            reason = Reason("a constant tensor that is neither parameter nor buffer")
+            found = Info([fresh(n, reason) for n in tensor.shape])
+            self._infos[tensor] = found
+        return found  # type: ignore[no-any-return]
+
+    def put(self, tensor: Any, info: Info) -> None:
+        """Note what is known about a result; in-place results keep being parameters."""
+        if isinstance(tensor, Tensor):
+            if tuple(map(size_of, info.dims)) != tuple(tensor.shape):
+                raise Misaligned
+            self._infos[tensor] = info
+
+    def couple(self, first: Expr, second: Expr, what: str) -> None:
+        """Unify two dimensions, or freeze both where they can't be matched."""
+        try:
+            unify(first, second)
+        except Misaligned:
+            reason = Reason(
+                f"{what} matches dimensions that have no common structure{self.where()}", unsupported=True
+            )
+            freeze(first, reason)
+            freeze(second, reason)
+
+    def freeze(self, expr: Expr, text: str) -> None:
+        """Note that growing this dimension would change the function."""
+        freeze(expr, Reason(f"{text}{self.where()}"))
+
+    def use(self, info: Info, dim: int, *, consumed: bool, expr: Expr | None = None) -> None:
+        """Note how a dimension of a parameter (or of a view of one) is used."""
+        if info.parameter is None:
+            return
+        for source in info.sources[dim]:
+            self.uses[info.parameter].append(
+                Use(source, expr if expr is not None else info.dims[dim], consumed)
+            )
+
+    def produces(self, info: Info, dim: int) -> None:
+        """Note that a weight's dimension makes channels: the place where a volume can be widened."""
+        self.use(info, dim, consumed=False)
+        if info.parameter is not None:
+            for source in sorted(info.sources[dim]):
+                self.outputs.setdefault((info.parameter, source), self.place)
+
+    def where(self) -> str:
+        """Return `` in 'path'`` for messages."""
+        return f" in {self.place!r}" if self.place else ""
+
+    def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Let the handler of one operation follow it."""
+        name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
+        handler = self.handlers.get(name)
+        if handler is None and torch.Tag.pointwise in func.tags:
+            handler = self.handlers["pointwise"]
+        if handler is None:
+            self._unknown(func, args, kwargs, result, "is not understood")
+            return
+        try:
+            handler(self, func, args, kwargs, result)
+        except Misaligned:
+            self._unknown(func, args, kwargs, result, "regroups a dimension in a way that can't be followed")
+
+    def _unknown(self, func: Any, args: Any, kwargs: Any, result: Any, why: str) -> None:
+        reason = Reason(f"operation {func} {why}{self.where()}{_user_line()}", unsupported=True)
+        inputs = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        for tensor in inputs:
+            for expr in self.info(tensor).dims:
+                freeze(expr, reason)
+        for leaf in tree_flatten(result)[0]:
+            if isinstance(leaf, Tensor) and not any(leaf is tensor for tensor in inputs):
+                self._infos[leaf] = Info([fresh(n, reason) for n in leaf.shape])
+
+
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._trace = trace
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = kwargs or {}
+        result = func(*args, **keywords)
+        self._trace.dispatch(func, args, keywords, result)
+        return result
+
+
+def output_tensors(value: Any) -> list[Tensor]:
+    """Return every tensor of an output, also where it is an object with fields."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in output_tensors(item)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in output_tensors(item)]
+    if hasattr(value, "__dict__"):
+        return [leaf for item in vars(value).values() for leaf in output_tensors(item)]
+    return []
+
+
+def _user_line() -> str:
+    """Return the innermost line of the user's own code, for messages."""
+    for frame in reversed(traceback.extract_stack()):
+        if "/torch/" not in frame.filename and "graftwork/surgery" not in frame.filename.replace("\\", "/"):
+            return f" ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
+    return ""
+
+
+@contextmanager
+def _quiet_kernels() -> Iterator[None]:
+    """Switch off fused kernels that hide their parts (recurrent oneDNN kernels, the attention fast path)."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield

@@ -1,0 +1,216 @@
+"""Widen a volume of any module: plan, then apply all or nothing."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn, optim
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._attributes import standard_attributes
+from graftwork.surgery._calls import Call, ExampleInput, call_of
+from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._layout import Layout, UnitMap, unit_map
+from graftwork.surgery._methods import Method, method_named
+from graftwork.surgery._optimizers import check_optimizers
+from graftwork.surgery._plan import WidenPlan
+from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
+from graftwork.surgery._space import Var, atoms
+
+__all__ = ["Optimizers", "WidenPlan", "build_plan", "choose_growth", "optimizer_tuple", "plan_widen", "widen"]
+
+Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
+
+
+def optimizer_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
+    """Return optimizers as a tuple."""
+    if optimizer is None:
+        return ()
+    if isinstance(optimizer, (list, tuple)):
+        return tuple(optimizer)
+    return (optimizer,)  # type: ignore[return-value]
+
+
+def plan_widen(
+    model: nn.Module,
+    site: str,
+    *,
+    example_input: ExampleInput,
+    extra: int | None = None,
+    width: int | None = None,
+    factor: float | None = None,
+    method: str = "r2r",
+    optimizer: Optimizers = None,
+    **options: Any,
+) -> WidenPlan:
+    """Plan to widen the channels that a module makes; nothing changes until ``apply()``.
+
+    Args:
+        model: Any eager ``nn.Module``.
+        site: Path of the module (or parameter) whose output channels grow: ``"layer3.0.conv1"``.
+        example_input: One batch as the model's forward takes it: a tensor, a tuple of arguments or a mapping
+            of keyword arguments. Used to follow the channels and for the check.
+        extra: Number of new channels in total (an even number for ``r2r``; whole groups or heads where the
+            channels are grouped). Exactly one of ``extra``, ``width`` and ``factor`` is given.
+        width: Number of channels afterwards.
+        factor: Ratio of the new width to the old one (> 1), rounded up to what the site allows.
+        method: ``"r2r"`` (new twins cancel), ``"net2net"`` (copies share their consumers' weights),
+            ``"netmorph"`` (new channels are not heard yet) or ``"random-padding"`` (the control: changes the
+            function).
+        optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
+        **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
+        ``check``
+            (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
+            of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
+            moving average, that grow along).
+
+    Returns:
+        The plan.
+
+    Raises:
+        UnsupportedOperationError: An operation on the way is not understood; the message names it and its
+            place.
+        SurgeryError: The channels can't grow without changing the function, or not by that number.
+    """
+    call = call_of(example_input)
+    graph = ChannelGraph.of(model, call)
+    chosen = method_named(method)
+    growth = choose_growth(graph, site, chosen, extra=extra, width=width, factor=factor)
+    return build_plan(graph, {site: growth}, chosen, call=call, optimizer=optimizer, **options)
+
+
+def widen(
+    model: nn.Module,
+    site: str,
+    *,
+    example_input: ExampleInput,
+    extra: int | None = None,
+    width: int | None = None,
+    factor: float | None = None,
+    method: str = "r2r",
+    optimizer: Optimizers = None,
+    **options: Any,
+) -> SurgeryReceipt:
+    """Widen the channels that a module makes, in place, all or nothing: `plan_widen` and ``apply()``.
+
+    Takes the arguments of `plan_widen` and raises its errors.
+
+    Raises:
+        NotPreservedError: The grown model computes something else; everything was put back.
+    """
+    plan = plan_widen(
+        model,
+        site,
+        example_input=example_input,
+        extra=extra,
+        width=width,
+        factor=factor,
+        method=method,
+        optimizer=optimizer,
+        **options,
+    )
+    return plan.apply()
+
+
+def choose_growth(
+    graph: ChannelGraph,
+    site: str,
+    method: Method,
+    *,
+    extra: int | None,
+    width: int | None,
+    factor: float | None,
+) -> dict[Var, int]:
+    """Return which volumes grow by how many units so that a site becomes as wide as asked."""
+    if sum(value is not None for value in (extra, width, factor)) != 1:
+        raise SurgeryError(f"give exactly one of extra, width and factor, got {extra=}, {width=}, {factor=}")
+    present = graph.width(site)
+    if factor is not None:
+        if not factor > 1:
+            raise SurgeryError(f"factor must be above 1, got {factor!r}")
+        wanted = max(round(present * factor) - present, 1)
+    else:
+        wanted = extra if extra is not None else (width or 0) - present
+    if wanted <= 0:
+        raise SurgeryError(f"{site!r} has width {present}: it can only grow, got {extra=}, {width=}")
+    candidates = graph.candidates(site)
+    if not candidates:
+        raise graph.refusal(site)
+    step = 2 if method.pairing == "twins" else 1
+    problem: SurgeryError | None = None
+    for var, rows in candidates:
+        number = -(-wanted // (rows * step)) * step if factor is not None else wanted // rows
+        if factor is None and wanted % (rows * step):
+            continue
+        try:
+            return graph.close({var: number}, step=step)
+        except SurgeryError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    steps = sorted({rows * step for _, rows in candidates})
+    raise SurgeryError(
+        f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones"
+    )
+
+
+def build_plan(
+    graph: ChannelGraph,
+    growths: dict[str, dict[Var, int]],
+    method: Method,
+    *,
+    call: Call,
+    optimizer: Optimizers = None,
+    generator: torch.Generator | None = None,
+    check: bool = True,
+    scale: float | None = None,
+    mirrors: Sequence[nn.Module] = (),
+) -> WidenPlan:
+    """Turn chosen growths (site → volume → new units) into a plan."""
+    optimizers = optimizer_tuple(optimizer)
+    check_optimizers(optimizers, graph.model)
+    label = ", ".join(growths)
+    units: dict[Var, int] = {}
+    for growth in growths.values():
+        for var, count in growth.items():
+            units[var] = max(count, units.get(var, 0))
+    seed = zlib.crc32(f"{label}:{[graph.width(site) for site in growths]}".encode())
+    generator = generator if generator is not None else torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    maps = {var: unit_map(var.size, count, pairing=method.pairing, rng=rng) for var, count in units.items()}
+    layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
+    changes = tuple(_change(graph, name, layouts[name], maps) for name in layouts)
+    shapes = _new_shapes(graph, layouts)
+    attributes = tuple(standard_attributes(graph, maps, shapes))
+    options = {"generator": generator, "check": check, "scale": scale, "mirrors": tuple(mirrors)}
+    return WidenPlan(
+        graph.model, label, method, changes, attributes, tuple(graph.notes),
+        graph, maps, layouts, call, optimizers, options,
+    )  # fmt: skip
+
+
+def _new_shapes(graph: ChannelGraph, layouts: dict[str, list[Layout]]) -> dict[str, tuple[int, ...]]:
+    """Shapes after the growth under every name that a tensor has."""
+    names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
+    result = {}
+    for alias, tensor in [
+        *graph.model.named_parameters(remove_duplicate=False),
+        *graph.model.named_buffers(remove_duplicate=False),
+    ]:
+        own = layouts.get(names[id(tensor)])
+        result[alias] = tuple(layout.new_size for layout in own) if own else tuple(tensor.shape)
+    return result
+
+
+def _change(graph: ChannelGraph, name: str, layouts: list[Layout], maps: dict[Var, UnitMap]) -> TensorChange:
+    grown = {id(var) for var in maps}
+    roles = {
+        "reads" if use.consumed else "makes"
+        for use in graph.trace.uses[name]
+        if any(id(var) in grown for var in atoms(use.expr))
+    }
+    role = roles.pop() if len(roles) == 1 else "both" if roles else "makes"
+    old = tuple(graph.trace.tensors[name].shape)
+    return TensorChange(name, old, tuple(layout.new_size for layout in layouts), role)

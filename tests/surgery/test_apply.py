@@ -1,0 +1,271 @@
+"""All or nothing: whatever fails, model and optimizer are as they were, bit for bit."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftwork.errors import NotPreservedError, SurgeryError, UnsupportedOperationError
+from graftwork.surgery import deepen, growth_sites, plan_deepen, plan_widen, widen, widen_all
+from graftwork.surgery._transaction import Transaction
+
+from .models import CASES, batch_of, scrambled
+
+
+class Fault(Exception):  # noqa: N818 - an injected error
+    pass
+
+
+def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {
+        "ids": {name: id(t) for name, t in tensors},
+        "values": {name: t.detach().clone() for name, t in tensors},
+        "pointers": {name: t.data_ptr() for name, t in tensors},
+        "grads": {name: None if t.grad is None else t.grad.clone() for name, t in tensors},
+        "flags": {name: (t.requires_grad, t.dtype, t.stride()) for name, t in tensors},
+        "modes": {name: m.training for name, m in model.named_modules()},
+        "types": {name: type(m) for name, m in model.named_modules()},
+        "hooks": {name: list(m._forward_hooks) + list(m._forward_pre_hooks) for name, m in model.named_modules()},
+        "plain": {
+            name: {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, tuple))}
+            for name, m in model.named_modules()
+        },
+        "state": copy.deepcopy(optimizer.state_dict()),
+        "step hooks": len(optimizer._optimizer_step_pre_hooks),
+        "random": torch.get_rng_state(),
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def _trained(case_number: int) -> tuple[nn.Module, Tensor, torch.optim.Optimizer]:
+    model, x = scrambled(CASES[case_number]), batch_of(CASES[case_number])
+    model.register_forward_hook(lambda *_: None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, amsgrad=True)
+    model(x).sum().backward()
+    optimizer.step()
+    return model, x, optimizer
+
+
+@pytest.mark.parametrize("kind", ["widen", "deepen"])
+@pytest.mark.parametrize("case_number", [2, 9])
+def test_a_fault_at_any_step_leaves_everything_bit_identical(
+    kind: str, case_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x, optimizer = _trained(case_number)
+    site = {2: "conv1", 9: "lstm"}[case_number]
+    names: list[str] = []
+    monkeypatch.setattr(Transaction, "before_step", lambda _self, name: names.append(name))
+
+    def plan() -> Any:
+        if kind == "widen":
+            return plan_widen(model, site, factor=1.5, example_input=x, optimizer=optimizer)
+        return plan_deepen(model, site, example_input=x, optimizer=optimizer)
+
+    steps = _count_steps(plan, model, optimizer, names)
+    before = _snapshot(model, optimizer)
+    for number in range(steps):
+        for late in (False, True):  # before the step's change, and after it
+            _inject(monkeypatch, number, late=late)
+            with pytest.raises(Fault):
+                plan().apply()
+            monkeypatch.undo()
+            assert _same(before, _snapshot(model, optimizer)), (number, late)
+    assert steps >= (20 if kind == "widen" else 3)
+
+
+def _count_steps(plan: Any, model: nn.Module, optimizer: Any, names: list[str]) -> int:
+    """Make the growth once on the side, by undoing it at the very end."""
+    made = plan()
+    original = Transaction.__exit__
+
+    def undo(self: Transaction, *_: object) -> None:
+        original(self, Fault, Fault(), None)
+
+    before = _snapshot(model, optimizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transaction, "__exit__", undo)
+        made.apply()
+    assert _same(before, _snapshot(model, optimizer))
+    return len(names)
+
+
+def _inject(monkeypatch: pytest.MonkeyPatch, number: int, *, late: bool) -> None:
+    seen = []
+    original = Transaction.step
+
+    def step(self: Transaction, name: str, change: Any, undo: Any) -> None:
+        seen.append(name)
+
+        def faulty() -> None:
+            if late:
+                change()
+            raise Fault(name)
+
+        original(self, name, faulty if len(seen) == number + 1 else change, undo)
+
+    monkeypatch.setattr(Transaction, "step", step)
+
+
+class WidthInside(nn.Module):
+    """The forward divides by its own width: every tensor grows right, the function changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 6)
+        self.down = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.up(x))
+        return self.down(h / h.size(-1))
+
+
+def test_a_number_that_depends_on_the_width_is_caught_and_rolled_back() -> None:
+    model, x = WidthInside().double(), torch.randn(5, 4, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    before = _snapshot(model, optimizer)
+    with pytest.raises(NotPreservedError, match="put back"):
+        widen(model, "up", extra=2, example_input=x, optimizer=optimizer)
+    assert _same(before, _snapshot(model, optimizer))
+
+
+class Mixing(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.up = nn.Linear(4, 6)
+        self.norm = nn.LayerNorm(6)
+        self.down = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        if self.kind == "softmax":
+            h = h.softmax(-1)
+        elif self.kind == "norm":
+            h = self.norm(h)
+        elif self.kind == "mean":
+            h = h - h.mean(-1, keepdim=True)
+        elif self.kind == "sort":
+            h = h.sort(dim=-1).values
+        elif self.kind == "gram":
+            h = h * (h @ h.T).sum(-1, keepdim=True)
+        elif self.kind == "positions":
+            h = h * torch.arange(h.size(-1), dtype=h.dtype)
+        elif self.kind == "fft":
+            h = torch.fft.rfft(h, n=h.size(-1)).abs().repeat_interleave(2, -1)[..., :6]
+        elif self.kind == "flip":
+            h = h.flip(-1)
+        return self.down(h)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "norm", "mean", "sort", "gram", "positions", "flip"])
+def test_operations_that_mix_channels_are_refused_by_name(kind: str) -> None:
+    model, x = Mixing(kind).double(), torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(SurgeryError, match="can't be widened") as caught:
+        widen(model, "up", extra=2, example_input=x)
+    assert growth_sites(model, x)["up"].refusal == str(caught.value)
+
+
+def test_an_operation_that_is_not_understood_is_named_with_its_place() -> None:
+    model, x = Mixing("fft").double(), torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(UnsupportedOperationError, match=r"fft.*test_apply\.py:\d+"):
+        widen(model, "up", extra=2, example_input=x)
+
+
+class TiedTransposed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        self.mid = nn.Linear(4, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(self.embed(tokens)) @ self.embed.weight.T
+
+
+def test_transposed_weight_tying_is_refused() -> None:
+    with pytest.raises(SurgeryError, match="transposed tying"):
+        widen(TiedTransposed(), "embed", extra=2, example_input=torch.randint(7, (2, 3)))
+
+
+def test_a_gradient_in_waiting_is_padded_with_zeros_and_counts_on() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    model(x).sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    widen(model, "0", extra=2, example_input=x)
+    assert torch.equal(model[0].weight.grad[:7], grads["0.weight"])
+    assert not model[0].weight.grad[7:].any()
+    model(x).sum().backward()
+    assert torch.allclose(model[0].weight.grad[:7], 2 * grads["0.weight"])
+
+
+def test_growing_while_the_last_loss_is_alive_does_not_break_the_next_step() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    loss = model(x).sum()
+    loss.backward(retain_graph=True)
+    widen(model, "0", extra=2, example_input=x)
+    deepen(model, "1", example_input=x)
+    after = model(x).sum()
+    after.backward()
+    assert torch.allclose(loss, after)
+
+
+def test_flags_modes_memory_format_and_frozen_parameters_stay() -> None:
+    model, x = scrambled(CASES[1]).to(memory_format=torch.channels_last), batch_of(CASES[1])
+    model.features[4].weight.requires_grad_(False)  # noqa: FBT003
+    model.features[1].eval()
+    modes = {name: m.training for name, m in model.named_modules()}
+    widen(model, "features.0", extra=2, example_input=x)
+    assert not model.features[4].weight.requires_grad
+    assert model.features[4].weight.is_contiguous(memory_format=torch.channels_last)
+    assert modes == {name: m.training for name, m in model.named_modules()}
+
+
+class OptimizedModule(nn.Linear):
+    """Named like the wrapper of torch.compile, whose import warns."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+
+
+def test_wrapped_models_are_refused_with_advice() -> None:
+    x = torch.randn(2, 4)
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(4, 3))
+    with pytest.raises(SurgeryError, match="mirrors"):
+        widen(averaged, "module", extra=2, example_input=x)
+    with pytest.raises(SurgeryError, match="_orig_mod"):
+        widen(OptimizedModule(), "weight", extra=2, example_input=x)
+    with pytest.raises(SurgeryError, match="lazy"):
+        widen(nn.LazyLinear(3), "weight", extra=2, example_input=x)
+    with pytest.raises(SurgeryError, match="meta"):
+        widen(nn.Linear(4, 3, device="meta"), "weight", extra=2, example_input=x)
+    with pytest.raises(SurgeryError, match="fails on example_input"):
+        widen(nn.Linear(4, 3), "weight", extra=2, example_input=torch.randn(2, 5))
+
+
+def test_a_moving_average_grows_along_as_a_mirror() -> None:
+    model, x = scrambled(CASES[1]), batch_of(CASES[1])
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        for p in averaged.module.parameters():
+            p.mul_(0.9)
+    averaged.eval()
+    y = averaged(x)
+    widen(model, "features.0", extra=4, example_input=x, mirrors=[averaged.module])
+    assert torch.allclose(averaged(x), y, rtol=1e-10, atol=1e-12)
+    averaged.update_parameters(model)
+
+
+def test_widen_all_on_a_model_with_nothing_to_widen_says_so() -> None:
+    with pytest.raises(SurgeryError, match="growth_sites says why"):
+        widen_all(nn.Linear(3, 2), 2, example_input=torch.randn(2, 3))

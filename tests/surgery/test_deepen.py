@@ -1,0 +1,165 @@
+"""Laws of deepening: exactly the identity at first, in place, under unchanged names, and it learns."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery import deepen, growth_sites, plan_deepen, widen
+
+from .models import CASES, Case, batch_of, scrambled
+
+NAMES = [case.name for case in CASES]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_new_block_is_exactly_the_identity_after_every_module(case: Case, dtype: torch.dtype) -> None:
+    model, x = scrambled(case, dtype=dtype), batch_of(case, dtype=dtype)
+    model.eval()
+    with torch.no_grad():
+        before = model(x)
+    places = growth_sites(model, x).deepenable
+    grown = 0
+    for place in places:
+        try:
+            deepen(model, place, example_input=x)
+        except SurgeryError as error:
+            assert "never run" in str(error)  # noqa: PT017 - the reason is the point
+            continue
+        grown += 1
+    with torch.no_grad():
+        assert torch.equal(before, model(x))
+    assert grown >= 0.8 * len(places)
+    assert grown >= 2
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_no_existing_name_changes_and_parameters_keep_their_identity(case: Case) -> None:
+    model, x = scrambled(case), batch_of(case)
+    names, parameters = list(model.state_dict()), dict(model.named_parameters())
+    place = growth_sites(model, x).deepenable[0]
+    deepen(model, place, example_input=x)
+    assert [name for name in model.state_dict() if ".graft0." not in name] == names
+    assert all(dict(model.named_parameters())[name] is value for name, value in parameters.items())
+
+
+def test_the_block_learns_and_its_halves_part() -> None:
+    model, x = scrambled(CASES[1]), batch_of(CASES[1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    deepen(model, "features.4", example_input=x, optimizer=optimizer)
+    block = model.features[4].graft0
+    start = {name: value.detach().clone() for name, value in block.named_parameters()}
+    half = len(block.weight) // 2
+    assert torch.equal(block.weight[:half], block.weight[half:])
+    assert torch.equal(block.mix[:, :half], -block.mix[:, half:])
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    moved = {name for name, value in block.named_parameters() if not torch.equal(value, start[name])}
+    # The bias before batch normalization has a gradient of rounding size only.
+    assert {"weight", "mix", "norm.weight", "norm.bias"} <= moved
+    assert not torch.equal(block.weight[:half], block.weight[half:])
+
+
+def test_old_optimizer_state_keeps_its_bits_and_the_block_joins_its_neighbors() -> None:
+    model, x = scrambled(CASES[1]), batch_of(CASES[1])
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    model(x).sum().backward()
+    optimizer.step()
+    old = {id(p): {k: v.clone() for k, v in optimizer.state[p].items()} for p in model.parameters()}
+    deepen(model, "features.0", example_input=x, optimizer=optimizer)
+    block = model.features[0].graft0
+    assert any(block.weight is p for p in optimizer.param_groups[0]["params"])
+    assert any(block.bias is p for p in optimizer.param_groups[1]["params"])
+    assert len(optimizer.param_groups) == 2
+    kept = [p for p in model.parameters() if id(p) in old]
+    assert all(torch.equal(optimizer.state[p][key], old[id(p)][key]) for p in kept for key in old[id(p)])
+    model(x).sum().backward()
+    optimizer.step()
+    assert optimizer.state[block.weight]["step"] == 1
+
+
+def test_blocks_take_norm_and_activation_of_their_neighborhood() -> None:
+    vgg, attention = scrambled(CASES[1]), scrambled(CASES[7])
+    images, tokens = batch_of(CASES[1]), batch_of(CASES[7])
+    assert (spec := plan_deepen(vgg, "features.0", example_input=images).spec).norm == "batch"
+    assert (spec.spatial, spec.activation, spec.kernel_size) == (2, "ReLU", 3)
+    spec = plan_deepen(attention, "down", example_input=tokens).spec
+    assert (spec.spatial, spec.norm) == (0, "layer")
+    assert plan_deepen(vgg, "features.0", example_input=images, norm="none").spec.norm == "none"
+
+
+@pytest.mark.parametrize("kernel_size", [1, 5])
+def test_kernel_size_and_hidden_width_can_be_chosen(kernel_size: int) -> None:
+    model, x = scrambled(CASES[2]), batch_of(CASES[2])
+    receipt = deepen(model, "layer1.0", example_input=x, kernel_size=kernel_size, hidden=10)
+    assert receipt.largest_gap == 0.0
+    assert model.layer1[0].graft0.weight.shape == (10, 6, kernel_size, kernel_size)
+    for wrong in ({"hidden": 3}, {"kernel_size": 2}, {"norm": "odd"}, {"activation": "Nothing"}):
+        with pytest.raises(SurgeryError):
+            plan_deepen(model, "layer1.0", example_input=x, **wrong)
+
+
+def test_a_deepened_model_can_be_copied_pickled_widened_and_deepened_again() -> None:
+    model, x = scrambled(CASES[2]), batch_of(CASES[2])
+    deepen(model, "layer1", example_input=x)
+    deepen(model, "layer1.0", example_input=x)
+    deepen(model, "layer1.0", example_input=x)
+    widen(model, "layer1.0.graft1", extra=4, example_input=x)
+    widen(model, "conv1", extra=4, example_input=x)
+    model.eval()
+    with torch.no_grad():
+        y = model(x)
+        assert torch.equal(copy.deepcopy(model)(x), y)
+        again = pickle.loads(pickle.dumps(model))  # our own bytes, in memory
+        assert torch.equal(again(x), y)
+    assert isinstance(again.layer1[0], type(scrambled(CASES[2]).layer1[0]))
+
+
+class Indirect(nn.Module):
+    """Uses a module's weight without calling the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(x, self.inner.weight, self.inner.bias))
+
+
+def test_places_that_never_run_or_make_no_tensor_are_refused() -> None:
+    model, x = Indirect(), torch.randn(3, 3)
+    with pytest.raises(SurgeryError, match="does not run it"):
+        deepen(model, "inner", example_input=x)
+    with pytest.raises(SurgeryError, match="no module 'nowhere'"):
+        deepen(model, "nowhere", example_input=x)
+    assert type(model.inner) is nn.Linear
+
+
+class FirstOfTwo(nn.Module):
+    """A sub-module that returns a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0])
+
+
+def test_a_block_after_a_module_that_returns_a_tuple_acts_on_its_first_tensor() -> None:
+    model, x = FirstOfTwo().double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    assert deepen(model, "lstm", example_input=x).largest_gap == 0.0
+    assert model.lstm.graft0.weight.shape == (4, 4)

@@ -1,0 +1,204 @@
+"""Optimizer state through a growth: old slots keep their bits, new slots take no wild first step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn, optim
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery import ParameterGrowth, register_optimizer_carry, widen
+from graftwork.surgery._methods import place_old
+
+from .models import CASES, batch_of, scrambled
+
+LR = 1e-3
+Make = Callable[[Any], optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": lambda p: optim.SGD(p, lr=LR, momentum=0.9, nesterov=True),
+    "plain-sgd": lambda p: optim.SGD(p, lr=LR),
+    "adam": lambda p: optim.Adam(p, lr=LR, weight_decay=0.1),
+    "amsgrad": lambda p: optim.Adam(p, lr=LR, amsgrad=True),
+    "adamw": lambda p: optim.AdamW(p, lr=LR, weight_decay=0.0),
+    "nadam": lambda p: optim.NAdam(p, lr=LR),
+    "radam": lambda p: optim.RAdam(p, lr=LR),
+    "adagrad": lambda p: optim.Adagrad(p, lr=LR),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=LR, centered=True, momentum=0.9),
+    "adamax": lambda p: optim.Adamax(p, lr=LR),
+    "adafactor": lambda p: optim.Adafactor(p, lr=LR),
+}
+BOUNDED = ("adam", "amsgrad", "adamw", "nadam", "radam", "adagrad", "rmsprop", "adamax")
+
+
+def _steps(model: nn.Module, optimizer: optim.Optimizer, x: Tensor, count: int) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+
+def _setup(name: str, steps: int) -> tuple[nn.Module, Tensor, optim.Optimizer]:
+    model, x = scrambled(CASES[1]).eval(), batch_of(CASES[1])
+    optimizer = OPTIMIZERS[name](model.parameters())
+    _steps(model, optimizer, x, steps)
+    return model, x, optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_old_slots_keep_their_bits_and_training_goes_on(name: str) -> None:
+    model, x, optimizer = _setup(name, 3)
+    old = {p: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for p, s in optimizer.state.items()}
+    groups = [list(map(id, group["params"])) for group in optimizer.param_groups]
+    receipt = widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    compared = 0
+    for parameter, state in old.items():
+        for key, value in state.items():
+            new = optimizer.state[parameter][key]
+            if isinstance(value, Tensor) and value.dim() > 0:
+                corner = new[tuple(slice(0, size) for size in value.shape)]
+                assert torch.equal(corner, value)
+                compared += 1
+            else:
+                assert value is None or new == value
+    assert groups == [list(map(id, group["params"])) for group in optimizer.param_groups]
+    assert compared >= (0 if name == "plain-sgd" else 8)
+    assert bool(receipt.optimizer_state) == (name != "plain-sgd")
+    _steps(model, optimizer, x, 2)
+
+
+@pytest.mark.parametrize("steps", [1, 400])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_new_slot_first_moves_by_the_learning_rate_at_most(name: str, steps: int) -> None:
+    model, x, optimizer = _setup(name, 1)
+    for state in optimizer.state.values():  # as after many steps near a minimum
+        state["step"] = torch.tensor(float(steps))
+        for key, value in state.items():
+            if key in {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf"}:
+                value.mul_(1e-12)
+            if key == "grad_avg":
+                value.mul_(1e-8)
+    old_shapes = {name: p.shape for name, p in model.named_parameters()}
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    _steps(model, optimizer, x, 1)
+    seen = 0
+    for n, parameter in model.named_parameters():
+        move = (parameter - before[n]).abs()
+        new = torch.ones_like(move, dtype=torch.bool)
+        new[tuple(slice(0, size) for size in old_shapes[n])] = False
+        if new.any():
+            assert move[new].max() <= LR * (1.1 if name == "nadam" else 1.0001)
+            seen += 1
+    assert seen >= 4
+
+
+def test_two_growths_before_one_step_limit_the_new_slots_of_both() -> None:
+    model, x, optimizer = _setup("rmsprop", 1)
+    for state in optimizer.state.values():
+        state["square_avg"].mul_(1e-12)
+        state["grad_avg"].mul_(1e-8)
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    widen(model, "features.4", extra=4, example_input=x, optimizer=optimizer)
+    weight = model.features[4].weight
+    before = weight.detach().clone()
+    _steps(model, optimizer, x, 1)
+    move = (weight - before).abs()
+    move[:8, :6] = 0
+    assert 0 < move.max() <= LR * 1.0001
+
+
+def test_without_the_limit_a_new_slot_would_jump() -> None:
+    """The control: the test above can fail."""
+    model, x, optimizer = _setup("rmsprop", 1)
+    for state in optimizer.state.values():
+        state["square_avg"].mul_(1e-12)
+        state["grad_avg"].mul_(1e-8)
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    optimizer._optimizer_step_pre_hooks.clear()
+    weight = model.features[0].weight
+    before = weight.detach().clone()
+    _steps(model, optimizer, x, 1)
+    assert (weight - before).abs()[6:].max() > 2 * LR
+
+
+def test_muon_carries_matrices_and_a_second_optimizer_the_rest() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    muon = optim.Muon([p for p in model.parameters() if p.dim() == 2], lr=LR)
+    adam = optim.AdamW([p for p in model.parameters() if p.dim() != 2], lr=LR)
+    for _ in range(2):
+        model(x).sum().backward()
+        muon.step()
+        adam.step()
+    old = muon.state[model[0].weight]["momentum_buffer"].clone()
+    widen(model, "0", extra=2, example_input=x, optimizer=[muon, adam])
+    assert torch.equal(muon.state[model[0].weight]["momentum_buffer"][:7], old)
+    assert adam.state[model[0].bias]["exp_avg"].shape == (9,)
+
+
+def test_lbfgs_strangers_and_foreign_optimizers_are_refused() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    other = nn.Linear(2, 2)
+    for wrong, words in (
+        (optim.LBFGS(model.parameters()), "curvature pairs"),
+        (optim.Adadelta(model.parameters()), "register_optimizer_carry"),
+        (optim.SGD(other.parameters(), lr=0.1), "holds no parameter"),
+        ("adam", r"torch\.optim\.Optimizer"),
+    ):
+        with pytest.raises(SurgeryError, match=words):
+            widen(model, "0", extra=2, example_input=x, optimizer=wrong)
+
+
+class Signs(optim.Optimizer):
+    """A third-party optimizer that keeps the sign of every gradient."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["sign"] = p.grad.sign()
+                p.sub_(group["lr"] * p.grad.sign())
+
+
+def test_a_third_party_optimizer_takes_part_once_registered() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    optimizer = Signs(model.parameters())
+    model(x).sum().backward()
+    optimizer.step()
+    with pytest.raises(SurgeryError, match="register_optimizer_carry"):
+        widen(model, "0", extra=2, example_input=x, optimizer=optimizer)
+
+    def carry(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
+        return {"sign": growth.place(state["sign"])}
+
+    register_optimizer_carry(Signs, carry)
+    widen(model, "0", extra=2, example_input=x, optimizer=optimizer)
+    assert optimizer.state[model[0].weight]["sign"].shape == (9, 5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_state_dicts_round_trip_after_a_growth(name: str) -> None:
+    model, x, optimizer = _setup(name, 2)
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    again = OPTIMIZERS[name](model.parameters())
+    again.load_state_dict(optimizer.state_dict())
+    assert torch.equal(
+        place_old(next(iter(again.state.values()))["momentum_buffer" if name == "sgd" else "exp_avg"], []),
+        next(iter(optimizer.state.values()))["momentum_buffer" if name == "sgd" else "exp_avg"],
+    )
+
+
+def test_a_learning_rate_schedule_goes_on_through_a_growth() -> None:
+    model, x, optimizer = _setup("adamw", 1)
+    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    _steps(model, optimizer, x, 1)
+    schedule.step()
+    rate = schedule.get_last_lr()
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    assert schedule.get_last_lr() == rate
+    _steps(model, optimizer, x, 1)
+    schedule.step()
+    assert schedule.get_last_lr() < rate

@@ -1,0 +1,91 @@
+"""A grown model is saved as data and built again with the same bits."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from graftwork.errors import ConfigError, SurgeryError
+from graftwork.surgery import Deepen, GrowthSchedule, Widen, WidenAll, deepen, load, save, widen, widen_all
+
+from .models import CASES, Case, batch_of, scrambled
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_a_grown_model_comes_back_with_the_same_outputs(case: Case, tmp_path: Path) -> None:
+    model, x = scrambled(case), batch_of(case)
+    widen(model, case.widenable[0], factor=1.5, example_input=x)
+    place = case.widenable[-1] if case.name != "direct" else "shared"
+    deepen(model, place, example_input=x)
+    widen_all(model, 1.3, example_input=x)
+    model.eval()
+    save(model, tmp_path / "grown")
+    again = load(lambda: case.build().double(), tmp_path / "grown").eval()
+    with torch.no_grad():
+        assert torch.equal(model(x), again(x))
+    assert {p.name for p in (tmp_path / "grown").iterdir()} == {"growth.json", "model.safetensors"}
+    widen(again, case.widenable[0], factor=1.5, example_input=x)  # and grows on
+    save(again, tmp_path / "grown")
+    assert len(json.loads((tmp_path / "grown" / "growth.json").read_text())["growths"]) == 4
+
+
+def test_shared_weights_stay_shared(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        model[2].weight = model[0].weight
+        return model
+
+    model = build()
+    save(model, tmp_path)
+    again = load(build, tmp_path)
+    assert again[0].weight is again[2].weight
+    assert torch.equal(again[0].weight, model[0].weight)
+
+
+def test_a_missing_folder_another_model_and_another_format_are_told_apart(tmp_path: Path) -> None:
+    case = CASES[0]
+    model, x = scrambled(case), batch_of(case)
+    widen(model, "0", extra=2, example_input=x)
+    save(model, tmp_path)
+    with pytest.raises(SurgeryError, match="holds no grown model"):
+        load(case.build, tmp_path / "nowhere")
+    with pytest.raises(SurgeryError, match="fit this model|another model"):
+        load(lambda: nn.Linear(5, 3), tmp_path)
+    (tmp_path / "growth.json").write_text('{"format": "other", "version": 1}')
+    with pytest.raises(SurgeryError, match="expected graftwork-growth"):
+        load(case.build, tmp_path)
+
+
+def test_a_schedule_grows_at_its_moments_and_only_then() -> None:
+    case = CASES[1]
+    model, x = scrambled(case), batch_of(case)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    schedule = GrowthSchedule(
+        {"50%": WidenAll(1.5), 2: Deepen("features.0"), "70%": Widen("classifier.0", 1.2)}, total_steps=10
+    )
+    assert schedule.moments == [2, 5, 7]
+    grown_at = []
+    for step in range(1, 11):
+        optimizer.zero_grad()
+        model(x).sum().backward()
+        optimizer.step()
+        if schedule.step(model, example_input=x, optimizer=optimizer):
+            grown_at.append(step)
+    assert grown_at == [2, 5, 7]
+    assert [receipt.kind for receipt in schedule.receipts] == ["deepen", "widen", "widen"]
+    resumed = GrowthSchedule({2: WidenAll(2), 9: WidenAll(2)})
+    resumed.load_state_dict({"steps": 5})
+    assert resumed.moments == [9]
+
+
+@pytest.mark.parametrize("moment", ["half", "150%", -1, True, "x%"])
+def test_moments_that_make_no_sense_are_refused(moment: str | int) -> None:
+    with pytest.raises(ConfigError, match="moment"):
+        GrowthSchedule({moment: WidenAll(2)}, total_steps=10)
+
+
+def test_a_percentage_needs_the_length_of_the_training() -> None:
+    with pytest.raises(ConfigError, match="total_steps"):
+        GrowthSchedule({"50%": WidenAll(2)})
