@@ -19,8 +19,8 @@ from tests.strategies import genomes, random_images, scramble, seeds
 
 EXAMPLES = 200
 FUSED_BOUND = {torch.float64: 1e-11, torch.float32: 2e-3}
-"""Of the gap in fused form. Rounding of the cancelled terms is amplified by the norms behind them, most by instance norms
-of near-constant maps, so the bound in float32 is far above the 1e-6 that is usual."""
+"""Of the gap in fused form. Rounding of the cancelled terms is amplified by the norms behind them, most by instance
+norms of near-constant maps, so the bound in float32 is far above the 1e-6 that is usual."""
 
 
 @st.composite
@@ -139,7 +139,7 @@ def test_every_new_tensor_with_a_gradient_moves_and_twins_separate(
     for _ in range(3):
         found = _step(child, optimizer, random_images(genome, 8, generator), generator)
         gradients = {key: max(value, gradients.get(key, 0.0)) for key, value in found.items()}
-    new = {block_id for block_id in growth.new_blocks}
+    new = set(growth.new_blocks)
     keys = [key for key in before if key.split("/")[0] in new]
     moved = [key for key in keys if not torch.equal(before[key], population.bank.state()[key])]
     pulled = [key for key in keys if gradients.get(key, 0.0) > 0]

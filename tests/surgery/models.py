@@ -16,9 +16,7 @@ class VGG(nn.Module):
             nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2),
             nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2),
         )  # fmt: skip
-        self.classifier = nn.Sequential(
-            nn.Linear(8 * 2 * 2, 10), nn.ReLU(), nn.Dropout(0.5), nn.Linear(10, 5)
-        )
+        self.classifier = nn.Sequential(nn.Linear(8 * 2 * 2, 10), nn.ReLU(), nn.Dropout(0.5), nn.Linear(10, 5))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.features(x), 1))
@@ -33,9 +31,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -149,9 +145,7 @@ class Attention(nn.Module):
         b, t = tokens.shape
         x = self.embed(tokens) + self.position[:, :t]
         y = self.norm1(x)
-        q, k, v = (
-            f(y).view(b, t, self.heads, self.head_width).transpose(1, 2) for f in (self.q, self.k, self.v)
-        )
+        q, k, v = (f(y).view(b, t, self.heads, self.head_width).transpose(1, 2) for f in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.proj(y.transpose(1, 2).reshape(b, t, -1))
         y = self.norm2(x)

@@ -14,7 +14,7 @@ from graftwork.surgery._transaction import Transaction
 from .models import CASES, batch_of, scrambled
 
 
-class Fault(Exception):  # noqa: N818 - an injected error
+class Fault(Exception):
     pass
 
 
@@ -222,7 +222,7 @@ def test_growing_while_the_last_loss_is_alive_does_not_break_the_next_step() -> 
 
 def test_flags_modes_memory_format_and_frozen_parameters_stay() -> None:
     model, x = scrambled(CASES[1]).to(memory_format=torch.channels_last), batch_of(CASES[1])
-    model.features[4].weight.requires_grad_(False)  # noqa: FBT003
+    model.features[4].weight.requires_grad_(False)
     model.features[1].eval()
     modes = {name: m.training for name, m in model.named_modules()}
     widen(model, "features.0", extra=2, example_input=x)

@@ -106,9 +106,7 @@ def test_new_tensors_learn_and_twins_separate_within_three_steps(case: Case) -> 
     learned = set()
     for _ in range(3):
         _train(model, optimizer, x)
-        learned |= {
-            name for name in names if parameters[name].grad is not None and parameters[name].grad.any()
-        }
+        learned |= {name for name in names if parameters[name].grad is not None and parameters[name].grad.any()}
     moved = {name for name in learned if not torch.equal(start[name], parameters[name])}
     assert moved == learned
     assert len(learned) >= 0.8 * len(names)

@@ -155,9 +155,7 @@ def guessed_attributes(
     return changes
 
 
-def _changed_lengths(
-    graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]
-) -> dict[int, int]:
+def _changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
     lengths: dict[int, int] = {}
     for name in touched:
         for expr in graph.trace.spaces[name]:

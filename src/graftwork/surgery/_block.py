@@ -78,12 +78,8 @@ class R2RBlock(nn.Module):
         """
         rows, columns = list(self.weight.shape), list(self.mix.shape)
         rows[0], columns[1] = rows[0] // 2, columns[1] // 2
-        self.weight.copy_(
-            twin_rows(matched_uniform(rows, std=scale, generator=generator, dtype=self.weight.dtype))
-        )
-        self.mix.copy_(
-            twin_columns(matched_uniform(columns, std=mix_scale, generator=generator, dtype=self.mix.dtype))
-        )
+        self.weight.copy_(twin_rows(matched_uniform(rows, std=scale, generator=generator, dtype=self.weight.dtype)))
+        self.mix.copy_(twin_columns(matched_uniform(columns, std=mix_scale, generator=generator, dtype=self.mix.dtype)))
         self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -70,15 +70,11 @@ def refuse_wrappers(model: nn.Module) -> None:
         names = {base.__name__ for base in kind.__mro__}
         where = f" at {path!r}" if path else ""
         if "OptimizedModule" in names:
-            raise SurgeryError(
-                f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again"
-            )
+            raise SurgeryError(f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again")
         if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
             raise SurgeryError(f"the model is wrapped in {kind.__name__}{where}: unwrap it, grow, wrap again")
         if names & {"ScriptModule", "RecursiveScriptModule"}:
-            raise SurgeryError(
-                f"the model is a ScriptModule{where}: grow the Python module, then script again"
-            )
+            raise SurgeryError(f"the model is a ScriptModule{where}: grow the Python module, then script again")
         if "AveragedModel" in names:
             raise SurgeryError(
                 f"the model is an AveragedModel{where}: grow the trained model with mirrors=[averaged.module]"
@@ -94,9 +90,7 @@ def _refuse_tensors(model: nn.Module) -> None:
         if tensor.is_meta:
             raise SurgeryError(f"{name!r} is on the meta device: load its weights first")
         if tensor.is_quantized or tensor.layout is not torch.strided or type(tensor).__name__ == "DTensor":
-            raise SurgeryError(
-                f"{name!r} is quantized, sparse or distributed: grow before converting or sharding"
-            )
+            raise SurgeryError(f"{name!r} is quantized, sparse or distributed: grow before converting or sharding")
         if tensor.numel() and isinstance(tensor, nn.Parameter):
             other = storages.setdefault(tensor.untyped_storage().data_ptr(), name)
             if other != name:

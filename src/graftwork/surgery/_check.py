@@ -65,11 +65,7 @@ class Probes:
                         if mode == "evaluation" and batch == "example":
                             raise
                         continue  # this batch size or mode is not for this model
-                    runs.append(
-                        Probe(
-                            mode, batch, variant, _plain(output), output_gap(_plain(output), _plain(nudged))
-                        )
-                    )
+                    runs.append(Probe(mode, batch, variant, _plain(output), output_gap(_plain(output), _plain(nudged))))
         return cls(runs)
 
     def compare(self, model: nn.Module) -> float:
@@ -110,9 +106,7 @@ def _in_mode(model: nn.Module, mode: str) -> Iterator[None]:
 
 def _variants(call: Call) -> list[tuple[str, Call]]:
     """The example, one row of it, and one row more."""
-    leaves = [
-        leaf for leaf in tree_flatten((list(call.arguments), call.keywords))[0] if isinstance(leaf, Tensor)
-    ]
+    leaves = [leaf for leaf in tree_flatten((list(call.arguments), call.keywords))[0] if isinstance(leaf, Tensor)]
     sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
     variants = [("example", call)]
     if len(sizes) != 1:
@@ -125,9 +119,7 @@ def _variants(call: Call) -> list[tuple[str, Call]]:
     for name, index in (("one row", [0]), ("one row more", [*range(size), 0])):
         if len(index) == size or size == 0:
             continue
-        arguments, keywords = tree_map(
-            lambda v, index=index: rows(v, index), (list(call.arguments), call.keywords)
-        )
+        arguments, keywords = tree_map(lambda v, index=index: rows(v, index), (list(call.arguments), call.keywords))
         variants.append((name, Call(tuple(arguments), keywords)))
     return variants
 

@@ -185,15 +185,9 @@ def plan_deepen(
     call = call_of(example_input)
     graph = ChannelGraph.of(model, call)
     if after not in dict(model.named_modules()) or not after:
-        raise SurgeryError(
-            f"the model has no module {after!r}: pick one of {list(graph.trace.module_outputs)[1:9]}"
-        )
-    spec, dtype = _spec(
-        graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation
-    )
-    return _build(
-        graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options
-    )
+        raise SurgeryError(f"the model has no module {after!r}: pick one of {list(graph.trace.module_outputs)[1:9]}")
+    spec, dtype = _spec(graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation)
+    return _build(graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options)
 
 
 def deepen(
@@ -267,11 +261,7 @@ def _build(
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and not tensor.is_contiguous()
-    )
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _around(model: nn.Module, path: str) -> Iterator[nn.Module]:
@@ -300,9 +290,7 @@ def _spec(
         )
     dims, dtype = graph.trace.module_outputs[after]
     if len(dims) < 2 or len(dims) > 5:
-        raise SurgeryError(
-            f"{after!r} can't be deepened: its output has {len(dims)} dimensions, expected 2 to 5"
-        )
+        raise SurgeryError(f"{after!r} can't be deepened: its output has {len(dims)} dimensions, expected 2 to 5")
     spatial = _spatial(graph, dims)
     channels = size_of(dims[1 if spatial else -1])
     if spatial and kernel_size % 2 == 0:

@@ -206,12 +206,8 @@ class ChannelGraph:
             if not var.reasons and var not in growth and missing % (rows * step) == 0:
                 growth[var] = missing // rows
                 return
-        reasons = [reason.text for var in atoms(part) for reason in var.reasons] or [
-            "its width doesn't divide"
-        ]
-        raise SurgeryError(
-            f"a dimension is split into equal parts, and one part can't grow along: {reasons[0]}"
-        )
+        reasons = [reason.text for var in atoms(part) for reason in var.reasons] or ["its width doesn't divide"]
+        raise SurgeryError(f"a dimension is split into equal parts, and one part can't grow along: {reasons[0]}")
 
     def layouts(self, name: str, growth: dict[Var, UnitMap]) -> list[Layout]:
         """Return the layout of every dimension of a tensor; factors only where a volume is summed over."""

@@ -86,7 +86,5 @@ def broadcast(trace: Trace, tensors: list[Tensor], shape: tuple[int, ...], what:
                 trace.couple(dims[position], info.dims[own], what)
         if dims[position] is ONE:
             dims[position] = fresh(size)
-    derived = [
-        i.computed or i.parameter is not None for i, t in zip(infos, tensors, strict=True) if t.numel() > 1
-    ]
+    derived = [i.computed or i.parameter is not None for i, t in zip(infos, tensors, strict=True) if t.numel() > 1]
     return Info(dims, computed=bool(derived) and all(derived))

@@ -130,15 +130,11 @@ def _weigh(value: Tensor, layouts: Sequence[Layout]) -> Tensor:
     for dim, layout in enumerate(layouts):
         if (layout.factor != 1.0).any():
             shape = [-1 if i == dim else 1 for i in range(value.dim())]
-            value = value * torch.as_tensor(layout.factor, dtype=value.dtype, device=value.device).reshape(
-                shape
-            )
+            value = value * torch.as_tensor(layout.factor, dtype=value.dtype, device=value.device).reshape(shape)
     return value
 
 
-def _fresh_like(
-    old: Tensor, shape: Sequence[int], *, generator: torch.Generator, scale: float | None
-) -> Tensor:
+def _fresh_like(old: Tensor, shape: Sequence[int], *, generator: torch.Generator, scale: float | None) -> Tensor:
     """Vectors (biases, norm weights and statistics) continue at their mean, weights at their scale."""
     if not old.is_floating_point():
         return old.new_zeros(shape)

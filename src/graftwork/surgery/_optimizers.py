@@ -151,9 +151,7 @@ def _rule(optimizer: optim.Optimizer) -> OptimizerCarry:
         if kind in _registry:
             return _registry[kind]
     name = type(optimizer).__name__
-    why = (
-        "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
-    )
+    why = "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
     raise SurgeryError(
         f"optimizer {name} can't be carried through a growth: {why}. Make a new optimizer after the "
         f"growth, or teach "
@@ -177,9 +175,7 @@ def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) ->
             )
         _rule(optimizer)
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise SurgeryError(
-                f"{type(optimizer).__name__} holds no parameter of this model: pass the model's own"
-            )
+            raise SurgeryError(f"{type(optimizer).__name__} holds no parameter of this model: pass the model's own")
 
 
 def carry_state(
@@ -214,9 +210,7 @@ def carry_state(
                 partial(optimizer.state.__setitem__, parameter, new),
                 partial(optimizer.state.__setitem__, parameter, old),
             )
-            lines += [
-                f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()
-            ]
+            lines += [f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()]
             seeded.append((parameter, growth))
         if seeded and _SECOND & {key for p, _ in seeded for key in optimizer.state[p]}:
             _limit_first_update(transaction, optimizer, seeded)

@@ -105,9 +105,7 @@ class WidenPlan:
             tensor = dict([*mirror.named_parameters(), *mirror.named_buffers()])[name]
             data, grad = tensor.data, tensor.grad
             if self.method.name == "net2net":
-                raise SurgeryError(
-                    "mirrors need a method that keeps old weights: r2r, netmorph or random-padding"
-                )
+                raise SurgeryError("mirrors need a method that keeps old weights: r2r, netmorph or random-padding")
             grown = place_old(data, self._layouts[name], fill=new)
             transaction.step(
                 f"mirror of {name}",
@@ -124,9 +122,7 @@ class WidenPlan:
                 found.append((change.name, tensor, growth))
         return found
 
-    def _settle(
-        self, transaction: Transaction, probes: Probes, *, check: bool
-    ) -> tuple[AttributeChange, ...]:
+    def _settle(self, transaction: Transaction, probes: Probes, *, check: bool) -> tuple[AttributeChange, ...]:
         """Run the grown model; where it fails, try the user's own numbers that hold an old length."""
         if not check:
             return ()

@@ -67,9 +67,7 @@ class SurgeryReceipt:
         if self.optimizer_state:
             lines.append(f"  optimizer state carried: {len(self.optimizer_state)} tensors")
         if self.gaps:
-            lines.append(
-                f"  largest relative change of the outputs: {self.largest_gap:.1e} over {len(self.gaps)} runs"
-            )
+            lines.append(f"  largest relative change of the outputs: {self.largest_gap:.1e} over {len(self.gaps)} runs")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(line for line in lines if line)
 

@@ -36,9 +36,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise SurgeryError(
-                f"state {key!r} is a {type(value).__name__}, not a tensor: it can't be saved as data"
-            )
+            raise SurgeryError(f"state {key!r} is a {type(value).__name__}, not a tensor: it can't be saved as data")
         owner = first.setdefault(id(value), key)
         if owner != key:
             aliases[key] = owner
@@ -51,9 +49,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         "aliases": aliases,
     }
     _write(target / "model.safetensors", lambda path: save_file(tensors, path))
-    _write(
-        target / "growth.json", lambda path: path.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    )
+    _write(target / "growth.json", lambda path: path.write_text(json.dumps(document, indent=1), encoding="utf-8"))
 
 
 def _write(path: Path, writer: Callable[[Path], object]) -> None:
@@ -87,8 +83,7 @@ def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -
         ) from error
     if document.get("format") != _FORMAT or document.get("version") != _VERSION:
         raise SurgeryError(
-            f"expected {_FORMAT} version {_VERSION}, got {document.get('format')!r} "
-            f"{document.get('version')!r}"
+            f"expected {_FORMAT} version {_VERSION}, got {document.get('format')!r} {document.get('version')!r}"
         )
     model = build_model()
     replay(model, document["growths"])
@@ -118,9 +113,7 @@ def replay(model: nn.Module, growths: list[dict[str, Any]]) -> None:
             else:
                 _replay_deepen(model, growth)
         except (KeyError, AttributeError, TypeError) as error:
-            raise SurgeryError(
-                f"the growth log does not fit this model ({error!r}): build the same model"
-            ) from error
+            raise SurgeryError(f"the growth log does not fit this model ({error!r}): build the same model") from error
     vars(model)["_graftwork_log"] = [*getattr(model, "_graftwork_log", []), *growths]
 
 

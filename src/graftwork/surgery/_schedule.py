@@ -98,9 +98,7 @@ def widen_all(
 class Growth(Protocol):
     """One growth of a schedule."""
 
-    def __call__(
-        self, model: nn.Module, *, example_input: ExampleInput, **options: Any
-    ) -> Sequence[SurgeryReceipt]:
+    def __call__(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> Sequence[SurgeryReceipt]:
         """Grow the model; ``options`` are those of `widen`."""
 
 
@@ -112,14 +110,10 @@ class WidenAll:
     only: tuple[str, ...] | None = None
     method: str = "r2r"
 
-    def __call__(
-        self, model: nn.Module, *, example_input: ExampleInput, **options: Any
-    ) -> list[SurgeryReceipt]:
+    def __call__(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> list[SurgeryReceipt]:
         """Grow the model."""
         return [
-            widen_all(
-                model, self.factor, example_input=example_input, only=self.only, method=self.method, **options
-            )
+            widen_all(model, self.factor, example_input=example_input, only=self.only, method=self.method, **options)
         ]
 
 
@@ -131,9 +125,7 @@ class Widen:
     factor: float
     method: str = "r2r"
 
-    def __call__(
-        self, model: nn.Module, *, example_input: ExampleInput, **options: Any
-    ) -> list[SurgeryReceipt]:
+    def __call__(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> list[SurgeryReceipt]:
         """Grow the model."""
         from graftwork.surgery._widen import widen
 
@@ -156,9 +148,7 @@ class Deepen:
     after: tuple[str, ...] | str
     kernel_size: int = 3
 
-    def __call__(
-        self, model: nn.Module, *, example_input: ExampleInput, **options: Any
-    ) -> list[SurgeryReceipt]:
+    def __call__(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> list[SurgeryReceipt]:
         """Grow the model."""
         places = (self.after,) if isinstance(self.after, str) else self.after
         return [

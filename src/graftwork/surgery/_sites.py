@@ -89,9 +89,7 @@ class GrowthSites:
             cost = f"{site.parameters_per_step:,}" if site.step else ""
             deepen = "yes" if site.deepen else "no"
             why = site.refusal or ""
-            lines.append(
-                f"{site.name:<{length}}  {width:>6} {step:>5} {cost:>10}  {deepen:<6}  {why}".rstrip()
-            )
+            lines.append(f"{site.name:<{length}}  {width:>6} {step:>5} {cost:>10}  {deepen:<6}  {why}".rstrip())
         return "\n".join([*lines, f"followed by: {self.source}", *(f"note: {note}" for note in self.notes)])
 
 

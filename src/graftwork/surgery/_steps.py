@@ -66,9 +66,5 @@ def append_log(transaction: Transaction, model: nn.Module, entry: dict[str, Any]
     transaction.step(
         "log",
         lambda: setattr(model, "_graftwork_log", [*(old or []), entry]),
-        lambda: (
-            setattr(model, "_graftwork_log", old)
-            if old is not None
-            else vars(model).pop("_graftwork_log", None)
-        ),
+        lambda: setattr(model, "_graftwork_log", old) if old is not None else vars(model).pop("_graftwork_log", None),
     )

@@ -104,9 +104,7 @@ class Trace:
             self._infos[tensor] = Info(list(self.spaces[name]), name, sources)
         for leaf in tree_flatten((list(arguments), dict(keywords)))[0]:
             if isinstance(leaf, Tensor):
-                self._infos[leaf] = Info(
-                    [fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape]
-                )
+                self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
         with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self):
             result = self._model(*arguments, **keywords)
         for leaf in output_tensors(result):
@@ -175,9 +173,7 @@ class Trace:
         try:
             unify(first, second)
         except Misaligned:
-            reason = Reason(
-                f"{what} matches dimensions that have no common structure{self.where()}", unsupported=True
-            )
+            reason = Reason(f"{what} matches dimensions that have no common structure{self.where()}", unsupported=True)
             freeze(first, reason)
             freeze(second, reason)
 
@@ -190,9 +186,7 @@ class Trace:
         if info.parameter is None:
             return
         for source in info.sources[dim]:
-            self.uses[info.parameter].append(
-                Use(source, expr if expr is not None else info.dims[dim], consumed)
-            )
+            self.uses[info.parameter].append(Use(source, expr if expr is not None else info.dims[dim], consumed))
 
     def produces(self, info: Info, dim: int) -> None:
         """Note that a weight's dimension makes channels: the place where a volume can be widened."""

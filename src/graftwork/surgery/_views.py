@@ -50,9 +50,7 @@ def _view(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
     trace.put(result, _derived(info, dims, sources))
 
 
-def regroup(
-    pieces: list[tuple[Expr, frozenset[int]]], shape: list[int]
-) -> tuple[list[Expr], list[frozenset[int]]]:
+def regroup(pieces: list[tuple[Expr, frozenset[int]]], shape: list[int]) -> tuple[list[Expr], list[frozenset[int]]]:
     """Follow a view: split and merge dimensions from the innermost outward.
 
     Args:
@@ -142,9 +140,7 @@ def _repeat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=info.computed or info.parameter is not None))
 
 
-@VIEWS.handles(
-    "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"
-)
+@VIEWS.handles("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
 def _split(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(bind(func, args, kwargs)["dim"], len(info.dims))
@@ -277,9 +273,7 @@ def _roll(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
 def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     indices = list(args[1]) + [None] * (len(info.dims) - len(args[1]))
-    if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices) or len(indices) != len(
-        info.dims
-    ):
+    if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices) or len(indices) != len(info.dims):
         raise Misaligned
     for dim, index in enumerate(indices):
         trace.use(info, dim, consumed=False)

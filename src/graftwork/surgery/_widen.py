@@ -151,9 +151,7 @@ def choose_growth(
     if problem is not None:
         raise problem
     steps = sorted({rows * step for _, rows in candidates})
-    raise SurgeryError(
-        f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones"
-    )
+    raise SurgeryError(f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones")
 
 
 def build_plan(

@@ -1,0 +1,136 @@
+"""A cache of decoded data sets: memory-mapped arrays in a folder named by what they were read from.
+
+The folder's name is a hash of the source's files (path, size, time of change) and of the options of reading, so a
+changed file is decoded anew. A manifest holds the fingerprint of the content. The folder is filled aside and renamed,
+under a lock, so that two processes never see half a data set and a full disk leaves none.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from graftwork.datasets._dataset import ImageDataset, check_labels
+from graftwork.datasets._sources import Raw
+from graftwork.errors import ResourceError
+
+__all__ = ["cache_folder", "cached", "source_key"]
+
+VERSION = 1
+
+
+def cache_folder() -> Path:
+    """``$GRAFTWORK_CACHE``, or ``graftwork`` in the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``)."""
+    named = os.environ.get("GRAFTWORK_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftwork"
+
+
+def source_key(files: list[Path], options: Any) -> str:
+    """Hash of files (path, size, time of change) and options: equal while nothing has changed."""
+    digest = hashlib.sha256(f"{VERSION} {options!r}".encode())
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _fingerprint(arrays: dict[str, Any], class_names: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(class_names).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        for start in range(0, len(array), 4096):
+            digest.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
+    return digest.hexdigest()
+
+
+def _arrays(raw: Raw, source: str) -> dict[str, Any]:
+    arrays = {"images": raw.images, "labels": check_labels(np.asarray(raw.labels), raw.class_names, source)}
+    if raw.test_images is not None and raw.test_labels is not None:
+        where = f"{source} (test split)"
+        arrays["test_images"] = raw.test_images
+        arrays["test_labels"] = check_labels(np.asarray(raw.test_labels), raw.class_names, where, every_class=False)
+    return arrays
+
+
+def cached(key: str, read: Callable[[], Raw], *, name: str, source: str, folder: Path | None = None) -> ImageDataset:
+    """Open a data set from the cache; read it first if it is not there.
+
+    Args:
+        key: Of `source_key`.
+        read: Decodes the source.
+        name: Of the data set.
+        source: For messages.
+        folder: Of the cache; ``None``: `cache_folder`.
+
+    Raises:
+        ResourceError: If the disk is full; nothing is left behind.
+    """
+    root = folder or cache_folder()
+    target = root / key
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f"{key}.lock"):
+            if not (target / "manifest.json").is_file():
+                _fill(target, read(), source)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"no room to decode {source} into {root}: free some space, or name another folder in GRAFTWORK_CACHE"
+            ) from error
+        raise
+    return _open(target, name)
+
+
+def _fill(target: Path, raw: Raw, source: str) -> None:
+    arrays = _arrays(raw, source)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        for name, array in arrays.items():
+            with (aside / f"{name}.npy").open("wb") as file:
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        manifest = {
+            "class_names": list(raw.class_names),
+            "fingerprint": _fingerprint(arrays, raw.class_names),
+            "skipped": raw.skipped,
+        }
+        with (aside / "manifest.json").open("w", encoding="utf-8") as text:
+            json.dump(manifest, text)
+            text.flush()
+            os.fsync(text.fileno())
+        shutil.rmtree(target, ignore_errors=True)  # a folder without a manifest: somebody cleared it by hand
+        aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _open(target: Path, name: str) -> ImageDataset:
+    manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+
+    def load(part: str, mode: Any) -> Any:
+        path = target / f"{part}.npy"
+        return np.load(path, mmap_mode=mode, allow_pickle=False) if path.is_file() else None
+
+    return ImageDataset(
+        name,
+        load("images", "r"),
+        load("labels", None),
+        tuple(manifest["class_names"]),
+        manifest["fingerprint"],
+        load("test_images", "r"),
+        load("test_labels", None),
+        tuple((file, reason) for file, reason in manifest["skipped"]),
+    )

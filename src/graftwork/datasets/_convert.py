@@ -1,0 +1,154 @@
+"""From image files of any size and mode to arrays of one shape, by stated rules.
+
+* Channels: grey where every image is grey (modes 1, L, I;16, LA), else RGB. Transparency is laid over white.
+* Size: where all images have one size it is kept; otherwise, or with ``image_size``, each image is scaled so that its
+  shorter side fits, and the middle is cut out. The size is ``image_size``, or else the median of the shorter sides,
+  at most 64.
+"""
+
+import io
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from graftwork.errors import DataError
+
+__all__ = ["IMAGE_SUFFIXES", "common_shape", "decode", "fit", "open_image", "read_image"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""Endings of files that count as images in a folder, in any case."""
+
+SMALLEST = 8
+LARGEST_BY_DEFAULT = 64
+_GREY = {"1", "L", "LA", "I;16", "I"}
+
+
+def open_image(source: Path | bytes, where: str) -> Image.Image:
+    """Open an image and decode it fully.
+
+    Raises:
+        DataError: If it can't be read; the message names ``where``.
+    """
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{where}: can't be read as an image ({error}); mend or remove it, or use --skip-bad-images"
+        ) from error
+    return image
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colour by its mode."""
+    return image.mode in _GREY
+
+
+def common_shape(
+    sizes: list[tuple[int, int]], *, grey: bool, image_size: int | tuple[int, int] | None, where: str
+) -> tuple[int, int, int]:
+    """Height, width and channels that all images are brought to.
+
+    Args:
+        sizes: Width and height of every image.
+        grey: Whether all of them are grey.
+        image_size: Side, or height and width, that the user asked for.
+        where: For messages.
+
+    Raises:
+        DataError: If a side would be below 8 pixels.
+    """
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    elif len(set(sizes)) == 1:
+        width, height = sizes[0]
+    else:
+        side = min(LARGEST_BY_DEFAULT, int(median(min(size) for size in sizes)))
+        height = width = side
+    if min(height, width) < SMALLEST:
+        raise DataError(f"{where}: images must be at least {SMALLEST}×{SMALLEST} pixels, got {height}×{width}")
+    return height, width, 1 if grey else 3
+
+
+def _flat(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0
+        image = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        ground = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(ground, layered)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Bring an image to height, width and channels: uint8 [H, W, C]."""
+    height, width, channels = shape
+    image = _flat(image, channels)
+    if image.size != (width, height):
+        scale = max(width / image.width, height / image.height)
+        size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
+
+
+def read_image(path: Path, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """Read one image file as a network of a given input reads it: uint8 [H, W, C].
+
+    Args:
+        path: Of the file.
+        size: Height and width.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: If it can't be read.
+    """
+    return fit(open_image(path, str(path)), (*size, channels))
+
+
+def decode(
+    sources: list[tuple[str, Path | bytes]],
+    *,
+    image_size: int | tuple[int, int] | None,
+    skip_bad_images: bool,
+    where: str,
+) -> tuple[NDArray[np.uint8], list[int], list[tuple[str, str]]]:
+    """Decode many images to one shape.
+
+    Args:
+        sources: Name and file (or bytes) of each.
+        image_size: See `common_shape`.
+        skip_bad_images: Leave out what can't be read; otherwise it is an error.
+        where: For messages.
+
+    Returns:
+        uint8 [n, H, W, C]; which sources they are; name and reason of those left out.
+    """
+    sizes: list[tuple[int, int]] = []
+    kept: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    grey = True
+    for index, (name, source) in enumerate(sources):
+        try:
+            image = open_image(source, name)
+        except DataError as error:
+            if not skip_bad_images:
+                raise
+            skipped.append((name, str(error)))
+            continue
+        sizes.append(image.size)
+        kept.append(index)
+        grey = grey and is_grey(image)
+    if not kept:
+        raise DataError(f"{where}: not one of {len(sources)} images can be read")
+    shape = common_shape(sizes, grey=grey, image_size=image_size, where=where)
+    out = np.empty((len(kept), *shape), dtype=np.uint8)
+    for row, index in enumerate(kept):
+        out[row] = fit(open_image(sources[index][1], sources[index][0]), shape)
+    return out, kept, skipped

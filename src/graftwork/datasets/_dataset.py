@@ -1,0 +1,113 @@
+"""ImageDataset: images and labels, decoded."""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.errors import DataError
+
+__all__ = ["ImageDataset", "Images", "Labels", "check_labels"]
+
+Images = NDArray[np.uint8]
+"""uint8 [N, H, W, C], as a rule a read-only memory map."""
+Labels = NDArray[np.int64]
+"""int64 [N], from 0."""
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images and labels, decoded; a given test split apart from the rest.
+
+    Args:
+        name: Of the source.
+        images: uint8 [N, H, W, C] without the given test split.
+        labels: int64 [N].
+        class_names: In order of labels.
+        fingerprint: SHA-256 over shapes, pixels, labels and class names.
+        test_images: uint8 [n, H, W, C]; ``None`` where the source has no test split.
+        test_labels: int64 [n], likewise.
+        skipped: Files that could not be read and were left out, each with the reason.
+    """
+
+    name: str
+    images: Images
+    labels: Labels
+    class_names: tuple[str, ...]
+    fingerprint: str
+    test_images: Images | None = None
+    test_labels: Labels | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.images.shape[1:]
+        return int(height), int(width), int(channels)
+
+    def _moments(self, rows: Labels | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums over all pixels and their squares, scaled to [0, 1], in parts: a data set need not fit into memory."""
+        chosen = np.arange(len(self.images)) if rows is None else np.sort(rows)
+        total, squares, count = np.zeros(self.shape[2]), np.zeros(self.shape[2]), 0
+        for start in range(0, len(chosen), 2048):
+            part = self.images[chosen[start : start + 2048]].reshape(-1, self.shape[2]).astype(np.float32) / 255
+            total += part.sum(0, dtype=np.float64)
+            squares += np.square(part).sum(0, dtype=np.float64)
+            count += len(part)
+        mean = total / count
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
+
+    def channel_mean(self, rows: Labels | None = None) -> NDArray[np.float64]:
+        """Mean of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
+        return self._moments(rows)[0]
+
+    def channel_std(self, rows: Labels | None = None) -> NDArray[np.float64]:
+        """Standard deviation of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
+        return self._moments(rows)[1]
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.shape))
+        test = f" + {len(self.test_images)} test" if self.test_images is not None else ""
+        return f"<ImageDataset {self.name}: {len(self.images)}{test} images of {size}, {len(self.class_names)} classes>"
+
+    def _repr_html_(self) -> str:
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        pairs = zip(self.class_names, counts, strict=True)
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in pairs)
+        return f"<b>{html.escape(repr(self))}</b><table><tr><th>class</th><th>images</th></tr>{rows}</table>"
+
+
+def check_labels(
+    labels: NDArray[Any], class_names: tuple[str, ...], source: str, *, every_class: bool = True
+) -> Labels:
+    """Check that labels number the classes.
+
+    Args:
+        labels: [N].
+        class_names: In order of labels.
+        source: For messages.
+        every_class: Whether each class must have two images at least (one to train on, one to be held out).
+
+    Raises:
+        DataError: If a label is no integer or out of range, or there are too few classes, or too few images of one.
+    """
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{source}: labels must be integers, got {labels.dtype}")
+    if len(class_names) < 2:
+        raise DataError(f"{source}: expected at least two classes, got {', '.join(class_names) or 'none'}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(wrong):
+        raise DataError(
+            f"{source}: labels must be in 0 … {len(class_names) - 1}, got {int(labels[wrong[0]])} "
+            f"in row {int(wrong[0])}"
+        )
+    counts = np.bincount(labels, minlength=len(class_names))
+    if every_class and counts.min() < 2:
+        which = int(counts.argmin())
+        raise DataError(
+            f"{source}: class {class_names[which]!r} has {counts[which]} images; every class needs at least 2. "
+            "Add images, or leave the class out"
+        )
+    return labels.astype(np.int64)

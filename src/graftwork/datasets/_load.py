@@ -1,0 +1,79 @@
+"""load_dataset: what ``--data`` takes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from graftwork.datasets._cache import cached, source_key
+from graftwork.datasets._convert import IMAGE_SUFFIXES
+from graftwork.datasets._dataset import ImageDataset
+from graftwork.datasets._sources import Raw, ReadOptions, is_cifar_folder, read_cifar, read_digits, read_folder
+from graftwork.datasets._tables import read_hub, read_parquet
+from graftwork.errors import DataError
+
+__all__ = ["load_dataset"]
+
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+
+
+def load_dataset(
+    source: str | Path = "digits",
+    *,
+    cache_dir: Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skip_bad_images: bool = False,
+) -> ImageDataset:
+    """Load an image classification data set; decoded once, then memory-mapped from a cache.
+
+    Args:
+        source: ``"digits"`` (scikit-learn's, bundled); a parquet file or a folder of them in the Hugging Face schema;
+            CIFAR's Python folder or its ``.tar.gz``; a folder with a sub-folder a class (or ``train/`` and ``test/`` of
+            such); or the name of a Hugging Face data set.
+        cache_dir: Of the cache; ``None``: ``$GRAFTWORK_CACHE``, or the user's cache folder.
+        image_size: Side (or height and width) that images are brought to; ``None``: by the rules of
+            `graftwork.datasets` ("how images are converted").
+        image_column: Of a table; ``None``: the only one that holds encoded images.
+        label_column: Of a table; ``None``: ``label`` or a usual name like it.
+        skip_bad_images: Leave out images that can't be read and record them; otherwise they are an error.
+
+    Raises:
+        DataError: If there is no such source, or it can't be read or used; the message names the file.
+        ResourceError: If the disk is full.
+    """
+    options = ReadOptions(image_size, image_column, label_column, skip_bad_images)
+    if str(source) == "digits":
+        if image_size is not None:
+            raise DataError("data: digits are 8×8 and stay so; leave out image_size")
+        return cached("digits", lambda: read_digits(options), name="digits", source="digits", folder=cache_dir)
+    path = Path(source).expanduser()
+    if not path.exists():
+        if isinstance(source, str) and not path.suffix and not path.is_absolute() and source.count("/") <= 1:
+            raw = read_hub(source, options)
+            key = source_key([], (source, options))
+            return cached(f"hub-{key}", lambda: raw, name=source, source=source, folder=cache_dir)
+        raise DataError(f"data: {source} is not there; expected digits, a folder, a file or a Hugging Face name")
+    read, files = _reader(path, options)
+    return cached(source_key(files, options), read, name=path.name, source=str(path), folder=cache_dir)
+
+
+def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[Path]]:
+    """How a path is read, and the files whose change makes it another data set."""
+    if path.is_file():
+        if path.suffix == ".parquet":
+            return lambda: read_parquet([path], options), [path]
+        if path.name.lower().endswith(_ARCHIVES):
+            return lambda: read_cifar(path, options), [path]
+        raise DataError(f"data: {path} is none of .parquet, {', '.join(_ARCHIVES)}; or give a folder of images")
+    tables = sorted(path.rglob("*.parquet"))
+    if tables:
+        return lambda: read_parquet(tables, options), tables
+    if is_cifar_folder(path):
+        return lambda: read_cifar(path, options), sorted(p for p in path.iterdir() if p.is_file())
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not files and not any(p.is_dir() for p in path.iterdir()):
+        raise DataError(
+            f"data: {path} holds neither parquet files, nor CIFAR batches, nor sub-folders of images "
+            f"({', '.join(IMAGE_SUFFIXES)})"
+        )
+    return lambda: read_folder(path, options), [path, *files]

@@ -1,0 +1,146 @@
+"""Stratified splits by seed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graftwork.datasets._dataset import ImageDataset, Labels
+from graftwork.errors import DataError
+
+__all__ = ["Splits", "describe", "split"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of a data set, each in exactly one split; all classes in every split.
+
+    Args:
+        train: Rows of ``images`` to train on, rising.
+        validation: Rows that selection sees.
+        blend: Rows that ensembles are fitted on; empty where none was asked for.
+        test: Rows of ``test_images``, or of ``images`` where the data set has no test split.
+        order: ``train`` in an order in which every beginning is stratified; see `calibration`.
+    """
+
+    train: Labels
+    validation: Labels
+    blend: Labels
+    test: Labels
+    order: Labels
+
+    def calibration(self, num_examples: int) -> Labels:
+        """A fixed, stratified part of the training rows, for running statistics."""
+        return np.sort(self.order[:num_examples])
+
+
+def _count(name: str, value: float, available: int, classes: int) -> int:
+    number = round(value * available) if 0 <= value < 1 else int(value)
+    if value < 0 or number > available:
+        raise DataError(f"{name}: expected a share in [0, 1) or a number of images up to {available}, got {value!r}")
+    if number == 0 and (value == 0 or name == "blend"):
+        return 0
+    return max(number, classes)
+
+
+def _interleave(groups: list[Labels]) -> Labels:
+    """Rows of all classes so mixed that every beginning has them in proportion: by their relative rank in the class."""
+    ranks = np.concatenate([(np.arange(len(g)) + 0.5) / len(g) for g in groups])
+    mixed: Labels = np.concatenate(groups)[np.argsort(ranks, kind="stable")]
+    return mixed
+
+
+def _shares(counts: Labels, number: int) -> Labels:
+    """Deal ``number`` out to classes in proportion, at least one each, largest remainders first."""
+    exact = counts * (number / counts.sum())
+    dealt = np.maximum(np.floor(exact).astype(np.int64), 1)
+    while dealt.sum() < number:
+        dealt[int(np.argmax(exact - dealt))] += 1
+    while dealt.sum() > number and dealt.max() > 1:
+        dealt[int(np.argmax(np.where(dealt > 1, dealt - exact, -np.inf)))] -= 1
+    return dealt
+
+
+def split(
+    dataset: ImageDataset,
+    *,
+    seed: int,
+    validation: float = 0.1,
+    blend: float = 0.05,
+    test: float = 0.15,
+) -> Splits:
+    """Split a data set, stratified by class, by a seed alone.
+
+    Args:
+        dataset: Whose given test split, where it has one, is the test split as a whole.
+        seed: Same seed, same splits.
+        validation: Share (below 1) or number of images; of what is not the test split.
+        blend: Likewise; 0 for none.
+        test: Likewise; only used where the data set has no test split.
+
+    Raises:
+        DataError: If a class has too few images to be in every split, or nothing would be left to train on.
+    """
+    rng = np.random.default_rng([seed, 0x5B117])
+    classes = len(dataset.class_names)
+    rows = [rng.permutation(np.flatnonzero(dataset.labels == label)) for label in range(classes)]
+    given = dataset.test_images is not None
+    held: dict[str, Labels] = {"test": np.arange(len(dataset.test_images) if dataset.test_images is not None else 0)}
+    wanted = (
+        [("validation", validation), ("blend", blend)]
+        if given
+        else [("test", test), ("validation", validation), ("blend", blend)]
+    )
+    available = sum(map(len, rows))
+    needed = 1 + sum(1 for _, value in wanted if value)
+    short = min(range(classes), key=lambda label: len(rows[label]))
+    if len(rows[short]) < needed:
+        raise DataError(
+            f"{dataset.name}: class {dataset.class_names[short]!r} has {len(rows[short])} images, but needs {needed} "
+            "to be in every split; add images, or set --blend 0"
+        )
+    for name, value in wanted:
+        number = _count(name, value, available if name == "test" else sum(map(len, rows)), classes)
+        taken = _shares(np.array([len(r) for r in rows]), number) if number else np.zeros(classes, dtype=np.int64)
+        taken = np.minimum(taken, [max(0, len(r) - 1) for r in rows])
+        held[name] = np.sort(np.concatenate([r[:n] for r, n in zip(rows, taken, strict=True)]))
+        rows = [r[n:] for r, n in zip(rows, taken, strict=True)]
+        if name == "test":
+            available = sum(map(len, rows))
+    train = np.sort(np.concatenate(rows))
+    return Splits(train, held["validation"], held["blend"], held["test"], _interleave(rows))
+
+
+def describe(dataset: ImageDataset, splits: Splits) -> dict[str, Any]:
+    """What was found, as plain data: shape, classes, images per split and class, fingerprint, skipped files."""
+    test_labels = dataset.labels if dataset.test_labels is None else dataset.test_labels
+
+    def count(labels: Labels, rows: Labels) -> dict[str, int]:
+        counts = np.bincount(labels[rows], minlength=len(dataset.class_names))
+        return {name: int(number) for name, number in zip(dataset.class_names, counts, strict=True)}
+
+    height, width, channels = dataset.shape
+    return {
+        "name": dataset.name,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "classes": len(dataset.class_names),
+        "class_names": list(dataset.class_names),
+        "images": len(dataset.images),
+        "test_split": "given" if dataset.test_images is not None else "held out",
+        "fingerprint": dataset.fingerprint,
+        "splits": {
+            "train": len(splits.train),
+            "validation": len(splits.validation),
+            "blend": len(splits.blend),
+            "test": len(splits.test),
+        },
+        "per_class": {
+            "train": count(dataset.labels, splits.train),
+            "validation": count(dataset.labels, splits.validation),
+            "blend": count(dataset.labels, splits.blend),
+            "test": count(test_labels, splits.test),
+        },
+        "skipped": [list(entry) for entry in dataset.skipped],
+    }

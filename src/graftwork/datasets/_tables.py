@@ -1,0 +1,155 @@
+"""Tables of images: parquet files and Hugging Face data sets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graftwork.datasets._convert import decode
+from graftwork.datasets._sources import Raw, ReadOptions
+from graftwork.errors import DataError
+
+__all__ = ["read_hub", "read_parquet"]
+
+_LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
+
+
+def read_parquet(files: list[Path], options: ReadOptions) -> Raw:
+    """Parquet files in the Hugging Face schema: an image column of ``{bytes, path}`` (or bytes), and a label column.
+
+    Files whose name has ``test`` in it (else ``val``) are the test split, where others are left to train on.
+    """
+    tables = {file: _open(file) for file in files}
+    test = [file for file in files if _split_word(file) == "test"] or [f for f in files if _split_word(f) == "val"]
+    if len(test) == len(files):
+        test = []
+    train = [file for file in files if file not in test]
+    return _read([(str(file), tables[file]) for file in train], [(str(file), tables[file]) for file in test], options)
+
+
+def _split_word(path: Path) -> str:
+    stem = path.stem.lower()
+    return "test" if "test" in stem else "val" if "val" in stem else "train"
+
+
+def _open(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: can't be read as parquet ({error}); it is damaged or no parquet file") from error
+
+
+def read_hub(name: str, options: ReadOptions) -> Raw:
+    """A data set of the Hugging Face hub by name, through their library (extra ``graftwork[datasets]``)."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"data: {name!r} is no file or folder here. To load it by name from the Hugging Face hub, install "
+            "graftwork[datasets]; otherwise check the path"
+        ) from error
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # the library raises many kinds: no network, no such data set, no splits
+        raise DataError(f"data: {name!r} is no path here and can't be loaded by name either: {error}") from error
+    tables = {split: part.with_format("arrow")[:] for split, part in found.items()}
+    test = next((split for split in ("test", "validation", "valid") if split in tables and len(tables) > 1), None)
+    train = [(f"{name}/{split}", table) for split, table in tables.items() if split == "train"]
+    train = train or [(f"{name}/{split}", table) for split, table in tables.items() if split != test]
+    return _read(train, [] if test is None else [(f"{name}/{test}", tables[test])], options)
+
+
+def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], options: ReadOptions) -> Raw:
+    first = train[0]
+    image_column = _image_column(first[1], first[0], options.image_column)
+    label_column = _label_column(first[1], first[0], options.label_column)
+    sources: list[tuple[str, Path | bytes]] = []
+    labels: list[Any] = []
+    border = 0
+    for number, (name, table) in enumerate([*train, *test]):
+        if number == len(train):
+            border = len(sources)
+        sources += _image_cells(table, image_column, name)
+        labels += _label_cells(table, label_column, name)
+    border = border if test else len(sources)
+    names, numbers = _class_names(first[1], label_column, labels)
+    images, kept, skipped = decode(
+        sources, image_size=options.image_size, skip_bad_images=options.skip_bad_images, where=first[0]
+    )
+    every = numbers[kept]
+    cut = int(np.searchsorted(kept, border))
+    raw = Raw(images[:cut], every[:cut], names, skipped=skipped)
+    if test:
+        raw.test_images, raw.test_labels = images[cut:], every[cut:]
+    return raw
+
+
+def _require(table: pa.Table, column: str, where: str) -> str:
+    if column not in table.column_names:
+        raise DataError(f"{where}: no column {column!r}; it has {', '.join(table.column_names)}")
+    return column
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _image_column(table: pa.Table, where: str, asked: str | None) -> str:
+    if asked is not None:
+        _require(table, asked, where)
+        if not _holds_images(table.schema.field(asked).type):
+            raise DataError(f"{where}: column {asked!r} holds {table.schema.field(asked).type}, no encoded images")
+        return asked
+    found = [entry.name for entry in table.schema if _holds_images(entry.type)]
+    if len(found) != 1:
+        what = "several columns of images" if found else "no column of encoded images"
+        raise DataError(f"{where}: {what} among {', '.join(table.column_names)}; name it with --image-column")
+    return str(found[0])
+
+
+def _label_column(table: pa.Table, where: str, asked: str | None) -> str:
+    if asked is not None:
+        return _require(table, asked, where)
+    found = [name for name in _LABEL_NAMES if name in table.column_names]
+    if not found:
+        raise DataError(f"{where}: no label column among {', '.join(table.column_names)}; name it with --label-column")
+    return found[0]
+
+
+def _image_cells(table: pa.Table, column: str, where: str) -> list[tuple[str, Path | bytes]]:
+    _require(table, column, where)
+    cells: list[tuple[str, Path | bytes]] = []
+    for row, cell in enumerate(table.column(column).to_pylist()):
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        cells.append((f"{where}: row {row}", data if isinstance(data, bytes) else b""))
+    return cells
+
+
+def _label_cells(table: pa.Table, column: str, where: str) -> list[Any]:
+    _require(table, column, where)
+    kind = table.schema.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"{where}: labels in column {column!r} must be integers or strings, got {kind}")
+    values: list[Any] = table.column(column).to_pylist()
+    if None in values:
+        raise DataError(f"{where}: the label in row {values.index(None)} is missing (NaN or null)")
+    return values
+
+
+def _class_names(table: pa.Table, column: str, labels: list[Any]) -> tuple[tuple[str, ...], Any]:
+    """Names from the Hugging Face metadata, else the strings themselves, else the numbers as strings."""
+    if labels and isinstance(labels[0], str):
+        names = sorted(set(labels))
+        index = {name: number for number, name in enumerate(names)}
+        return tuple(names), np.asarray([index[label] for label in labels], dtype=np.int64)
+    numbers = np.asarray(labels, dtype=np.int64)
+    try:
+        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features[column]["names"]), numbers
+    except (KeyError, ValueError, TypeError):
+        return tuple(str(number) for number in range(int(numbers.max(initial=-1)) + 1)), numbers
