@@ -51,7 +51,7 @@ def test_a_missing_folder_another_model_and_another_format_are_told_apart(tmp_pa
     save(model, tmp_path)
     with pytest.raises(SurgeryError, match="holds no grown model"):
         load(case.build, tmp_path / "nowhere")
-    with pytest.raises(SurgeryError, match="fit this model|another model"):
+    with pytest.raises(SurgeryError, match=r"fit this model|another model"):
         load(lambda: nn.Linear(5, 3), tmp_path)
     (tmp_path / "growth.json").write_text('{"format": "other", "version": 1}')
     with pytest.raises(SurgeryError, match="expected graftwork-growth"):

@@ -38,9 +38,7 @@ def _count(name: str, value: float, available: int, classes: int) -> int:
     number = round(value * available) if 0 <= value < 1 else int(value)
     if value < 0 or number > available:
         raise DataError(f"{name}: expected a share in [0, 1) or a number of images up to {available}, got {value!r}")
-    if number == 0 and (value == 0 or name == "blend"):
-        return 0
-    return max(number, classes)
+    return max(number, classes) if value else 0
 
 
 def _interleave(groups: list[Labels]) -> Labels:
