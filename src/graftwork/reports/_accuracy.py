@@ -48,7 +48,7 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     axes.set_xlabel("updates" if against == "steps" else "training FLOPs")
     axes.set_ylabel("validation accuracy, %")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
-    axes.legend(handles=_legend(run, colors), loc="lower right")
+    axes.legend(handles=_legend(run, colors), loc="best")
     return figure
 
 

@@ -86,9 +86,9 @@ def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
 
 
 def _drawn(run: RunData) -> list[MemberFile]:
-    """The best survivors, and the seed for comparison."""
+    """The seed, where the run has a control, and the best survivors."""
     survivors = list(run.genomes.values())[:_MAX_GENOMES]
-    return [*survivors, run.members[CONTROL]] if survivors and CONTROL in run.members else survivors
+    return [run.members[CONTROL], *survivors] if survivors and CONTROL in run.members else survivors
 
 
 def _genome(run: RunData, member: MemberFile) -> "Figure":

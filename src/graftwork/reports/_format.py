@@ -1,5 +1,7 @@
 """Numbers as a person reads them."""
 
+import re
+
 __all__ = ["compact", "flops_text", "interval_text", "percent", "short_transform"]
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -32,5 +34,5 @@ def interval_text(low: float, high: float) -> str:
 def short_transform(transform: str, *, limit: int = 34) -> str:
     """A transform's phrase, short enough for a label."""
     text = transform.replace("widen layer ", "widen L").replace("deepen at ", "deepen L").replace(" by ", " ")
-    text = text.replace(" (random padding)", " (random)")
+    text = re.sub(r" writing \[(\d+), (\d+)\)", r" → \1:\2", text.replace(" (random padding)", " (random)"))
     return text if len(text) <= limit else text[: limit - 1] + "…"

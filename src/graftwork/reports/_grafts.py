@@ -34,7 +34,7 @@ def graft_generations(genome: Genome, ancestors: Iterable[Birth]) -> Mapping[Blo
         for item in genome.body
     ]
     explained = True
-    for birth in sorted(ancestors, key=lambda entry: entry.generation, reverse=True):
+    for birth in reversed(tuple(ancestors)):
         if birth.parent is None:
             continue
         for part in birth.transform.removesuffix(" (random padding)").split("; ")[::-1]:

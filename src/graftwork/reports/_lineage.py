@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Branch", "lay_out_lineage", "lineage_figure"]
 
-_LEFT, _TOP, _RIGHT = 26.0, 58.0, 92.0
+_LEFT, _TOP, _RIGHT = 26.0, 58.0, 104.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Branch:
 def lay_out_lineage(births: Mapping[MemberId, Birth], last: Mapping[MemberId, int], kin: set[MemberId]) -> list[Branch]:
     """Give every member a row so that no edge crosses a line of life.
 
-    An edge drops from the parent's row to the child's at the moment of birth; so later children stand nearer to
+    A member lives from the start of the generation it was born in to the end of the one it was scored last in. An edge
+    drops from the parent's row to the child's at the moment of birth; so later children stand nearer to
     their parent, and whatever lies between begins to the right of the edge.
 
     Args:
@@ -73,8 +74,8 @@ def lineage_figure(run: RunData) -> "Figure":
     generations = max((branch.last for branch in branches), default=0)
     labeled = len(branches) <= 40
     heights = [17.0 if branch.kin else 13.0 if labeled else 4.5 for branch in branches]
-    step = min(110.0, max(34.0, 560.0 / max(1, generations)))
-    figure, axes = canvas(_LEFT + step * max(1, generations) + _RIGHT, _TOP + sum(heights) + 12)
+    step = min(120.0, max(48.0, 600.0 / (generations + 1)))
+    figure, axes = canvas(_LEFT + step * (generations + 1) + _RIGHT, _TOP + sum(heights) + 12)
     y_of: dict[MemberId, float] = {}
     y = _TOP
     for branch, height in zip(branches, heights, strict=True):
@@ -86,7 +87,7 @@ def lineage_figure(run: RunData) -> "Figure":
         _branch(axes, branch, y_of, step, shades)
         if branch.birth.parent in y_of and (branch.kin or labeled):
             _transform_label(axes, branch, y_of[branch.birth.id], step)
-    _survivor_labels(axes, run, y_of, _LEFT + step * generations)
+    _survivor_labels(axes, run, y_of, _LEFT + step * (generations + 1))
     return figure
 
 
@@ -94,20 +95,12 @@ def _time_axis(axes: "Axes", generations: int, step: float, bottom: float) -> No
     axes.text(_LEFT - 16, 15, "Family tree", fontsize=9.5, fontweight="bold", va="center")
     axes.text(_LEFT + 62, 15, "□ widened   △ deepened   ○ seed   ●■▲ survives", fontsize=7.5, color=MUTED, va="center")
     every = max(1, round(generations / 16))
-    for number in range(generations + 1):
+    for number in range(generations + 2):
         x = _LEFT + step * number
-        axes.plot([x, x], [_TOP - 6, bottom], color=GRID, lw=0.8, zorder=0)
-        if number % every == 0:
-            name = f"generation {number}" if number == 0 else str(number)
-            axes.text(
-                x - (16 if number == 0 else 0),
-                _TOP - 15,
-                name,
-                fontsize=7.5,
-                color=MUTED,
-                ha="left" if number == 0 else "center",
-                va="center",
-            )
+        axes.plot([x, x], [_TOP - 8, bottom], color=GRID, lw=0.8, zorder=0)
+        if number % every == 0 and number <= generations:
+            name = "generation 0" if number == 0 else str(number)
+            axes.text(x + step / 2, _TOP - 12, name, fontsize=7.5, color=MUTED, ha="center", va="center")
 
 
 def _branch(axes: "Axes", branch: Branch, y_of: Mapping[MemberId, float], step: float, shades: list[str]) -> None:
@@ -117,7 +110,7 @@ def _branch(axes: "Axes", branch: Branch, y_of: Mapping[MemberId, float], step: 
     line, width, rank = (color, 2.2, 3) if branch.kin else (FAINT, 0.9, 1)
     if birth.parent in y_of:
         axes.plot([x, x], [y_of[birth.parent], y], color=line, lw=width * 0.75, zorder=rank)
-    axes.plot([x, _LEFT + step * branch.last], [y, y], color=line, lw=width, zorder=rank)
+    axes.plot([x, _LEFT + step * (branch.last + 1)], [y, y], color=line, lw=width, zorder=rank)
     marker = "o" if birth.parent is None else "^" if birth.transform.startswith("deepen") else "s"
     if branch.kin:
         axes.plot(x, y, marker, ms=6.5, color=color, mec=PAPER, mew=0.8, zorder=5)
@@ -144,8 +137,8 @@ def _survivor_labels(axes: "Axes", run: RunData, y_of: Mapping[MemberId, float],
         if member_id not in y_of:
             continue
         y, color = y_of[member_id], colors[member_id]
-        axes.plot(right + 4, y, "o", ms=7, color=color, mec=PAPER, mew=0.8, zorder=6)
+        axes.plot(right + 14, y, "o", ms=7, color=color, mec=PAPER, mew=0.8, zorder=6)
         score = run.scores.get(member_id)
         text = f"{member_id}  {percent(score[-1].validation_accuracy, digits=1)}" if score else str(member_id)
         weight = "bold" if member_id == run.best else "normal"
-        axes.text(right + 12, y, text, fontsize=8, color=color, fontweight=weight, va="center")
+        axes.text(right + 22, y, text, fontsize=8, color=color, fontweight=weight, va="center")

@@ -179,10 +179,14 @@ def _table(run: RunData) -> list[dict[str, Any]]:
 def _row(run: RunData, member_id: MemberId, name: str, color: str, standing: Standing | None) -> dict[str, Any]:
     entry: Mapping[str, Any] = run.entry(member_id) or _entry_of(run.scores.get(member_id, ()))
     ancestry = [birth for birth in run.ancestors(member_id) if birth.parent is not None]
-    grown = " → ".join(f"{short_transform(birth.transform, limit=60)} ({birth.generation})" for birth in ancestry)
+    phrases = [f"{short_transform(birth.transform, limit=80)} ({birth.generation})" for birth in ancestry]
+    grown = "the seed"
+    if phrases:
+        grown = phrases[0] if len(phrases) == 1 else f"{len(phrases)} grafts, the last: {phrases[-1]}"
     member = run.members.get(member_id)
     return {
-        **_cells(entry, name, color, standing, grown=grown or "the seed"),
+        **_cells(entry, name, color, standing, grown=grown),
+        "history": " → ".join(phrases) if len(phrases) > 1 else "",
         "best": member_id == run.best,
         "layers": len(member.genome.layers) if member else "–",
         "blocks": sum(1 for _ in member.genome.blocks()) if member else "–",
@@ -214,6 +218,7 @@ def _cells(entry: Mapping[str, Any], name: str, color: str, standing: Standing |
         "layers": "–",
         "blocks": "–",
         "grown": grown,
+        "history": "",
     }
 
 

@@ -6,12 +6,15 @@ from graftwork.reports._format import compact
 from graftwork.reports._read import CONTROL, RunData
 from graftwork.reports._standing import standings
 from graftwork.reports._style import FAINT, INK, PAPER, member_colors, styled
+from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["pareto_figure", "pareto_front"]
+
+_Marks = tuple[list[tuple[float, float]], list[tuple[float, float, MemberId, str]]]
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -41,7 +44,7 @@ def pareto_figure(run: RunData, *, cost: Literal["flops", "parameters"]) -> "Fig
         if member_id not in run.survivors:
             last = scores[-1]
             axes.plot(getattr(last, cost), 100 * last.validation_accuracy, "o", ms=3.5, color=FAINT, zorder=1)
-    tested = _survivors(axes, run, cost)
+    tested, labels = _survivors(axes, run, cost)
     front = pareto_front(tested)
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=INK, lw=0.9, ls=(0, (1, 2)), zorder=2)
@@ -51,14 +54,16 @@ def pareto_figure(run: RunData, *, cost: Literal["flops", "parameters"]) -> "Fig
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     axes.margins(x=0.1, y=0.12)
+    _name(axes, labels)
     axes.legend(handles=_legend(run, tested=bool(tested)), loc="lower right")
     return figure
 
 
-def _survivors(axes: "Axes", run: RunData, cost: str) -> list[tuple[float, float]]:
+def _survivors(axes: "Axes", run: RunData, cost: str) -> _Marks:
     colors = member_colors(run.ranked)
     standing = {row.id: row for row in standings(run)}
     tested: list[tuple[float, float]] = []
+    labels: list[tuple[float, float, MemberId, str]] = []
     for member_id in run.ranked:
         if member_id not in run.scores:
             continue
@@ -73,8 +78,19 @@ def _survivors(axes: "Axes", run: RunData, cost: str) -> list[tuple[float, float
             if (interval := standing[member_id].interval) is not None:
                 axes.plot([x, x], [100 * bound for bound in interval], color=color, lw=3, alpha=0.25, zorder=2)
             axes.plot(x, label_at, "o", ms=7, color=color, mec=PAPER, mew=0.8, zorder=4)
-        axes.annotate(member_id, (x, label_at), xytext=(7, 0), textcoords="offset points", va="center", color=color)
-    return tested
+        labels.append((x, label_at, member_id, color))
+    return tested, labels
+
+
+def _name(axes: "Axes", labels: list[tuple[float, float, MemberId, str]]) -> None:
+    """Write names beside marks; where marks stand close, one above the other."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float]] = []
+    for x, y, name, color in sorted(labels, key=lambda label: label[1]):
+        near = [height for place, height in taken if abs(place - x) < 0.12 * (right - left)]
+        height = max([y, *(other + 0.055 * (top - bottom) for other in near)])
+        taken.append((x, height))
+        axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color)
 
 
 def _control(axes: "Axes", run: RunData, cost: str) -> None:

@@ -177,7 +177,12 @@ def inline_svg(svg: str, name: str) -> str:
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{name}-\2"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    body = re.sub(r'<svg[^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', body, count=1)
+    body = re.sub(
+        r'<svg[^>]*?viewBox="(\S+ \S+ (\S+) \S+)"[^>]*>',
+        r'<svg viewBox="\1" role="img" style="--least: \2px">',
+        body,
+        count=1,
+    )
     body = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", _font, body)
     for light in DARK:
         body = re.sub(f": {light}", f": var(--c{light[1:]})", body)
