@@ -225,7 +225,7 @@ def _finish(
         data |= {"parent_genome": lives[life.parent].genome.to_dict() if life.parent else None}
         (folder / "members" / f"{member_id}.json").write_text(json.dumps(data))
     entries = {i: _entry(life, tested["validation"][i], tested["test"][i]) for i, life in kept.items()}
-    last = records[-1] if records[-1]["type"] == "control" else records[-1]
+    last = records[-1]
     best = max(alive, key=lambda life: tested["validation"][life.id])
     result = {
         "best": entries[best.id],

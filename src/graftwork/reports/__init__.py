@@ -58,6 +58,7 @@ __all__ = [
     "read_run",
     "report_data",
     "run_figures",
+    "standing_figure",
     "standings",
     "worst_mistakes",
     "write_figure",

@@ -12,6 +12,7 @@ from graftwork.typing import MemberId
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["accuracy_figure", "standing_figure"]
 
@@ -29,7 +30,7 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("Every member on validation, against " + ("updates" if against == "steps" else "training FLOPs"))
     place: Callable[[Score], float] = (lambda s: s.step) if against == "steps" else (lambda s: s.training_flops)
@@ -48,7 +49,7 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     axes.set_xlabel("updates" if against == "steps" else "training FLOPs")
     axes.set_ylabel("validation accuracy, %")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
-    axes.legend(handles=_legend(run, colors), loc="best")
+    figure.legend(handles=_legend(run, colors), loc="outside lower center", ncols=4, columnspacing=1.2)
     return figure
 
 
@@ -78,7 +79,7 @@ def _curve(
 
 
 def _ends(axes: "Axes", run: RunData, colors: dict[MemberId, str], place: Callable[[Score], float]) -> None:
-    if run.best in run.scores:
+    if run.best is not None and run.best in run.scores:
         last = run.scores[run.best][-1]
         axes.plot(place(last), 100 * last.validation_accuracy, "o", ms=8, mfc="none", mec=colors[run.best], mew=1.5)
 
@@ -93,7 +94,7 @@ def _limits(run: RunData) -> tuple[float, float]:
     return max(0.0, min(values) - margin), min(100.0 + 0.2 * margin, highest + margin)
 
 
-def _legend(run: RunData, colors: dict[MemberId, str]) -> "list[Line2D]":  # type: ignore[name-defined]  # noqa: F821
+def _legend(run: RunData, colors: dict[MemberId, str]) -> "list[Line2D]":
     from matplotlib.lines import Line2D
 
     entries = [
@@ -120,8 +121,9 @@ def standing_figure(run: RunData, standings: list[Standing]) -> "Figure":
     from matplotlib.figure import Figure
 
     shown = standings[:14]
-    figure = Figure(figsize=(5.2, 0.75 + 0.24 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(5.2, 1.0 + 0.25 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_title("On the test split")
     colors = member_colors(run.ranked)
     for row, standing in enumerate(shown):
         color = colors.get(MemberId(standing.id), INK)

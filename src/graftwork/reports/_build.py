@@ -2,12 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftwork.metrics import Profile
 from graftwork.reports._accuracy import accuracy_figure, standing_figure
 from graftwork.reports._calibration import calibration_figure
 from graftwork.reports._confusion import confusion_figure
@@ -25,7 +23,11 @@ from graftwork.reports._standing import difference, standings
 from graftwork.reports._style import INK, figure_png, figure_svg, member_colors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from matplotlib.figure import Figure
+
+    from graftwork.metrics import Profile
 
 __all__ = ["build_report", "report_data", "run_figures", "write_figure"]
 
@@ -101,8 +103,8 @@ def _genome(run: RunData, member: MemberFile) -> "Figure":
     accuracy = member.validation_accuracy if member.test_accuracy is None else member.test_accuracy
     split = "validation" if member.test_accuracy is None else "test"
     title = f"{member.id}: {percent(accuracy)} on {split}" + (", the best member" if member.id == run.best else "")
-    grafted = dict(graft_generations(member.genome, ancestors))
-    return genome_figure(member.genome, title=title, grafted=grafted, generations=generations)
+    grafts = graft_generations(member.genome, ancestors)
+    return genome_figure(member.genome, title=title, grafted=grafts, generations=generations)
 
 
 def _calibration(run: RunData) -> "Figure":

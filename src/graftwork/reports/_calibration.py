@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["calibration_figure"]
 
+_LEAST = 5
+
 
 @styled
 def calibration_figure(
@@ -24,19 +26,20 @@ def calibration_figure(
     Args:
         series: (name, probabilities float64 [example, class], color), at least one; bars show the first's counts.
         labels: int64 [example].
-        num_bins: bins of equal width (Guo et al. 2017).
+        num_bins: bins of equal width (Guo et al. 2017); those with fewer than five examples are counted in the
+            error, but not drawn.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.set_title("Confidence against accuracy, on test")
+    axes.set_title("Confidence against accuracy, on test", pad=10 + 12 * len(series))
     axes.plot([0, 100], [0, 100], color=FAINT, lw=1, ls=(0, (3, 2)))
     for place, (name, probabilities, color) in enumerate(series):
         bins = reliability(probabilities, labels, num_bins=num_bins)
         error = expected_calibration_error(probabilities, labels, num_bins=num_bins)
         likelihood = negative_log_likelihood(probabilities, labels)
-        used = bins.counts > 0
+        used = bins.counts >= min(_LEAST, bins.counts.max())  # a bin of two examples says nothing
         x, y = 100 * bins.confidences[used], 100 * bins.accuracies[used]
         if place == 0:
             axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=color, lw=5, alpha=0.2)
@@ -49,7 +52,7 @@ def calibration_figure(
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, %")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9), labelcolor=INK)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), labelcolor=INK)
     below.set_yscale("log")
     below.set_ylabel("examples")
     below.set_xlabel("confidence, %")

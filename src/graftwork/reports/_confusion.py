@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from graftwork.metrics import confusion_matrix
 from graftwork.reports._read import Predictions
-from graftwork.reports._style import INK, styled
+from graftwork.reports._style import styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Mistake", "confused_pairs", "confusion_figure", "worst_mistakes"]
@@ -82,7 +83,7 @@ def confusion_figure(predictions: Predictions, member_id: str, class_names: tupl
     axes = figure.add_subplot()
     axes.set_title(f"What {member_id} takes for what, on test")
     warm = LinearSegmentedColormap.from_list("mistakes", ["#fdf3e7", "#f2a65a", "#b5330b"])
-    shown = np.ma.masked_where((errors == 0) | np.isnan(errors), errors)  # type: ignore[no-untyped-call]
+    shown = np.ma.masked_where((errors == 0) | np.isnan(errors), errors)
     axes.imshow(shown, cmap=warm, vmin=0, vmax=top, interpolation="nearest")
     axes.grid(visible=False)
     cells = range(count)
@@ -102,7 +103,7 @@ def confusion_figure(predictions: Predictions, member_id: str, class_names: tupl
     return figure
 
 
-def _count_cells(axes, confusion: NDArray[np.int64], errors: NDArray[np.float64], top: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _count_cells(axes: "Axes", confusion: NDArray[np.int64], errors: NDArray[np.float64], top: float) -> None:
     size = 7.5 if len(confusion) <= 12 else 5.5
     for row, column in np.argwhere(confusion > 0).tolist():
         right = row == column
@@ -112,4 +113,3 @@ def _count_cells(axes, confusion: NDArray[np.int64], errors: NDArray[np.float64]
             column, row, str(confusion[row, column]), color=color, fontsize=size, ha="center", va="center",
             fontweight="bold" if right else "normal",
         )  # fmt: skip
-    axes.axhline(-0.5, color=INK, lw=0)

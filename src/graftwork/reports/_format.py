@@ -22,13 +22,13 @@ def flops_text(value: float) -> str:
 
 
 def percent(share: float | None, *, digits: int = 2) -> str:
-    """``0.91234`` as ``91.23 %``; None as a dash."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    """``0.91234`` as ``91.23 %``, held together; None as a dash."""
+    return "–" if share is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def interval_text(low: float, high: float) -> str:
     """Two shares as ``90.65–91.78 %``."""
-    return f"{100 * low:.2f}–{100 * high:.2f} %"
+    return f"{100 * low:.2f}–{100 * high:.2f}\u00a0%"
 
 
 def short_transform(transform: str, *, limit: int = 34) -> str:

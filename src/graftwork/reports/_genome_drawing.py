@@ -48,7 +48,7 @@ def genome_figure(genome: Genome, *, title: str, grafted: Mapping[BlockId, int |
     axes.text(10, 26, summary(genome), fontsize=7.2, color=MUTED, va="center")
     shades = generation_colors(generations)
     x = 12.0
-    axes.annotate("", (width - 12, line), (x, line), arrowprops={"arrowstyle": "-", "color": INK, "lw": 1.4}, zorder=1)
+    axes.annotate("", (width - 30, line), (x, line), arrowprops={"arrowstyle": "-", "color": INK, "lw": 1.4}, zorder=1)
     channels, height, side = genome.input_shape
     x = _box(axes, x, line, "input", f"{channels}×{height}×{side}")
     if genome.stem.kind != "none":

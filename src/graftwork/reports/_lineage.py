@@ -74,7 +74,7 @@ def lineage_figure(run: RunData) -> "Figure":
     generations = max((branch.last for branch in branches), default=0)
     labeled = len(branches) <= 40
     heights = [17.0 if branch.kin else 13.0 if labeled else 4.5 for branch in branches]
-    step = min(120.0, max(48.0, 600.0 / (generations + 1)))
+    step = min(120.0, max(54.0, 600.0 / (generations + 1)))
     figure, axes = canvas(_LEFT + step * (generations + 1) + _RIGHT, _TOP + sum(heights) + 12)
     y_of: dict[MemberId, float] = {}
     y = _TOP
@@ -93,7 +93,14 @@ def lineage_figure(run: RunData) -> "Figure":
 
 def _time_axis(axes: "Axes", generations: int, step: float, bottom: float) -> None:
     axes.text(_LEFT - 16, 15, "Family tree", fontsize=9.5, fontweight="bold", va="center")
-    axes.text(_LEFT + 62, 15, "□ widened   △ deepened   ○ seed   ●■▲ survives", fontsize=7.5, color=MUTED, va="center")
+    axes.text(
+        _LEFT + 62,
+        15,
+        "□ widened   △ deepened   ○ seed   filled: leads to a survivor",
+        fontsize=7.5,
+        color=MUTED,
+        va="center",
+    )
     every = max(1, round(generations / 16))
     for number in range(generations + 2):
         x = _LEFT + step * number
@@ -108,7 +115,7 @@ def _branch(axes: "Axes", branch: Branch, y_of: Mapping[MemberId, float], step: 
     x = _LEFT + step * birth.generation
     color = shades[birth.generation]
     line, width, rank = (color, 2.2, 3) if branch.kin else (FAINT, 0.9, 1)
-    if birth.parent in y_of:
+    if birth.parent is not None and birth.parent in y_of:
         axes.plot([x, x], [y_of[birth.parent], y], color=line, lw=width * 0.75, zorder=rank)
     axes.plot([x, _LEFT + step * (branch.last + 1)], [y, y], color=line, lw=width, zorder=rank)
     marker = "o" if birth.parent is None else "^" if birth.transform.startswith("deepen") else "s"

@@ -73,10 +73,10 @@ def render_page(
 
 def _facts(run: RunData) -> list[str]:
     result = run.result or {}
-    facts = [_plain(result[name]) for name in ("data", "recipe", "selection") if result.get(name)]
+    facts = [f"{name} {_plain(result[name])}" for name in ("data", "recipe", "selection") if result.get(name)]
     classes = len(run.class_names)
     if classes:
-        facts.append(f"{classes} classes")
+        facts.insert(1 if result.get("data") else 0, f"{classes} classes")
     if "seed" in result:
         facts.append(f"seed {result['seed']}")
     if result.get("test_opened_at"):

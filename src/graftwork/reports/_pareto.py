@@ -11,6 +11,7 @@ from graftwork.typing import MemberId
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["pareto_figure", "pareto_front"]
 
@@ -37,7 +38,7 @@ def pareto_figure(run: RunData, *, cost: Literal["flops", "parameters"]) -> "Fig
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("Accuracy against " + ("FLOPs an image" if cost == "flops" else "parameters"))
     for member_id, scores in run.scores.items():
@@ -55,7 +56,7 @@ def pareto_figure(run: RunData, *, cost: Literal["flops", "parameters"]) -> "Fig
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     axes.margins(x=0.1, y=0.12)
     _name(axes, labels)
-    axes.legend(handles=_legend(run, tested=bool(tested)), loc="lower right")
+    figure.legend(handles=_legend(run, tested=bool(tested)), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -105,7 +106,7 @@ def _control(axes: "Axes", run: RunData, cost: str) -> None:
         axes.plot(getattr(last, cost), 100 * last.validation_accuracy, "D", ms=5, mfc=PAPER, mec=INK)
 
 
-def _legend(run: RunData, *, tested: bool) -> "list[Line2D]":  # type: ignore[name-defined]  # noqa: F821
+def _legend(run: RunData, *, tested: bool) -> "list[Line2D]":
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], lw=0, marker="o", ms=6, mfc=PAPER, mec=INK, label="survivor, validation")]

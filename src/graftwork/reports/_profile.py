@@ -11,15 +11,16 @@ from graftwork.metrics import Profile, ProfileRow, make_profile
 from graftwork.reports._format import compact, percent
 from graftwork.reports._read import Predictions, RunData, Split
 from graftwork.reports._style import GRID, INK, MUTED, NEUTRAL, canvas, member_colors, styled
-from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from graftwork.typing import MemberId
+
 __all__ = ["Ruler", "profile_figure", "profile_geometry", "profile_matrix_figure", "ruler_of", "run_profile"]
 
-_LEFT, _RIGHT, _WIDTH, _ROW = 74.0, 62.0, 700.0, 17.0
+_LEFT, _RIGHT, _WIDTH, _ROW = 70.0, 52.0, 600.0, 14.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def profile_figure(
             "compare runs on the same data with the same seed of the split"
         )
     titles = [title for title, _, _ in profiles] if run2 is not None else [""]
-    colors = [dict[str, str](palette) for _, _, palette in profiles]
+    colors = [{str(name): color for name, color in palette.items()} for _, _, palette in profiles]
     return profile_matrix_figure([profile for _, profile, _ in profiles], titles=titles, colors=colors, split=split)
 
 
@@ -171,7 +172,7 @@ def _zones(axes: "Axes", profile: Profile, ruler: Ruler, y: float) -> None:
             continue
         left, end = _x(float(ruler.place(start))), _x(float(ruler.place(stop)))
         axes.plot([left + 1, end - 1], [y + 6, y + 6], color=NEUTRAL, lw=1)
-        wide = end - left > 85
+        wide = end - left > 78
         text = f"{name} · {stop - start:,}" if wide else f"{name}\n{compact(stop - start)}"
         axes.text((left + end) / 2, y + 2, text, fontsize=7, color=MUTED, ha="center", va="bottom", linespacing=1)
 
@@ -185,7 +186,7 @@ def _row(axes: "Axes", row: ProfileRow, ruler: Ruler, y: float, color: str | Non
     for start, stop in row.runs():
         left, right = _x(float(ruler.place(start))), _x(float(ruler.place(stop)))
         bars.append((left, max(right - left, 0.05)))
-    axes.broken_barh(bars, (y + 1.5, _ROW - 3), facecolors=shade, lw=0, zorder=2)
+    axes.broken_barh(bars, (y + 1, _ROW - 2), facecolors=shade, lw=0, zorder=2)
     axes.text(_LEFT - 7, y + _ROW / 2, row.name[:13], fontsize=7.8, color=shade, ha="right", va="center")
     axes.text(_x(1) + 6, y + _ROW / 2, percent(row.accuracy), fontsize=7.5, color=MUTED, va="center")
 

@@ -106,7 +106,8 @@ class Predictions:
 
     def predicted(self, member_id: str) -> NDArray[np.int64]:
         """Class with the largest logit, int64 [example]."""
-        return self.logits[member_id].argmax(axis=1).astype(np.int64)
+        classes: NDArray[np.int64] = self.logits[member_id].argmax(axis=1).astype(np.int64)
+        return classes
 
 
 @dataclass(frozen=True, eq=False)
