@@ -1,0 +1,152 @@
+"""Accuracy while the population grows, and the final standing with its noise."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from graftwork.reports._format import compact, percent
+from graftwork.reports._read import Birth, RunData, Score
+from graftwork.reports._standing import Standing
+from graftwork.reports._style import FAINT, INK, MUTED, NEUTRAL, PAPER, member_colors, styled
+from graftwork.typing import MemberId
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+__all__ = ["accuracy_figure", "standing_figure"]
+
+
+@styled
+def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]) -> "Figure":
+    """Validation accuracy of every member over the search, with the control's curve.
+
+    A child's curve begins at its parent's last point: growth itself changes nothing.
+
+    Args:
+        run: what to draw.
+        against: updates, or training FLOPs, of the whole search.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    figure = Figure(figsize=(5.2, 3.7), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title("Every member on validation, against " + ("updates" if against == "steps" else "training FLOPs"))
+    place: Callable[[Score], float] = (lambda s: s.step) if against == "steps" else (lambda s: s.training_flops)
+    colors = member_colors(run.ranked)
+    ancestors = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
+    for member_id, scores in run.scores.items():
+        start = _graft_point(run, run.births.get(member_id), scores[0])
+        _curve(axes, scores, start, place, colors.get(member_id), kin=member_id in ancestors)
+    if run.control:
+        x = [place(score) for score in run.control]
+        y = [100 * score.validation_accuracy for score in run.control]
+        axes.plot(x, y, color=INK, lw=1.5, ls=(0, (4, 2)), marker="D", ms=3, zorder=4)
+    _ends(axes, run, colors, place)
+    axes.set_ylim(*_limits(run))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("updates" if against == "steps" else "training FLOPs")
+    axes.set_ylabel("validation accuracy, %")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
+    figure.legend(handles=_legend(run, colors), loc="outside lower center", ncols=4, columnspacing=1.2)
+    return figure
+
+
+def _graft_point(run: RunData, birth: Birth | None, first: Score) -> Score | None:
+    """Where a member's curve begins: its parent's last score before its own first one."""
+    if birth is None or birth.parent is None:
+        return None
+    before = [score for score in run.scores.get(birth.parent, ()) if score.generation < first.generation]
+    return before[-1] if before else None
+
+
+def _curve(
+    axes: "Axes",
+    scores: tuple[Score, ...],
+    start: Score | None,
+    place: Callable[[Score], float],
+    color: str | None,
+    *,
+    kin: bool,
+) -> None:
+    x, y = [place(score) for score in scores], [100 * score.validation_accuracy for score in scores]
+    line = color or (NEUTRAL if kin else FAINT)
+    rank = 3 if color else 2 if kin else 1
+    if start is not None:
+        axes.plot([place(start), x[0]], [100 * start.validation_accuracy, y[0]], color=line, lw=0.9, zorder=rank)
+    axes.plot(x, y, color=line, lw=1.8 if color else 1.0, marker="o", ms=3.6 if color else 2, zorder=rank)
+
+
+def _ends(axes: "Axes", run: RunData, colors: dict[MemberId, str], place: Callable[[Score], float]) -> None:
+    if run.best is not None and run.best in run.scores:
+        last = run.scores[run.best][-1]
+        axes.plot(place(last), 100 * last.validation_accuracy, "o", ms=8, mfc="none", mec=colors[run.best], mew=1.5)
+
+
+def _limits(run: RunData) -> tuple[float, float]:
+    values = [100 * score.validation_accuracy for scores in run.scores.values() for score in scores]
+    if not values:
+        return 0, 100
+    highest = max([*values, *(100 * score.validation_accuracy for score in run.control)])
+    margin = max(0.5, 0.08 * (highest - min(values)))
+    # The control may be scored long before the first member is: its low start would flatten everything else.
+    return max(0.0, min(values) - margin), min(100.0 + 0.2 * margin, highest + margin)
+
+
+def _legend(run: RunData, colors: dict[MemberId, str]) -> "list[Line2D]":
+    from matplotlib.lines import Line2D
+
+    entries = [
+        Line2D([], [], color=colors[i], lw=1.8, marker="o", ms=3.6, label=f"{i} (best)" if i == run.best else str(i))
+        for i in run.ranked[:5]
+    ]
+    if len(run.ranked) > 5:
+        entries.append(Line2D([], [], lw=0, label=f"and {len(run.ranked) - 5} more survivors"))
+    if len(run.scores) > len(run.ranked):
+        entries.append(Line2D([], [], color=NEUTRAL, lw=1, marker="o", ms=2, label="others"))
+    if run.control:
+        entries.append(Line2D([], [], color=INK, lw=1.5, ls=(0, (4, 2)), marker="D", ms=3, label="seed network alone"))
+    return entries
+
+
+@styled
+def standing_figure(run: RunData, standings: list[Standing]) -> "Figure":
+    """Test accuracy of survivors, ensembles and control, each with its interval: what is noise and what is not.
+
+    Args:
+        run: for the colors.
+        standings: at least one, in order from the top.
+    """
+    from matplotlib.figure import Figure
+
+    shown = standings[:14]
+    figure = Figure(figsize=(5.2, 1.0 + 0.25 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title("On the test split")
+    colors = member_colors(run.ranked)
+    for row, standing in enumerate(shown):
+        color = colors.get(MemberId(standing.id), INK)
+        value = 100 * standing.test_accuracy
+        if standing.interval is not None:
+            low, high = (100 * bound for bound in standing.interval)
+            axes.plot([low, high], [row, row], color=color, lw=2.2, alpha=0.55)
+        marker = {"control": "D", "ensemble": "s"}.get(standing.kind, "o")
+        axes.plot(value, row, marker, ms=6, color=color, mec=PAPER, mew=0.8)
+        axes.annotate(
+            percent(standing.test_accuracy),
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
+            fontsize=8,
+        )
+    axes.set_yticks(range(len(shown)), [standing.name for standing in shown])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("test accuracy, %" + (", with 95 % intervals" if any(s.interval for s in shown) else ""))
+    return figure

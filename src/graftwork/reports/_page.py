@@ -1,0 +1,321 @@
+"""The page: what each part says, as plain data for the template."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from graftwork import __version__
+from graftwork.metrics import Profile, confusion_matrix
+from graftwork.reports._confusion import Mistake, confused_pairs, worst_mistakes
+from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform
+from graftwork.reports._images import ImageSource, sheet_uri
+from graftwork.reports._profile import profile_geometry, ruler_of
+from graftwork.reports._read import CONTROL, RunData, Score
+from graftwork.reports._standing import Standing, difference, standings
+from graftwork.reports._style import DARK, INK, inline_svg, member_colors
+from graftwork.typing import MemberId
+
+__all__ = ["render_page"]
+
+_THUMBS_PER_MEMBER, _THUMBS = 14, 160
+
+
+def render_page(
+    run: RunData,
+    figures: Mapping[str, str],
+    *,
+    profile: Profile | None = None,
+    images: ImageSource | None = None,
+) -> str:
+    """Put a run's page together.
+
+    Args:
+        run: what it tells of.
+        figures: SVG text by name.
+        profile: of the survivors on validation; None leaves the section out.
+        images: the data set's images; None leaves the pictures out.
+
+    Returns:
+        HTML that loads nothing.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    folder = files("graftwork.reports")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
+    mistakes = _mistakes(run)
+    context: dict[str, Any] = {
+        "run": run,
+        "version": __version__,
+        "colors": [(light[1:], light, dark) for light, dark in DARK.items()],
+        "css": Markup((folder / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
+        "script": Markup((folder / "page.js").read_text(encoding="utf-8")),  # noqa: S704
+        "figures": {name: Markup(inline_svg(svg, name)) for name, svg in figures.items()},  # noqa: S704
+        "genomes": [name for name in figures if name.startswith("genome_")],
+        "facts": _facts(run),
+        "unfinished": _unfinished(run),
+        "headline": _headline(run),
+        "table": _table(run),
+        "has_control": bool(run.entry(CONTROL)),
+        "profile": _profile(run, profile, images) if profile is not None else None,
+        "mistakes": [_mistake_text(run, mistake, place, len(mistakes)) for place, mistake in enumerate(mistakes)],
+        "mistakes_sheet": _mistake_sheet(mistakes, images),
+        "pairs": _pairs(run),
+        "provenance": list(_flatten(run.provenance)),
+        "result_json": json.dumps(run.result, indent=2, ensure_ascii=False) if run.result is not None else "",
+    }
+    return template.render(context)
+
+
+def _facts(run: RunData) -> list[str]:
+    result = run.result or {}
+    facts = [f"{name} {_plain(result[name])}" for name in ("data", "recipe", "selection") if result.get(name)]
+    classes = len(run.class_names)
+    if classes:
+        facts.insert(1 if result.get("data") else 0, f"{classes} classes")
+    if "seed" in result:
+        facts.append(f"seed {result['seed']}")
+    if result.get("test_opened_at"):
+        facts.append(f"test split opened {result['test_opened_at']}")
+    return facts
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name") or value.get("kind") or json.dumps(value))
+    return str(value)
+
+
+def _unfinished(run: RunData) -> str:
+    if not run.rounds:
+        return "No generation is complete yet."
+    last = run.rounds[-1]
+    return (
+        f"Shown is what there is after generation {last.generation} ({last.step:,} updates, "
+        f"{flops_text(last.training_flops)}s of training). The test split has not been opened: all accuracies are "
+        "on validation."
+    )
+
+
+def _headline(run: RunData) -> dict[str, Any] | None:
+    if run.best is None or (run.result is None and run.best not in run.scores):
+        return None
+    if run.result is None:
+        score = run.scores[run.best][-1]
+        return {
+            "label": f"validation accuracy of {run.best}, the best so far",
+            "number": percent(score.validation_accuracy),
+            "interval": "",
+            "sentences": [],
+            "tiles": _tiles(run, score.parameters, score.flops),
+        }
+    best = run.result["best"]
+    tested = best.get("test_accuracy") is not None
+    row = next((row for row in standings(run) if row.id == run.best), None)
+    interval = "" if row is None or row.interval is None else f"95 % interval {interval_text(*row.interval)}"
+    return {
+        "label": f"{'test' if tested else 'validation'} accuracy of {run.best}, the best member on validation",
+        "number": percent(best["test_accuracy"] if tested else best["validation_accuracy"]),
+        "interval": interval,
+        "sentences": _sentences(run),
+        "tiles": _tiles(run, best["parameters"], best["flops"]),
+    }
+
+
+def _sentences(run: RunData) -> list[str]:
+    sentences: list[str] = []
+    gap = difference(run)
+    control = run.entry(CONTROL)
+    if gap is not None and control is not None:
+        range_text = ""
+        if gap.interval is not None:
+            low, high = (100 * bound for bound in gap.interval)
+            range_text = f" (95 % interval {low:+.2f} to {high:+.2f}, same examples)"
+        sentences.append(
+            f"The seed network, trained alone for the same FLOPs, reaches {percent(control['test_accuracy'])}. "
+            f"The difference is {100 * gap.value:+.2f} points{range_text}: {gap.verdict}."
+        )
+    else:
+        sentences.append("This run has no control: how the seed network alone would do for the same FLOPs is unknown.")
+    rows = [row for row in standings(run) if row.kind == "ensemble"]
+    if rows:
+        top = max(rows, key=lambda row: row.test_accuracy)
+        sentences.append(f"The best ensemble ({top.id}) reaches {percent(top.test_accuracy)} on test.")
+    return sentences
+
+
+def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]:
+    result = run.result or {}
+    tiles = [("parameters", compact(parameters)), ("FLOPs an image", compact(flops))]
+    spent = result.get("training_flops", run.rounds[-1].training_flops if run.rounds else None)
+    if spent is not None:
+        tiles.append(("training FLOPs", compact(spent)))
+    if result.get("seconds") is not None:
+        minutes, seconds = divmod(round(result["seconds"]), 60)
+        tiles.append(("time", f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"))
+    tiles.append(("members tried", str(len(run.births))))
+    if run.rounds:
+        tiles.append(("generations", str(run.rounds[-1].generation)))
+    return tiles
+
+
+def _table(run: RunData) -> list[dict[str, Any]]:
+    colors = member_colors(run.ranked)
+    placed = {row.id: row for row in standings(run)}
+    rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})", placed.get(i)) for i in run.survivors if i in colors]
+    for entry in (run.result or {}).get("ensemble") or ():
+        method = str(entry.get("method", "ensemble"))
+        text = f"{entry['num_members']} members" if "num_members" in entry else ""
+        rows.append(_cells(entry, f"ensemble: {method}", f"var(--c{INK[1:]})", placed.get(method), grown=text))
+    if run.entry(CONTROL):
+        rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})", placed.get(CONTROL)))
+    return rows
+
+
+def _row(run: RunData, member_id: MemberId, name: str, color: str, standing: Standing | None) -> dict[str, Any]:
+    entry: Mapping[str, Any] = run.entry(member_id) or _entry_of(run.scores.get(member_id, ()))
+    ancestry = [birth for birth in run.ancestors(member_id) if birth.parent is not None]
+    phrases = [f"{short_transform(birth.transform, limit=80)} ({birth.generation})" for birth in ancestry]
+    grown = "the seed"
+    if phrases:
+        grown = phrases[0] if len(phrases) == 1 else f"{len(phrases)} grafts, the last: {phrases[-1]}"
+    member = run.members.get(member_id)
+    return {
+        **_cells(entry, name, color, standing, grown=grown),
+        "history": " → ".join(phrases) if len(phrases) > 1 else "",
+        "best": member_id == run.best,
+        "layers": len(member.genome.layers) if member else "–",
+        "blocks": sum(1 for _ in member.genome.blocks()) if member else "–",
+    }
+
+
+def _entry_of(scores: tuple[Score, ...]) -> dict[str, Any]:
+    if not scores:
+        return {}
+    last = scores[-1]
+    return {
+        "validation_accuracy": last.validation_accuracy,
+        "parameters": last.parameters,
+        "flops": last.flops,
+    }
+
+
+def _cells(entry: Mapping[str, Any], name: str, color: str, standing: Standing | None, *, grown: str) -> dict[str, Any]:
+    interval = None if standing is None else standing.interval
+    return {
+        "name": name,
+        "color": color,
+        "best": False,
+        "test": percent(entry.get("test_accuracy")),
+        "interval": "–" if interval is None else interval_text(*interval),
+        "validation": percent(entry.get("validation_accuracy")),
+        "parameters": f"{entry['parameters']:,}" if entry.get("parameters") is not None else "–",
+        "flops": compact(entry["flops"]) if entry.get("flops") is not None else "–",
+        "layers": "–",
+        "blocks": "–",
+        "grown": grown,
+        "history": "",
+    }
+
+
+def _mistakes(run: RunData) -> list[Mistake]:
+    predictions = run.predictions.get("test")
+    if predictions is None or run.best is None or run.best not in predictions.logits:
+        return []
+    return worst_mistakes(predictions, run.best)
+
+
+def _mistake_text(run: RunData, mistake: Mistake, place: int, count: int) -> dict[str, Any]:
+    return {
+        "index": mistake.index,
+        "label": run.class_names[mistake.label],
+        "predicted": run.class_names[mistake.predicted],
+        "confidence": percent(mistake.confidence, digits=1),
+        "at": _slot(place, count),
+    }
+
+
+def _slot(place: int, count: int) -> float:
+    """Position of a picture in a sheet, in percent as CSS counts it."""
+    return round(100 * place / (count - 1), 4) if count > 1 else 0.0
+
+
+def _mistake_sheet(mistakes: list[Mistake], images: ImageSource | None) -> str:
+    if images is None or not mistakes:
+        return ""
+    return sheet_uri(images("test", np.array([mistake.index for mistake in mistakes], dtype=np.int64)))
+
+
+def _pairs(run: RunData) -> list[tuple[str, str, int]]:
+    predictions = run.predictions.get("test")
+    if predictions is None or run.best is None or run.best not in predictions.logits:
+        return []
+    confusion = confusion_matrix(predictions.predicted(run.best), predictions.labels, len(run.class_names))
+    names = run.class_names
+    return [(names[label], names[taken], count) for label, taken, count in confused_pairs(confusion)]
+
+
+def _profile(run: RunData, profile: Profile, images: ImageSource | None) -> dict[str, Any]:
+    predictions = run.predictions["validation"]
+    labels, index = predictions.labels[profile.order], predictions.index[profile.order]
+    members = [row.name for row in profile.rows if row.kind == "member"]
+    colors = member_colors(run.ranked)
+    chosen = [np.flatnonzero(profile.loners == place)[:_THUMBS_PER_MEMBER] for place in range(len(members))]
+    shown = np.concatenate(chosen)[:_THUMBS] if images is not None and len(members) > 1 else np.array([], dtype=int)
+    slots = {int(position): _slot(place, len(shown)) for place, position in enumerate(shown)}
+    groups = [
+        {
+            "name": name,
+            "color": f"var(--c{colors[MemberId(name)][1:]})",
+            "count": int(np.count_nonzero(profile.loners == place)),
+            "thumbs": [
+                {"at": slots[at], "title": f"{run.class_names[labels[at]]}, example {index[at]}"}
+                for at in chosen[place].tolist()
+                if at in slots
+            ],
+        }
+        for place, name in enumerate(members)
+    ]
+    ruler = ruler_of(profile)
+    return {
+        "sheet": sheet_uri(images("validation", index[shown])) if images is not None and len(shown) else "",
+        "count": len(shown),
+        "loners": [group for group in groups if group["count"]] if len(members) > 1 else [],
+        "summary": _profile_summary(profile, len(members)),
+        "data": {
+            **profile_geometry(),
+            "positions": list(ruler.positions),
+            "places": [round(place, 6) for place in ruler.places],
+            "rows": [{"name": r.name, "member": r.kind == "member", "runs": r.runs()} for r in profile.rows],
+            "labels": labels.tolist(),
+            "index": index.tolist(),
+            "classes": list(run.class_names),
+            "thumbs": slots,
+        },
+    }
+
+
+def _profile_summary(profile: Profile, num_members: int) -> str:
+    by_kind = {row.kind: row.accuracy for row in profile.rows}
+    if num_members < 2:
+        return "One survivor: vote and oracle are the member itself."
+    alone = int(np.count_nonzero(profile.loners >= 0))
+    return (
+        f"{alone:,} examples are right for one member alone. The vote gets {percent(by_kind['vote'])}, "
+        f"the oracle {percent(by_kind['oracle'])}. Point at the picture to see an example."
+    )
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            rows.append((f"{prefix}{name}", text))
+    return rows

@@ -1,0 +1,342 @@
+"""A run folder as frozen data: everything that a report may know."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.errors import GenomeError, RunError
+from graftwork.genome import Genome
+from graftwork.typing import MemberId
+
+__all__ = ["CONTROL", "Birth", "MemberFile", "Predictions", "Round", "RunData", "Score", "Split", "read_run"]
+
+CONTROL = MemberId("seed_network")
+"""Id of the control: the seed genome, trained alone."""
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One scoring of one network.
+
+    Attributes:
+        generation: after which it was scored.
+        step: updates of the run so far.
+        training_flops: of the run so far.
+        flops: of one forward pass over one image.
+    """
+
+    id: MemberId
+    generation: int
+    validation_accuracy: float
+    parameters: int
+    flops: int
+    step: int
+    training_flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Who came from whom, by which transform, in which generation; ``parent`` is None for a seed."""
+
+    id: MemberId
+    parent: MemberId | None
+    transform: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One generation, as recorded; ``diversity`` maps a measure to its value and leaves out what is unknown."""
+
+    generation: int
+    members: tuple[MemberId, ...]
+    survivors: tuple[MemberId, ...]
+    best: MemberId | None
+    step: int
+    training_flops: float
+    diversity: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFile:
+    """A final survivor, or the control.
+
+    Attributes:
+        ancestors: the line from the seed to the member itself.
+        test_accuracy: None until the test split is opened.
+    """
+
+    id: MemberId
+    genome: Genome
+    ancestors: tuple[Birth, ...]
+    validation_accuracy: float
+    test_accuracy: float | None
+    parameters: int
+    flops: int
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Predictions:
+    """Logits on one split.
+
+    Attributes:
+        logits: float32 [example, class] by id.
+        labels: int64 [example].
+        index: int64 [example]: row of the data set's images.
+    """
+
+    logits: Mapping[str, NDArray[np.float32]]
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    def probabilities(self, member_id: str) -> NDArray[np.float64]:
+        """Softmax of a network's logits, float64 [example, class]."""
+        logits = self.logits[member_id].astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def predicted(self, member_id: str) -> NDArray[np.int64]:
+        """Class with the largest logit, int64 [example]."""
+        classes: NDArray[np.int64] = self.logits[member_id].argmax(axis=1).astype(np.int64)
+        return classes
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """What a run folder holds so far.
+
+    Attributes:
+        result: content of ``result.json``; None while the run is unfinished.
+        scores: of each member, in order of generation.
+        control: scores of the control; empty without one.
+        members: final survivors and the control, by id; empty until they are written.
+        predictions: by split; empty until they are written.
+    """
+
+    path: Path
+    result: Mapping[str, Any] | None
+    provenance: Mapping[str, Any]
+    config: str
+    rounds: tuple[Round, ...]
+    births: Mapping[MemberId, Birth]
+    scores: Mapping[MemberId, tuple[Score, ...]]
+    control: tuple[Score, ...]
+    members: Mapping[MemberId, MemberFile]
+    predictions: Mapping[Split, Predictions] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether ``result.json`` is there."""
+        return self.result is not None
+
+    @cached_property
+    def survivors(self) -> tuple[MemberId, ...]:
+        """Ids in order of choice: the final ones, or those of the last generation so far."""
+        if self.result is not None:
+            return tuple(MemberId(entry["id"]) for entry in self.result["survivors"])
+        return self.rounds[-1].survivors if self.rounds else ()
+
+    @cached_property
+    def best(self) -> MemberId | None:
+        """The survivor that is best on validation; None before anything is scored."""
+        if self.result is not None:
+            return MemberId(self.result["best"]["id"])
+        return self.rounds[-1].best if self.rounds else None
+
+    @property
+    def ranked(self) -> tuple[MemberId, ...]:
+        """Survivors with the best one first; the others in order of choice."""
+        first = () if self.best is None else (self.best,)
+        return (*first, *(i for i in self.survivors if i != self.best))
+
+    @property
+    def genomes(self) -> Mapping[MemberId, MemberFile]:
+        """Files of the survivors in the order of `ranked`, where they exist."""
+        return {i: self.members[i] for i in self.ranked if i in self.members}
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers where no member file tells them."""
+        for member in self.members.values():
+            if member.class_names:
+                return member.class_names
+        for predictions in self.predictions.values():
+            for logits in predictions.logits.values():
+                return tuple(map(str, range(logits.shape[1])))
+        return ()
+
+    def entry(self, member_id: MemberId) -> Mapping[str, Any] | None:
+        """What ``result.json`` says of a survivor or the control; None where it says nothing."""
+        if self.result is None:
+            return None
+        if member_id == CONTROL:
+            control: Mapping[str, Any] | None = self.result.get("seed_network")
+            return control
+        return next((entry for entry in self.result["survivors"] if entry["id"] == member_id), None)
+
+    def ancestors(self, member_id: MemberId) -> tuple[Birth, ...]:
+        """The line from the seed to a member, both included, as far as it is recorded."""
+        line: list[Birth] = []
+        current: MemberId | None = member_id
+        while current is not None and current in self.births and len(line) <= len(self.births):
+            line.append(self.births[current])
+            current = line[-1].parent
+        return tuple(line[::-1])
+
+
+def read_run(folder: Path) -> RunData:
+    """Read a run folder, finished or not.
+
+    Args:
+        folder: ``runs/NAME``.
+
+    Raises:
+        RunError: If it is no run folder, or one of its files can't be read.
+    """
+    folder = Path(folder)
+    records_path = folder / "records.jsonl"
+    if not records_path.is_file() and not (folder / "provenance.json").is_file():
+        raise RunError(
+            f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
+            "give the folder that `graftwork search` wrote"
+        )
+    records = _records(records_path)
+    rounds = tuple(_round(record) for record in records if record.get("type") == "generation")
+    scores: dict[MemberId, list[Score]] = {}
+    for record in records:
+        if record.get("type") == "member":
+            scores.setdefault(MemberId(record["id"]), []).append(_score(record))
+    return RunData(
+        path=folder.resolve(),
+        result=_json(folder / "result.json"),
+        provenance=_json(folder / "provenance.json") or {},
+        config=(folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").is_file() else "",
+        rounds=rounds,
+        births=_births(records),
+        scores={i: tuple(values) for i, values in scores.items()},
+        control=tuple(_score(record) for record in records if record.get("type") == "control"),
+        members=_members(folder / "members"),
+        predictions=_predictions(folder / "predictions"),
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"expected JSON in {path.name} of run {path.parent.name!r}, but {error}") from error
+    if not isinstance(data, dict):
+        raise RunError(f"expected a JSON object in {path.name}, but it holds {type(data).__name__}")
+    return data
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # a run that was killed while it wrote
+                break
+            raise RunError(f"{path.name}, line {number}: expected one JSON object, but {error}") from error
+    return records
+
+
+def _score(record: Mapping[str, Any]) -> Score:
+    names = ("id", "generation", "validation_accuracy", "parameters", "flops", "step", "training_flops")
+    try:
+        return Score(**{name: record[name] for name in names})
+    except KeyError as error:
+        raise RunError(f"records.jsonl: a score has no {error}; it holds {sorted(record)}") from error
+
+
+def _round(record: Mapping[str, Any]) -> Round:
+    measures = record.get("diversity") or {}
+    return Round(
+        generation=record["generation"],
+        members=tuple(record.get("members", ())),
+        survivors=tuple(record.get("survivors", ())),
+        best=record.get("best"),
+        step=record.get("step", 0),
+        training_flops=record.get("training_flops", 0),
+        diversity={name: float(value) for name, value in measures.items() if value is not None},
+    )
+
+
+def _births(records: Sequence[Mapping[str, Any]]) -> dict[MemberId, Birth]:
+    births: dict[MemberId, Birth] = {}
+    for record in records:
+        if record.get("type") != "generation":
+            continue
+        number = record["generation"]
+        for entry in record.get("births", ()):
+            births.setdefault(
+                entry["id"], Birth(entry["id"], entry.get("parent"), entry.get("transform") or "seed", number)
+            )
+        for member_id in record.get("members", ()):  # the seed, where it is not told as a birth
+            births.setdefault(member_id, Birth(member_id, None, "seed", number))
+    return births
+
+
+def _members(folder: Path) -> dict[MemberId, MemberFile]:
+    members: dict[MemberId, MemberFile] = {}
+    for path in sorted(folder.glob("*.json")):
+        data = _json(path) or {}
+        try:
+            genome = Genome.from_dict(data["genome"])
+            members[MemberId(data["id"])] = MemberFile(
+                id=MemberId(data["id"]),
+                genome=genome,
+                ancestors=tuple(
+                    Birth(entry["id"], entry.get("parent"), entry.get("transform") or "seed", entry["generation"])
+                    for entry in data.get("ancestors", ())
+                ),
+                validation_accuracy=data["validation_accuracy"],
+                test_accuracy=data.get("test_accuracy"),
+                parameters=data["parameters"],
+                flops=data["flops"],
+                class_names=tuple(map(str, data.get("class_names") or ())),
+            )
+        except (KeyError, GenomeError) as error:
+            raise RunError(f"members/{path.name}: expected a member, but {error}") from error
+    return members
+
+
+def _predictions(folder: Path) -> dict[Split, Predictions]:
+    found: dict[Split, Predictions] = {}
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
+        path = folder / f"{split}.safetensors"
+        if not path.is_file():
+            continue
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(path)
+            labels, index = tensors.pop("labels"), tensors.pop("index")
+        except (SafetensorError, KeyError) as error:
+            raise RunError(f"predictions/{path.name}: expected logits, labels and index, but {error}") from error
+        found[split] = Predictions(tensors, labels.astype(np.int64), index.astype(np.int64))
+    return found
