@@ -31,7 +31,7 @@ def test_splits_are_disjoint_complete_and_stratified(counts: list[int], seed: in
         found = np.bincount(dataset.labels[part], minlength=len(counts))
         exact = np.array(counts) * len(part) / sum(counts)
         assert found.min() >= 1
-        assert np.abs(found - exact).max() <= 2.5
+        assert np.abs(found - exact).max() <= 4  # rounding of up to four deals, at least one image a class in each
     if has_test:
         assert len(splits.test) == 6
 

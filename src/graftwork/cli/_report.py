@@ -16,7 +16,7 @@ def write_report(path: Path, *, problem: "Problem | None" = None) -> Path:
     """Write ``report.html`` and the figures of a run; with images where the data are at hand."""
     from graftwork.reports import build_report
 
-    return build_report(path, dataset=None if problem is None else problem.dataset)
+    return build_report(path, dataset=None if problem is None else problem.pictures)
 
 
 @app.command()

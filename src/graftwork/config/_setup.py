@@ -90,6 +90,12 @@ class Problem:
         taken = torch.from_numpy(np.ascontiguousarray(images[rows]))
         return taken, torch.from_numpy(np.asarray(labels[rows], dtype=np.int64)), torch.from_numpy(rows.copy())
 
+    def pictures(self, split: str, rows: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
+        """uint8 [n, H, W, C] of rows as predictions name them: of ``"test"``, or of any other split."""
+        given = self.dataset.test_images
+        images = given if split == "test" and given is not None else self.dataset.images
+        return np.asarray(images[rows])
+
     def describe(self) -> dict[str, Any]:
         """What the data are, as plain data."""
         return describe(self.dataset, self.splits)

@@ -51,7 +51,7 @@ def _interleave(groups: list[Labels]) -> Labels:
 def _shares(counts: Labels, number: int) -> Labels:
     """Deal ``number`` out to classes in proportion, at least one each, largest remainders first."""
     exact = counts * (number / counts.sum())
-    dealt = np.maximum(np.floor(exact).astype(np.int64), 1)
+    dealt: Labels = np.maximum(np.floor(exact).astype(np.int64), 1)
     while dealt.sum() < number:
         dealt[int(np.argmax(exact - dealt))] += 1
     while dealt.sum() > number and dealt.max() > 1:
