@@ -96,7 +96,7 @@ def _time_axis(axes: "Axes", generations: int, step: float, bottom: float) -> No
     axes.text(
         _LEFT + 62,
         15,
-        "□ widened   △ deepened   ○ seed   filled: leads to a survivor",
+        "□ widened · △ deepened · ○ seed · filled: leads to a survivor",
         fontsize=7.5,
         color=MUTED,
         va="center",

@@ -138,7 +138,7 @@ def generation_colors(last: int) -> list[str]:
 
     shades = colormaps["plasma"]
     span = max(1, last - 1)
-    return [NEUTRAL, *(to_hex(shades(0.08 + 0.72 * (number - 1) / span)) for number in range(1, last + 1))]
+    return [NEUTRAL, *(to_hex(shades(0.28 + 0.55 * (number - 1) / span)) for number in range(1, last + 1))]
 
 
 def _saved(figure: "Figure", kind: str, **options: object) -> bytes:

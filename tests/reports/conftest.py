@@ -1,0 +1,21 @@
+"""One finished run for all tests that only read it."""
+
+from pathlib import Path
+
+import pytest
+
+from graftwork.reports import build_report
+from tests.reports.synthetic import make_images, make_run_folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with control and ensemble; its report is built with images."""
+    folder = make_run_folder(tmp_path_factory.mktemp("runs"), class_names=("<b>&", "$x$", *"23456789"), ensemble=True)
+    build_report(folder, dataset=make_images)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page(run_folder: Path) -> str:
+    return (run_folder / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,214 @@
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from graftwork.errors import RunError
+from graftwork.reports import build_report, read_run, report_data
+from tests.reports.synthetic import make_images, make_run_folder
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Checker(HTMLParser):
+    """Collects what a browser would load, ids, text, and tags that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}:
+                self.loads.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def numbers(value: object) -> list[float | int]:
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def test_page_is_well_formed_and_loads_nothing(page: str) -> None:
+    checker = check(page)
+    assert checker.tags["svg"] >= 12
+    assert all(load.startswith(("#", "data:")) for load in checker.loads)
+    # Names of XML namespaces are no addresses that a browser opens.
+    rest = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page).replace("http://www.w3.org/2000/svg", "")
+    assert "http://" not in rest
+    assert "https://" not in rest
+    assert "@import" not in rest
+    assert all(target.startswith(("data:", "#")) for target in re.findall(r"url\(([^)]*)\)", rest))
+
+
+def test_ids_on_the_page_are_unique_and_references_within_figures_resolve(page: str) -> None:
+    checker = check(page)
+    assert [name for name, count in Counter(checker.ids).items() if count > 1] == []
+    targets = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert len(targets) > 20
+    assert targets <= set(checker.ids)
+
+
+def test_page_holds_every_number_of_the_result(run_folder: Path, page: str) -> None:
+    result = json.loads((run_folder / "result.json").read_text())
+    text = check(page).text
+    found = numbers(result)
+    assert len(found) > 25
+    assert [number for number in found if json.dumps(number) not in text] == []
+
+
+def test_every_survivor_appears_with_its_accuracies(run_folder: Path, page: str) -> None:
+    result = json.loads((run_folder / "result.json").read_text())
+    table = page[page.index('<table id="survivors">') :]
+    table = table[: table.index("</table>")]
+    rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
+    entries = [*result["survivors"], *result["ensemble"], result["seed_network"]]
+    assert len(rows) == len(entries)
+    for row, entry in zip(rows, entries, strict=True):
+        assert f"{entry.get('id', entry.get('method')).replace('_', ' ')}" in row
+        assert f"{100 * entry['test_accuracy']:.2f}\u00a0%" in row
+        assert f"{entry['parameters']:,}" in row
+
+
+def test_class_names_are_escaped_and_no_formulas(run_folder: Path, page: str) -> None:
+    assert "<b>&" not in page
+    assert "&lt;b&gt;&amp;" in page
+    assert "$x$" in (run_folder / "figures" / "confusion.svg").read_text()
+
+
+def test_hover_data_agree_with_the_predictions(run_folder: Path, page: str) -> None:
+    match = re.search(r'id="profile-data">(.*?)</script>', page, flags=re.DOTALL)
+    assert match is not None
+    data = json.loads(match[1])
+    predictions = read_run(run_folder).predictions["validation"]
+    at = {int(index): place for place, index in enumerate(predictions.index)}
+    checked = 0
+    for row in data["rows"]:
+        if not row["member"]:
+            continue
+        right = predictions.predicted(row["name"]) == predictions.labels
+        inside = {position for start, stop in row["runs"] for position in range(start, stop)}
+        for position, index in enumerate(data["index"]):
+            assert (position in inside) == right[at[index]]
+            checked += 1
+    assert checked == 3 * len(predictions.labels)
+
+
+def test_same_run_gives_the_same_bytes(run_folder: Path) -> None:
+    def content() -> dict[str, bytes]:
+        paths = [run_folder / "report.html", *(run_folder / "figures").iterdir()]
+        return {path.name: path.read_bytes() for path in paths}
+
+    before = content()
+    build_report(run_folder, dataset=make_images)
+    assert len(before) > 25
+    assert content() == before
+
+
+def test_figures_are_svg_and_png_and_nothing_is_left_aside(run_folder: Path) -> None:
+    names = sorted(path.name for path in (run_folder / "figures").iterdir())
+    stems = report_data(read_run(run_folder))["figures"]
+    assert names == sorted(f"{stem}.{kind}" for stem in stems for kind in ("svg", "png"))
+    for stem in stems:
+        ET.fromstring((run_folder / "figures" / f"{stem}.svg").read_text())
+        assert (run_folder / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_unfinished_run_is_shown_and_said_to_be_unfinished(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path, finished=False)
+    page = build_report(folder).read_text(encoding="utf-8")
+    checker = check(page)
+    assert "This run is unfinished" in checker.text
+    assert "test accuracy" not in checker.text
+    for survivor in read_run(folder).survivors:
+        assert survivor in checker.text
+    assert (folder / "figures" / "lineage.svg").is_file()
+    assert not (folder / "figures" / "confusion.svg").exists()
+
+
+def test_run_that_has_just_begun_still_gives_a_page(tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text('{"precision": "float32"}')
+    text = check(build_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "Nothing has been scored yet" in text
+    assert "float32" in text
+
+
+def test_two_classes_one_survivor_no_control_no_images(tmp_path: Path) -> None:
+    folder = make_run_folder(
+        tmp_path, num_generations=2, num_survivors=1, control=False, class_names=("no", "yes"), num_examples=60
+    )
+    text = check(build_report(folder).read_text(encoding="utf-8")).text
+    assert "no control" in text
+    assert "seed network, alone" not in text
+    assert "taken for" in text
+
+
+def test_hundred_classes_are_a_map_without_crowded_labels(tmp_path: Path) -> None:
+    names = tuple(f"class {number}" for number in range(100))
+    folder = make_run_folder(tmp_path, num_generations=1, class_names=names, num_examples=300)
+    check(build_report(folder).read_text(encoding="utf-8"))
+    assert (folder / "figures" / "confusion.svg").read_text().count("class ") == 0
+
+
+def test_members_without_predictions_are_reported_without_intervals(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path, num_generations=1, predictions=False)
+    text = check(build_report(folder).read_text(encoding="utf-8")).text
+    assert "no predictions are stored" in text
+    assert "95 % interval 8" not in text
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"records\.jsonl"):
+        build_report(tmp_path)
+
+
+def test_damaged_record_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text('{"type": "other"}\n{"type"\n{"type": "other"}\n')
+    with pytest.raises(RunError, match="line 2"):
+        read_run(tmp_path)
+
+
+def test_importing_the_package_draws_in_no_plotting_library() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, graftwork.reports; "
+        "print([name for name in ('torch', 'matplotlib', 'jinja2', 'PIL') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
