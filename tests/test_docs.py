@@ -1,0 +1,70 @@
+"""What the documentation shows runs, as it stands there.
+
+A fenced block runs if the line above it is ``<!-- test -->``. The blocks of one file run in order, in one namespace
+and one empty folder. In a ``shell`` block every line that starts with ``$ graftwork`` runs as a command.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("tutorials/*.md")), *sorted((ROOT / "docs").glob("how-to/*.md"))]
+BLOCK = re.compile(r"^<!-- test -->\n+```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# How many blocks run, so that a check never silently loses its subject. A new page gets a line here.
+EXPECTED = {"README.md": 1}
+
+
+@dataclass(frozen=True)
+class _Block:
+    kind: str
+    text: str
+    line: int
+
+
+def _blocks(path: Path) -> Iterator[_Block]:
+    page = path.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(page):
+        yield _Block(match["kind"], match["text"], page.count("\n", 0, match.start("text")))
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graftwork.cli import main
+
+    monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code in (None, 0), f"{line!r} ended with {end.code!r}"
+
+
+def test_every_marked_block_is_seen() -> None:
+    found = {_name(path): len(list(_blocks(path))) for path in FILES}
+    assert {name: count for name, count in found.items() if count} == EXPECTED
+    marks = {_name(path): path.read_text(encoding="utf-8").count("<!-- test -->") for path in FILES}
+    assert marks == found
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_blocks_of_a_page_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in _blocks(ROOT / name):
+        if block.kind == "python":
+            # Blank lines in front, so that a traceback names the line of the page.
+            exec(compile("\n" * block.line + block.text, name, "exec"), namespace)
+        else:
+            commands = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ graftwork")]
+            assert commands, f"{name}:{block.line}: a marked {block.kind} block has no line '$ graftwork …'"
+            for line in commands:
+                _command(line, monkeypatch)
