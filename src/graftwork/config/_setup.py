@@ -35,6 +35,9 @@ __all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""
 
+DEFAULT_STEPS = 2000
+"""Without a budget, a recipe that counts in FLOPs gets those of so many updates of the seed network."""
+
 TIME_MARGIN = 0.92
 """Part of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
 
@@ -284,17 +287,17 @@ def make_plan(setup: Setup) -> Plan:
         ConfigError: If the budget does not reach for one step a round.
     """
     config, recipe = setup.config, setup.config.recipe
-    generations = recipe.num_generations
+    generations, genome = recipe.num_generations, setup.population.genomes[0]
     fraction = recipe.initial_fraction
     if fraction is None:
         whole = (recipe.initial_steps or 0) + generations * (recipe.steps_per_generation or 0)
         fraction = (recipe.initial_steps or 0) / whole if whole else 1.0
     if config.budget is None:
-        if recipe.initial_steps is None or recipe.steps_per_generation is None:
-            raise ConfigError(f"budget: the recipe {recipe.name!r} needs one, for example --budget 10m")
-        return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
+        if recipe.initial_steps is not None and recipe.steps_per_generation is not None:
+            return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
+        whole = DEFAULT_STEPS * training_flops(genome, setup.trainer.batch_size)
+        return _flops_plan(setup, generations, whole, fraction)
     budget = parse_budget(config.budget)
-    genome = setup.population.genomes[0]
     if budget.kind == "steps":
         initial = max(1, round(budget.amount * fraction))
         each = int((budget.amount - initial) // generations) if generations else 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from graftwork.errors import GenomeError
 from graftwork.genome._genome import Genome
-from graftwork.genome._parts import Block, Head, Layer, Pool
+from graftwork.genome._parts import Block, Head, Layer, Pool, Stem
 from graftwork.typing import BlockId, Shape
 
 __all__ = ["SEEDS", "seed_genome"]
@@ -38,7 +38,30 @@ def base(input_shape: Shape, num_classes: int) -> Genome:
     return _poster(input_shape, num_classes, per_stage=2)
 
 
-SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {"poster": poster, "base": base}
+def default(input_shape: Shape, num_classes: int) -> Genome:
+    """The default recipe's: a whitening stem, three stages of 3×3 blocks, a linear head behind a global max-pool.
+
+    Widths 32, 128 and 128, five layers: the shape of a quarter-size airbench94 (Jordan 2024) as a stack of residual R2R
+    layers. Small images keep their size in the stem and lose the last pools.
+    """
+    channels, side = input_shape[0], min(input_shape[1:])
+    stem_kernel = 2 if side >= 16 else 3
+    stem = Stem("whiten", out_channels=2 * channels * stem_kernel**2, kernel_size=stem_kernel)
+    side -= 1 if stem_kernel == 2 else 0
+    body: list[Layer | Pool] = []
+    width = stem.out_channels
+    for stage, (channels_, depth) in enumerate(((32, 1), (128, 2), (128, 2))):
+        width = max(width, channels_)
+        for number in range(depth):
+            body.append(_plain(f"seed-{stage}-{number}", width, channels_))
+            if number == 0 and side >= 4:
+                body.append(Pool("max", 2))
+                side //= 2
+    head = Head("linear", hidden_features=0, pooling="max", scale=0.125)
+    return Genome(input_shape, num_classes, tuple(body), stem=stem, head=head, activation="gelu")
+
+
+SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {"poster": poster, "base": base, "default": default}
 """Seed genomes by name."""
 
 

@@ -160,8 +160,8 @@ class Recipe:
 
 
 def _default_rules() -> dict[Role, Rule]:
-    adam = Rule("adam", 3e-3, weight_decay=1e-4)
-    return {**same_rule(adam), "filter": Rule("muon", 0.03, momentum=0.6, variant="norm-reset", num_iterations=3)}
+    adam = Rule("adam", 3e-3, betas=(0.9, 0.99))
+    return {**same_rule(adam), "filter": Rule("muon", 0.1, momentum=0.6, variant="norm-reset", num_iterations=3)}
 
 
 PAPER = Recipe("paper", "poster", same_rule(Rule("adam", 3e-3, weight_decay=1e-6)))
@@ -169,19 +169,26 @@ PAPER = Recipe("paper", "poster", same_rule(Rule("adam", 3e-3, weight_decay=1e-6
 
 DEFAULT = Recipe(
     "default",
-    "poster",
+    "default",
     _default_rules(),
-    schedule="cosine",
-    batch_size=128,
-    augmentation=Augmentation("alternate", 2),
-    label_smoothing=0.1,
+    schedule="linear",
+    batch_size=250,
+    augmentation=Augmentation("auto", "auto"),
+    label_smoothing=0.2,
+    num_survivors=3,
     population_size=6,
-    num_generations=6,
+    num_generations=4,
     initial_steps=None,
-    initial_fraction=0.3,
+    initial_fraction=0.5,
     steps_per_generation=None,
+    hidden_multiple=0.25,
     min_shared_fraction=0.5,
+    num_calibration=2000,
+    initialisation="random",
 )
+"""Found by measurement on CIFAR-10 at 0.02 to 0.08 PFLOP (docs/results.md): Muon on the filters, Adam on the rest,
+label smoothing, flips and shifts (Jordan 2024), a rate that falls over the whole search, and new blocks a quarter as
+wide as their layer."""
 
 RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "default": DEFAULT}
 """Recipes by name."""

@@ -1,0 +1,32 @@
+"""A run is a folder: config, records, checkpoints, members, provenance.
+
+`RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer` turn
+a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
+`StoredMember`); `provenance` and `machine` say where results come from. The files are described in
+``docs/run-folder.md``.
+"""
+
+from graftwork.runs._atomic import write_bytes, write_json, write_text
+from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state
+from graftwork.runs._folder import RunFolder
+from graftwork.runs._members import StoredMember, load_member, save_member
+from graftwork.runs._provenance import machine, provenance
+from graftwork.runs._tensors import load_tensors, save_tensors
+
+__all__ = [
+    "RunFolder",
+    "StatefulOptimizer",
+    "StoredMember",
+    "load_member",
+    "load_tensors",
+    "machine",
+    "pack_state",
+    "provenance",
+    "save_member",
+    "save_tensors",
+    "unpack_optimizer",
+    "unpack_state",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,106 @@
+"""A search between two updates, as plain data and tensors."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from graftwork.bank import BlockBank
+from graftwork.errors import RunError
+from graftwork.evolution import SearchState
+from graftwork.execution import Form
+from graftwork.genome import Genome
+from graftwork.mutation import MutationReport
+from graftwork.population import Birth, Population
+from graftwork.runs._tensors import scoped, unscoped
+from graftwork.typing import BlockId, MemberId
+
+__all__ = ["STATE_VERSION", "StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state"]
+
+STATE_VERSION = 1
+
+
+class StatefulOptimizer(Protocol):
+    """What a checkpoint needs of an optimizer (see `graftwork.training.BankOptimizer`)."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+    def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None: ...
+
+
+def pack_state(state: SearchState, optimizer: StatefulOptimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Everything that a resumed search needs: JSON-able data, and tensors by name."""
+    population = state.population
+    moments, scalars = optimizer.state()
+    statistics = {
+        f"{member_id}/{block_id}/{name}": tensor
+        for member_id, member in population.members.items()
+        for block_id, pair in member.statistics.items()
+        for name, tensor in zip(("mean", "var"), pair, strict=True)
+    }
+    data = {
+        "version": STATE_VERSION,
+        "generation": state.generation,
+        "begun": state.begun,
+        "finished": state.finished,
+        "step": state.step,
+        "training_flops": state.training_flops,
+        "scoring_flops": state.scoring_flops,
+        "survivors": list(state.survivors),
+        "accuracies": dict(state.accuracies),
+        "report": asdict(state.report),
+        "loss_sum": state.loss_sum,
+        "loss_count": state.loss_count,
+        "rng": state.rng.bit_generator.state,
+        "alive": list(population.members),
+        "lineage": [{**asdict(birth), "genome": birth.genome.to_dict()} for birth in population.lineage],
+        "bank": population.bank.layout(),
+        "optimizer": scalars,
+    }
+    tensors = scoped("bank", population.bank.state()) | scoped("optimizer", moments) | scoped("statistics", statistics)
+    return data, tensors
+
+
+def unpack_optimizer(optimizer: StatefulOptimizer, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Let an optimizer over the unpacked bank go on from what `pack_state` stored."""
+    optimizer.load_state(unscoped("optimizer", tensors), data["optimizer"])
+
+
+def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form: Form = "fused") -> SearchState:
+    """Build the state that `pack_state` stored; `unpack_optimizer` does the optimizer's part.
+
+    Raises:
+        RunError: If the checkpoint is of another version or incomplete.
+    """
+    if data.get("version") != STATE_VERSION:
+        raise RunError(f"checkpoint: expected version {STATE_VERSION}, got {data.get('version')!r}")
+    try:
+        bank = BlockBank.from_state(unscoped("bank", tensors), data["bank"])
+        lineage = [Birth(**{**birth, "genome": Genome.from_dict(birth["genome"])}) for birth in data["lineage"]]
+        stored: dict[MemberId, dict[BlockId, tuple[Tensor, Tensor]]] = {MemberId(m): {} for m in data["alive"]}
+        values = unscoped("statistics", tensors)
+        for name, mean in values.items():
+            member_id, block_id, which = name.split("/")
+            if which == "mean":
+                stored[MemberId(member_id)][BlockId(block_id)] = (mean, values[f"{member_id}/{block_id}/var"])
+        report = data["report"]
+        rng = np.random.default_rng()
+        rng.bit_generator.state = data["rng"]
+        return SearchState(
+            Population.restore(bank, lineage, stored, form=form),
+            rng,
+            generation=data["generation"],
+            begun=data["begun"],
+            finished=data["finished"],
+            step=data["step"],
+            training_flops=data["training_flops"],
+            scoring_flops=data["scoring_flops"],
+            survivors=tuple(MemberId(m) for m in data["survivors"]),
+            accuracies={MemberId(m): value for m, value in data["accuracies"].items()},
+            report=MutationReport(tuple(report["born"]), report["rejected"], saturated=report["saturated"]),
+            loss_sum=data["loss_sum"],
+            loss_count=data["loss_count"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"checkpoint: incomplete or damaged ({error!r})") from error
