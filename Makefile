@@ -67,8 +67,9 @@ types: $(VENV)/.dev
 layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+# No --quiet: it silences the warnings that --strict counts.
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
 # The sdist, the wheel made from it, and the wheel alone in a fresh environment, away from this folder.
 wheel-test: $(VENV)/.dev
