@@ -176,8 +176,7 @@ def plan_deepen(
         optimizer: Optimizer or optimizers that shall train the block: it joins the group that trains its
             neighbors, with fresh state. None leaves optimizers alone.
         **options: ``generator`` (None derives one from the place), ``check`` (True), ``scale`` (standard
-        deviation of
-            W; None matches neighboring weights).
+            deviation of W; None matches neighboring weights).
 
     Raises:
         SurgeryError: There is no such module, it is not run, or its output is no tensor of channels.

@@ -61,8 +61,7 @@ def plan_widen(
             function).
         optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
         **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
-        ``check``
-            (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
+            ``check`` (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
             of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
             moving average, that grow along).
 
