@@ -1,7 +1,7 @@
 """A run is a folder: config, records, checkpoints, members, provenance.
 
-`RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer` turn
-a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
+`RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer`
+turn a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
 `StoredMember`); `provenance` and `machine` say where results come from. The files are described in
 ``docs/run-folder.md``.
 """

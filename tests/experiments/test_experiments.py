@@ -1,0 +1,31 @@
+"""Experiments run on a small scale, store every seed and go on where they were broken off."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graftwork.experiments import EXPERIMENTS, run_experiment
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_leaves_seeds_summary_and_figures(name: str, tmp_path: Path) -> None:
+    heard: list[str] = []
+    scale = {"rank": 0.001}.get(name, 0.003)
+    options = {"data": "digits", "scale": scale, "note": heard.append, "threads": 1, "precision": "float32"}
+    summary = run_experiment(EXPERIMENTS[name], tmp_path, seeds=[0], **options)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert list(tmp_path.glob("*.svg"))
+    before = (tmp_path / "seed-0.json").stat().st_mtime_ns
+    run_experiment(EXPERIMENTS[name], tmp_path, seeds=[0, 1], **options)
+    assert (tmp_path / "seed-0.json").stat().st_mtime_ns == before
+    assert (tmp_path / "seed-1.json").is_file()
+
+
+def test_zero_initialised_network_starts_at_exactly_zero_and_its_twins_separate(tmp_path: Path) -> None:
+    summary = run_experiment(
+        EXPERIMENTS["zero-init"], tmp_path, data="digits", seeds=[0], scale=0.02, note=lambda _: None, threads=1
+    )
+    assert summary["zero-initialised"]["largest_first_output"] == 0
+    assert summary["ordinary"]["largest_first_output"] > 0
+    assert summary["zero-initialised"]["twin_distance_after_10_steps"]["min"] > 1e-3
