@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from graftwork.datasets import read_image
 from graftwork.execution import InputTransform
 from graftwork.exporting import export_member, open_export
 from graftwork.exporting._source import load_source, plain_network, render_source
@@ -92,6 +93,21 @@ def test_exported_files_run_without_graftwork_and_classify_image_files(tmp_path:
     assert [row[0] for row in rows] == [str(path) for path in paths]
     assert [row[1] for row in rows] == [NAMES[index] for index in expected.argmax(1)]
     assert [float(row[2]) for row in rows] == pytest.approx(expected.softmax(1).amax(1).tolist(), abs=2e-4)
+
+
+@pytest.mark.parametrize("genome", [RICH, SPLIT], ids=["colour", "grey"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("size", [(10, 12), (9, 9), (40, 25), (25, 70), (5, 6), (200, 190)])
+def test_image_files_are_read_as_graftwork_reads_them(
+    tmp_path: Path, genome: Genome, mode: str, size: tuple[int, int]
+) -> None:
+    source = render_source(genome, transform_for(genome), NAMES[: genome.num_classes], version="0")
+    pixels = torch.randint(0, 256, (size[1], size[0], 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    path = tmp_path / "image.tiff"
+    Image.fromarray(pixels.numpy()).convert(mode).save(path)
+    channels, height, width = genome.input_shape
+    expected = torch.from_numpy(read_image(path, size=(height, width), channels=channels).copy())
+    assert torch.equal(load_source(source).read_image(path), as_user(expected[None]))
 
 
 def test_source_imports_only_torch_and_safetensors_and_pillow(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from graftwork.errors import GenomeError
 from graftwork.genome import FORMAT_VERSION, SEEDS, Genome, Layer, seed_genome
+from tests.exporting.cases import RICH
 from tests.strategies import genomes
 
 SEEDED = [seed_genome(name, (3, 32, 32), 10) for name in SEEDS]
@@ -138,3 +139,9 @@ def test_seed_genomes_fit_any_image(name: str, shape: tuple[int, int, int]) -> N
 def test_unknown_seed_is_refused_with_the_known_ones() -> None:
     with pytest.raises(GenomeError, match=r"expected one of poster, .*got 'resnet'"):
         seed_genome("resnet", (3, 8, 8), 2)
+
+
+def test_hash_of_a_known_genome_never_changes() -> None:
+    assert RICH.id == "209444962b9a00a5", (
+        "ids name members and files of old runs; raise FORMAT_VERSION if they must move"
+    )

@@ -36,7 +36,7 @@ RESIDUAL_NORMS: dict[Norm, str] = {
     "none": "",
 }
 
-IMAGE_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+IMAGE_MODES = {1: "L", 3: "RGB"}
 """Channels → Pillow's mode; images of other kinds can't be read from files."""
 
 
