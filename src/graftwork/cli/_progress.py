@@ -42,10 +42,13 @@ class _Rate:
     def __init__(self, first: int, progress: float) -> None:
         self._start, self._first, self._from = time.monotonic(), first, progress
 
-    def read(self, step: int, progress: float) -> tuple[float, float]:
-        spent = max(1e-9, time.monotonic() - self._start)
-        done = progress - self._from
-        return (step - self._first) / spent, spent * (1 - progress) / done if done > 0 else float("nan")
+    def read(self, step: int, progress: float) -> str:
+        """In words; without the time left until there is something to go by."""
+        spent, done = time.monotonic() - self._start, progress - self._from
+        if step <= self._first or spent <= 0:
+            return "measuring speed"
+        left = f", {spent * (1 - progress) / done:.0f} s left" if done > 0 else ""
+        return f"{(step - self._first) / spent:.1f} steps/s{left}"
 
 
 class LineListener:
@@ -63,11 +66,10 @@ class LineListener:
 
     def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
         """Say where it stands, now and then."""
-        self._rate = self._rate or _Rate(state.step - 1, progress)
+        self._rate = self._rate or _Rate(state.step, progress)
         if time.monotonic() - self._spoken > _LINE_EVERY:
-            speed, left = self._rate.read(state.step, progress)
             where = f"{self._stage} step {state.step}: loss {loss:.3f}, {progress:.0%}"
-            say(f"{where}, {speed:.1f} steps/s, {left:.0f} s left")
+            say(f"{where}, {self._rate.read(state.step, progress)}")
             self._spoken = time.monotonic()
 
     def on_generation(self, stage: str, generation: "Generation") -> None:
@@ -140,9 +142,8 @@ class BarListener:
         """Move the bar."""
         if self._bar is None or self._task is None:
             return
-        self._rate = self._rate or _Rate(state.step - 1, progress)
-        speed, left = self._rate.read(state.step, progress)
-        text = f"{speed:.1f} steps/s, {left:.0f} s left"
+        self._rate = self._rate or _Rate(state.step, progress)
+        text = self._rate.read(state.step, progress)
         self._bar.update(self._task, completed=progress, best=self._best, loss=f"{loss:.3f}", speed=text)
 
     def on_generation(self, stage: str, generation: "Generation") -> None:

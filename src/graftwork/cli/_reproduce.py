@@ -23,7 +23,9 @@ def reproduce(
 ) -> None:
     """Run an experiment of the poster or about it; seeds that are done are not run again."""
     from graftwork.experiments import EXPERIMENTS, run_experiment
+    from graftwork.runs import keep_memory
 
+    keep_memory()
     if name not in EXPERIMENTS:
         raise ConfigError(f"reproduce: expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
     folder = out or Path("results") / name

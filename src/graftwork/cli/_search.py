@@ -144,8 +144,10 @@ def run_session(
 ) -> dict[str, Any]:
     """Start (or, without a config, resume) a run and tell its outcome."""
     from graftwork.cli._progress import make_listener
+    from graftwork.runs import keep_memory
     from graftwork.session import Session
 
+    keep_memory()
     listener = make_listener(quiet=quiet, as_json=as_json)
     if not quiet and not as_json:
         say(f"run folder: {out}")

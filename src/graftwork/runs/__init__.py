@@ -2,10 +2,11 @@
 
 `RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer`
 turn a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
-`StoredMember`); `provenance` and `machine` say where results come from. The files are described in
+`StoredMember`); `provenance` and `machine` say where results come from; `keep_memory` spares page faults. The files are described in
 ``docs/run-folder.md``.
 """
 
+from graftwork.runs._allocator import keep_memory
 from graftwork.runs._atomic import write_bytes, write_json, write_text
 from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state
 from graftwork.runs._folder import RunFolder
@@ -17,6 +18,7 @@ __all__ = [
     "RunFolder",
     "StatefulOptimizer",
     "StoredMember",
+    "keep_memory",
     "load_member",
     "load_tensors",
     "machine",
