@@ -2,8 +2,8 @@
 
 `RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer`
 turn a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
-`StoredMember`); `provenance` and `machine` say where results come from; `keep_memory` spares page faults. The files are described in
-``docs/run-folder.md``.
+`StoredMember`); `provenance` and `machine` say where results come from; `keep_memory` spares page faults. The files are
+described in ``docs/run-folder.md``.
 """
 
 from graftwork.runs._allocator import keep_memory

@@ -23,4 +23,5 @@ def keep_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST), (_M_TOP_PAD, 64 << 20))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    done = [mallopt(name, value) for name, value in settings]
+    return all(value == 1 for value in done)

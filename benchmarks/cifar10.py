@@ -1,0 +1,88 @@
+"""Accuracy on CIFAR-10 at equal FLOPs: searches and their controls over budgets and seeds, and the table of results.
+
+    python benchmarks/cifar10.py --data PATH --budgets 0.05PFLOP 0.1PFLOP --seeds 3 --jobs 2
+
+Runs that are finished are not run again, broken-off ones are resumed. The small files of every run (config, provenance,
+records, outcome, figures) are copied to ``results/cifar10/``; weights stay in ``runs/``.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean, stdev
+
+KEPT = ("config.toml", "provenance.json", "records.jsonl", "result.json")
+
+
+def command(data: str, budget: str, seed: int, run: Path, options: list[str]) -> list[str]:
+    base = [sys.executable, "-m", "graftwork", "search", "--quiet"]
+    if (run / "config.toml").is_file():
+        return [*base, "--resume", str(run)]
+    return [*base, "--data", data, "--budget", budget, "--seed", str(seed), "--control", "--out", str(run), *options]
+
+
+def one(data: str, budget: str, seed: int, runs: Path, results: Path, options: list[str]) -> Path:
+    name = f"{budget.lower()}-s{seed}"
+    run, target = runs / name, results / name
+    if not (run / "result.json").is_file():
+        subprocess.run(command(data, budget, seed, run, options), check=True)
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "figures").mkdir(parents=True)
+    for file in KEPT:
+        shutil.copy(run / file, target / file)
+    for figure in (run / "figures").glob("*.svg"):
+        shutil.copy(figure, target / "figures" / figure.name)
+    config = (target / "config.toml").read_text()  # a path of one machine has no place in results
+    (target / "config.toml").write_text(config.replace(data, "PATH-TO-CIFAR10"))
+    return target
+
+
+def spread(values: list[float]) -> str:
+    return f"{fmean(values):.4f} ± {stdev(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
+
+
+def table(results: Path) -> str:
+    found: dict[str, list[dict]] = {}
+    for path in sorted(results.glob("*/result.json")):
+        found.setdefault(path.parent.name.rsplit("-s", 1)[0], []).append(json.loads(path.read_text()))
+    lines = [
+        "| budget | seeds | best member, test | seed network alone, same FLOPs | parameters of the best | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for budget, rows in found.items():
+        best = [row["best"]["test_accuracy"] for row in rows]
+        control = [row["seed_network"]["test_accuracy"] for row in rows if row["seed_network"]]
+        size = fmean([row["best"]["parameters"] for row in rows])
+        seconds = fmean([row["seconds"] for row in rows])
+        lines.append(f"| {budget} | {len(rows)} | {spread(best)} | {spread(control)} | {size:,.0f} | {seconds:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--budgets", nargs="+", default=["0.05PFLOP", "0.1PFLOP"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="searches at a time, one thread each")
+    parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--results", type=Path, default=Path("results/cifar10"))
+    parser.add_argument("options", nargs="*", help="further options of graftwork search, after --")
+    given = parser.parse_args()
+    options = given.options or ["--threads", "1"]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        jobs = [
+            pool.submit(one, given.data, budget, seed, given.runs, given.results, options)
+            for budget in given.budgets
+            for seed in range(given.seeds)
+        ]
+        for job in jobs:
+            print(job.result(), flush=True)
+            (given.results / "README.md").write_text(table(given.results))
+
+
+if __name__ == "__main__":
+    main()
