@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from graftwork.config import Problem, SearchConfig, Setup, prepare, seed_of
+from graftwork.config import Problem, SearchConfig, Setup, prepare
 from graftwork.errors import GraftworkError, RunError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.genome import Genome, forward_flops, num_parameters
@@ -82,11 +82,12 @@ class Session:
     @classmethod
     def start(cls, config: SearchConfig, out: Path, *, listener: Listener | None = None) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty)."""
-        problem = Problem.load(config)  # a mistake in data or genome must not leave a folder behind
-        seed_of(config, problem)
+        RunFolder.check_free(out)
+        setup = prepare(config)  # first: a mistake in any option must not leave a folder behind
         session = cls(RunFolder.create(out), config, listener=listener)
-        session._problem = problem
-        session.folder.write_text("seed_genome.json", seed_of(config, problem).to_json(indent=2) + "\n")
+        session._problem, session._fresh = setup.problem, setup
+        genome = setup.population.genomes[0]
+        session.folder.write_text("seed_genome.json", genome.to_json(indent=2) + "\n")
         session.folder.write_text("config.toml", config.to_toml())
         return session
 
@@ -105,6 +106,7 @@ class Session:
         return session
 
     _problem: Problem | None = None
+    _fresh: Setup | None = None
 
     @property
     def problem(self) -> Problem | None:
@@ -133,7 +135,7 @@ class Session:
     def _prepare(self) -> Setup:
         self._problem = problem = self._problem or Problem.load(self.config)
         if self._stored is None:
-            setup = prepare(self.config, problem=problem, seed_network=self._seed_network())
+            setup = self._fresh or prepare(self.config, problem=problem, seed_network=self._seed_network())
             self._stored = provenance(
                 self.config.device,
                 data=problem.describe(),

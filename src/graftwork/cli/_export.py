@@ -2,14 +2,20 @@
 
 import csv
 import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit, say
 from graftwork.errors import InputError
+from graftwork.typing import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Member = Annotated[str | None, typer.Option(help="Id of a member of the run. [default: the best]")]
 
@@ -24,6 +30,7 @@ def export(
     to: Annotated[str, typer.Option(help="source (plain PyTorch and safetensors), pt2 or onnx.")] = "source",
     out: Annotated[Path | None, typer.Option(help="Folder. [default: RUN/export/MEMBER-FORM]")] = None,
     member: Member = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is there.")] = False,
 ) -> None:
     """Export a member as a model that runs without graftwork; checked to give the member's outputs."""
     from graftwork.exporting import export_member
@@ -33,24 +40,30 @@ def export(
     name = _best(folder, member)
     network, transform, stored = load_member(folder, name)
     target = out or run / "export" / f"{name}-{to}"
-    report = export_member(network, target, to=to, transform=transform, class_names=stored["class_names"])  # type: ignore[arg-type]
-    typer.echo(str(report))
+    names = stored["class_names"]
+    found = export_member(
+        network,
+        target,
+        to=to,  # type: ignore[arg-type]
+        transform=transform,
+        class_names=names,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{', '.join(map(str, found.paths))}\nlargest relative gap to the member: {found.max_gap:.2g}")
 
 
 @app.command()
 def predict(
-    run: options.Run,
+    model: Annotated[Path, typer.Argument(help="Run folder, or an exported model (that you trust).")],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     member: Member = None,
     out: Annotated[Path | None, typer.Option(help="CSV or JSON file. [default: the output stream]")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Classify images with a member of a run: file, class, probability."""
-    from graftwork.runs import RunFolder, load_member, write_text
+    """Classify images with a member of a run or an exported model: file, class, probability."""
+    from graftwork.runs import write_text
 
-    folder = RunFolder.open(run)
-    stored_member = load_member(folder, _best(folder, member))
-    rows = _classify(stored_member, _files(images))
+    rows = _classify(_classifier(model, member), _files(images))
     if as_json and out is None:
         for row in rows:
             emit(row)
@@ -79,24 +92,47 @@ def _files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _classify(stored: Any, files: list[Path], batch_size: int = 256) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Classifier:
+    """uint8 images [B, H, W, C] → logits, whatever computes them."""
+
+    run: "Callable[[Tensor], Tensor]"
+    input_shape: Shape
+    class_names: Sequence[str]
+
+
+def _classifier(path: Path, member: str | None) -> _Classifier:
+    if (path / "config.toml").is_file():
+        from graftwork.runs import RunFolder, load_member
+
+        folder = RunFolder.open(path)
+        network, transform, data = load_member(folder, _best(folder, member))
+        return _Classifier(lambda x: network(transform(x)), network.genome.input_shape, data["class_names"])
+    if member is not None:
+        raise InputError(f"predict: --member names a member of a run, but {path} is no run folder")
+    from graftwork.exporting import open_export
+
+    opened = open_export(path)
+    return _Classifier(lambda x: opened(x.permute(0, 3, 1, 2) / 255), opened.input_shape, opened.class_names)
+
+
+def _classify(model: _Classifier, files: list[Path], batch_size: int = 256) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
     from graftwork.datasets import read_image
 
-    member, transform, data = stored
-    channels, height, width = member.genome.input_shape
+    channels, height, width = model.input_shape
     rows: list[dict[str, Any]] = []
     for start in range(0, len(files), batch_size):
         part = files[start : start + batch_size]
         pixels = np.stack([read_image(path, size=(height, width), channels=channels) for path in part])
         with torch.inference_mode():
-            probabilities = member(transform(torch.from_numpy(pixels))).softmax(1)
+            probabilities = model.run(torch.from_numpy(pixels)).softmax(1)
         for path, row in zip(part, probabilities, strict=True):
             label = int(row.argmax())
             rows.append(
-                {"file": str(path), "class": data["class_names"][label], "probability": round(float(row[label]), 6)}
+                {"file": str(path), "class": model.class_names[label], "probability": round(float(row[label]), 6)}
             )
     return rows
 

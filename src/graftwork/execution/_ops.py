@@ -91,7 +91,7 @@ def normalise(
     if settings.norm == "batch":
         return _batch_norm(hidden, ids, weight, bias, widths, part, settings)
     if settings.norm == "instance":
-        return F.group_norm(hidden, hidden.shape[1], weight, bias, EPSILON)
+        return torch.group_norm(hidden, hidden.shape[1], weight, bias, EPSILON)
     return _layer_norm(hidden, weight, bias, [hidden.shape[1]] if half is not None else _halves(widths))
 
 
@@ -102,10 +102,10 @@ def _halves(widths: Sequence[int]) -> list[int]:
 def _layer_norm(hidden: Tensor, weight: Tensor, bias: Tensor, groups: Sequence[int]) -> Tensor:
     """Layer norm over channels and positions inside each group of channels, so that halves and blocks never mix."""
     if len(set(groups)) == 1:
-        return F.group_norm(hidden, len(groups), weight, bias, EPSILON)
+        return torch.group_norm(hidden, len(groups), weight, bias, EPSILON)
     sizes = list(groups)
     parts = zip(torch.split(hidden, sizes, 1), torch.split(weight, sizes), torch.split(bias, sizes), strict=True)
-    return torch.cat([F.group_norm(h, 1, w, b, EPSILON) for h, w, b in parts], dim=1)
+    return torch.cat([torch.group_norm(h, 1, w, b, EPSILON) for h, w, b in parts], dim=1)
 
 
 def _batch_norm(

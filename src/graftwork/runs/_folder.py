@@ -28,6 +28,14 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise `RunError` if a folder is there and not empty: runs are never overwritten."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{path} is there already; choose another --out, or go on with it: graftwork search --resume {path}"
+            )
+
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """Make a new run folder.
@@ -35,10 +43,7 @@ class RunFolder:
         Raises:
             RunError: If the folder is there and not empty.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(
-                f"{path} is there already; choose another --out, or go on with it: graftwork search --resume {path}"
-            )
+        cls.check_free(path)
         for name in ("checkpoints", "members", "figures", "predictions"):
             (path / name).mkdir(parents=True, exist_ok=True)
         return cls(path)
