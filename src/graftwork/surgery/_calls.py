@@ -118,22 +118,29 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     modes = [module.training for module in modules]
     attributes = [dict(vars(module)) for module in modules]
     buffers = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
-    owners = [dict(module._buffers) for module in modules]  # noqa: SLF001 - buffers may be replaced by forward
+    # A forward may install hooks or replace buffers, and note in an attribute that it has.
+    registries = [_registries(module) for module in modules]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            for module, mode, owned, attribute in zip(modules, modes, owners, attributes, strict=True):
+            for module, mode, registry, attribute in zip(modules, modes, registries, attributes, strict=True):
                 vars(module).clear()
                 vars(module).update(attribute)
-                module._buffers.clear()  # noqa: SLF001
-                module._buffers.update(owned)  # noqa: SLF001
+                for held, content in registry:
+                    held.clear()
+                    held.update(content)
                 module.training = mode
             with torch.no_grad():
                 for tensor, value in buffers:
                     if tensor.shape == value.shape and not _equal(tensor, value):
                         tensor.copy_(value)
+
+
+def _registries(module: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The private dictionaries of a module (hooks, buffers, …), each with a copy of what it holds."""
+    return [(v, dict(v)) for k, v in vars(module).items() if k.startswith("_") and isinstance(v, dict)]
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

@@ -288,6 +288,11 @@ def _spec(
             "tensor"
         )
     dims, dtype = graph.trace.module_outputs[after]
+    if after in graph.trace.varying:
+        raise SurgeryError(
+            f"{after!r} can't be deepened: it runs several times with outputs of different shapes, so one block can't "
+            "follow it everywhere; pick the module around it"
+        )
     if len(dims) < 2 or len(dims) > 5:
         raise SurgeryError(f"{after!r} can't be deepened: its output has {len(dims)} dimensions, expected 2 to 5")
     spatial = _spatial(graph, dims)

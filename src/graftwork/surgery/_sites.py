@@ -117,7 +117,8 @@ def _site(graph: ChannelGraph, name: str, step: int, *, makes: bool) -> GrowthSi
     tensor = graph.trace.tensors.get(name)
     kind = type(graph.model.get_submodule(name) if tensor is None else tensor).__name__
     dims = graph.trace.module_outputs.get(name)
-    deep = bool(name) and dims is not None and 2 <= len(dims[0]) <= 5
+    fits = dims is not None and 2 <= len(dims[0]) <= 5
+    deep = bool(name) and fits and name not in graph.trace.varying
     if not makes:
         text = "makes no channels of its own"
         return GrowthSite(name, kind, None, None, text, False, (), 0, deep)
