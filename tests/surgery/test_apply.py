@@ -28,7 +28,9 @@ def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, A
         "flags": {name: (t.requires_grad, t.dtype, t.stride()) for name, t in tensors},
         "modes": {name: m.training for name, m in model.named_modules()},
         "types": {name: type(m) for name, m in model.named_modules()},
-        "hooks": {name: list(m._forward_hooks) + list(m._forward_pre_hooks) for name, m in model.named_modules()},
+        "hooks": {
+            name: list(m._forward_hooks) + list(m._forward_pre_hooks) for name, m in model.named_modules()
+        },
         "plain": {
             name: {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, tuple))}
             for name, m in model.named_modules()
