@@ -1,4 +1,4 @@
-"""Law 1 on networks that nobody designed: random operations, random sites and methods, several growths in a row."""
+"""Law 1 on random networks: random operations, sites and methods, several growths in a row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +23,30 @@ ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [
     torch.sigmoid,
 ]
 OPERATIONS = [
-    "conv", "depthwise", "grouped", "batch", "group", "instance", "activation", "prelu", "pool", "residual", "gate",
-    "cat", "chunk-gate", "shuffle", "scale", "pad", "transposed", "split-cat", "dropout", "slice", "upsample",
-    "layer", "softmax",
-]  # fmt: skip
+    "conv",
+    "depthwise",
+    "grouped",
+    "batch",
+    "group",
+    "instance",
+    "activation",
+    "prelu",
+    "pool",
+    "residual",
+    "gate",
+    "cat",
+    "chunk-gate",
+    "shuffle",
+    "scale",
+    "pad",
+    "transposed",
+    "split-cat",
+    "dropout",
+    "slice",
+    "upsample",
+    "layer",
+    "softmax",
+]
 
 
 class Random(nn.Module):
@@ -77,7 +97,7 @@ class Random(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for position, (kind, number) in enumerate(self.plan):
-            part: Any = self.parts[str(position)] if str(position) in self.parts else None
+            part: Any = dict(self.parts).get(str(position))
             x = self._step(kind, number, part, x)
         return self.head(x.flatten(2).mean(-1))
 

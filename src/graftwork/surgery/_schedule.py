@@ -147,12 +147,20 @@ class Deepen:
 
     after: tuple[str, ...] | str
     kernel_size: int = 3
+    like: str | None = None
 
     def __call__(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> list[SurgeryReceipt]:
         """Grow the model."""
         places = (self.after,) if isinstance(self.after, str) else self.after
         return [
-            deepen(model, place, example_input=example_input, kernel_size=self.kernel_size, **options)
+            deepen(
+                model,
+                place,
+                example_input=example_input,
+                kernel_size=self.kernel_size,
+                like=self.like,
+                **options,
+            )
             for place in places
         ]
 

@@ -70,7 +70,8 @@ class Trace:
         outputs: Names of tensors whose first use made an activation: (name, dimension) pairs in order of use.
         groups: Module path → group dimension of a grouped convolution or group norm.
         ties: Groups of dimensions that must keep equal lengths (the parts of a ``chunk``).
-        module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its first run.
+        module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its
+            first run.
         varying: Modules that run several times with outputs of different shapes.
         activations: Names of the activation functions that ran, in order.
     """
@@ -243,7 +244,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def output_tensors(value: Any) -> list[Tensor]:
     """Return every tensor of an output, also where it is an object with fields.
 
-    Caches of keys, values and states (``past_key_values``) don't count: they are read by the grown model only.
+    Caches of keys, values and states (``past_key_values``) don't count: they are read by the grown model
+    only.
     """
     if isinstance(value, Tensor):
         return [value]

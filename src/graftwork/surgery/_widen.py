@@ -61,8 +61,8 @@ def plan_widen(
             ``"netmorph"`` (new channels are not heard yet) or ``"random-padding"`` (the control: changes the
             function).
         optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
-        skip: Where the width is made of several volumes (groups and channels in a group, heads and their width):
-            how many ways to grow it to pass over; 0 takes the outermost volume.
+        skip: Where the width is made of several volumes (groups and channels in a group, heads and their
+            width): how many ways to grow it to pass over; 0 takes the outermost volume.
         **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
             ``check`` (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
             of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
@@ -104,7 +104,8 @@ def widen(
     """
     first: SurgeryError | None = None
     for skip in range(8):
-        # A width may be made of several volumes (groups, channels in a group): where the user's code can't follow
+        # A width may be made of several volumes (groups, channels in a group): where the user's code can't
+        # follow
         # the growth of one, another may do.
         try:
             plan = plan_widen(
