@@ -28,9 +28,7 @@ def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, A
         "flags": {name: (t.requires_grad, t.dtype, t.stride()) for name, t in tensors},
         "modes": {name: m.training for name, m in model.named_modules()},
         "types": {name: type(m) for name, m in model.named_modules()},
-        "hooks": {
-            name: list(m._forward_hooks) + list(m._forward_pre_hooks) for name, m in model.named_modules()
-        },
+        "hooks": {name: list(m._forward_hooks) + list(m._forward_pre_hooks) for name, m in model.named_modules()},
         "plain": {
             name: {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, tuple))}
             for name, m in model.named_modules()
@@ -78,7 +76,8 @@ def test_a_fault_at_any_step_leaves_everything_bit_identical(
     steps = _count_steps(plan, model, optimizer, names)
     before = _snapshot(model, optimizer)
     for number in range(steps):
-        for late in (False, True):  # before the step's change, and after it
+        # Before the step's change, or after it; both for the residual network, by turns for the slower recurrent one.
+        for late in (False, True) if case_number == 2 else (number % 2 == 0,):
             _inject(monkeypatch, number, late=late)
             with pytest.raises(Fault):
                 plan().apply()

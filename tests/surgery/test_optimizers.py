@@ -48,10 +48,7 @@ def _setup(name: str, steps: int) -> tuple[nn.Module, Tensor, optim.Optimizer]:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_old_slots_keep_their_bits_and_training_goes_on(name: str) -> None:
     model, x, optimizer = _setup(name, 3)
-    old = {
-        p: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()}
-        for p, s in optimizer.state.items()
-    }
+    old = {p: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for p, s in optimizer.state.items()}
     groups = [list(map(id, group["params"])) for group in optimizer.param_groups]
     receipt = widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
     compared = 0

@@ -192,9 +192,7 @@ def _control(plan: list[tuple[str, int]], seed: int, site: str) -> None:
     sites = growth_sites(model, x, method="random-padding")
     if site in {s.name for s in sites.sites if s.widen}:
         try:
-            receipt = widen(
-                model, site, extra=4 * (sites[site].step or 1), example_input=x, method="random-padding"
-            )
+            receipt = widen(model, site, extra=4 * (sites[site].step or 1), example_input=x, method="random-padding")
         except SurgeryError:
             return
         seen["control"] += receipt.largest_gap > 1e-6
@@ -221,7 +219,5 @@ def test_the_random_networks_were_grown_deepened_and_controlled() -> None:
 @pytest.mark.slow
 @settings(max_examples=400, **{**examples, "derandomize": False})
 @given(plan=plans, choices=choices, seed=st.integers(0, 9999))
-def test_many_random_networks_keep_their_function(
-    plan: list[tuple[str, int]], choices: Any, seed: int
-) -> None:
+def test_many_random_networks_keep_their_function(plan: list[tuple[str, int]], choices: Any, seed: int) -> None:
     _law(plan, choices, seed)

@@ -201,17 +201,11 @@ def plan_deepen(
     call = call_of(example_input)
     graph = ChannelGraph.of(model, call)
     if after not in dict(model.named_modules()) or not after:
-        raise SurgeryError(
-            f"the model has no module {after!r}: pick one of {list(graph.trace.module_outputs)[1:9]}"
-        )
+        raise SurgeryError(f"the model has no module {after!r}: pick one of {list(graph.trace.module_outputs)[1:9]}")
     if like is not None:
         return _build_like(graph, after, like, call=call, optimizers=optimizer_tuple(optimizer), **options)
-    spec, dtype = _spec(
-        graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation
-    )
-    return _build(
-        graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options
-    )
+    spec, dtype = _spec(graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation)
+    return _build(graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options)
 
 
 def deepen(
