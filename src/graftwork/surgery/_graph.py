@@ -149,19 +149,17 @@ class ChannelGraph:
             return max(var.size for var in atoms(expr))
         return size_of(expr)
 
-    def candidates(self, site: str) -> list[tuple[Var, int]]:
-        """Return the volumes that can widen a site, outermost first, with the rows that a unit adds."""
+    def candidates(self, site: str) -> list[Var]:
+        """Return the volumes that can widen a site, outermost first."""
         name, dim = self.find(site)
-        expr = self.trace.spaces[name][dim]
-        recurrent = self._recurrent(name)
-        rng = np.random.default_rng(0)
-        found = []
-        for var in atoms(expr):
-            if not var.reasons:
-                one = {var: unit_map(var.size, 1, pairing="free", rng=rng)}
-                rows = 1 if recurrent else layout_of(expr, one).new_size - size_of(expr)
-                found.append((var, rows))
-        return found
+        return [var for var in atoms(self.trace.spaces[name][dim]) if not var.reasons]
+
+    def added(self, site: str, growth: dict[Var, int]) -> int:
+        """Return how much wider a growth makes a site: channels, or hidden units of a recurrent layer."""
+        name, dim = self.find(site)
+        if self._recurrent(name):
+            return max(growth.values())
+        return _added(self.trace.spaces[name][dim], growth)
 
     def refusal(self, site: str) -> SurgeryError:
         """Return the error that says why no volume of a site can grow."""

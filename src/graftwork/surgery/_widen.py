@@ -156,22 +156,25 @@ def choose_growth(
         raise graph.refusal(site)
     step = 2 if method.pairing == "twins" else 1
     problem: SurgeryError | None = None
-    for var, rows in candidates:
-        number = -(-wanted // (rows * step)) * step if factor is not None else wanted // rows
-        if factor is None and wanted % (rows * step):
-            continue
+    steps = set()
+    for var in candidates:
         try:
-            growth = graph.close({var: number}, step=step)
+            least = graph.added(site, graph.close({var: step}, step=step))
+            steps.add(least)
+            times = -(-wanted // least) if factor is not None else wanted // least
+            if times == 0 or (factor is None and wanted % least):
+                continue
+            growth = graph.close({var: step * times}, step=step)
         except SurgeryError as error:
             problem = problem or error
             continue
         if skip == 0:
             return growth
         skip -= 1
-    if problem is not None:
-        raise problem
-    steps = sorted({rows * step for _, rows in candidates})
-    raise SurgeryError(f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones")
+    if steps:
+        possible = " or ".join(map(str, sorted(steps)))
+        raise SurgeryError(f"{site!r} grows in steps of {possible} channels, got {wanted} new ones")
+    raise problem or graph.refusal(site)
 
 
 def build_plan(
