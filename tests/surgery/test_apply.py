@@ -11,7 +11,7 @@ from graftwork.errors import NotPreservedError, SurgeryError, UnsupportedOperati
 from graftwork.surgery import deepen, growth_sites, plan_deepen, plan_widen, widen, widen_all
 from graftwork.surgery._transaction import Transaction
 
-from .models import CASES, batch_of, scrambled
+from .models import CASES, Attention, batch_of, scrambled
 
 
 class Fault(Exception):
@@ -270,3 +270,45 @@ def test_a_moving_average_grows_along_as_a_mirror() -> None:
 def test_widen_all_on_a_model_with_nothing_to_widen_says_so() -> None:
     with pytest.raises(SurgeryError, match="growth_sites says why"):
         widen_all(nn.Linear(3, 2), 2, example_input=torch.randn(2, 3))
+
+
+class Auxiliary(nn.Module):
+    """A second head in training only, which divides by its width."""
+
+    def __init__(self, wrong: bool) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.up = nn.Linear(4, 6)
+        self.head, self.extra = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = torch.relu(self.up(x))
+        if not self.training:
+            return (self.head(h),)
+        return self.head(h), self.extra(h / (h.size(-1) if self.wrong else 1))
+
+
+def test_branches_that_run_in_training_only_grow_along_and_are_checked() -> None:
+    x = torch.randn(5, 4, dtype=torch.float64)
+    model = Auxiliary(wrong=False).double()
+    receipt = widen(model, "up", extra=2, example_input=x)
+    assert model.extra.in_features == 8
+    assert "training, example" in receipt.gaps
+    with pytest.raises(NotPreservedError):
+        widen(Auxiliary(wrong=True).double(), "up", extra=2, example_input=x)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_grown_model_exports_and_traces() -> None:
+    model, x = scrambled(CASES[2]), batch_of(CASES[2])
+    widen(model, "conv1", extra=2, example_input=x)
+    deepen(model, "layer1.0", example_input=x)
+    model.eval()
+    program = torch.export.export(model, (x,))
+    assert torch.allclose(program.module()(x), model(x))
+
+
+def test_the_head_dimension_of_attention_is_refused_by_name() -> None:
+    model, x = Attention(width=6, heads=1).double(), torch.randint(11, (2, 5))
+    with pytest.raises(SurgeryError, match="head dimension of attention"):
+        widen(model, "q", extra=2, example_input=x)

@@ -12,7 +12,15 @@ from torch.utils._pytree import tree_map
 
 from graftwork.errors import SurgeryError
 
-__all__ = ["Call", "ExampleInput", "call_of", "norms_in_training", "refuse_wrappers", "sandbox"]
+__all__ = [
+    "Call",
+    "ExampleInput",
+    "call_of",
+    "norms_in_training",
+    "refuse_wrappers",
+    "sandbox",
+    "training_without_dropout",
+]
 
 ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -109,6 +117,13 @@ def norms_in_training(model: nn.Module) -> Iterator[None]:
         if isinstance(module, nn.modules.batchnorm._NormBase):  # noqa: SLF001 - the common base of all batch norms
             module.train()
     yield
+
+
+def training_without_dropout(model: nn.Module) -> None:
+    """Put everything in training mode but dropout modules."""
+    for module in model.modules():
+        if not isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the common base of all dropouts
+            module.training = True
 
 
 @contextmanager

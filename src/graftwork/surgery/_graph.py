@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError
-from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox
+from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox, training_without_dropout
 from graftwork.surgery._channelwise import CHANNELWISE
 from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
 from graftwork.surgery._products import PRODUCTS
@@ -72,9 +72,7 @@ class ChannelGraph:
     def _trace_training(self, call: Call) -> None:
         """Some branches run in training only (auxiliary heads)."""
         with sandbox(self.model), norms_in_training(self.model):
-            for module in self.model.modules():
-                if not isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - base of all dropouts
-                    module.training = True
+            training_without_dropout(self.model)
             try:
                 self._run(call, "training")
             except SurgeryError as error:
