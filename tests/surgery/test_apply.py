@@ -312,3 +312,23 @@ def test_the_head_dimension_of_attention_is_refused_by_name() -> None:
     model, x = Attention(width=6, heads=1).double(), torch.randint(11, (2, 5))
     with pytest.raises(SurgeryError, match="head dimension of attention"):
         widen(model, "q", extra=2, example_input=x)
+
+
+class OneBadSite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.good = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+        self.bad = WidthInside()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bad(x + self.good(x))
+
+
+def test_widen_all_leaves_out_what_cannot_follow_and_names_it() -> None:
+    model, x = OneBadSite().double(), torch.randn(5, 4, dtype=torch.float64)
+    before = model(x)
+    receipt = widen_all(model, 1.5, example_input=x)
+    assert model.good[0].out_features == 10
+    assert model.bad.up.out_features == 6
+    assert "bad.up" in receipt.notes[-1]
+    assert torch.allclose(before, model(x), rtol=1e-10)

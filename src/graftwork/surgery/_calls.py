@@ -79,6 +79,10 @@ def refuse_wrappers(model: nn.Module) -> None:
         where = f" at {path!r}" if path else ""
         if "OptimizedModule" in names:
             raise SurgeryError(f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again")
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise SurgeryError(
+                f"module.compile() was called on the model{where}: grow a model that is not compiled yet"
+            )
         if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
             raise SurgeryError(f"the model is wrapped in {kind.__name__}{where}: unwrap it, grow, wrap again")
         if names & {"ScriptModule", "RecursiveScriptModule"}:

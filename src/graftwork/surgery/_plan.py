@@ -37,6 +37,7 @@ class WidenPlan:
         attributes: Numbers of PyTorch's own modules that will change. Numbers of the user's modules are
             changed only where the grown model needs it; the receipt lists them.
         notes: What a reader should know.
+        sites: The sites that were chosen.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class WidenPlan:
     tensors: tuple[TensorChange, ...]
     attributes: tuple[AttributeChange, ...]
     notes: tuple[str, ...]
+    sites: tuple[str, ...]
     _graph: ChannelGraph = field(repr=False)
     _growth: dict[Var, UnitMap] = field(repr=False)
     _layouts: dict[str, list[Layout]] = field(repr=False)
@@ -82,6 +84,21 @@ class WidenPlan:
             receipt = self._receipt(probes, before, attributes, tuple(carried))
             append_log(transaction, self.model, receipt.log)
         return receipt
+
+    def trial(self) -> SurgeryError | None:
+        """Make the growth, run the check, and undo it; returns what went wrong, None where nothing did."""
+        probes = Probes.before(self.model, self._call)
+        transaction = Transaction()
+        try:
+            self._swap_tensors(transaction)
+            for attribute in self.attributes:
+                set_attribute(transaction, self.model, attribute)
+            self._settle(transaction, probes, check=True)
+        except SurgeryError as error:
+            return error
+        finally:
+            transaction.undo()
+        return None
 
     # -- steps
     # ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Grow many sites at once, and grow on a schedule inside a training loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -84,6 +84,8 @@ def widen_all(
 ) -> SurgeryReceipt:
     """Widen every site that can be widened by one factor, in place, all or nothing.
 
+    Sites whose code can't follow (a number that depends on the width) are left out and named in the receipt's notes.
+
     Takes the arguments of `plan_widen_all` and raises its errors.
 
     Raises:
@@ -92,7 +94,26 @@ def widen_all(
     plan = plan_widen_all(
         model, factor, example_input=example_input, only=only, method=method, optimizer=optimizer, **options
     )
-    return plan.apply()
+    try:
+        return plan.apply()
+    except SurgeryError as error:
+        problem = error
+    # Some site's code can't follow: find out which by trying each alone, and leave those out.
+    good: list[str] = []
+    bad: list[str] = []
+    for site in plan.sites:
+        try:
+            alone = plan_widen_all(model, factor, example_input=example_input, only=[site], method=method)
+            (bad if alone.trial() else good).append(site)
+        except SurgeryError:
+            bad.append(site)
+    if not good or not bad:
+        raise problem
+    rest = plan_widen_all(
+        model, factor, example_input=example_input, only=good, method=method, optimizer=optimizer, **options
+    )
+    receipt = rest.apply()
+    return replace(receipt, notes=(*receipt.notes, f"left out, their code can't follow: {', '.join(bad)} ({problem})"))
 
 
 class Growth(Protocol):

@@ -192,7 +192,7 @@ def build_plan(
     """Turn chosen growths (site → volume → new units) into a plan."""
     optimizers = optimizer_tuple(optimizer)
     check_optimizers(optimizers, graph.model)
-    label = ", ".join(growths)
+    label = ", ".join(growths) if len(growths) <= 4 else f"{len(growths)} sites from {next(iter(growths))} on"
     units: dict[Var, int] = {}
     for growth in growths.values():
         for var, count in growth.items():
@@ -208,7 +208,7 @@ def build_plan(
     options = {"generator": generator, "check": check, "scale": scale, "mirrors": tuple(mirrors)}
     return WidenPlan(
         graph.model, label, method, changes, attributes, tuple(graph.notes),
-        graph, maps, layouts, call, optimizers, options,
+        tuple(growths), graph, maps, layouts, call, optimizers, options,
     )  # fmt: skip
 
 
