@@ -332,3 +332,29 @@ def test_widen_all_leaves_out_what_cannot_follow_and_names_it() -> None:
     assert model.bad.up.out_features == 6
     assert "bad.up" in receipt.notes[-1]
     assert torch.allclose(before, model(x), rtol=1e-10)
+
+
+class Halves(nn.Module):
+    """Two halves of one width that never meet again, split at half of whatever the width is."""
+
+    def __init__(self, chunk: bool) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.stem = nn.Linear(4, 8)
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        middle = h.size(-1) // 2
+        a, b = h.chunk(2, dim=-1) if self.chunk else (h[:, :middle], h[:, middle:])
+        return self.left(torch.relu(a)) + self.right(torch.tanh(b))
+
+
+@pytest.mark.parametrize("chunk", [True, False])
+def test_halves_of_a_split_grow_alike_and_count_as_one_width(chunk: bool) -> None:
+    model, x = Halves(chunk).double(), torch.randn(5, 4, dtype=torch.float64)
+    before = model(x)
+    assert growth_sites(model, x)["stem"].step == 4
+    widen(model, "stem", extra=4, example_input=x)
+    assert (model.stem.out_features, model.left.in_features, model.right.in_features) == (12, 6, 6)
+    assert torch.allclose(before, model(x), rtol=1e-10)
