@@ -298,7 +298,7 @@ CASES = (
 
 
 def scrambled(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Build a model whose parameters and statistics are all perturbed: a wrong growth can't hide in a fresh one."""
+    """Build a model with perturbed parameters and statistics: a wrong growth can't hide in a fresh one."""
     torch.manual_seed(seed)
     model = case.build().to(dtype)
     with torch.no_grad():

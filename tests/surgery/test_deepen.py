@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import deepen, growth_sites, plan_deepen, widen
+from graftwork.surgery import deepen, growth_sites, load, plan_deepen, save, widen
 
 from .models import CASES, Case, batch_of, scrambled
 
@@ -163,3 +164,70 @@ def test_a_block_after_a_module_that_returns_a_tuple_acts_on_its_first_tensor() 
     model, x = FirstOfTwo().double(), torch.randn(2, 5, 3, dtype=torch.float64)
     assert deepen(model, "lstm", example_input=x).largest_gap == 0.0
     assert model.lstm.graft0.weight.shape == (4, 4)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block that takes a mask."""
+
+    def __init__(self, width: int = 8, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 12), nn.Linear(12, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.proj(y.transpose(1, 2).reshape(b, t, -1))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.blocks = nn.ModuleList([Block()])
+        self.head = nn.Linear(8, 9)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        for block in self.blocks:
+            x = block(x, mask=mask)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "resnet"])
+def test_a_copy_of_a_residual_block_starts_as_the_identity_and_learns(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    build = {"transformer": lambda: Transformer().double(), "resnet": lambda: scrambled(CASES[2])}[kind]
+    model = build()
+    x = torch.randint(9, (3, 5)) if kind == "transformer" else batch_of(CASES[2])
+    place = "blocks.0" if kind == "transformer" else "layer1.1"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for number in range(3):
+        receipt = deepen(model, place, like=place, example_input=x, optimizer=optimizer)
+        assert receipt.largest_gap <= 1e-12
+        assert "starts" in receipt.notes[-1] or "twin" in receipt.notes[-1]
+        new = {change.name for change in receipt.tensors}
+        start = {n: p.detach().clone() for n, p in model.named_parameters() if n in new}
+        model.train()
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        still = {n for n, p in model.named_parameters() if n in new and torch.equal(p, start[n])}
+        assert not still, (number, still)
+    save(model, tmp_path)
+    model.eval()
+    assert torch.equal(load(build, tmp_path).eval()(x), model(x))
+
+
+def test_a_block_whose_branches_cannot_be_silenced_is_refused() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    with pytest.raises(SurgeryError, match="like="):
+        deepen(model, "0", like="1", example_input=x)
+    with pytest.raises(SurgeryError, match="like must be"):
+        deepen(model, "0", like="nowhere", example_input=x)

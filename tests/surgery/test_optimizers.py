@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import ParameterGrowth, register_optimizer_carry, widen
+from graftwork.surgery import ParameterGrowth, register_optimizer_carry, rescale, widen
 from graftwork.surgery._methods import place_old
 
 from .models import CASES, batch_of, scrambled
@@ -202,3 +202,17 @@ def test_a_learning_rate_schedule_goes_on_through_a_growth() -> None:
     _steps(model, optimizer, x, 1)
     schedule.step()
     assert schedule.get_last_lr() < rate
+
+
+def test_rates_are_rescaled_by_the_ratio_of_parameters_only_on_request() -> None:
+    model, x, optimizer = _setup("adam", 1)
+    schedule = optim.lr_scheduler.StepLR(optimizer, 5)
+    receipt = widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (LR, 0.1)
+    ratio = rescale(optimizer, receipt.parameters, schedulers=[schedule])
+    assert ratio == receipt.parameters[0] / receipt.parameters[1] < 1
+    assert (group["lr"], group["initial_lr"], group["weight_decay"]) == (LR * ratio, LR * ratio, 0.1 * ratio)
+    assert schedule.base_lrs == [LR * ratio]
+    with pytest.raises(SurgeryError, match="before and after"):
+        rescale(optimizer, (5, 3))

@@ -32,7 +32,9 @@ def test_r2r_keeps_the_function_on_fresh_inputs_and_in_both_modes(case: Case, si
     model, x = scrambled(case), batch_of(case)
     fresh = batch_of(case, size=3, seed=9)
     before = {mode: _run(model, fresh, mode) for mode in ("eval", "norms")}
-    receipt = widen(model, site, extra=2 * _smallest(model, x, site, "r2r"), example_input=x)
+    width, extra = growth_sites(model, x)[site].width, 2 * _smallest(model, x, site, "r2r")
+    receipt = widen(model, site, extra=extra, example_input=x)
+    assert growth_sites(model, x)[site].width == width + extra
     for mode, output in before.items():
         assert output_gap(output, _run(model, fresh, mode)) <= tolerance_for(torch.float64)
     assert receipt.parameters[1] > receipt.parameters[0]

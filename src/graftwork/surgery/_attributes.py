@@ -145,7 +145,15 @@ def guessed_attributes(
     lengths = _changed_lengths(graph, growth, touched)
     standard = tuple(kind for kind, _ in _STANDARD)
     changes = []
-    for path in _ancestors(touched, reach):
+    places = _ancestors(touched, reach)
+    if reach:  # helpers without weights, such as a channel shuffle, stand beside the grown layers
+        places += [
+            f"{path}.{name}".lstrip(".")
+            for path in _ancestors(touched, 1)
+            for name, child in graph.model.get_submodule(path).named_children()
+            if not any(True for _ in child.parameters())
+        ]
+    for path in dict.fromkeys(places):
         module = graph.model.get_submodule(path)
         if isinstance(module, standard):
             continue

@@ -1,5 +1,6 @@
 """The R2R block that deepening inserts, and how it is hung onto a module without renaming anything."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -119,14 +120,29 @@ def default_scales(block: R2RBlock) -> tuple[float, float]:
     return math.sqrt(1.0 / fan), math.sqrt(1.0 / block.mix.shape[1])
 
 
-def _grafted_forward(module: Any, output: Any) -> Any:
+def _grafted_forward(module: Any, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for name in module.graft_names:
         block = module.get_submodule(name)
-        if isinstance(output, (tuple, list)):
-            output = type(output)((block(output[0]), *output[1:]))
+        first = output[0] if isinstance(output, (tuple, list)) else output
+        if name in module.graft_like:
+            result = _call_like(block, first, args, kwargs)
         else:
-            output = block(output)
+            result = block(first)
+        if isinstance(output, (tuple, list)):
+            head = result[0] if isinstance(result, (tuple, list)) else result
+            output = type(output)((head, *output[1:]))
+        else:
+            output = result
     return output
+
+
+def _call_like(block: nn.Module, first: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a copy of the module with the module's own arguments (masks), the first one replaced."""
+    if args:
+        return block(first, *args[1:], **kwargs)
+    names = inspect.signature(type(block).forward).parameters
+    name = next((name for name in names if name in kwargs), "input")
+    return block(**{**kwargs, name: first})
 
 
 def _remake(base: type[nn.Module]) -> nn.Module:
@@ -144,7 +160,7 @@ def graft_class(base: type[nn.Module]) -> type[nn.Module]:
     """
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _grafted_forward(self, base.forward(self, *args, **kwargs))
+        return _grafted_forward(self, base.forward(self, *args, **kwargs), args, kwargs)
 
     def reduce(self: Any, _protocol: Any) -> Any:
         return _remake, (base,), self.__getstate__()
@@ -160,10 +176,15 @@ def graft_class(base: type[nn.Module]) -> type[nn.Module]:
     return _classes[base]
 
 
-def graft(module: nn.Module, block: nn.Module) -> str:
+def graft(module: nn.Module, block: nn.Module, *, like: bool = False) -> str:
     """Hang a block onto a module's output; returns the block's name among its children.
 
     A plain ``nn.Sequential`` gets it as its last child; any other module gets a subclass that calls it.
+
+    Args:
+        module: Module to hang it onto, changed in place.
+        block: The block.
+        like: Whether the block takes the module's own further arguments.
     """
     names: tuple[str, ...] = getattr(module, "graft_names", ())
     number = len([name for name in module._modules if name.startswith("graft")])  # noqa: SLF001
@@ -172,6 +193,7 @@ def graft(module: nn.Module, block: nn.Module) -> str:
         if not hasattr(type(module), "grafted_from"):
             module.__class__ = graft_class(type(module))
         module.graft_names = (*names, name)  # type: ignore[assignment]
+        module.graft_like = (*getattr(module, "graft_like", ()), *([name] if like else []))  # type: ignore[assignment]
     module.add_module(name, block)
     return name
 
@@ -184,7 +206,10 @@ def ungraft(module: nn.Module, name: str) -> bool:
     if hasattr(type(module), "grafted_from"):
         if names:
             module.graft_names = names  # type: ignore[assignment]
+            likes = tuple(n for n in vars(module)["graft_like"] if n != name)
+            module.graft_like = likes  # type: ignore[assignment]
         else:
             vars(module).pop("graft_names", None)
+            vars(module).pop("graft_like", None)
             module.__class__ = type(module).grafted_from  # type: ignore[attr-defined]
     return True

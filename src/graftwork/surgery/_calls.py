@@ -12,7 +12,15 @@ from torch.utils._pytree import tree_map
 
 from graftwork.errors import SurgeryError
 
-__all__ = ["Call", "ExampleInput", "call_of", "norms_in_training", "refuse_wrappers", "sandbox"]
+__all__ = [
+    "Call",
+    "ExampleInput",
+    "call_of",
+    "norms_in_training",
+    "refuse_wrappers",
+    "sandbox",
+    "training_without_dropout",
+]
 
 ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -71,6 +79,10 @@ def refuse_wrappers(model: nn.Module) -> None:
         where = f" at {path!r}" if path else ""
         if "OptimizedModule" in names:
             raise SurgeryError(f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again")
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise SurgeryError(
+                f"module.compile() was called on the model{where}: grow a model that is not compiled yet"
+            )
         if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
             raise SurgeryError(f"the model is wrapped in {kind.__name__}{where}: unwrap it, grow, wrap again")
         if names & {"ScriptModule", "RecursiveScriptModule"}:
@@ -111,6 +123,13 @@ def norms_in_training(model: nn.Module) -> Iterator[None]:
     yield
 
 
+def training_without_dropout(model: nn.Module) -> None:
+    """Put everything in training mode but dropout modules."""
+    for module in model.modules():
+        if not isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the common base of all dropouts
+            module.training = True
+
+
 @contextmanager
 def sandbox(model: nn.Module) -> Iterator[None]:
     """Run a model freely inside; afterwards modes, buffers, attributes and random state are as before."""
@@ -118,22 +137,29 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     modes = [module.training for module in modules]
     attributes = [dict(vars(module)) for module in modules]
     buffers = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
-    owners = [dict(module._buffers) for module in modules]  # noqa: SLF001 - buffers may be replaced by forward
+    # A forward may install hooks or replace buffers, and note in an attribute that it has.
+    registries = [_registries(module) for module in modules]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            for module, mode, owned, attribute in zip(modules, modes, owners, attributes, strict=True):
+            for module, mode, registry, attribute in zip(modules, modes, registries, attributes, strict=True):
                 vars(module).clear()
                 vars(module).update(attribute)
-                module._buffers.clear()  # noqa: SLF001
-                module._buffers.update(owned)  # noqa: SLF001
+                for held, content in registry:
+                    held.clear()
+                    held.update(content)
                 module.training = mode
             with torch.no_grad():
                 for tensor, value in buffers:
                     if tensor.shape == value.shape and not _equal(tensor, value):
                         tensor.copy_(value)
+
+
+def _registries(module: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The private dictionaries of a module (hooks, buffers, …), each with a copy of what it holds."""
+    return [(v, dict(v)) for k, v in vars(module).items() if k.startswith("_") and isinstance(v, dict)]
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

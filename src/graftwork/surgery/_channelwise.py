@@ -23,8 +23,8 @@ def _tensors(value: Any) -> list[Tensor]:
 
 @CHANNELWISE.handles(
     "pointwise", "native_dropout", "masked_fill", "masked_fill_", "where", "lerp", "addcmul",
-    "addcdiv", "isin", "_weight_norm_interface_", "nan_to_num", "hardtanh", "hardtanh_",
-    "bernoulli", "rrelu_with_noise", "rrelu_with_noise_functional", "_fake_quantize", "prelu",
+    "addcdiv", "nan_to_num", "hardtanh", "hardtanh_",
+    "bernoulli", "rrelu_with_noise", "rrelu_with_noise_functional", "prelu",
     "_prelu_kernel", "log_sigmoid_forward", "logit",
 )  # fmt: skip
 def _pointwise(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
@@ -69,7 +69,7 @@ def _uniform_factory(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result
 
 
 @CHANNELWISE.handles(
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli.p",
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
 )  # fmt: skip
 def _like(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     trace.put(result, Info(list(trace.info(args[0]).dims)))
@@ -149,7 +149,7 @@ def _group_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
 
 @CHANNELWISE.handles(
     "_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "_safe_softmax",
-    "logcumsumexp", "cummax", "cummin", "sort", "_softmax_",
+    "logcumsumexp", "cummax", "cummin", "sort",
 )  # fmt: skip
 def _mixing(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     x = trace.info(args[0])

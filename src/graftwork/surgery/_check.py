@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.numerics import output_gap, tolerance_for
-from graftwork.surgery._calls import Call, norms_in_training, sandbox
+from graftwork.surgery._calls import Call, norms_in_training, sandbox, training_without_dropout
 
 __all__ = ["Probe", "Probes"]
 
@@ -21,7 +21,7 @@ class Probe:
     """One run: a mode, an input, and what came out before the growth.
 
     Attributes:
-        mode: ``"evaluation"`` or ``"training norms"``.
+        mode: ``"evaluation"``, ``"training norms"`` or ``"training"``.
         batch: What the input is, for messages.
         call: The call.
         output: Tensors that came out before.
@@ -56,7 +56,10 @@ class Probes:
         """
         runs: list[Probe] = []
         for batch, variant in _variants(call):
-            for mode in ("evaluation", "training norms"):
+            modes = ["evaluation", "training norms"]
+            if batch == "example" and _repeats(model, variant):
+                modes.append("training")
+            for mode in modes:
                 with sandbox(model), _in_mode(model, mode):
                     try:
                         output = variant.run(model)
@@ -101,7 +104,22 @@ def _in_mode(model: nn.Module, mode: str) -> Iterator[None]:
         yield
         return
     with norms_in_training(model):
+        if mode == "training":
+            training_without_dropout(model)
         yield
+
+
+def _repeats(model: nn.Module, call: Call) -> bool:
+    """Whether training mode without dropout modules is deterministic and runs on this batch."""
+    outputs = []
+    for draws in (0, 1):
+        with sandbox(model), _in_mode(model, "training"):
+            torch.rand(draws)  # the second run sees another random state
+            try:
+                outputs.append(_plain(call.run(model)))
+            except Exception:
+                return False
+    return output_gap(*outputs) == 0.0
 
 
 def _variants(call: Call) -> list[tuple[str, Call]]:

@@ -20,6 +20,7 @@ from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
 from graftwork.surgery._space import atoms, size_of
 from graftwork.surgery._steps import append_log, count_parameters, forward_failed
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery._twin_copy import twin_copy
 from graftwork.surgery._widen import Optimizers, optimizer_tuple
 
 __all__ = ["BlockSpec", "DeepenPlan", "deepen", "plan_deepen"]
@@ -68,6 +69,17 @@ class BlockSpec:
         )
 
 
+@dataclass(frozen=True)
+class LikeSpec:
+    """A new block that is a fresh copy of another one.
+
+    Attributes:
+        like: Path of the block that was copied.
+    """
+
+    like: str
+
+
 @dataclass(eq=False)
 class DeepenPlan:
     """A deepening that has been checked and not yet been made; print it, then `apply` it.
@@ -81,10 +93,10 @@ class DeepenPlan:
 
     model: nn.Module
     after: str
-    spec: BlockSpec
+    spec: "BlockSpec | LikeSpec"
     tensors: tuple[TensorChange, ...]
     notes: tuple[str, ...]
-    _block: R2RBlock = field(repr=False)
+    _block: nn.Module = field(repr=False)
     _call: Call = field(repr=False)
     _optimizers: tuple[optim.Optimizer, ...] = field(repr=False)
     _check: bool = field(repr=False)
@@ -109,7 +121,7 @@ class DeepenPlan:
             names: list[str] = []
             transaction.step(
                 f"block after {self.after}",
-                lambda: names.append(graft(module, self._block)),
+                lambda: names.append(graft(module, self._block, like=isinstance(self.spec, LikeSpec))),
                 lambda: names and ungraft(module, names[0]),
             )
             adopt(transaction, self._optimizers, self.model, module, self._block)
@@ -154,6 +166,7 @@ def plan_deepen(
     hidden: int | None = None,
     norm: str | None = None,
     activation: str | None = None,
+    like: str | None = None,
     optimizer: Optimizers = None,
     **options: Any,
 ) -> DeepenPlan:
@@ -173,6 +186,10 @@ def plan_deepen(
         norm: ``"batch"``, ``"instance"``, ``"group"``, ``"layer"``, ``"rms"`` or ``"none"``. None takes what
             the neighborhood of the module uses.
         activation: Class name in ``torch.nn``. None takes what the neighborhood uses.
+        like: Path of a residual block of the model (a transformer block, a ResNet block). The new block is
+            then a copy of it with fresh weights of the same scale that starts as the identity, instead of an
+            R2R block; it gets the arguments of the module that it follows. The options of the R2R block don't
+            apply.
         optimizer: Optimizer or optimizers that shall train the block: it joins the group that trains its
             neighbors, with fresh state. None leaves optimizers alone.
         **options: ``generator`` (None derives one from the place), ``check`` (True), ``scale`` (standard
@@ -185,6 +202,8 @@ def plan_deepen(
     graph = ChannelGraph.of(model, call)
     if after not in dict(model.named_modules()) or not after:
         raise SurgeryError(f"the model has no module {after!r}: pick one of {list(graph.trace.module_outputs)[1:9]}")
+    if like is not None:
+        return _build_like(graph, after, like, call=call, optimizers=optimizer_tuple(optimizer), **options)
     spec, dtype = _spec(graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation)
     return _build(graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options)
 
@@ -198,6 +217,7 @@ def deepen(
     hidden: int | None = None,
     norm: str | None = None,
     activation: str | None = None,
+    like: str | None = None,
     optimizer: Optimizers = None,
     **options: Any,
 ) -> SurgeryReceipt:
@@ -216,6 +236,7 @@ def deepen(
         hidden=hidden,
         norm=norm,
         activation=activation,
+        like=like,
         optimizer=optimizer,
         **options,
     )
@@ -259,6 +280,32 @@ def _build(
     return DeepenPlan(graph.model, after, spec, changes, tuple(graph.notes), block, call, optimizers, check)
 
 
+def _build_like(
+    graph: ChannelGraph,
+    after: str,
+    like: str,
+    *,
+    call: Call,
+    optimizers: tuple[optim.Optimizer, ...],
+    generator: torch.Generator | None = None,
+    check: bool = True,
+) -> DeepenPlan:
+    check_optimizers(optimizers, graph.model)
+    if like not in graph.trace.module_outputs or not like:
+        raise SurgeryError(f"like must be the path of a module that the example input runs, got {like!r}")
+    module = graph.model.get_submodule(after)
+    number = len([n for n in module._modules if n.startswith("graft")])  # noqa: SLF001
+    seed = zlib.crc32(f"{after}:{like}:{number}".encode())
+    generator = generator if generator is not None else torch.Generator().manual_seed(seed)
+    block, note = twin_copy(graph, like, generator=generator)
+    block.train(module.training)
+    tensors = [*block.named_parameters(), *block.named_buffers()]
+    name = f"{after}.graft{number}"
+    changes = tuple(TensorChange(f"{name}.{leaf}", None, tuple(t.shape), "new") for leaf, t in tensors)
+    notes = (*graph.notes, note)
+    return DeepenPlan(graph.model, after, LikeSpec(like), changes, notes, block, call, optimizers, check)
+
+
 def _is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
@@ -288,6 +335,12 @@ def _spec(
             "tensor"
         )
     dims, dtype = graph.trace.module_outputs[after]
+    if after in graph.trace.varying:
+        raise SurgeryError(
+            f"{after!r} can't be deepened: it runs several times with outputs of different shapes, so "
+            f"one block can't "
+            "follow it everywhere; pick the module around it"
+        )
     if len(dims) < 2 or len(dims) > 5:
         raise SurgeryError(f"{after!r} can't be deepened: its output has {len(dims)} dimensions, expected 2 to 5")
     spatial = _spatial(graph, dims)

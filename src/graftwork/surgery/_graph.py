@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError
-from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox
+from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox, training_without_dropout
 from graftwork.surgery._channelwise import CHANNELWISE
 from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
 from graftwork.surgery._products import PRODUCTS
@@ -72,9 +72,7 @@ class ChannelGraph:
     def _trace_training(self, call: Call) -> None:
         """Some branches run in training only (auxiliary heads)."""
         with sandbox(self.model), norms_in_training(self.model):
-            for module in self.model.modules():
-                if not isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - base of all dropouts
-                    module.training = True
+            training_without_dropout(self.model)
             try:
                 self._run(call, "training")
             except SurgeryError as error:
@@ -149,19 +147,17 @@ class ChannelGraph:
             return max(var.size for var in atoms(expr))
         return size_of(expr)
 
-    def candidates(self, site: str) -> list[tuple[Var, int]]:
-        """Return the volumes that can widen a site, outermost first, with the rows that a unit adds."""
+    def candidates(self, site: str) -> list[Var]:
+        """Return the volumes that can widen a site, outermost first."""
         name, dim = self.find(site)
-        expr = self.trace.spaces[name][dim]
-        recurrent = self._recurrent(name)
-        rng = np.random.default_rng(0)
-        found = []
-        for var in atoms(expr):
-            if not var.reasons:
-                one = {var: unit_map(var.size, 1, pairing="free", rng=rng)}
-                rows = 1 if recurrent else layout_of(expr, one).new_size - size_of(expr)
-                found.append((var, rows))
-        return found
+        return [var for var in atoms(self.trace.spaces[name][dim]) if not var.reasons]
+
+    def added(self, site: str, growth: dict[Var, int]) -> int:
+        """Return how much wider a growth makes a site: channels, or hidden units of a recurrent layer."""
+        name, dim = self.find(site)
+        if self._recurrent(name):
+            return max(growth.values())
+        return _added(self.trace.spaces[name][dim], growth)
 
     def refusal(self, site: str) -> SurgeryError:
         """Return the error that says why no volume of a site can grow."""

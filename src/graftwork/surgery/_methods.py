@@ -122,16 +122,15 @@ def grow_tensor(
             if layout.grows:
                 index = torch.as_tensor(layout.source, device=old.device)
                 result = result.index_select(dim, index)
-        result = _weigh(result, layouts)
+        _weigh(result, layouts)
         return result.contiguous(memory_format=_memory_format(old))
 
 
-def _weigh(value: Tensor, layouts: Sequence[Layout]) -> Tensor:
+def _weigh(value: Tensor, layouts: Sequence[Layout]) -> None:
     for dim, layout in enumerate(layouts):
         if (layout.factor != 1.0).any():
-            shape = [-1 if i == dim else 1 for i in range(value.dim())]
-            value = value * torch.as_tensor(layout.factor, dtype=value.dtype, device=value.device).reshape(shape)
-    return value
+            factor = torch.as_tensor(layout.factor, dtype=value.dtype, device=value.device)
+            value.mul_(factor.reshape([-1 if i == dim else 1 for i in range(value.dim())]))
 
 
 def _fresh_like(old: Tensor, shape: Sequence[int], *, generator: torch.Generator, scale: float | None) -> Tensor:

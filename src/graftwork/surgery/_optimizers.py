@@ -346,3 +346,44 @@ def _home(
         f"optimizer of the "
         "model (Muon takes matrices only)"
     )
+
+
+def rescale(
+    optimizer: optim.Optimizer,
+    parameters: tuple[int, int],
+    *,
+    keys: Sequence[str] = ("lr", "weight_decay"),
+    schedulers: Sequence[Any] = (),
+) -> float:
+    """Scale rates after a growth by the ratio of parameter counts: ``lr ← lr · |θ before| / |θ after|``.
+
+    Nothing does this unasked. It changes the rates of old and new parameters alike.
+
+    Args:
+        optimizer: Its groups are changed in place.
+        parameters: Parameter counts before and after, a receipt's ``parameters``.
+        keys: Entries of the groups to scale; those that a group lacks are passed over. With ``"lr"``, ``"initial_lr"``
+            is scaled too.
+        schedulers: Learning-rate schedulers whose ``base_lrs`` shall be scaled along.
+
+    Returns:
+        The ratio.
+
+    Raises:
+        SurgeryError: The counts are not a growth.
+
+    Source: the poster's report, "learning rate and weight decay after a transform".
+    """
+    before, after = parameters
+    if not 0 < before <= after:
+        raise SurgeryError(f"expected parameter counts before and after a growth, got {parameters!r}")
+    ratio = before / after
+    names = [*keys, *(["initial_lr"] if "lr" in keys else [])]
+    for group in optimizer.param_groups:
+        for name in names:
+            if name in group:
+                group[name] = group[name] * ratio
+    if "lr" in keys:
+        for scheduler in schedulers:
+            scheduler.base_lrs = [rate * ratio for rate in scheduler.base_lrs]
+    return ratio

@@ -1,5 +1,7 @@
 """A widening as a value: what will change, and how to make it."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -35,6 +37,7 @@ class WidenPlan:
         attributes: Numbers of PyTorch's own modules that will change. Numbers of the user's modules are
             changed only where the grown model needs it; the receipt lists them.
         notes: What a reader should know.
+        sites: The sites that were chosen.
     """
 
     model: nn.Module
@@ -43,6 +46,7 @@ class WidenPlan:
     tensors: tuple[TensorChange, ...]
     attributes: tuple[AttributeChange, ...]
     notes: tuple[str, ...]
+    sites: tuple[str, ...]
     _graph: ChannelGraph = field(repr=False)
     _growth: dict[Var, UnitMap] = field(repr=False)
     _layouts: dict[str, list[Layout]] = field(repr=False)
@@ -80,6 +84,21 @@ class WidenPlan:
             receipt = self._receipt(probes, before, attributes, tuple(carried))
             append_log(transaction, self.model, receipt.log)
         return receipt
+
+    def trial(self) -> SurgeryError | None:
+        """Make the growth, run the check, and undo it; returns what went wrong, None where nothing did."""
+        probes = Probes.before(self.model, self._call)
+        transaction = Transaction()
+        try:
+            self._swap_tensors(transaction)
+            for attribute in self.attributes:
+                set_attribute(transaction, self.model, attribute)
+            self._settle(transaction, probes, check=True)
+        except SurgeryError as error:
+            return error
+        finally:
+            transaction.undo()
+        return None
 
     # -- steps
     # ---------------------------------------------------------------------------------------------------
@@ -130,19 +149,37 @@ class WidenPlan:
         if problem is None:
             return ()
         names = [change.name for change in self.tensors]
-        tried: list[tuple[AttributeChange, ...]] = []
+        tried: set[frozenset[AttributeChange]] = set()
         for reach in (0, 1, 2, 99):
-            guess = tuple(guessed_attributes(self._graph, self._growth, names, reach=reach))
-            if not guess or guess in tried:
-                continue
-            tried.append(guess)
-            with Attempt(transaction) as attempt:
-                for attribute in guess:
-                    set_attribute(transaction, self.model, attribute)
-                if self._try(probes) is None:
-                    attempt.keep()
-                    return guess
+            found = guessed_attributes(self._graph, self._growth, names, reach=reach)
+            for guess in _subsets(found):
+                if not guess or frozenset(guess) in tried:
+                    continue
+                tried.add(frozenset(guess))
+                with Attempt(transaction) as attempt:
+                    for attribute in guess:
+                        set_attribute(transaction, self.model, attribute)
+                    if self._try(probes) is None:
+                        attempt.keep()
+                        return self._pruned(transaction, probes, guess)
         raise problem
+
+    def _pruned(
+        self, transaction: Transaction, probes: Probes, guess: list[AttributeChange]
+    ) -> tuple[AttributeChange, ...]:
+        """Put back numbers of the grown layers themselves that the forward does not need after all."""
+        owners = {change.name.rpartition(".")[0] for change in self.tensors}
+        kept = list(guess)
+        for attribute in guess:
+            if attribute.path in owners:
+                back = AttributeChange(attribute.path, attribute.name, attribute.new, attribute.old)
+                with Attempt(transaction) as attempt:
+                    set_attribute(transaction, self.model, back)
+                    if self._try(probes) is None:
+                        attempt.keep()
+                        kept.remove(attribute)
+        self._try(probes)
+        return tuple(kept)
 
     def _try(self, probes: Probes) -> SurgeryError | None:
         try:
@@ -187,3 +224,12 @@ class WidenPlan:
             self.notes,
             log,
         )
+
+
+def _subsets(found: list[AttributeChange]) -> Iterator[list[AttributeChange]]:
+    """All guesses together, then without some of them (a head's width may equal the number of heads)."""
+    few = len(found) <= 8
+    keys = [change.path + change.name if few else change.name for change in found]
+    for left_out in range(min(len(set(keys)), 3)):
+        for omitted in itertools.combinations(dict.fromkeys(keys), left_out):
+            yield [change for change, key in zip(found, keys, strict=True) if key not in omitted]

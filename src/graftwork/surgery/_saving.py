@@ -14,6 +14,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._block import graft
 from graftwork.surgery._deepen import BlockSpec
 from graftwork.surgery._transaction import swap_data
+from graftwork.surgery._twin_copy import bare_copy
 
 __all__ = ["load", "replay", "save"]
 
@@ -133,6 +134,9 @@ def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
 
 def _replay_deepen(model: nn.Module, growth: dict[str, Any]) -> None:
     module = model.get_submodule(growth["after"])
+    if "like" in growth["block"]:
+        graft(module, bare_copy(model.get_submodule(growth["block"]["like"])), like=True)
+        return
     block = BlockSpec(**growth["block"]).build()
     reference = next(iter(model.parameters()), None)
     if reference is not None:

@@ -1,7 +1,7 @@
 """Grow many sites at once, and grow on a schedule inside a training loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -84,6 +84,8 @@ def widen_all(
 ) -> SurgeryReceipt:
     """Widen every site that can be widened by one factor, in place, all or nothing.
 
+    Sites whose code can't follow (a number that depends on the width) are left out and named in the receipt's notes.
+
     Takes the arguments of `plan_widen_all` and raises its errors.
 
     Raises:
@@ -92,7 +94,26 @@ def widen_all(
     plan = plan_widen_all(
         model, factor, example_input=example_input, only=only, method=method, optimizer=optimizer, **options
     )
-    return plan.apply()
+    try:
+        return plan.apply()
+    except SurgeryError as error:
+        problem = error
+    # Some site's code can't follow: find out which by trying each alone, and leave those out.
+    good: list[str] = []
+    bad: list[str] = []
+    for site in plan.sites:
+        try:
+            alone = plan_widen_all(model, factor, example_input=example_input, only=[site], method=method)
+            (bad if alone.trial() else good).append(site)
+        except SurgeryError:
+            bad.append(site)
+    if not good or not bad:
+        raise problem
+    rest = plan_widen_all(
+        model, factor, example_input=example_input, only=good, method=method, optimizer=optimizer, **options
+    )
+    receipt = rest.apply()
+    return replace(receipt, notes=(*receipt.notes, f"left out, their code can't follow: {', '.join(bad)} ({problem})"))
 
 
 class Growth(Protocol):
@@ -147,12 +168,20 @@ class Deepen:
 
     after: tuple[str, ...] | str
     kernel_size: int = 3
+    like: str | None = None
 
     def __call__(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> list[SurgeryReceipt]:
         """Grow the model."""
         places = (self.after,) if isinstance(self.after, str) else self.after
         return [
-            deepen(model, place, example_input=example_input, kernel_size=self.kernel_size, **options)
+            deepen(
+                model,
+                place,
+                example_input=example_input,
+                kernel_size=self.kernel_size,
+                like=self.like,
+                **options,
+            )
             for place in places
         ]
 

@@ -117,20 +117,21 @@ def _site(graph: ChannelGraph, name: str, step: int, *, makes: bool) -> GrowthSi
     tensor = graph.trace.tensors.get(name)
     kind = type(graph.model.get_submodule(name) if tensor is None else tensor).__name__
     dims = graph.trace.module_outputs.get(name)
-    deep = bool(name) and dims is not None and 2 <= len(dims[0]) <= 5
+    fits = dims is not None and 2 <= len(dims[0]) <= 5
+    deep = bool(name) and fits and name not in graph.trace.varying
     if not makes:
         text = "makes no channels of its own"
         return GrowthSite(name, kind, None, None, text, False, (), 0, deep)
     width = graph.width(name)
     problem: SurgeryError | None = None
-    for var, rows in graph.candidates(name):
+    for var in graph.candidates(name):
         try:
             growth = graph.close({var: step}, step=step)
         except SurgeryError as error:
             problem = problem or error
             continue
         coupled = tuple(graph.touched(growth))
-        return GrowthSite(name, kind, width, rows * step, None, False, coupled, graph.cost(growth), deep)
+        return GrowthSite(name, kind, width, graph.added(name, growth), None, False, coupled, graph.cost(growth), deep)
     problem = problem or graph.refusal(name)
     unsupported = type(problem).__name__ == "UnsupportedOperationError"
     return GrowthSite(name, kind, width, None, str(problem), unsupported, (), 0, deep)

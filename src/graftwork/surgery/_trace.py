@@ -70,7 +70,10 @@ class Trace:
         outputs: Names of tensors whose first use made an activation: (name, dimension) pairs in order of use.
         groups: Module path → group dimension of a grouped convolution or group norm.
         ties: Groups of dimensions that must keep equal lengths (the parts of a ``chunk``).
-        module_outputs: Module path → dims of its (single tensor) output.
+        module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its
+            first run.
+        varying: Modules that run several times with outputs of different shapes.
+        activations: Names of the activation functions that ran, in order.
     """
 
     def __init__(self, model: nn.Module, handlers: Mapping[str, Handler]) -> None:
@@ -82,7 +85,7 @@ class Trace:
         self.groups: dict[str, Expr] = {}
         self.ties: list[list[Expr]] = []
         self.module_outputs: dict[str, tuple[list[Expr], torch.dtype]] = {}
-        self.calls: dict[str, int] = {}
+        self.varying: set[str] = set()
         self.activations: list[str] = []
         self.stack: list[str] = []
         self._infos: Any = WeakTensorKeyDictionary()
@@ -136,11 +139,13 @@ class Trace:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if self.stack and self.stack[-1] == name:
                 self.stack.pop()
-            self.calls[name] = self.calls.get(name, 0) + 1
             if isinstance(output, (tuple, list)) and output:
                 output = output[0]
             if isinstance(output, Tensor) and output.is_floating_point():
-                self.module_outputs[name] = (list(self.info(output).dims), output.dtype)
+                dims = list(self.info(output).dims)
+                before = self.module_outputs.setdefault(name, (dims, output.dtype))[0]
+                if [size_of(e) for e in before[1:]] != [size_of(e) for e in dims[1:]]:
+                    self.varying.add(name)
 
         return hook
 
@@ -237,14 +242,18 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def output_tensors(value: Any) -> list[Tensor]:
-    """Return every tensor of an output, also where it is an object with fields."""
+    """Return every tensor of an output, also where it is an object with fields.
+
+    Caches of keys, values and states (``past_key_values``) don't count: they are read by the grown model
+    only.
+    """
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         return [leaf for item in value.values() for leaf in output_tensors(item)]
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in output_tensors(item)]
-    if hasattr(value, "__dict__"):
+    if hasattr(value, "__dict__") and "Cache" not in type(value).__name__:
         return [leaf for item in vars(value).values() for leaf in output_tensors(item)]
     return []
 

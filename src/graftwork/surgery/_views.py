@@ -33,8 +33,6 @@ def _sources(info: Info) -> list[frozenset[int]]:
     "lift_fresh_copy",
     "lift",
     "to",
-    "_conj",
-    "_reshape_alias_",
 )
 def _same(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])

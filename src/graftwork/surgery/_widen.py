@@ -43,6 +43,7 @@ def plan_widen(
     factor: float | None = None,
     method: str = "r2r",
     optimizer: Optimizers = None,
+    skip: int = 0,
     **options: Any,
 ) -> WidenPlan:
     """Plan to widen the channels that a module makes; nothing changes until ``apply()``.
@@ -60,6 +61,8 @@ def plan_widen(
             ``"netmorph"`` (new channels are not heard yet) or ``"random-padding"`` (the control: changes the
             function).
         optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
+        skip: Where the width is made of several volumes (groups and channels in a group, heads and their
+            width): how many ways to grow it to pass over; 0 takes the outermost volume.
         **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
             ``check`` (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
             of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
@@ -76,7 +79,7 @@ def plan_widen(
     call = call_of(example_input)
     graph = ChannelGraph.of(model, call)
     chosen = method_named(method)
-    growth = choose_growth(graph, site, chosen, extra=extra, width=width, factor=factor)
+    growth = choose_growth(graph, site, chosen, extra=extra, width=width, factor=factor, skip=skip)
     return build_plan(graph, {site: growth}, chosen, call=call, optimizer=optimizer, **options)
 
 
@@ -99,18 +102,31 @@ def widen(
     Raises:
         NotPreservedError: The grown model computes something else; everything was put back.
     """
-    plan = plan_widen(
-        model,
-        site,
-        example_input=example_input,
-        extra=extra,
-        width=width,
-        factor=factor,
-        method=method,
-        optimizer=optimizer,
-        **options,
-    )
-    return plan.apply()
+    first: SurgeryError | None = None
+    for skip in range(8):
+        # A width may be made of several volumes (groups, channels in a group): where the user's code can't
+        # follow
+        # the growth of one, another may do.
+        try:
+            plan = plan_widen(
+                model,
+                site,
+                example_input=example_input,
+                extra=extra,
+                width=width,
+                factor=factor,
+                method=method,
+                optimizer=optimizer,
+                skip=skip,
+                **options,
+            )
+        except SurgeryError as error:
+            raise first or error from None
+        try:
+            return plan.apply()
+        except SurgeryError as error:
+            first = first or error
+    raise first or SurgeryError(f"{site!r} can't be widened")
 
 
 def choose_growth(
@@ -121,6 +137,7 @@ def choose_growth(
     extra: int | None,
     width: int | None,
     factor: float | None,
+    skip: int = 0,
 ) -> dict[Var, int]:
     """Return which volumes grow by how many units so that a site becomes as wide as asked."""
     if sum(value is not None for value in (extra, width, factor)) != 1:
@@ -139,18 +156,25 @@ def choose_growth(
         raise graph.refusal(site)
     step = 2 if method.pairing == "twins" else 1
     problem: SurgeryError | None = None
-    for var, rows in candidates:
-        number = -(-wanted // (rows * step)) * step if factor is not None else wanted // rows
-        if factor is None and wanted % (rows * step):
-            continue
+    steps = set()
+    for var in candidates:
         try:
-            return graph.close({var: number}, step=step)
+            least = graph.added(site, graph.close({var: step}, step=step))
+            steps.add(least)
+            times = -(-wanted // least) if factor is not None else wanted // least
+            if times == 0 or (factor is None and wanted % least):
+                continue
+            growth = graph.close({var: step * times}, step=step)
         except SurgeryError as error:
             problem = problem or error
-    if problem is not None:
-        raise problem
-    steps = sorted({rows * step for _, rows in candidates})
-    raise SurgeryError(f"{site!r} grows in steps of {' or '.join(map(str, steps))} channels, got {wanted} new ones")
+            continue
+        if skip == 0:
+            return growth
+        skip -= 1
+    if steps:
+        possible = " or ".join(map(str, sorted(steps)))
+        raise SurgeryError(f"{site!r} grows in steps of {possible} channels, got {wanted} new ones")
+    raise problem or graph.refusal(site)
 
 
 def build_plan(
@@ -168,7 +192,7 @@ def build_plan(
     """Turn chosen growths (site → volume → new units) into a plan."""
     optimizers = optimizer_tuple(optimizer)
     check_optimizers(optimizers, graph.model)
-    label = ", ".join(growths)
+    label = ", ".join(growths) if len(growths) <= 4 else f"{len(growths)} sites from {next(iter(growths))} on"
     units: dict[Var, int] = {}
     for growth in growths.values():
         for var, count in growth.items():
@@ -184,7 +208,7 @@ def build_plan(
     options = {"generator": generator, "check": check, "scale": scale, "mirrors": tuple(mirrors)}
     return WidenPlan(
         graph.model, label, method, changes, attributes, tuple(graph.notes),
-        graph, maps, layouts, call, optimizers, options,
+        tuple(growths), graph, maps, layouts, call, optimizers, options,
     )  # fmt: skip
 
 
