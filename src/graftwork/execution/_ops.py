@@ -124,15 +124,14 @@ def _batch_norm(
         mean = _gather([statistics[block_id][0] for block_id in ids])[part]
         variance = _gather([statistics[block_id][1] for block_id in ids])[part]
         return F.batch_norm(hidden, mean, variance, weight, bias, training=False, eps=EPSILON)
-    mean, variance = torch.zeros(hidden.shape[1]), torch.ones(hidden.shape[1])
-    mean, variance = mean.to(hidden.device), variance.to(hidden.device)
+    mean, variance = torch.zeros_like(weight).detach(), torch.ones_like(weight).detach()
     out = F.batch_norm(hidden, mean, variance, weight, bias, training=True, momentum=1.0, eps=EPSILON)
     if part == slice(None):
         pieces = zip(ids, torch.split(mean, list(widths)), torch.split(variance, list(widths)), strict=True)
         statistics.update({block_id: (m.clone(), v.clone()) for block_id, m, v in pieces})
     else:
-        old = statistics.get(ids[0], (torch.zeros(widths[0]), torch.ones(widths[0])))
-        filled = tuple(value.clone().to(hidden.device) for value in old)
+        old = statistics.get(ids[0], (mean.new_zeros(widths[0]), mean.new_ones(widths[0])))
+        filled = tuple(value.to(mean, copy=True) for value in old)
         filled[0][part], filled[1][part] = mean, variance
         statistics[ids[0]] = (filled[0], filled[1])
     return out
