@@ -42,7 +42,7 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
-	$(BIN)/graftwork search --data digits --recipe default --control --seed 0 --out $(DEMO)
+	$(BIN)/graftwork search --data digits --recipe default --budget 0.001PFLOP --control --seed 0 --out $(DEMO)
 	@echo "The report is at $(CURDIR)/$(DEMO)/report.html"
 
 test: $(VENV)/.dev

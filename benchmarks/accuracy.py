@@ -1,9 +1,11 @@
-"""Accuracy on CIFAR-10 at equal FLOPs: searches and their controls over budgets and seeds, and the table of results.
+"""Accuracy at equal FLOPs: searches and their controls over budgets and seeds, and the table of results.
 
-    python benchmarks/cifar10.py --data PATH --budgets 0.05PFLOP 0.1PFLOP --seeds 3 --jobs 2
+    python benchmarks/accuracy.py --data PATH-TO-CIFAR10 --name cifar10 --budgets 0.05PFLOP 0.1PFLOP --seeds 3 --jobs 2
+    python benchmarks/accuracy.py --data digits --name digits --budgets 0.001PFLOP --seeds 5 --jobs 2
 
 Runs that are finished are not run again, broken-off ones are resumed. The small files of every run (config, provenance,
-records, outcome, figures) are copied to ``results/cifar10/``; weights stay in ``runs/``.
+records, outcome, figures) are copied to ``results/NAME/``; weights stay in ``runs/NAME/``. Options of ``graftwork
+search`` may follow ``--``.
 """
 
 import argparse
@@ -16,6 +18,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 KEPT = ("config.toml", "provenance.json", "records.jsonl", "result.json")
+
+
+COMMAND = "python benchmarks/accuracy.py "
+
+
+def public(data: str) -> str:
+    """A path of one machine has no place in results."""
+    return f"PATH-TO-{Path(data).name.upper()}" if "/" in data else data
 
 
 def command(data: str, budget: str, seed: int, run: Path, options: list[str]) -> list[str]:
@@ -36,8 +46,8 @@ def one(data: str, budget: str, seed: int, runs: Path, results: Path, options: l
         shutil.copy(run / file, target / file)
     for figure in (run / "figures").glob("*.svg"):
         shutil.copy(figure, target / "figures" / figure.name)
-    config = (target / "config.toml").read_text()  # a path of one machine has no place in results
-    (target / "config.toml").write_text(config.replace(data, "PATH-TO-CIFAR10"))
+    config = (target / "config.toml").read_text()
+    (target / "config.toml").write_text(config.replace(f'"{data}"', f'"{public(data)}"'))
     return target
 
 
@@ -68,20 +78,24 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["0.05PFLOP", "0.1PFLOP"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="searches at a time, one thread each")
-    parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"))
-    parser.add_argument("--results", type=Path, default=Path("results/cifar10"))
+    parser.add_argument("--name", required=True, help="of the folders in runs/ and results/")
     parser.add_argument("options", nargs="*", help="further options of graftwork search, after --")
     given = parser.parse_args()
     options = given.options or ["--threads", "1"]
+    results = Path("results") / given.name
     with ThreadPoolExecutor(given.jobs) as pool:
         jobs = [
-            pool.submit(one, given.data, budget, seed, given.runs, given.results, options)
+            pool.submit(one, given.data, budget, seed, Path("runs") / given.name, results, options)
             for budget in given.budgets
             for seed in range(given.seeds)
         ]
         for job in jobs:
             print(job.result(), flush=True)
-            (given.results / "README.md").write_text(table(given.results))
+            (results / "README.md").write_text(
+                f"```\n{COMMAND}{' '.join(sys.argv[1:])}\n```\n\n{table(results)}".replace(
+                    given.data + " ", f"{public(given.data)} "
+                )
+            )
 
 
 if __name__ == "__main__":
