@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graftwork.combination import combine
 from graftwork.config import Setup
 from graftwork.genome import forward_flops, num_parameters
 from graftwork.population import Population
@@ -50,7 +51,7 @@ class Outcome:
         networks, which ``test_openings`` counts.
 
         Returns:
-            ``best``, ``survivors``, ``seed_network`` and ``test_openings`` of ``result.json``.
+            ``best``, ``survivors``, ``seed_network``, ``ensemble`` and ``test_openings`` of ``result.json``.
         """
         openings = self._openings()
         problem = self._setup.problem
@@ -59,6 +60,9 @@ class Outcome:
         logits = self._logits(test_images)
         self._predictions("test", logits[1], test_labels, test_index)
         self._predictions("validation", logits[0], problem.labels(validation), torch.from_numpy(validation.copy()))
+        blend = problem.splits.blend
+        if len(blend):
+            self._predictions("blend", logits[2], problem.labels(blend), torch.from_numpy(blend.copy()))
         rows = {
             name: self._row(name, logits[0][name], problem.labels(validation), logits[1][name], test_labels)
             for name in self._candidates
@@ -70,7 +74,15 @@ class Outcome:
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
             "test_openings": openings,
+            "ensemble": self._ensembles(),
         }
+
+    def _ensembles(self) -> list[dict[str, Any]] | None:
+        """Of all survivors, by every method; ``None`` for one survivor, or without a blend split to fit them on."""
+        survivors = self._setup.state.survivors
+        if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
+            return None
+        return combine(self._run, survivors, seed=self._setup.config.seed)
 
     def _openings(self) -> list[dict[str, Any]]:
         """Record that the test split is about to be opened, before it is."""
@@ -80,13 +92,14 @@ class Outcome:
         self._run.write_json("predictions/openings.json", {"openings": openings})
         return openings
 
-    def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Logits [N, classes] on validation and test, by name; populations are scored each over its own bank."""
-        found: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Logits [N, classes] on validation, test and blend, by name; each population over its own bank."""
+        found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] = ({}, {}, {})
+        blend = self._setup.problem.images(self._setup.problem.splits.blend)
         for population in {id(p): p for p, _ in self._candidates.values()}.values():
             names = [name for name, (owner, _) in self._candidates.items() if owner is population]
             members = [population[self._candidates[name][1]].eval() for name in names]
-            for kept, images in zip(found, (None, test_images), strict=True):
+            for kept, images in zip(found, (None, test_images, blend), strict=True):
                 kept.update(zip(names, self._setup.scorer.logits(members, images), strict=True))
         return found
 

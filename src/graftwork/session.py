@@ -262,7 +262,6 @@ class Session:
         outcome = Outcome(self.folder, setup, control)
         result = {
             **outcome.write(),
-            "ensemble": None,
             "training_flops": searched.training_flops,
             "scoring_flops": searched.scoring_flops,
             "seconds": round(self.seconds, 3),

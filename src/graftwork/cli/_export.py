@@ -57,13 +57,14 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Run folder, or an exported model (that you trust).")],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     member: Member = None,
+    ensemble: Annotated[str | None, typer.Option(help="Ensemble of the run: mean, greedy, stacked, …")] = None,
     out: Annotated[Path | None, typer.Option(help="CSV or JSON file. [default: the output stream]")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Classify images with a member of a run or an exported model: file, class, probability."""
     from graftwork.runs import write_text
 
-    rows = _classify(_classifier(model, member), _files(images))
+    rows = _classify(_classifier(model, member, ensemble), _files(images))
     if as_json and out is None:
         for row in rows:
             emit(row)
@@ -101,15 +102,23 @@ class _Classifier:
     class_names: Sequence[str]
 
 
-def _classifier(path: Path, member: str | None) -> _Classifier:
+def _classifier(path: Path, member: str | None, ensemble: str | None) -> _Classifier:
+    if member is not None and ensemble is not None:
+        raise InputError(f"predict: give either --member or --ensemble, got {member!r} and {ensemble!r}")
     if (path / "config.toml").is_file():
         from graftwork.runs import RunFolder, load_member
 
         folder = RunFolder.open(path)
+        if ensemble is not None:
+            from graftwork.combination import load_ensemble
+
+            joined, transform, data = load_ensemble(folder, ensemble)
+            shape = data["genome"]["input_shape"]
+            return _Classifier(lambda x: joined(transform(x)), tuple(shape), data["class_names"])
         network, transform, data = load_member(folder, _best(folder, member))
         return _Classifier(lambda x: network(transform(x)), network.genome.input_shape, data["class_names"])
-    if member is not None:
-        raise InputError(f"predict: --member names a member of a run, but {path} is no run folder")
+    if member is not None or ensemble is not None:
+        raise InputError(f"predict: --member and --ensemble name parts of a run, but {path} is no run folder")
     from graftwork.exporting import open_export
 
     opened = open_export(path)

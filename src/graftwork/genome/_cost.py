@@ -5,7 +5,7 @@ That is the convention of PyTorch's ``FlopCounterMode``, with which the tests co
 
 from graftwork.genome._genome import Genome
 from graftwork.genome._parts import Block, Layer
-from graftwork.typing import Shape
+from graftwork.typing import BlockId, Shape
 
 __all__ = [
     "TRAINING_FACTOR",
@@ -14,6 +14,7 @@ __all__ = [
     "head_flops",
     "item_flops",
     "num_parameters",
+    "parameters_per_entry",
     "parameters_per_item",
     "receptive_field",
     "stem_flops",
@@ -93,6 +94,18 @@ def parameters_per_item(genome: Genome) -> tuple[int, ...]:
         between = 2 if normed and genome.head.kind == "r2r" else 1
         last = hidden * (features + between) + classes * (hidden + 1)
     return (0 if stem.kind == "none" else first, *body, last)
+
+
+def parameters_per_entry(genome: Genome) -> dict[BlockId, int]:
+    """Parameters of each bank entry that the network uses: shared ones can then be counted once."""
+    counts, normed = parameters_per_item(genome), genome.norm != "none"
+    found = {genome.head.id: counts[-1]}
+    if genome.stem.kind != "none":
+        found[genome.stem.id] = counts[0]
+    for step in genome.steps():
+        for block in step.item.blocks if isinstance(step.item, Layer) else ():
+            found[block.id] = _block_parameters(block, step.in_shape[0], normed=normed)
+    return found
 
 
 def num_parameters(genome: Genome) -> int:

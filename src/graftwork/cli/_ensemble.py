@@ -1,0 +1,58 @@
+"""``graftwork ensemble`` and ``graftwork profiles``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graftwork.cli import _options as options
+from graftwork.cli._app import app, emit
+from graftwork.errors import ConfigError
+
+
+@app.command()
+def ensemble(
+    run: options.Run,
+    members: Annotated[str, typer.Option(help="survivors, best:K, pareto, or ids separated by commas.")] = "survivors",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. [default: all]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the stacker.")] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
+    from graftwork.combination import METHODS, combine, members_of
+    from graftwork.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    unknown = [name for name in method or () if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {unknown[0]!r}")
+    rows = combine(folder, members_of(folder, members), methods=method or tuple(METHODS), seed=seed)
+    for row in rows:
+        if as_json:
+            emit(row)
+        else:
+            typer.echo(
+                f"{row['method']:<20} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
+                f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
+            )
+
+
+@app.command()
+def profiles(
+    run: options.Run,
+    run2: Annotated[Path | None, typer.Argument(help="Another run of the same data and seed, side by side.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Group examples by class.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File name without ending. [default: RUN/figures/profiles]")] = None,
+) -> None:
+    """Draw which validation examples each selected member classifies correctly, as SVG and PNG."""
+    from graftwork.reports import profile_figure, read_run, write_figure
+
+    other = None if run2 is None else read_run(run2)
+    figure = profile_figure(read_run(run), other, by_class=by_class)
+    target = out or run / "figures" / "profiles"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(figure, target)
+    typer.echo(f"{target}.svg, {target}.png")
