@@ -216,3 +216,16 @@ def test_rates_are_rescaled_by_the_ratio_of_parameters_only_on_request() -> None
     assert schedule.base_lrs == [LR * ratio]
     with pytest.raises(SurgeryError, match="before and after"):
         rescale(optimizer, (5, 3))
+
+
+def test_the_limit_of_the_first_step_leaves_old_second_moments_alone() -> None:
+    model, x, optimizer = _setup("adamw", 1)
+    for state in optimizer.state.values():
+        state["exp_avg_sq"].mul_(1e-12)
+        state["step"] = torch.tensor(400.0)
+    weight = model.features[0].weight
+    old = optimizer.state[weight]["exp_avg_sq"].clone()
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    _steps(model, optimizer, x, 1)
+    expected = 0.999 * old + 0.001 * weight.grad[:6].square()
+    assert torch.allclose(optimizer.state[weight]["exp_avg_sq"][:6], expected, rtol=1e-9, atol=0)

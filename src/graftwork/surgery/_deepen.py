@@ -2,7 +2,6 @@
 
 import math
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,73 +10,19 @@ from torch import nn, optim
 
 from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.numerics import reference_scale
-from graftwork.surgery._block import R2RBlock, default_scales, graft, ungraft
+from graftwork.surgery._block import default_scales, graft, ungraft
 from graftwork.surgery._calls import Call, ExampleInput, call_of
 from graftwork.surgery._check import Probes
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._optimizers import adopt, check_optimizers
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
-from graftwork.surgery._space import atoms, size_of
+from graftwork.surgery._specs import BlockSpec, LikeSpec, around, block_spec
 from graftwork.surgery._steps import append_log, count_parameters, forward_failed
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery._twin_copy import twin_copy
 from graftwork.surgery._widen import Optimizers, optimizer_tuple
 
 __all__ = ["BlockSpec", "DeepenPlan", "deepen", "plan_deepen"]
-
-_ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish, nn.Tanh,
-nn.SELU,
-                nn.CELU, nn.Softplus, nn.Sigmoid)  # fmt: skip
-_BY_NAME = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "hardtanh": nn.ReLU6, "leaky_relu":
-nn.LeakyReLU,
-            "elu": nn.ELU, "hardswish": nn.Hardswish, "mish": nn.Mish, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-            "softplus": nn.Softplus}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BlockSpec:
-    """Everything that makes an R2R block but its weights; plain data.
-
-    Attributes:
-        channels: Channels of input and output.
-        hidden: Hidden channels of both halves.
-        spatial: Spatial dimensions, 0 for a linear block.
-        kernel_size: Size of the convolution.
-        norm: Kind of norm.
-        groups: Groups of a half for ``norm="group"``.
-        activation: Class name in ``torch.nn``.
-    """
-
-    channels: int
-    hidden: int
-    spatial: int
-    kernel_size: int = 3
-    norm: str = "none"
-    groups: int = 1
-    activation: str = "ReLU"
-
-    def build(self) -> R2RBlock:
-        """Return the block with zero weights."""
-        return R2RBlock(
-            self.channels,
-            self.hidden,
-            spatial=self.spatial,
-            kernel_size=self.kernel_size,
-            norm=self.norm,
-            groups=self.groups,
-            activation=getattr(nn, self.activation)(),
-        )
-
-
-@dataclass(frozen=True)
-class LikeSpec:
-    """A new block that is a fresh copy of another one.
-
-    Attributes:
-        like: Path of the block that was copied.
-    """
-
-    like: str
 
 
 @dataclass(eq=False)
@@ -204,7 +149,7 @@ def plan_deepen(
         raise SurgeryError(f"the model has no module {after!r}: pick one of {list(graph.trace.module_outputs)[1:9]}")
     if like is not None:
         return _build_like(graph, after, like, call=call, optimizers=optimizer_tuple(optimizer), **options)
-    spec, dtype = _spec(graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation)
+    spec, dtype = block_spec(graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation)
     return _build(graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options)
 
 
@@ -257,7 +202,7 @@ def _build(
 ) -> DeepenPlan:
     check_optimizers(optimizers, graph.model)
     module = graph.model.get_submodule(after)
-    weights = [p for m in _around(graph.model, after) for p in m.parameters() if p.dim() >= 2]
+    weights = [p for m in around(graph.model, after) for p in m.parameters() if p.dim() >= 2]
     device = weights[0].device if weights else torch.device("cpu")
     block = spec.build()
     seed = zlib.crc32(f"{after}:{len(list(module.children()))}".encode())
@@ -308,97 +253,3 @@ def _build_like(
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-
-
-def _around(model: nn.Module, path: str) -> Iterator[nn.Module]:
-    """The module at a path, then its parents, innermost first."""
-    while True:
-        yield model.get_submodule(path)
-        if not path:
-            return
-        path = path.rpartition(".")[0]
-
-
-def _spec(
-    graph: ChannelGraph,
-    after: str,
-    *,
-    kernel_size: int,
-    hidden: int | None,
-    norm: str | None,
-    activation: str | None,
-) -> tuple[BlockSpec, torch.dtype]:
-    if after not in graph.trace.module_outputs:
-        raise SurgeryError(
-            f"{after!r} can't be deepened: the example input does not run it, or its output is not "
-            f"one floating-point "
-            "tensor"
-        )
-    dims, dtype = graph.trace.module_outputs[after]
-    if after in graph.trace.varying:
-        raise SurgeryError(
-            f"{after!r} can't be deepened: it runs several times with outputs of different shapes, so "
-            f"one block can't "
-            "follow it everywhere; pick the module around it"
-        )
-    if len(dims) < 2 or len(dims) > 5:
-        raise SurgeryError(f"{after!r} can't be deepened: its output has {len(dims)} dimensions, expected 2 to 5")
-    spatial = _spatial(graph, dims)
-    channels = size_of(dims[1 if spatial else -1])
-    if spatial and kernel_size % 2 == 0:
-        raise SurgeryError(f"kernel_size must be odd, got {kernel_size!r}")
-    width = hidden if hidden is not None else channels + channels % 2
-    if width < 2 or width % 2:
-        raise SurgeryError(f"hidden must be even and at least 2 (two halves), got {width!r}")
-    kind, groups = _norm_like(graph.model, after, spatial) if norm is None else (norm, 1)
-    if norm is None and spatial and all(size_of(expr) == 1 for expr in dims[2:]):
-        kind, kernel_size = "none", 1  # one pixel: a gate or a head; no statistics, no neighbors
-    if kind == "group":
-        groups = math.gcd(groups, width // 2)
-    if kind not in {"batch", "instance", "group", "layer", "rms", "none"}:
-        raise SurgeryError(f"norm must be batch, instance, group, layer, rms or none, got {kind!r}")
-    function = activation if activation is not None else _activation_like(graph, after)
-    if not isinstance(getattr(nn, function, None), type):
-        raise SurgeryError(f"activation must be the name of a class in torch.nn, got {function!r}")
-    return BlockSpec(channels, width, spatial, kernel_size if spatial else 1, kind, groups, function), dtype
-
-
-def _spatial(graph: ChannelGraph, dims: list[Any]) -> int:
-    """Channels are the dimension that parameters share; dimension 1 of images, the last one of sequences."""
-    owned = {id(var) for spaces in graph.trace.spaces.values() for expr in spaces for var in atoms(expr)}
-    holds = [any(id(var) in owned for var in atoms(expr)) for expr in dims]
-    if len(dims) == 2:
-        return 0
-    if holds[-1] and not holds[1]:
-        return 0
-    if holds[1] and not holds[-1]:
-        return len(dims) - 2
-    return len(dims) - 2 if len(dims) >= 4 else 0
-
-
-def _norm_like(model: nn.Module, after: str, spatial: int) -> tuple[str, int]:
-    for module in _around(model, after):
-        for child in module.modules():
-            if isinstance(child, nn.modules.batchnorm._BatchNorm) and spatial:  # noqa: SLF001
-                return "batch", 1
-            if isinstance(child, nn.modules.instancenorm._InstanceNorm) and spatial:  # noqa: SLF001
-                return "instance", 1
-            if isinstance(child, nn.GroupNorm) and spatial:
-                return "group", child.num_groups
-            if isinstance(child, nn.LayerNorm) and not spatial:
-                return "layer", 1
-            if "RMSNorm" in type(child).__name__ and not spatial:
-                return "rms", 1
-    return "none", 1
-
-
-def _activation_like(graph: ChannelGraph, after: str) -> str:
-    for module in _around(graph.model, after):
-        for child in module.modules():
-            if isinstance(child, _ACTIVATIONS):
-                return next(kind.__name__ for kind in _ACTIVATIONS if isinstance(child, kind))
-    for name in reversed(graph.trace.activations):
-        found = _BY_NAME.get(name.rstrip("_"))
-        if found is not None and name not in {"sigmoid", "tanh"}:
-            return found.__name__
-    return "ReLU"

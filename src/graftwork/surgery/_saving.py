@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._block import graft
-from graftwork.surgery._deepen import BlockSpec
+from graftwork.surgery._specs import BlockSpec
 from graftwork.surgery._transaction import swap_data
 from graftwork.surgery._twin_copy import bare_copy
 
