@@ -13,7 +13,7 @@ from graftwork.experiments._init_scale import INIT_SCALE
 from graftwork.experiments._rank import RANK
 from graftwork.experiments._zero_init import ZERO_INIT
 
-__all__ = ["EXPERIMENTS", "Experiment", "run_experiment"]
+__all__ = ["BASE_NETWORK", "EXPERIMENTS", "INIT_SCALE", "RANK", "ZERO_INIT", "Experiment", "run_experiment"]
 
 EXPERIMENTS: Mapping[str, Experiment] = {e.name: e for e in (ZERO_INIT, INIT_SCALE, BASE_NETWORK, RANK)}
 """Experiments by the name that ``graftwork reproduce`` takes."""
