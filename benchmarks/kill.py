@@ -21,19 +21,8 @@ from pathlib import Path
 
 from graftwork.runs import machine
 
-OPTIONS = [
-    "--data",
-    "digits",
-    "--budget",
-    "0.00006PFLOP",
-    "--num-generations",
-    "3",
-    "--control",
-    "--threads",
-    "1",
-    "--precision",
-    "float32",
-]
+OPTIONS = ["--data", "digits", "--budget", "0.00015PFLOP", "--num-generations", "3", "--control"]
+OPTIONS += ["--threads", "1", "--precision", "float32"]
 COMMAND = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report"]
 
 
