@@ -1,0 +1,100 @@
+"""Screen the default recipe: one network alone, one seed, validation accuracy only (the test split stays shut).
+
+    python benchmarks/screen.py --data PATH-TO-CIFAR10 --budget 0.03PFLOP --json results/screen/screen.json
+    python benchmarks/screen.py --data PATH-TO-CIFAR10 --only base batch-125
+
+Variants that stand in the JSON file are not run again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from graftwork.config import Problem, SearchConfig, prepare
+from graftwork.evolution import search
+from graftwork.genome import Genome, Head, forward_flops, seed_genome
+from graftwork.runs import keep_memory, machine
+from graftwork.training import RECIPES, Recipe
+
+
+def muon(lr: float) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: recipe.replace(
+        rules={**recipe.rules, "filter": replace(recipe.rules["filter"], lr=lr)},
+    )
+
+
+def adam(lr: float) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: recipe.replace(
+        rules={role: replace(rule, lr=lr) if rule.optimizer == "adam" else rule for role, rule in recipe.rules.items()},
+    )
+
+
+def head(pooling: str, scale: float) -> Callable[[Genome], Genome]:
+    return lambda genome: genome.replace(head=Head("linear", hidden_features=0, pooling=pooling, scale=scale))
+
+
+RECIPE_VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "base": lambda recipe: recipe,
+    "batch-125": lambda recipe: recipe.replace(batch_size=125),
+    "batch-500": lambda recipe: recipe.replace(batch_size=500),
+    "muon-0.05": muon(0.05),
+    "muon-0.2": muon(0.2),
+    "adam-0.001": adam(0.001),
+    "adam-0.01": adam(0.01),
+    "twin-seed": lambda recipe: recipe.replace(initialisation="twin"),
+    "smoothing-0.1": lambda recipe: recipe.replace(label_smoothing=0.1),
+    "stable-decay": lambda recipe: recipe.replace(schedule="warmup-stable-decay", schedule_options={"decay": 0.4}),
+}
+GENOME_VARIANTS: dict[str, Callable[[Genome], Genome]] = {
+    "relu": lambda genome: genome.replace(activation="relu"),
+    "silu": lambda genome: genome.replace(activation="silu"),
+    "avg-pool-head": head("avg", 0.25),
+    "unscaled-head": head("max", 1.0),
+}
+
+
+def one(problem: Problem, config: SearchConfig, name: str) -> dict[str, object]:
+    recipe = RECIPE_VARIANTS.get(name, RECIPE_VARIANTS["base"])(config.recipe)
+    classes = len(problem.dataset.class_names)
+    genome = seed_genome(recipe.seed_genome, problem.input_shape, classes)
+    genome = GENOME_VARIANTS.get(name, lambda same: same)(genome)
+    setup = prepare(replace(config, recipe=recipe), problem=problem, seed_network=genome)
+    generation = list(search(setup.state, **setup.parts))[-1]
+    return {
+        "validation_accuracy": generation.accuracies[generation.best],
+        "mean_loss": generation.mean_loss,
+        "steps": generation.step,
+        "training_flops": generation.training_flops,
+        "flops": forward_flops(genome),
+        "precision": setup.precision.precision,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--budget", default="0.03PFLOP")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[*RECIPE_VARIANTS, *GENOME_VARIANTS])
+    parser.add_argument("--json", type=Path, default=Path("results/screen/screen.json"))
+    given = parser.parse_args()
+    keep_memory()
+    recipe = RECIPES["default"].replace(num_generations=0, population_size=1, num_survivors=1)
+    options = {"data": given.data, "seed": given.seed, "budget": given.budget, "threads": 1, "recipe": recipe}
+    config = SearchConfig.from_dict(options)
+    problem = Problem.load(config)
+    found = json.loads(given.json.read_text()) if given.json.is_file() else {"budget": given.budget, "variants": {}}
+    for name in given.only:
+        if name in found["variants"]:
+            continue
+        found["variants"][name] = one(problem, config, name)
+        print(name, found["variants"][name], flush=True)
+        found |= {"seed": given.seed, "machine": machine()}
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
