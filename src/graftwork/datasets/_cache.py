@@ -8,11 +8,12 @@ under a lock, so that two processes never see half a data set and a full disk le
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -24,6 +25,9 @@ from graftwork.errors import ResourceError
 __all__ = ["cache_folder", "cached", "source_key"]
 
 VERSION = 1
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -72,33 +76,37 @@ def cached(key: str, read: Callable[[], Raw], *, name: str, source: str, folder:
         folder: Of the cache; ``None``: `cache_folder`.
 
     Raises:
-        ResourceError: If the disk is full; nothing is left behind.
+        ResourceError: If the disk is full or the cache can't be written; nothing is left behind.
     """
     root = folder or cache_folder()
     target = root / key
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{key}.lock"):
-            if not (target / "manifest.json").is_file():
+            found = _open(target, name)
+            if found is None:
                 _fill(target, read(), source)
+                found = _open(target, name)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"no room to decode {source} into {root}: free some space, or name another folder in GRAFTWORK_CACHE"
-            ) from error
-        raise
-    return _open(target, name)
+        what = "no room" if error.errno in _NO_ROOM else f"not able ({error})"
+        raise ResourceError(
+            f"{what} to decode {source} into {root}: free some space, or name another folder in GRAFTWORK_CACHE"
+        ) from error
+    if found is None:
+        raise ResourceError(f"{target}: just written, but it can't be read back; is the disk failing?")
+    return found
 
 
 def _fill(target: Path, raw: Raw, source: str) -> None:
     arrays = _arrays(raw, source)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a process that was killed: we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
     try:
         aside.mkdir()
         for name, array in arrays.items():
             with (aside / f"{name}.npy").open("wb") as file:
-                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+                _write(file, array)
                 file.flush()
                 os.fsync(file.fileno())
         manifest = {
@@ -110,14 +118,32 @@ def _fill(target: Path, raw: Raw, source: str) -> None:
             json.dump(manifest, text)
             text.flush()
             os.fsync(text.fileno())
-        shutil.rmtree(target, ignore_errors=True)  # a folder without a manifest: somebody cleared it by hand
+        shutil.rmtree(target, ignore_errors=True)  # damaged, or cleared by hand
         aside.rename(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def _open(target: Path, name: str) -> ImageDataset:
+def _write(file: BinaryIO, array: Any) -> None:
+    """As ``np.save``, but through ``write``: numpy's own way to a file hides that the disk is full."""
+    np.lib.format.write_array_header_1_0(file, {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape})
+    for start in range(0, len(array), 4096):
+        file.write(np.ascontiguousarray(array[start : start + 4096]).tobytes())
+
+
+def _open(target: Path, name: str) -> ImageDataset | None:
+    """Map what is there; ``None`` where it is missing or damaged."""
+    try:
+        return _map(target, name)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, EOFError) as error:
+        _log.warning("%s is damaged (%s) and is decoded anew", target, error)
+        return None
+
+
+def _map(target: Path, name: str) -> ImageDataset:
     manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
 
     def load(part: str, mode: Any) -> Any:

@@ -1,6 +1,8 @@
 """From image files of any size and mode to arrays of one shape, by stated rules.
 
-* Channels: grey where every image is grey (modes 1, L, I;16, LA), else RGB. Transparency is laid over white.
+* A camera's orientation is applied; of an animation the first frame is taken.
+* Channels: grey where every image is grey (modes 1, L, LA, I, I;16, F), else RGB. Transparency is laid over white.
+* Depth: 16-bit grey is scaled from 0 … 65535, floats from 0 … 1; other values are an error.
 * Size: where all images have one size it is kept; otherwise, or with ``image_size``, each image is scaled so that its
   shorter side fits, and the middle is cut out. The size is ``image_size``, or else the median of the shorter sides,
   at most 64.
@@ -12,7 +14,7 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from graftwork.errors import DataError
 
@@ -23,7 +25,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 SMALLEST = 8
 LARGEST_BY_DEFAULT = 64
-_GREY = {"1", "L", "LA", "I;16", "I"}
+_GREY = {"1", "L", "LA", "La", "I", "F"}
+_DEEP = {"I", "F"}
+_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def open_image(source: Path | bytes, where: str) -> Image.Image:
@@ -33,9 +37,12 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
         DataError: If it can't be read; the message names ``where``.
     """
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in _DEEP or image.mode.startswith("I;16"):
+            image = _eight_bits(image)
+    except _UNREADABLE as error:
         raise DataError(
             f"{where}: can't be read as an image ({error}); mend or remove it, or use --skip-bad-images"
         ) from error
@@ -44,7 +51,7 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
 
 def is_grey(image: Image.Image) -> bool:
     """Whether an image has no colour by its mode."""
-    return image.mode in _GREY
+    return image.mode in _GREY or image.mode.startswith("I;16")
 
 
 def common_shape(
@@ -73,12 +80,16 @@ def common_shape(
     return height, width, 1 if grey else 3
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    top = 1 if image.mode == "F" else 65535
+    values = np.asarray(image, dtype=np.float64)
+    if not (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= top):
+        raise ValueError(f"expected values from 0 to {top}, got {values.min():g} to {values.max():g}")
+    return Image.fromarray((values / top * 255).round().astype(np.uint8))
+
+
 def _flat(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16B", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        image = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
         ground = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         image = Image.alpha_composite(ground, layered)
@@ -134,6 +145,7 @@ def decode(
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
     grey = True
+    ready: list[NDArray[np.uint8]] | None = []  # as they are, as long as all images so far are of one size and mode
     for index, (name, source) in enumerate(sources):
         try:
             image = open_image(source, name)
@@ -142,6 +154,12 @@ def decode(
                 raise
             skipped.append((name, str(error)))
             continue
+        plain = image.mode in ("L", "RGB") and "transparency" not in image.info
+        same = not kept or (image.size == sizes[0] and is_grey(image) == grey)
+        if ready is not None and plain and same:
+            ready.append(np.asarray(image))
+        else:
+            ready = None
         sizes.append(image.size)
         kept.append(index)
         grey = grey and is_grey(image)
@@ -149,6 +167,10 @@ def decode(
         raise DataError(f"{where}: not one of {len(sources)} images can be read")
     shape = common_shape(sizes, grey=grey, image_size=image_size, where=where)
     out = np.empty((len(kept), *shape), dtype=np.uint8)
+    if ready is not None and (shape[1], shape[0]) == sizes[0]:
+        for row, pixels in enumerate(ready):
+            out[row] = pixels.reshape(shape)
+        return out, kept, skipped
     for row, index in enumerate(kept):
         out[row] = fit(open_image(sources[index][1], sources[index][0]), shape)
     return out, kept, skipped

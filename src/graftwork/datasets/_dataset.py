@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 """int64 [N], from 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageDataset:
     """Images and labels, decoded; a given test split apart from the rest.
 

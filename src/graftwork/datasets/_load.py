@@ -1,13 +1,22 @@
 """load_dataset: what ``--data`` takes."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from graftwork.datasets._cache import cached, source_key
 from graftwork.datasets._convert import IMAGE_SUFFIXES
 from graftwork.datasets._dataset import ImageDataset
-from graftwork.datasets._sources import Raw, ReadOptions, is_cifar_folder, read_cifar, read_digits, read_folder
-from graftwork.datasets._tables import read_hub, read_parquet
+from graftwork.datasets._sources import (
+    Raw,
+    ReadOptions,
+    image_files,
+    is_cifar_folder,
+    read_cifar,
+    read_digits,
+    read_folder,
+)
+from graftwork.datasets._tables import open_hub, read_hub, read_parquet
 from graftwork.errors import DataError
 
 __all__ = ["load_dataset"]
@@ -49,12 +58,21 @@ def load_dataset(
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, str) and not path.suffix and not path.is_absolute() and source.count("/") <= 1:
-            raw = read_hub(source, options)
-            key = source_key([], (source, options))
-            return cached(f"hub-{key}", lambda: raw, name=source, source=source, folder=cache_dir)
+            state, splits = open_hub(source)
+            key = f"hub-{source_key([], (source, state, options))}"
+            read_named = partial(read_hub, source, splits, options)
+            return cached(key, read_named, name=source, source=source, folder=cache_dir)
         raise DataError(f"data: {source} is not there; expected digits, a folder, a file or a Hugging Face name")
     read, files = _reader(path, options)
-    return cached(source_key(files, options), read, name=path.name, source=str(path), folder=cache_dir)
+    key = source_key(files, options)
+
+    def read_unchanged() -> Raw:
+        raw = read()
+        if source_key(files, options) != key:
+            raise DataError(f"data: {path} changed while it was read; wait until it is complete and try again")
+        return raw
+
+    return cached(key, read_unchanged, name=path.name, source=str(path), folder=cache_dir)
 
 
 def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[Path]]:
@@ -70,7 +88,7 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
         return lambda: read_parquet(tables, options), tables
     if is_cifar_folder(path):
         return lambda: read_cifar(path, options), sorted(p for p in path.iterdir() if p.is_file())
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    files = image_files(path)
     if not files and not any(p.is_dir() for p in path.iterdir()):
         raise DataError(
             f"data: {path} holds neither parquet files, nor CIFAR batches, nor sub-folders of images "

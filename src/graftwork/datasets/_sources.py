@@ -1,20 +1,21 @@
 """Readers: one a kind of source. Each gives a `Raw` data set, not yet cached."""
 
-import io
-import pickle
 import tarfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from graftwork.datasets._convert import IMAGE_SUFFIXES, decode
+from graftwork.datasets._convert import IMAGE_SUFFIXES, common_shape, decode, fit
+from graftwork.datasets._unpickle import UnsafePickleError, read_arrays
 from graftwork.errors import DataError
 
-__all__ = ["Raw", "ReadOptions", "is_cifar_folder", "read_cifar", "read_digits", "read_folder"]
+__all__ = ["Raw", "ReadOptions", "image_files", "is_cifar_folder", "read_cifar", "read_digits", "read_folder"]
 
 
 @dataclass
@@ -60,36 +61,15 @@ def read_digits(options: ReadOptions) -> Raw:
 # CIFAR in its own format ---------------------------------------------------------------------------------------------
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Admits only what CIFAR's files need: plain containers, strings, numbers and numpy arrays. Nothing is executed."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up a type by name, from the list of allowed ones alone."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
-        if module.startswith("numpy") and name == "_reconstruct":
-            module = "numpy._core.multiarray"
-        return super().find_class(module, name)
+_MOST = 1 << 27
+"""Bytes: four times the largest batch of CIFAR-10; a member that claims more is none."""
 
 
-def _unpickle(stream: IO[bytes], where: str) -> dict[bytes, Any]:
+def _unpickle(data: bytes, where: str) -> dict[str, Any]:
     try:
-        data = _RestrictedUnpickler(stream, encoding="bytes").load()
-    except Exception as error:  # pickles fail in many ways
+        return read_arrays(data)
+    except (UnsafePickleError, ValueError) as error:
         raise DataError(f"{where}: not a CIFAR batch ({error}); nothing in it was executed") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: expected a CIFAR batch (a dictionary), got {type(data).__name__}")
-    return data
 
 
 def is_cifar_folder(path: Path) -> bool:
@@ -97,14 +77,14 @@ def is_cifar_folder(path: Path) -> bool:
     return (path / "data_batch_1").is_file() or ((path / "train").is_file() and (path / "meta").is_file())
 
 
-def _batch(data: dict[bytes, Any], where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    pixels = data.get(b"data")
-    labels = data.get(b"labels", data.get(b"fine_labels"))
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
-        found = getattr(pixels, "shape", type(pixels).__name__), getattr(pixels, "dtype", "")
-        raise DataError(f"{where}: expected 'data' as uint8 [N, 3072], got {found[0]} {found[1]}")
-    if not isinstance(labels, list) or len(labels) != len(pixels):
-        raise DataError(f"{where}: expected {len(pixels)} labels, got {len(labels) if labels is not None else 'none'}")
+def _batch(data: dict[str, Any], where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    pixels = data.get("data")
+    labels = data.get("labels", data.get("fine_labels"))
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072:
+        found = getattr(pixels, "shape", type(pixels).__name__)
+        raise DataError(f"{where}: expected 'data' as uint8 [N, 3072], got {found}")
+    if not isinstance(labels, list) or len(labels) != len(pixels) or any(type(n) is not int for n in labels):
+        raise DataError(f"{where}: expected 'labels' as a list of {len(pixels)} integers, one an image")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(labels, dtype=np.int64)
 
 
@@ -113,56 +93,84 @@ def read_cifar(path: Path, options: ReadOptions) -> Raw:
     files = dict(_cifar_members(path))
     if not files:
         raise DataError(f"{path}: holds no data_batch_1 … test_batch (nor train, test, meta); is it CIFAR for Python?")
-    train_names = sorted(name for name in files if name.startswith("data_batch_")) or ["train"]
-    test_name = "test_batch" if "test_batch" in files else "test"
-    missing = [name for name in (*train_names, test_name) if name not in files]
+    ten = any(name.startswith("data_batch_") for name in files)
+    train_names = [f"data_batch_{number}" for number in range(1, 6)] if ten else ["train"]
+    test_name, meta_name = ("test_batch", "batches.meta") if ten else ("test", "meta")
+    missing = [name for name in (*train_names, test_name, meta_name) if name not in files]
     if missing:
         raise DataError(f"{path}: {', '.join(missing)} missing; it holds {', '.join(sorted(files))}")
-    parts = [_batch(_unpickle(io.BytesIO(files[name]), f"{path}: {name}"), f"{path}: {name}") for name in train_names]
-    test = _batch(_unpickle(io.BytesIO(files[test_name]), f"{path}: {test_name}"), f"{path}: {test_name}")
-    meta_name = "batches.meta" if "batches.meta" in files else "meta"
-    labels = np.concatenate([part[1] for part in parts])
-    names: Iterable[bytes] = ()
-    if meta_name in files:
-        meta = _unpickle(io.BytesIO(files[meta_name]), f"{path}: {meta_name}")
-        names = meta.get(b"label_names", meta.get(b"fine_label_names", ()))
-    class_names = tuple(name.decode() for name in names) or tuple(str(i) for i in range(int(labels.max()) + 1))
-    return Raw(np.concatenate([part[0] for part in parts]), labels, class_names, test[0], test[1])
+    parts = [_batch(_unpickle(files[name], f"{path}: {name}"), f"{path}: {name}") for name in train_names]
+    test = _batch(_unpickle(files[test_name], f"{path}: {test_name}"), f"{path}: {test_name}")
+    images, test_images = np.concatenate([part[0] for part in parts]), test[0]
+    if options.image_size is not None:
+        shape = common_shape([(32, 32)], grey=False, image_size=options.image_size, where=str(path))
+        images, test_images = (
+            np.stack([fit(Image.fromarray(np.ascontiguousarray(image)), shape) for image in part])
+            for part in (images, test_images)
+        )
+    names = _names(_unpickle(files[meta_name], f"{path}: {meta_name}"), f"{path}: {meta_name}")
+    return Raw(images, np.concatenate([part[1] for part in parts]), names, test_images, test[1])
+
+
+def _names(meta: dict[str, Any], where: str) -> tuple[str, ...]:
+    found = meta.get("label_names", meta.get("fine_label_names"))
+    if not isinstance(found, list) or not all(isinstance(name, bytes | str) for name in found):
+        raise DataError(f"{where}: expected 'label_names', a list of class names, got {found!r}")
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found)
 
 
 def _cifar_members(path: Path) -> Iterable[tuple[str, bytes]]:
-    wanted = {"test_batch", "batches.meta", "train", "test", "meta", *(f"data_batch_{i}" for i in range(1, 10))}
+    wanted = {"test_batch", "batches.meta", "train", "test", "meta", *(f"data_batch_{i}" for i in range(1, 6))}
     if path.is_dir():
         for file in sorted(path.iterdir()):
-            if file.name in wanted:
+            if file.name in wanted and file.is_file():
                 yield file.name, file.read_bytes()
         return
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = Path(member.name).name
-                stream = archive.extractfile(member) if member.isfile() and name in wanted else None
-                if stream is not None:
-                    yield name, stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+                if not member.isfile() or name not in wanted:
+                    continue
+                if member.size > _MOST:
+                    raise DataError(f"{path}: {member.name} has {member.size} bytes, too many for a CIFAR batch")
+                stream = archive.extractfile(member)
+                yield name, b"" if stream is None else stream.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: the archive can't be read ({error}); it is damaged or cut off") from error
 
 
 # Folders of images ---------------------------------------------------------------------------------------------------
 
 _TRAIN_FOLDERS = ("train", "training")
-_TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
+_TEST_FOLDERS = ("test", "testing")
+_VALIDATION_FOLDERS = ("val", "valid", "validation")
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith((".", "_"))
 
 
 def _classes(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and _visible(p))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files anywhere below a folder, sorted; hidden files and what lies in hidden folders are passed over."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
 
 
 def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
     sources: list[tuple[str, Path | bytes]] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files = image_files(folder / name)
         if not files:
             raise DataError(
                 f"{folder / name}: the class has no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
@@ -172,12 +180,24 @@ def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | b
     return sources, labels
 
 
+def _parts(path: Path) -> tuple[list[Path], Path | None]:
+    """Folders to train on, and the test folder; validation images are for training where there is a test folder."""
+    named = {name.lower(): path / name for name in _classes(path)}
+    train, test, validation = (
+        next((named[word] for word in words if word in named), None)
+        for words in (_TRAIN_FOLDERS, _TEST_FOLDERS, _VALIDATION_FOLDERS)
+    )
+    if train is None:
+        return [path], None
+    if test is None:
+        return [train], validation
+    return [train] if validation is None else [train, validation], test
+
+
 def read_folder(path: Path, options: ReadOptions) -> Raw:
-    """A sub-folder a class; or ``train/`` and ``test/`` (or ``val/``) folders of such sub-folders."""
-    names = _classes(path)
-    train = next((path / name for name in names if name.lower() in _TRAIN_FOLDERS), None)
-    test = next((path / name for name in names if name.lower() in _TEST_FOLDERS), None) if train is not None else None
-    root = train or path
+    """A sub-folder a class; or ``train/`` and ``test/`` (else ``val/``) folders of such sub-folders."""
+    roots, test = _parts(path)
+    root = roots[0]
     classes = _classes(root)
     if len(classes) < 2:
         loose = sum(1 for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -186,7 +206,10 @@ def read_folder(path: Path, options: ReadOptions) -> Raw:
             + (f" and {loose} images beside them" if loose else "")
         )
     sources, labels = _listing(root, classes)
-    test_sources, test_labels = _test_listing(test, classes)
+    for more in roots[1:]:
+        more_sources, more_labels = _same_classes(more, classes)
+        sources, labels = sources + more_sources, labels + more_labels
+    test_sources, test_labels = ([], []) if test is None else _same_classes(test, classes)
     images, kept, skipped = decode(
         [*sources, *test_sources],
         image_size=options.image_size,
@@ -201,10 +224,8 @@ def read_folder(path: Path, options: ReadOptions) -> Raw:
     return raw
 
 
-def _test_listing(test: Path | None, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
-    if test is None:
-        return [], []
-    extra = sorted(set(_classes(test)).symmetric_difference(classes))
+def _same_classes(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
+    extra = sorted(set(_classes(folder)).symmetric_difference(classes))
     if extra:
-        raise DataError(f"{test}: its classes differ from those of the training folder: {', '.join(extra)}")
-    return _listing(test, classes)
+        raise DataError(f"{folder}: its classes differ from those of the training folder: {', '.join(extra)}")
+    return _listing(folder, classes)

@@ -11,7 +11,7 @@ from graftwork.errors import DataError
 __all__ = ["Splits", "describe", "split"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Splits:
     """Rows of a data set, each in exactly one split; all classes in every split.
 
@@ -35,9 +35,10 @@ class Splits:
 
 
 def _count(name: str, value: float, available: int, classes: int) -> int:
-    number = round(value * available) if 0 <= value < 1 else int(value)
-    if value < 0 or number > available:
+    share = 0 <= value < 1
+    if isinstance(value, bool) or not (share or (1 <= value <= available and value == int(value))):
         raise DataError(f"{name}: expected a share in [0, 1) or a number of images up to {available}, got {value!r}")
+    number = round(value * available) if share else int(value)
     return max(number, classes) if value else 0
 
 

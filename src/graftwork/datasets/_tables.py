@@ -1,6 +1,7 @@
 """Tables of images: parquet files and Hugging Face data sets."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from graftwork.datasets._convert import decode
 from graftwork.datasets._sources import Raw, ReadOptions
 from graftwork.errors import DataError
 
-__all__ = ["read_hub", "read_parquet"]
+__all__ = ["open_hub", "read_hub", "read_parquet"]
 
+_SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
 
 
 def read_parquet(files: list[Path], options: ReadOptions) -> Raw:
     """Parquet files in the Hugging Face schema: an image column of ``{bytes, path}`` (or bytes), and a label column.
 
-    Files whose name has ``test`` in it (else ``val``) are the test split, where others are left to train on.
+    Files with the word ``test`` (else ``val``, ``validation``) in their name, or in a folder of that name, are the test
+    split, where others are left to train on: ``test-00000-of-00001.parquet``, ``test/0000.parquet``, but not
+    ``latest.parquet``.
     """
     tables = {file: _open(file) for file in files}
     test = [file for file in files if _split_word(file) == "test"] or [f for f in files if _split_word(f) == "val"]
@@ -31,8 +35,11 @@ def read_parquet(files: list[Path], options: ReadOptions) -> Raw:
 
 
 def _split_word(path: Path) -> str:
-    stem = path.stem.lower()
-    return "test" if "test" in stem else "val" if "val" in stem else "train"
+    for words in (set(re.split(r"[^a-z]+", path.stem.lower())), {path.parent.name.lower()}):
+        for split, known in _SPLIT_WORDS.items():
+            if words & known:
+                return split
+    return "train"
 
 
 def _open(path: Path) -> pa.Table:
@@ -42,8 +49,15 @@ def _open(path: Path) -> pa.Table:
         raise DataError(f"{path}: can't be read as parquet ({error}); it is damaged or no parquet file") from error
 
 
-def read_hub(name: str, options: ReadOptions) -> Raw:
-    """A data set of the Hugging Face hub by name, through their library (extra ``graftwork[datasets]``)."""
+def open_hub(name: str) -> tuple[str, dict[str, Any]]:
+    """Find a data set of the Hugging Face hub by name, through their library (extra ``graftwork[datasets]``).
+
+    Returns:
+        What tells its content apart from other content, and its splits by name.
+
+    Raises:
+        DataError: If the library is not installed, or does not know the name.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -55,11 +69,22 @@ def read_hub(name: str, options: ReadOptions) -> Raw:
         found = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds: no network, no such data set, no splits
         raise DataError(f"data: {name!r} is no path here and can't be loaded by name either: {error}") from error
-    tables = {split: part.with_format("arrow")[:] for split, part in found.items()}
+    return " ".join(f"{split}:{part._fingerprint}" for split, part in found.items()), dict(found)  # noqa: SLF001
+
+
+def read_hub(name: str, splits: dict[str, Any], options: ReadOptions) -> Raw:
+    """Decode what `open_hub` found."""
+    tables = {split: _hub_table(part) for split, part in splits.items()}
     test = next((split for split in ("test", "validation", "valid") if split in tables and len(tables) > 1), None)
     train = [(f"{name}/{split}", table) for split, table in tables.items() if split == "train"]
     train = train or [(f"{name}/{split}", table) for split, table in tables.items() if split != test]
     return _read(train, [] if test is None else [(f"{name}/{test}", tables[test])], options)
+
+
+def _hub_table(part: Any) -> pa.Table:
+    """With the features, which say the names of the classes, in the metadata."""
+    table = part.with_format("arrow")[:]
+    return table.replace_schema_metadata(part.features.arrow_schema.metadata)
 
 
 def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], options: ReadOptions) -> Raw:
@@ -126,7 +151,11 @@ def _image_cells(table: pa.Table, column: str, where: str) -> list[tuple[str, Pa
     cells: list[tuple[str, Path | bytes]] = []
     for row, cell in enumerate(table.column(column).to_pylist()):
         data = cell.get("bytes") if isinstance(cell, dict) else cell
-        cells.append((f"{where}: row {row}", data if isinstance(data, bytes) else b""))
+        path = cell.get("path") if isinstance(cell, dict) else None
+        if data is None and isinstance(path, str) and path:
+            cells.append((f"{where}: row {row}", Path(where).parent / path))
+        else:
+            cells.append((f"{where}: row {row}", data if isinstance(data, bytes) else b""))
     return cells
 
 
@@ -152,4 +181,12 @@ def _class_names(table: pa.Table, column: str, labels: list[Any]) -> tuple[tuple
         features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[column]["names"]), numbers
     except (KeyError, ValueError, TypeError):
-        return tuple(str(number) for number in range(int(numbers.max(initial=-1)) + 1)), numbers
+        return _numbered(numbers)
+
+
+def _numbered(numbers: Any) -> tuple[tuple[str, ...], Any]:
+    """Numbers without names: those that occur, in order, are the classes (1 … 10 as well as 0 … 9)."""
+    occurring = np.unique(numbers)
+    if len(occurring) and occurring[0] < 0:  # as a rule "not labeled": let the check name the row
+        return tuple(str(number) for number in range(int(occurring[-1]) + 1)), numbers
+    return tuple(map(str, occurring.tolist())), np.searchsorted(occurring, numbers)

@@ -1,0 +1,124 @@
+"""Read the pickles of CIFAR-10 without executing any.
+
+A pickle is a program: it may import and call anything. The unpickler here knows five names, and gives for each of them
+a stand-in of its own that only keeps what it is called with; no function of numpy or of another module can be reached.
+"""
+
+import io
+import math
+import pickle
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["UnsafePickleError", "read_arrays"]
+
+
+class UnsafePickleError(Exception):
+    """A pickle that asks for more than CIFAR-10 needs; nothing of it was executed."""
+
+
+class _StandIn:
+    """Keeps its arguments and state, does nothing with them."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Array(_StandIn):
+    """For ``numpy.core.multiarray._reconstruct``."""
+
+
+class _Dtype(_StandIn):
+    """For ``numpy.dtype``."""
+
+
+class _NdArray(_StandIn):
+    """For the class ``numpy.ndarray``, which such pickles pass to ``_reconstruct``."""
+
+
+class _Latin1(_StandIn):
+    """For ``_codecs.encode``: bytes, as Python 3 writes them in old protocols."""
+
+
+_ADMITTED: dict[tuple[str, str], type[_StandIn]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _NdArray,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _Latin1,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Give a stand-in for an admitted name; everything else ends the reading."""
+        try:
+            return _ADMITTED[module_name, global_name]
+        except KeyError:
+            raise UnsafePickleError(
+                f"it asks for {module_name}.{global_name}, which a CIFAR-10 batch does not need; nothing was executed"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        """No persistent objects."""
+        raise UnsafePickleError(f"it asks for the persistent object {pid!r}; nothing was executed")
+
+
+def read_arrays(data: bytes) -> dict[str, Any]:
+    """Read one pickled dictionary of a CIFAR-10 batch.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        Keys as text; arrays as uint8 arrays, everything else as it stands.
+
+    Raises:
+        UnsafePickleError: If the pickle asks for anything that such a file does not need.
+        ValueError: If it is truncated, damaged, or holds something else.
+    """
+    try:
+        found = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except UnsafePickleError:
+        raise
+    except MemoryError as error:
+        raise ValueError("it claims to be larger than memory") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(f"damaged or truncated: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a dictionary, found a {type(found).__name__}")  # noqa: TRY004 - it is the file's fault
+    return {_text(key): _value(value) for key, value in found.items()}
+
+
+def _text(value: Any) -> str:
+    value = _value(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, _Latin1):
+        text, *encoding = value.args
+        if not isinstance(text, str) or encoding not in ([], ["latin1"], [b"latin1"]):
+            raise ValueError("bytes in an unexpected encoding")
+        return text.encode("latin1")
+    if isinstance(value, _Array):
+        return _array(value)
+    return [_value(item) for item in value] if isinstance(value, list) else value
+
+
+def _array(stub: _Array) -> npt.NDArray[np.uint8]:
+    try:
+        _, shape, dtype, fortran, data = stub.state
+        kind, data = _text(dtype.args[0]), _value(data)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError("a damaged array") from error
+    whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    if kind != "u1" or not isinstance(data, bytes) or not whole or len(data) != math.prod(shape):
+        raise ValueError(f"expected an array of bytes, found dtype {kind!r} and shape {shape!r}")
+    return cast("npt.NDArray[np.uint8]", np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C"))
