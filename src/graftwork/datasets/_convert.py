@@ -37,7 +37,7 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
         DataError: If it can't be read; the message names ``where``.
     """
     try:
-        image = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
+        image: Image.Image = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in _DEEP or image.mode.startswith("I;16"):
