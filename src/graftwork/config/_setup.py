@@ -67,7 +67,7 @@ class Problem:
             skip_bad_images=config.skip_bad_images,
         )
         splits = split(dataset, seed=config.seed, validation=config.validation, blend=config.blend, test=config.test)
-        mean, std = dataset.channel_mean(splits.train), dataset.channel_std(splits.train)
+        mean, std = dataset.channel_moments(splits.train)
         return cls(dataset, splits, InputTransform(tuple(map(float, mean)), tuple(max(float(s), 1e-3) for s in std)))
 
     @property

@@ -47,8 +47,12 @@ class ImageDataset:
         height, width, channels = self.images.shape[1:]
         return int(height), int(width), int(channels)
 
-    def _moments(self, rows: Labels | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sums over all pixels and their squares, scaled to [0, 1], in parts: a data set need not fit into memory."""
+    def channel_moments(self, rows: Labels | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each channel in one walk: float64 [C] each, of values scaled to [0, 1].
+
+        Args:
+            rows: ``None``: all. Read in parts: a data set need not fit into memory.
+        """
         chosen = np.arange(len(self.images)) if rows is None else np.sort(rows)
         total, squares, count = np.zeros(self.shape[2]), np.zeros(self.shape[2]), 0
         for start in range(0, len(chosen), 2048):
@@ -61,11 +65,11 @@ class ImageDataset:
 
     def channel_mean(self, rows: Labels | None = None) -> NDArray[np.float64]:
         """Mean of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
-        return self._moments(rows)[0]
+        return self.channel_moments(rows)[0]
 
     def channel_std(self, rows: Labels | None = None) -> NDArray[np.float64]:
         """Standard deviation of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
-        return self._moments(rows)[1]
+        return self.channel_moments(rows)[1]
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.shape))
