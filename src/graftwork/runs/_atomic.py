@@ -82,9 +82,9 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         if path.exists():  # the same step again, after a resume
             shutil.rmtree(path)
         aside.rename(path)
-    except OSError as error:
+    except BaseException as error:  # `fill` raises ResourceError of its own where a file in the folder does not fit
         shutil.rmtree(aside, ignore_errors=True)
-        if error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise _full(path, error) from error
         raise
     sync_folder(path.parent)

@@ -1,0 +1,114 @@
+"""Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graftwork.evolution import Generation, Plan, SearchState, search
+from graftwork.genome import Genome, seed_genome, training_flops
+from graftwork.member import Member
+from graftwork.mutation import R2RMutation
+from graftwork.population import Population
+from graftwork.training import Evaluation
+
+SEED = seed_genome("poster", (1, 8, 8), 3)
+STEP = training_flops(SEED, 2)
+
+
+class Trainer:
+    """Moves nothing; the loss is the number of the step."""
+
+    batch_size = 2
+
+    def __init__(self) -> None:
+        self.progress: list[float] = []
+        self.trained: list[Genome] = []
+
+    def sync(self) -> None:
+        """There is no optimizer."""
+
+    def step(self, member: Member, number: int, progress: float) -> float:
+        self.progress.append(progress)
+        self.trained.append(member.genome)
+        return float(number)
+
+
+class Scorer:
+    """Every scoring costs as much as one step of the seed; members are right on ever fewer examples."""
+
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        predicted = np.array([[0] * (8 - i) + [1] * i for i in range(len(members))], dtype=np.int64)
+        return Evaluation(predicted, np.zeros(predicted.shape, np.float32), np.zeros(8, np.int64))
+
+    def flops(self, genomes: Sequence[Genome]) -> int:
+        return STEP
+
+
+class LastFirst:
+    """Chooses the youngest member first."""
+
+    def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator) -> list[int]:
+        return list(range(len(correct)))[::-1][:count]
+
+
+def run(plan: Plan, **options: Any) -> tuple[SearchState, Trainer, list[Generation]]:
+    population = Population()
+    population.add_seed(SEED, generator=torch.Generator().manual_seed(0))
+    state, trainer = SearchState(population, np.random.default_rng(0)), Trainer()
+    parts: dict[str, Any] = {"selector": LastFirst(), "mutate": R2RMutation(), "num_survivors": 2}
+    parts |= {"trainer": trainer, "scorer": Scorer(), "plan": plan, "population_size": 4}
+    return state, trainer, list(search(state, **{**parts, **options}))
+
+
+def test_survivors_stand_in_the_order_of_the_selectors_choice() -> None:
+    _, _, rounds = run(Plan(2, 2, 2))
+    assert [len(r.members) for r in rounds] == [1, 4, 4]
+    assert rounds[1].survivors == ("m3", "m2")
+    assert rounds[2].members == ("m2", "m3", "m4", "m5")
+    assert rounds[2].survivors == ("m5", "m4")
+
+
+def test_progress_rises_evenly_over_the_whole_search_not_over_a_round() -> None:
+    _, trainer, _ = run(Plan(2, 6, 2))
+    assert trainer.progress == pytest.approx(np.arange(10) / 10)
+
+
+def test_progress_of_a_plan_in_flops_rises_to_nearly_one() -> None:
+    _, trainer, _ = run(Plan(2, flops=200 * STEP), mutate=R2RMutation(max_parameters=1))
+    assert trainer.progress[0] == 0
+    assert all(a < b for a, b in zip(trainer.progress, trainer.progress[1:], strict=False))
+    assert 0.97 < trainer.progress[-1] <= 1
+
+
+def test_no_round_spends_more_than_its_share_scoring_included() -> None:
+    for flops in range(40 * STEP, 42 * STEP, STEP // 3):
+        plan = Plan(3, flops=flops)
+        _, _, rounds = run(plan)
+        for r in rounds:
+            assert r.training_flops + r.scoring_flops <= plan.flops_until(r.number)
+        assert rounds[0].step == int(plan.flops_until(0) / STEP) - 1  # all that fits is used
+
+
+def test_every_member_is_drawn_about_equally_often() -> None:
+    _, trainer, _ = run(Plan(1, 1, 400))
+    counts = [trainer.trained[1:].count(genome) for genome in set(trainer.trained[1:])]
+    assert len(counts) == 4
+    assert min(counts) > 60
+
+
+def test_a_round_tells_its_own_loss_births_and_best_member() -> None:
+    _, _, rounds = run(Plan(2, 4, 2))
+    assert [r.mean_loss for r in rounds] == [1.5, 4.5, 6.5]
+    assert [[b.id for b in r.births] for r in rounds] == [["m0"], ["m1", "m2", "m3"], ["m4", "m5"]]
+    assert [r.best for r in rounds] == [r.members[0] for r in rounds]
+    assert rounds[1].accuracies == {f"m{i}": (8 - i) / 8 for i in range(4)}
+    assert [r.last for r in rounds] == [False, False, True]
+
+
+def test_after_the_last_round_only_the_survivors_are_left() -> None:
+    state, _, rounds = run(Plan(1, 1, 1))
+    assert set(state.population.members) == set(rounds[-1].survivors)
+    assert set(state.population.bank) == {i for genome in state.population.genomes for i in genome.ids}
