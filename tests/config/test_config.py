@@ -36,7 +36,9 @@ def test_budgets_are_read_in_every_unit(text: str, kind: str, amount: float) -> 
     assert (budget.kind, budget.amount) == (kind, pytest.approx(amount))
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "soon", "-5m", "0steps", "0.0PFLOP", "5 d", "10m 5s", "1e5", "nans"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "m", "soon", "-5m", "0steps", "0.0PFLOP", "5 d", "10m 5s", "1e5", "nans", "10ms"]
+)
 def test_what_is_no_budget_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ConfigError, match="budget: expected a time"):
         parse_budget(text)

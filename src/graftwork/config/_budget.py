@@ -42,7 +42,7 @@ def parse_budget(text: str) -> Budget:
         ConfigError: If it is none of these, or not greater than 0.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", text.strip().lower())
-    unit = match[2].removesuffix("s") if match and match[2] not in ("s", "steps") else match[2] if match else ""
+    unit = match[2].removesuffix("s") if match and match[2].endswith("flops") else match[2] if match else ""
     if not match or unit not in _UNITS or float(match[1]) <= 0:
         raise ConfigError(
             f"budget: expected a time (10m, 90s, 1.5h), FLOPs (0.05PFLOP, 200TFLOP) or steps (20000steps), got {text!r}"
