@@ -186,7 +186,7 @@ DEFAULT = Recipe(
     num_calibration=2000,
     initialisation="random",
 )
-"""Chosen by screening one seed on validation (``benchmarks/screen.py`` repeats it): Muon on the filters, Adam on the rest,
+"""Chosen by screening one seed on validation (``benchmarks/screen.py`` repeats it): Muon on filters, Adam on the rest,
 label smoothing, flips and shifts (Jordan 2024), a rate that falls over the whole search, and new blocks a quarter as
 wide as their layer."""
 
