@@ -16,7 +16,7 @@ from graftwork.config import Problem, SearchConfig, prepare
 from graftwork.evolution import search
 from graftwork.genome import Genome, Head, forward_flops, seed_genome
 from graftwork.runs import keep_memory, machine
-from graftwork.training import RECIPES, Recipe
+from graftwork.training import RECIPES, Recipe, Rule
 
 
 def muon(lr: float) -> Callable[[Recipe], Recipe]:
@@ -35,16 +35,29 @@ def head(pooling: str, scale: float) -> Callable[[Genome], Genome]:
     return lambda genome: genome.replace(head=Head("linear", hidden_features=0, pooling=pooling, scale=scale))
 
 
+def mixing(rule: Rule) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: recipe.replace(rules={**recipe.rules, "mixing": rule})
+
+
+def earlier(recipe: Recipe) -> Recipe:
+    """The values before this screening: Adam at 0.003 on all but filters, smoothing 0.2."""
+    slow = adam(0.003)(mixing(Rule("adam", 0.003, betas=(0.9, 0.99)))(recipe))
+    return slow.replace(label_smoothing=0.2)
+
+
 RECIPE_VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "base": lambda recipe: recipe,
     "batch-125": lambda recipe: recipe.replace(batch_size=125),
     "batch-500": lambda recipe: recipe.replace(batch_size=500),
     "muon-0.05": muon(0.05),
     "muon-0.2": muon(0.2),
-    "adam-0.001": adam(0.001),
-    "adam-0.01": adam(0.01),
+    "before": earlier,
+    "adam-0.003": adam(0.003),
+    "adam-0.03": adam(0.03),
+    "mixing-adam-0.01": mixing(Rule("adam", 0.01, betas=(0.9, 0.99))),
+    "mixing-muon-0.1": mixing(Rule("muon", 0.1, momentum=0.6, num_iterations=3)),
     "twin-seed": lambda recipe: recipe.replace(initialisation="twin"),
-    "smoothing-0.1": lambda recipe: recipe.replace(label_smoothing=0.1),
+    "smoothing-0.2": lambda recipe: recipe.replace(label_smoothing=0.2),
     "stable-decay": lambda recipe: recipe.replace(schedule="warmup-stable-decay", schedule_options={"decay": 0.4}),
 }
 GENOME_VARIANTS: dict[str, Callable[[Genome], Genome]] = {

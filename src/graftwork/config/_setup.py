@@ -28,6 +28,7 @@ from graftwork.training import (
     Trainer,
     calibrate_speed,
     measure_precision,
+    take_images,
 )
 
 __all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
@@ -78,7 +79,7 @@ class Problem:
 
     def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
         """uint8 [n, H, W, C] of some rows, in memory."""
-        return torch.from_numpy(np.ascontiguousarray(self.dataset.images[rows]))
+        return take_images(self.dataset.images, torch.from_numpy(rows))
 
     def labels(self, rows: np.ndarray[Any, Any]) -> Tensor:
         """int64 [n] of some rows."""
