@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from graftwork.combination import METHODS, combine, load_ensemble, members_of
-from graftwork.config import SearchConfig
+from graftwork.combination import METHODS, StoredPredictions, combine, load_ensemble, members_of, run_members
+from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError, RunError
 from graftwork.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import RunFolder, load_member
@@ -57,6 +57,13 @@ def test_a_loaded_ensemble_gives_the_bits_of_its_members_run_alone(run: RunFolde
     assert torch.allclose(ensemble(transform(images)).exp().sum(1), torch.ones(7))
     rows = [ensemble(transform(images[i : i + 1])) for i in range(7)]
     torch.testing.assert_close(torch.cat(rows), ensemble(transform(images)), rtol=1e-4, atol=1e-5)
+
+
+def test_running_stored_members_gives_the_bits_that_the_run_stored(run: RunFolder) -> None:
+    names = members_of(run, "survivors")
+    stored = StoredPredictions.load(run, "blend", names)
+    problem = Problem.load(SearchConfig.load(run.path / "config.toml"))
+    assert torch.equal(run_members(run, names, problem.images(problem.splits.blend)), stored.outputs)
 
 
 def test_wrong_members_and_methods_are_named(run: RunFolder) -> None:

@@ -5,6 +5,7 @@ Nothing is run and no split is opened here: a run stores the logits of its final
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,20 @@ from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_comb
 from graftwork.errors import RunError
 from graftwork.execution import InputTransform, shared_flops, walk
 from graftwork.genome import Genome, parameters_per_entry
+from graftwork.member import Member
 from graftwork.metrics import expected_calibration_error, negative_log_likelihood
 from graftwork.runs import RunFolder, load_member
+from graftwork.training import Precision, in_precision
 
-__all__ = ["METHODS", "StoredPredictions", "combine", "load_ensemble", "members_of"]
+__all__ = [
+    "METHODS",
+    "StoredPredictions",
+    "combine",
+    "load_ensemble",
+    "members_of",
+    "prediction_scores",
+    "run_members",
+]
 
 METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),
@@ -62,7 +73,8 @@ def _unique_parameters(genomes: Sequence[Genome]) -> int:
     return sum(entries.values())
 
 
-def _score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, expected calibration error and negative log-likelihood of [example, class] with labels [example]."""
     probabilities = log_probabilities.double().exp().numpy()
     return {
         "accuracy": int((log_probabilities.argmax(1) == labels).sum()) / len(labels),
@@ -103,13 +115,13 @@ def combine(
             said = {"validation": combiner(validation.outputs), "test": combiner(test.outputs)}
         for split, log_probabilities in said.items():
             stored[split][f"ensemble/{name}"] = log_probabilities
-        scores = _score(said["test"], test.labels)
+        scores = prediction_scores(said["test"], test.labels)
         extra = sum(parameter.numel() for parameter in combiner.state_dict().values())
         rows.append(
             {
                 "method": name,
                 "test_accuracy": scores["accuracy"],
-                "validation_accuracy": _score(said["validation"], validation.labels)["accuracy"],
+                "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
                 "ece": scores["ece"],
                 "nll": scores["nll"],
                 "parameters": _unique_parameters(genomes) + extra,
@@ -144,12 +156,34 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
     combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
     loaded = [load_member(run, member) for member in data["members"]]
     members = [entry[0] for entry in loaded]
+    return Ensemble(members, combiner, run_all=partial(_run_all, members)), loaded[0][1], loaded[0][2]
 
-    def run_all(images: Tensor) -> Tensor:
-        outputs = dict(walk(members, images, "evaluate"))
-        return torch.stack([outputs[index] for index in range(len(members))], dim=1)
 
-    return Ensemble(members, combiner, run_all=run_all), loaded[0][1], loaded[0][2]
+def _run_all(members: Sequence[Member], images: Tensor) -> Tensor:
+    """Outputs [B, K, classes] of normalised images, shared prefixes run once."""
+    outputs = dict(walk(members, images, "evaluate"))
+    return torch.stack([outputs[index] for index in range(len(members))], dim=1)
+
+
+@torch.no_grad()
+def run_members(run: RunFolder, names: Sequence[str], images: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Run stored members on images, in the precision of the run and in batches as scoring makes them.
+
+    Args:
+        run: A finished run.
+        names: Ids of members.
+        images: uint8 [N, H, W, C].
+        batch_size: Images in one pass; part of the result's bits.
+
+    Returns:
+        Logits, float32 [N, K, classes]; on images that the run has scored, those that it stored.
+    """
+    loaded = [load_member(run, name) for name in names]
+    members, transform = [entry[0] for entry in loaded], loaded[0][1]
+    precision: Precision = run.read_json("provenance.json")["precision"]["precision"]
+    with in_precision(precision, torch.device("cpu")):
+        parts = [_run_all(members, transform(part)).float() for part in torch.split(images, batch_size)]
+    return torch.cat(parts)
 
 
 def members_of(run: RunFolder, wanted: str) -> list[str]:

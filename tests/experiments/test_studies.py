@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from graftwork.combination import run_members
 from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError
 from graftwork.experiments import COEVOLUTION, NEUROEVOLUTION, run_study
@@ -114,6 +115,26 @@ def test_the_deep_ensemble_is_the_mean_of_its_networks_probabilities(folder: Pat
     expected = float((total.argmax(1) == labels).double().mean())
     row = json.loads((folder / "results" / "seed-0.json").read_text())
     assert row["arms"]["deep ensemble"]["mean"]["test_accuracy"] == pytest.approx(expected)
+
+
+def test_stackers_fitted_on_training_data_stand_beside_those_fitted_on_blend(folder: Path) -> None:
+    run = folder / "runs" / "s0-coevolution"
+    found, result = json.loads((run / "leak.json").read_text()), json.loads((run / "result.json").read_text())
+    problem = Problem.load(config_of(run))
+    assert found["num_examples"] == len(problem.splits.blend)
+    assert set(problem.splits.order[-found["num_examples"] :]) <= set(problem.splits.train)
+    rows = problem.splits.order[-found["num_examples"] :]
+    outputs = run_members(RunFolder.open(run), [row["id"] for row in result["survivors"]], problem.images(rows))
+    right = outputs.argmax(2) == problem.labels(rows)[:, None]
+    assert found["members"]["training"] == pytest.approx(float(right.double().mean()))
+    by_blend = {row["method"]: row["test_accuracy"] for row in found["rows"] if row["fitted_on"] == "blend"}
+    at_the_end = {row["method"]: row["test_accuracy"] for row in result["ensemble"]}
+    assert by_blend == {name: at_the_end[name] for name in ("stacked", "grafted")}
+    row = json.loads((folder / "results" / "seed-0.json").read_text())
+    leaked = row["arms"]["coevolution, stackers fitted on training data (leak)"]
+    assert set(leaked) == {"stacked", "grafted"}
+    assert "stacked: fitted on blend − fitted on training data" in row["differences"]
+    assert len(result["test_openings"]) == 1
 
 
 def test_a_difference_is_paired() -> None:

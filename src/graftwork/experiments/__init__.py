@@ -5,6 +5,8 @@ zero-initialised network), ``init-scale`` (scale-matched against He initialisati
 0.70) and ``rank`` (Kendall's τ of scores on shared weights and stand-alone training); `run_experiment` runs one. The
 arms of a `Study` are whole runs: ``neuroevolution`` (the poster's table) and ``coevolution`` (three selections and two
 controls at equal FLOPs); `run_study` runs one.
+
+`leak_test` fits stackers of any finished run on its members' own training data, beside those fitted on the blend split.
 """
 
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from graftwork.experiments._base_network import BASE_NETWORK
 from graftwork.experiments._coevolution import COEVOLUTION
 from graftwork.experiments._common import Experiment, run_experiment
 from graftwork.experiments._init_scale import INIT_SCALE
+from graftwork.experiments._leak import leak_test
 from graftwork.experiments._neuroevolution import NEUROEVOLUTION
 from graftwork.experiments._rank import RANK
 from graftwork.experiments._study import Study, run_study
@@ -28,6 +31,7 @@ __all__ = [
     "ZERO_INIT",
     "Experiment",
     "Study",
+    "leak_test",
     "run_experiment",
     "run_study",
 ]

@@ -10,6 +10,7 @@ from graftwork.experiments._arms_table import bars_of_arms, differences_table, s
 from graftwork.experiments._common import Row
 from graftwork.experiments._entries import BEST, CHOSEN, Entry, deep_ensemble_entries, difference, search_entries
 from graftwork.experiments._entries import seed_network as seed_network_entries
+from graftwork.experiments._leak import leak_test
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
 
@@ -17,6 +18,7 @@ __all__ = ["COEVOLUTION"]
 
 SELECTIONS = ("coevolution", "greedy", "random")
 ALONE, DEEP, SEED = "largest survivor's genome alone", "deep ensemble", "seed network alone"
+LEAK = "coevolution, stackers fitted on training data (leak)"
 
 
 def _num_networks(case: Case) -> int:
@@ -40,6 +42,7 @@ def tasks(case: Case) -> list[Task]:
         path = case.path(selection)
         found.append(Task(path.name, make_run, (path, {**options, **own})))
     first, source = found[0].name, case.path(SELECTIONS[0])
+    found.append(Task(f"{first}-leak", leak_test, (source,), (first,)))
     alone = case.path("alone")
     found.append(Task(alone.name, make_control, (alone, case.options, source, 1), (first,)))
     networks = _networks(case)
@@ -61,10 +64,14 @@ def row(case: Case) -> Row:
     control = seed_network_entries(case.path(SELECTIONS[0]))
     if control:
         arms[SEED] = control
+    leak = leak_test(case.path(SELECTIONS[0]))  # has been made by a task, and is only read here
+    leaked = {row["method"]: row for row in leak["rows"] if row["fitted_on"] == "training"}
     return {
-        "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()},
+        "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()}
+        | {LEAK: leaked},
         "diversity": diversity,
-        "differences": _differences(arms),
+        "differences": _differences(arms) | leak["differences"],
+        "leak": leak,
     }
 
 
