@@ -24,6 +24,7 @@ __all__ = [
     "METHODS",
     "StoredPredictions",
     "combine",
+    "ensemble_costs",
     "load_ensemble",
     "members_of",
     "prediction_scores",
@@ -67,10 +68,11 @@ class StoredPredictions:
         return cls(torch.stack([tensors[name] for name in members], dim=1), tensors["labels"])
 
 
-def _unique_parameters(genomes: Sequence[Genome]) -> int:
-    """Parameters of all members together, shared blocks once: what the ensemble has to keep."""
+def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
+    """Parameters that an ensemble has to keep, shared blocks once; FLOPs for one image, shared prefixes once."""
     entries = {block_id: count for genome in genomes for block_id, count in parameters_per_entry(genome).items()}
-    return sum(entries.values())
+    extra = sum(tensor.numel() for tensor in combiner.state_dict().values())
+    return sum(entries.values()) + extra, shared_flops(genomes) + 2 * extra
 
 
 def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
@@ -116,7 +118,7 @@ def combine(
         for split, log_probabilities in said.items():
             stored[split][f"ensemble/{name}"] = log_probabilities
         scores = prediction_scores(said["test"], test.labels)
-        extra = sum(parameter.numel() for parameter in combiner.state_dict().values())
+        parameters, flops = ensemble_costs(genomes, combiner)
         rows.append(
             {
                 "method": name,
@@ -124,8 +126,8 @@ def combine(
                 "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
                 "ece": scores["ece"],
                 "nll": scores["nll"],
-                "parameters": _unique_parameters(genomes) + extra,
-                "flops": shared_flops(genomes) + 2 * extra,
+                "parameters": parameters,
+                "flops": flops,
                 "num_members": len(members),
                 "members": list(members),
             }

@@ -6,7 +6,8 @@ zero-initialised network), ``init-scale`` (scale-matched against He initialisati
 arms of a `Study` are whole runs: ``neuroevolution`` (the poster's table) and ``coevolution`` (three selections and two
 controls at equal FLOPs); `run_study` runs one.
 
-`leak_test` fits stackers of any finished run on its members' own training data, beside those fitted on the blend split.
+`leak_test` fits stackers of any finished run on its members' own training data, beside those fitted on the blend split;
+`distil` trains one network on with the soft labels of a run's ensemble, beside the same FLOPs without them.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from graftwork.experiments._base_network import BASE_NETWORK
 from graftwork.experiments._coevolution import COEVOLUTION
 from graftwork.experiments._common import Experiment, run_experiment
+from graftwork.experiments._distil import distil
 from graftwork.experiments._init_scale import INIT_SCALE
 from graftwork.experiments._leak import leak_test
 from graftwork.experiments._neuroevolution import NEUROEVOLUTION
@@ -31,6 +33,7 @@ __all__ = [
     "ZERO_INIT",
     "Experiment",
     "Study",
+    "distil",
     "leak_test",
     "run_experiment",
     "run_study",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError
 from graftwork.experiments._common import Row
 from graftwork.experiments._tasks import Task, run_tasks
@@ -102,11 +103,12 @@ def run_study(
     shared = {"data": data, "recipe": study.recipe, **options}
     cases = [Case(seed, runs, {**shared, "seed": seed, "split_seed": seed}, size) for seed in seeds]
     settings = {"data": Path(data).name, study.measure: size, "options": {**shared, "data": Path(data).name}}
-    out.mkdir(parents=True, exist_ok=True)
-    runs.mkdir(parents=True, exist_ok=True)
+    Problem.load(SearchConfig.from_dict({**cases[0].options, "budget": size if study.measure == "budget" else None}))
     rows = {case.seed: _stored(out, case, settings) for case in cases}
     todo = {case.seed: study.tasks(case) for case in cases if rows[case.seed] is None}
     tasks = [task for part in todo.values() for task in part]
+    out.mkdir(parents=True, exist_ok=True)  # after everything that may be wrong
+    runs.mkdir(parents=True, exist_ok=True)
     note(f"{study.name}: {len(todo)} of {len(cases)} seeds to run, {len(tasks)} tasks, {jobs} at a time")
     for number, name in enumerate(run_tasks(tasks, jobs=jobs), start=1):
         note(f"  {name} is done ({number} of {len(tasks)})")

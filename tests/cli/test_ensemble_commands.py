@@ -1,0 +1,76 @@
+"""Commands on a finished run: ensembles, the leak test, distillation; and what they refuse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_cli import QUICK, call
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert call("search", *QUICK, "--out", str(path), "--quiet", "--no-report") == 0
+    return path
+
+
+def test_the_leak_test_tells_both_fits_and_their_difference(run: Path, capsys: Any) -> None:
+    assert call("ensemble", str(run), "--leak-test") == 0
+    said = capsys.readouterr().out
+    for words in ("blend", "training", "stacked: fitted on blend − fitted on training data"):
+        assert words in said
+    assert call("ensemble", str(run), "--leak-test", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((run / "leak.json").read_text())
+    assert call("ensemble", str(run), "--leak-test", "--method", "mean") == 2
+
+
+def test_distil_tells_before_and_both_arms_and_its_networks_predict(run: Path, capsys: Any) -> None:
+    assert call("distil", str(run), "--budget", "1GFLOP") == 0
+    said = capsys.readouterr().out
+    best = json.loads((run / "result.json").read_text())["best"]["id"]
+    assert [line.split()[0] for line in said.splitlines()] == [best, f"{best}-distilled", f"{best}-longer", "distilled"]
+    assert call("export", str(run), "--member", f"{best}-distilled") == 0
+    capsys.readouterr()
+    assert call("distil", str(run), "--budget", "1GFLOP", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["student"] == best
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["distil", "--budget", "1steps"], "FLOPs"),
+        (["distil", "--genome", "m99"], "m99"),
+        (["distil", "--ensemble", "voodoo"], "voodoo"),
+        (["ensemble", "--method", "voodoo"], "voodoo"),
+        (["ensemble", "--leak-test", "--members", "best:1"], "leave out"),
+    ],
+)
+def test_what_a_run_can_not_give_is_one_clear_message(run: Path, arguments: list[str], words: str, capsys: Any) -> None:
+    assert call(arguments[0], str(run), *arguments[1:]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["neuroevolution", "--budget", "1PFLOP"], "--scale"),
+        (["coevolution", "--scale", "0.5"], "--budget"),
+        (["coevolution", "--budget", "soon"], "soon"),
+        (["zero-init", "--jobs", "2"], "--jobs"),
+        (["coevolution", "--config", "missing.toml"], "missing.toml"),
+        (["coevolution", "--data", "missing/x"], "missing"),
+    ],
+)
+def test_reproduce_refuses_sizes_that_it_does_not_take(
+    arguments: list[str], words: str, capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("reproduce", *arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
