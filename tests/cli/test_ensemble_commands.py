@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli.test_cli import QUICK, call
 
@@ -26,6 +28,16 @@ def test_the_leak_test_tells_both_fits_and_their_difference(run: Path, capsys: A
     assert call("ensemble", str(run), "--leak-test", "--method", "mean") == 2
 
 
+def test_penultimate_features_make_ensembles_that_predict(run: Path, tmp_path: Path, capsys: Any) -> None:
+    assert call("ensemble", str(run), "--features", "penultimate") == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()] == ["stacked-penultimate", "stacked-calibrated-penultimate"]
+    image = tmp_path / "seven.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(image)
+    assert call("predict", str(run), str(image), "--ensemble", "stacked-penultimate", "--json") == 0
+    assert 0 < json.loads(capsys.readouterr().out)["probability"] <= 1
+
+
 def test_distil_tells_before_and_both_arms_and_its_networks_predict(run: Path, capsys: Any) -> None:
     assert call("distil", str(run), "--budget", "1GFLOP") == 0
     said = capsys.readouterr().out
@@ -45,6 +57,8 @@ def test_distil_tells_before_and_both_arms_and_its_networks_predict(run: Path, c
         (["distil", "--ensemble", "voodoo"], "voodoo"),
         (["ensemble", "--method", "voodoo"], "voodoo"),
         (["ensemble", "--leak-test", "--members", "best:1"], "leave out"),
+        (["ensemble", "--features", "pixels"], "pixels"),
+        (["ensemble", "--features", "penultimate", "--method", "mean"], "stacked"),
     ],
 )
 def test_what_a_run_can_not_give_is_one_clear_message(run: Path, arguments: list[str], words: str, capsys: Any) -> None:

@@ -18,6 +18,10 @@ def ensemble(
         list[str] | None,
         typer.Option(help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. [default: all]"),
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(help="What is stacked: logits, or penultimate (opens the test split once more; needs the data)."),
+    ] = "logits",
     seed: Annotated[int, typer.Option(help="Of the stacker.")] = 0,
     leak: Annotated[
         bool,
@@ -26,7 +30,7 @@ def ensemble(
     as_json: options.Json = False,
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
-    from graftwork.combination import METHODS, combine, members_of
+    from graftwork.combination import METHODS, PENULTIMATE_METHODS, combine, members_of
     from graftwork.runs import RunFolder
 
     folder = RunFolder.open(run)
@@ -38,13 +42,22 @@ def ensemble(
     unknown = [name for name in method or () if name not in METHODS]
     if unknown:
         raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {unknown[0]!r}")
-    rows = combine(folder, members_of(folder, members), methods=method or tuple(METHODS), seed=seed)
+    if features not in ("logits", "penultimate"):
+        raise ConfigError(f"features: expected logits or penultimate, got {features!r}")
+    known = tuple(METHODS) if features == "logits" else PENULTIMATE_METHODS
+    rows = combine(
+        folder,
+        members_of(folder, members),
+        methods=method or known,
+        seed=seed,
+        features=features,  # type: ignore[arg-type]
+    )
     for row in rows:
         if as_json:
             emit(row)
         else:
             typer.echo(
-                f"{row['method']:<20} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
+                f"{row['method']:<30} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
                 f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
             )
 

@@ -6,20 +6,29 @@ what networks read.
 """
 
 from graftwork.execution._input import InputTransform
-from graftwork.execution._layer import cancelled_scale, pool_features, run_head, run_item, run_stem
+from graftwork.execution._layer import (
+    cancelled_scale,
+    penultimate_features,
+    pool_features,
+    run_head,
+    run_item,
+    run_stem,
+)
 from graftwork.execution._ops import EPSILON, Form, Mode, Settings, Statistics, Weights
-from graftwork.execution._walk import Runnable, shared_flops, walk
+from graftwork.execution._walk import Output, Runnable, shared_flops, walk
 
 __all__ = [
     "EPSILON",
     "Form",
     "InputTransform",
     "Mode",
+    "Output",
     "Runnable",
     "Settings",
     "Statistics",
     "Weights",
     "cancelled_scale",
+    "penultimate_features",
     "pool_features",
     "run_head",
     "run_item",

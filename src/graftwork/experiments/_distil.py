@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graftwork.combination import ensemble_costs, load_ensemble, prediction_scores
+from graftwork.combination import ensemble_costs, load_ensemble, prediction_scores, problem_of
 from graftwork.config import Problem, SearchConfig, Setup, parse_budget, prepare
 from graftwork.ensembles import Ensemble
 from graftwork.errors import ConfigError, RunError
@@ -82,7 +82,7 @@ def distil(
     teacher, _, _ = load_ensemble(run, teacher_name)
     name, student = _student(run, genome or str(result["best"]["id"]))
     config = SearchConfig.load(path / "config.toml")
-    problem = Problem.load(config)
+    problem = problem_of(run)
     if not rate > 0:
         raise ConfigError(f"rate: expected a factor > 0, got {rate!r}")
     flops = _flops(budget, result)

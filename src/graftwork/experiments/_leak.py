@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from graftwork.combination import StoredPredictions, prediction_scores, run_members
-from graftwork.config import Problem, SearchConfig
+from graftwork.combination import StoredPredictions, prediction_scores, problem_of, run_members
+from graftwork.config import SearchConfig
 from graftwork.ensembles import fit_combiner
 from graftwork.errors import RunError
 from graftwork.experiments._entries import Entry, difference
@@ -49,7 +49,7 @@ def leak_test(path: Path) -> dict[str, Any]:
     names = [row["id"] for row in result["survivors"]]
     config = SearchConfig.load(path / "config.toml")
     sets = {BLEND: StoredPredictions.load(run, "blend", names)}
-    sets[TRAINING] = _training_predictions(run, config, names, len(sets[BLEND].labels))
+    sets[TRAINING] = _training_predictions(run, names, len(sets[BLEND].labels))
     validation, test = (StoredPredictions.load(run, split, names) for split in ("validation", "test"))
     rows, entries = [], dict[tuple[str, str], Entry]()
     for method in LEAK_METHODS:
@@ -77,14 +77,9 @@ def leak_test(path: Path) -> dict[str, Any]:
     return found
 
 
-def _training_predictions(run: RunFolder, config: SearchConfig, names: list[str], count: int) -> StoredPredictions:
+def _training_predictions(run: RunFolder, names: list[str], count: int) -> StoredPredictions:
     """Of the last ``count`` training images in the stratified order, whose beginning made the running statistics."""
-    problem = Problem.load(config)
-    fingerprint = run.read_json("provenance.json")["data"]["fingerprint"]
-    if problem.dataset.fingerprint != fingerprint:
-        raise RunError(
-            f"{run.path}: the run was made on data {fingerprint[:12]}, but {config.data!r} now is other data"
-        )
+    problem = problem_of(run)
     rows = problem.splits.order[-count:]
     return StoredPredictions(run_members(run, names, problem.images(rows)), problem.labels(rows))
 
