@@ -49,9 +49,27 @@ def test_distil_tells_before_and_both_arms_and_its_networks_predict(run: Path, c
     assert json.loads(capsys.readouterr().out)["student"] == best
 
 
+@pytest.mark.parametrize("name", ["mean-calibrated", "stacked-penultimate"])
+def test_an_exported_ensemble_predicts_as_the_run_does(run: Path, tmp_path: Path, name: str, capsys: Any) -> None:
+    assert call("ensemble", str(run), "--features", "penultimate", "--method", "stacked") == 0
+    assert call("export", str(run), "--ensemble", name, "--out", str(tmp_path / "model")) == 0
+    assert "gap to the ensemble" in capsys.readouterr().out
+    image = tmp_path / "seven.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)).save(image)
+    rows = []
+    for arguments in ([str(run), str(image), "--ensemble", name], [str(tmp_path / "model"), str(image)]):
+        assert call("predict", *arguments, "--json") == 0
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[0]["class"] == rows[1]["class"]
+    assert rows[0]["probability"] == pytest.approx(rows[1]["probability"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["export", "--ensemble", "voodoo"], "voodoo"),
+        (["export", "--ensemble", "mean", "--member", "m0"], "either"),
+        (["export", "--ensemble", "mean", "--to", "stone"], "stone"),
         (["distil", "--budget", "1steps"], "FLOPs"),
         (["distil", "--genome", "m99"], "m99"),
         (["distil", "--ensemble", "voodoo"], "voodoo"),

@@ -16,7 +16,7 @@ from graftwork.execution._ops import Mode, Settings, Statistics, Weights
 from graftwork.genome import Genome, Layer, Pool, flops_per_item
 from graftwork.typing import BlockId
 
-__all__ = ["Output", "Runnable", "shared_flops", "walk"]
+__all__ = ["Output", "Runnable", "item_groups", "root_groups", "shared_flops", "walk"]
 
 Output = Literal["logits", "penultimate"]
 """What is computed of a member: logits [B, classes], or what its last linear layer receives [B, features]."""
@@ -42,7 +42,7 @@ def _same_statistics(one: Statistics, other: Statistics, ids: Sequence[BlockId])
     return True
 
 
-def _groups(
+def item_groups(
     members: Sequence[Runnable], indices: Sequence[int], position: int, mode: Mode
 ) -> list[tuple[Layer | Pool | None, list[int]]]:
     """Split members by their item at ``position`` (``None``: the head comes next); statistics count unless written."""
@@ -82,6 +82,16 @@ def walk(
     Yields:
         Index of a member and its output; each member once, in the order of the trie.
     """
+    for group in root_groups(members, mode):
+        first = members[group[0]]
+        out = run_stem(first.genome.stem, x, first.weights, first.settings(mode))
+        if mode == "calibrate" and first.genome.stem.kind != "none":
+            _spread(members, group, [first.genome.stem.id])
+        yield from _descend(members, group, 0, out, mode, output)
+
+
+def root_groups(members: Sequence[Runnable], mode: Mode) -> list[list[int]]:
+    """Split members by what they begin with: the stem, and what holds for the whole network."""
     roots: list[list[int]] = []
     for index, member in enumerate(members):
         for group in roots:
@@ -90,12 +100,7 @@ def walk(
                 break
         else:
             roots.append([index])
-    for group in roots:
-        first = members[group[0]]
-        out = run_stem(first.genome.stem, x, first.weights, first.settings(mode))
-        if mode == "calibrate" and first.genome.stem.kind != "none":
-            _spread(members, group, [first.genome.stem.id])
-        yield from _descend(members, group, 0, out, mode, output)
+    return roots
 
 
 def _root(genome: Genome) -> tuple[object, ...]:
@@ -111,7 +116,7 @@ def _same_root(one: Runnable, other: Runnable, mode: Mode) -> bool:
 def _descend(
     members: Sequence[Runnable], indices: Sequence[int], position: int, x: Tensor, mode: Mode, output: Output
 ) -> Iterator[tuple[int, Tensor]]:
-    for item, group in _groups(members, indices, position, mode):
+    for item, group in item_groups(members, indices, position, mode):
         first = members[group[0]]
         if item is not None:
             out = run_item(item, x, first.weights, first.settings(mode))
