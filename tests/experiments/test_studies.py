@@ -157,6 +157,14 @@ def test_other_settings_are_refused_and_named(folder: Path, tmp_path: Path) -> N
         study("coevolution", tmp_path, budget="11GFLOP")
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_a_study_of_ensembles_needs_two_survivors_and_a_blend_split(name: str, tmp_path: Path) -> None:
+    for changes in ({"num_survivors": 1}, {"blend": 0}):
+        with pytest.raises(ConfigError, match="ensembles need"):
+            study(name, tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_was_broken_off_goes_on_to_the_same_bits_and_a_stillborn_one_begins_anew(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -11,10 +11,21 @@ from graftwork.genome import Genome
 from graftwork.runs import RunFolder, write_text
 from graftwork.session import Session
 
-__all__ = ["make_control", "make_run"]
+__all__ = ["check_ensembles", "make_control", "make_run"]
 
 ALONE: Mapping[str, Any] = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
 """Options that turn a search into the training of one network."""
+
+
+def check_ensembles(options: Mapping[str, Any]) -> SearchConfig:
+    """The config of a search that will end with ensembles; raises `ConfigError` where it would not."""
+    config = SearchConfig.from_dict(options)
+    if config.recipe.num_survivors < 2 or not config.blend:
+        raise ConfigError(
+            "ensembles need num_survivors >= 2 and a blend split, got "
+            f"num_survivors={config.recipe.num_survivors} and blend={config.blend!r}"
+        )
+    return config
 
 
 def make_run(path: Path, options: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.config import SearchConfig
-from graftwork.experiments._arms import make_control, make_run
+from graftwork.experiments._arms import check_ensembles, make_control, make_run
 from graftwork.experiments._arms_table import bars_of_arms, differences_table, summarise_arms, table_of_arms
 from graftwork.experiments._common import Row
 from graftwork.experiments._entries import BEST, CHOSEN, Entry, deep_ensemble_entries, difference, search_entries
@@ -36,6 +36,7 @@ def tasks(case: Case) -> list[Task]:
     Only the co-evolution of seed 0 also trains the seed network alone (``--control``): one look at that control.
     """
     options = {**case.options, "budget": case.size}
+    check_ensembles(options)
     found = []
     for selection in SELECTIONS:
         own = {"selection": selection, "control": selection == SELECTIONS[0] and case.seed == 0}

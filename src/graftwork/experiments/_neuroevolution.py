@@ -7,7 +7,7 @@ from typing import Any
 
 from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError
-from graftwork.experiments._arms import make_run
+from graftwork.experiments._arms import check_ensembles, make_run
 from graftwork.experiments._arms_table import bars_of_arms, differences_table, format_spread, summarise_arms
 from graftwork.experiments._arms_table import table_of_arms as _table_of_arms
 from graftwork.experiments._base_network import BASE_NETWORK
@@ -34,7 +34,7 @@ STACKED = "stacked"
 
 def tasks(case: Case) -> list[Task]:
     """Both searches, and the base network; co-evolution also trains h_i alone with the FLOPs of the search."""
-    recipe, scale = SearchConfig.from_dict(case.options).recipe, float(case.size)
+    recipe, scale = check_ensembles(case.options).recipe, float(case.size)
     if recipe.initial_steps is None or recipe.steps_per_generation is None:
         raise ConfigError(f"neuroevolution: expected a recipe that counts steps, as paper does, got {recipe.name!r}")
     counts = {"initial_steps": recipe.initial_steps, "steps_per_generation": recipe.steps_per_generation}
