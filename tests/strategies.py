@@ -7,16 +7,18 @@ running statistic is moved away from its start.
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from graftwork.bank import BlockBank, grow_bank
 from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
-from graftwork.member import Member, bind
+from graftwork.member import Member, bind, recalibrate
+from graftwork.transforms import R2RDeepen, R2RWiden
 from graftwork.typing import ACTIVATIONS, KERNEL_SIZES, NORMS, Activation, BlockId, Norm, Shape
 
-__all__ = ["double", "genomes", "grown", "heads", "layers", "random_images", "scramble", "seeds", "stems"]
+__all__ = ["double", "family", "genomes", "grown", "heads", "layers", "random_images", "scramble", "seeds", "stems"]
 
 seeds = st.integers(0, 2**31 - 1)
 """Seeds of torch generators."""
@@ -156,3 +158,17 @@ def double(bank: BlockBank, members: Iterable[Member]) -> None:
         parameter.data = parameter.data.double()
     for member in members:
         member.double()
+
+
+def family(genome: Genome, seed: int) -> list[Member]:
+    """A network, children that part from it early and late, and a twin; on one bank, with statistics."""
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    places = [number for number, item in enumerate(genome.body) if isinstance(item, Layer)]
+    growths = [R2RWiden(places[0], 3, 2)(genome, rng=rng), R2RDeepen(len(genome.body), (1,), 2)(genome, rng=rng)]
+    bank, member = grown(genome, generator)
+    for growth in growths:
+        growth.graft(bank, generator=generator)
+    members = [member, *(bind(growth.child, bank) for growth in growths), bind(genome, bank)]
+    scramble(bank, members, generator)
+    recalibrate(members, random_images(genome, 8, generator))
+    return [member.eval() for member in members]

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from graftwork.combination import METHODS, combine, load_ensemble, members_of
-from graftwork.config import SearchConfig
+from graftwork.combination import METHODS, StoredPredictions, combine, load_ensemble, members_of, run_members
+from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError, RunError
 from graftwork.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import RunFolder, load_member
@@ -59,6 +59,13 @@ def test_a_loaded_ensemble_gives_the_bits_of_its_members_run_alone(run: RunFolde
     torch.testing.assert_close(torch.cat(rows), ensemble(transform(images)), rtol=1e-4, atol=1e-5)
 
 
+def test_running_stored_members_gives_the_bits_that_the_run_stored(run: RunFolder) -> None:
+    names = members_of(run, "survivors")
+    stored = StoredPredictions.load(run, "blend", names)
+    problem = Problem.load(SearchConfig.load(run.path / "config.toml"))
+    assert torch.equal(run_members(run, names, problem.images(problem.splits.blend)), stored.outputs)
+
+
 def test_wrong_members_and_methods_are_named(run: RunFolder) -> None:
     with pytest.raises(RunError, match="m99"):
         members_of(run, "m99")
@@ -66,3 +73,40 @@ def test_wrong_members_and_methods_are_named(run: RunFolder) -> None:
         combine(run, members_of(run, "survivors"), methods=["voodoo"])
     with pytest.raises(RunError, match="nothing"):
         load_ensemble(run, "nothing")
+
+
+def test_stacked_penultimate_features_open_the_test_split_once_more_and_tell_so(run: RunFolder) -> None:
+    names = members_of(run, "survivors")
+    before = run.read_json("predictions/openings.json")["openings"]
+    rows = [combine(run, names, methods=["stacked", "stacked-calibrated"], features="penultimate") for _ in range(2)]
+    assert rows[0] == rows[1]
+    openings = run.read_json("result.json")["test_openings"]
+    assert openings[: len(before)] == before
+    assert [opening["by"] for opening in openings[len(before) :]] == ["ensemble --features penultimate"]
+    assert [row["method"] for row in rows[0]] == ["stacked-penultimate", "stacked-calibrated-penultimate"]
+    with pytest.raises(ConfigError, match="penultimate features take stacked or"):
+        combine(run, names, methods=["mean"], features="penultimate")
+
+
+def test_a_loaded_ensemble_of_penultimate_features_predicts_as_it_was_scored(run: RunFolder) -> None:
+    names = members_of(run, "survivors")
+    row = combine(run, names, methods=["stacked"], features="penultimate")[0]
+    ensemble, transform, _ = load_ensemble(run, "stacked-penultimate")
+    images, labels, _ = Problem.load(SearchConfig.load(run.path / "config.toml")).test()
+    predicted = ensemble(transform(images)).argmax(1)
+    assert float((predicted == labels).double().mean()) == pytest.approx(row["test_accuracy"])
+
+
+def test_penultimate_features_are_what_the_last_linear_layer_receives(run: RunFolder) -> None:
+    names = members_of(run, "survivors")
+    images = torch.randint(0, 256, (7, 8, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    features = run_members(run, names, images, output="penultimate")
+    logits = run_members(run, names, images)
+    for number, name in enumerate(names):
+        member = load_member(run, name)[0]
+        entry = member.weights[member.genome.head.id]
+        assert features.shape[2] == member.genome.penultimate_features
+        again = (
+            torch.nn.functional.linear(features[:, number], entry["weight"], entry["bias"]) * member.genome.head.scale
+        )
+        torch.testing.assert_close(again, logits[:, number])

@@ -65,7 +65,7 @@ def test_ensembles_are_fitted_on_blend_predictions_alone(tmp_path: Path, monkeyp
         seen.append((float(outputs.max()), int(labels.max())))
         raise RuntimeError
 
-    monkeypatch.setattr(combination, "fit_combiner", fit)
+    monkeypatch.setattr("graftwork.combination._combine.fit_combiner", fit)
     with pytest.raises(RuntimeError):
         combination.combine(run, ["m1"], methods=["mean"])
     assert seen == [(0.0, 0)]

@@ -1,7 +1,6 @@
 """Outcome: the end of a run: the one opening of the test split, members, predictions."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,13 @@ from graftwork.combination import combine
 from graftwork.config import Setup
 from graftwork.genome import forward_flops, num_parameters
 from graftwork.population import Population
-from graftwork.runs import RunFolder, save_member
+from graftwork.runs import RunFolder, record_opening, save_member
 from graftwork.typing import MemberId
 
-__all__ = ["CONTROL", "Outcome", "now"]
+__all__ = ["CONTROL", "Outcome"]
 
 CONTROL = MemberId("seed_network")
 """The control's name in a run folder: the seed genome trained alone."""
-
-
-def now() -> str:
-    """The present time, ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Outcome:
@@ -53,7 +47,7 @@ class Outcome:
         Returns:
             ``best``, ``survivors``, ``seed_network``, ``ensemble`` and ``test_openings`` of ``result.json``.
         """
-        openings = self._openings()
+        openings = record_opening(self._run, by="search", members=list(self._candidates))
         problem = self._setup.problem
         test_images, test_labels, test_index = problem.test()
         validation = problem.splits.validation
@@ -83,14 +77,6 @@ class Outcome:
         if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
             return None
         return combine(self._run, survivors, seed=self._setup.config.seed)
-
-    def _openings(self) -> list[dict[str, Any]]:
-        """Record that the test split is about to be opened, before it is."""
-        path = self._run.path / "predictions" / "openings.json"
-        earlier = self._run.read_json("predictions/openings.json")["openings"] if path.is_file() else []
-        openings = [*earlier, {"at": now(), "by": "search", "members": list(self._candidates)}]
-        self._run.write_json("predictions/openings.json", {"openings": openings})
-        return openings
 
     def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Logits [N, classes] on validation, test and blend, by name; each population over its own bank."""

@@ -12,8 +12,8 @@ from graftwork.errors import GraftworkError, RunError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.genome import Genome, forward_flops, num_parameters
 from graftwork.metrics import diversity
-from graftwork.outcome import CONTROL, Outcome, now
-from graftwork.runs import RunFolder, pack_state, provenance, unpack_optimizer, unpack_state
+from graftwork.outcome import CONTROL, Outcome
+from graftwork.runs import RunFolder, now, pack_state, provenance, unpack_optimizer, unpack_state
 from graftwork.training import BankOptimizer, PrecisionChoice
 from graftwork.typing import MemberId
 

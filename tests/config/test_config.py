@@ -59,7 +59,7 @@ def test_effective_config_holds_every_option_that_is_set() -> None:
     written = tomllib.loads(SearchConfig().to_toml())
     unset = {key for key, value in SearchConfig().to_dict().items() if value is None}
     assert set(written) | unset == {entry.name for entry in fields(SearchConfig)}
-    assert unset == {"genome", "budget", "threads", "image_size", "image_column", "label_column"} | {
+    assert unset == {"genome", "budget", "split_seed", "threads", "image_size", "image_column", "label_column"} | {
         "max_parameters",
         "max_flops",
     }

@@ -1,6 +1,12 @@
-"""What every selector promises. A new one is tested here merely by being registered."""
+"""What every selector promises. A new one is tested here merely by being registered.
 
-from collections.abc import Callable
+So is the one that ``CONTRIBUTING.md`` shows, as it stands there.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +18,26 @@ from graftwork.errors import ConfigError, InputError
 from graftwork.selection import SELECTORS, Selector, make_selector
 
 Scores = tuple[NDArray[np.bool_], NDArray[np.float64]]
-DETERMINISTIC = {"greedy", "coevolution", "soft-coevolution", "pareto"}
+DETERMINISTIC = {"greedy", "coevolution", "soft-coevolution", "pareto", "thrifty"}
 
-every_selector = pytest.mark.parametrize("name", sorted(SELECTORS))
+
+def the_one_of_contributing() -> Mapping[str, Callable[..., Selector]]:
+    """Name and class of the selector in ``CONTRIBUTING.md``."""
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^    ```python\n(.*?)^    ```$", page, re.MULTILINE | re.DOTALL)
+    registered = re.search(r'`"(\w+)": (\w+Selector)`', page)
+    assert len(blocks) == 1
+    assert registered is not None
+    namespace: dict[str, object] = {"__name__": "contributing"}
+    exec(compile(textwrap.dedent(blocks[0]), "CONTRIBUTING.md", "exec"), namespace)
+    found = namespace[registered[2]]
+    assert isinstance(found, type)
+    return {registered[1]: found}
+
+
+KNOWN: Mapping[str, Callable[..., Selector]] = {**SELECTORS, **the_one_of_contributing()}
+
+every_selector = pytest.mark.parametrize("name", sorted(KNOWN))
 
 
 @st.composite
@@ -38,7 +61,7 @@ def test_every_selector_returns_distinct_rows_as_many_as_asked_or_as_there_are(
     name: str, given_scores: Scores, num_survivors: int
 ) -> None:
     correct, costs = given_scores
-    chosen = make_selector(name).select(correct, costs, num_survivors, np.random.default_rng(0))
+    chosen = KNOWN[name]().select(correct, costs, num_survivors, np.random.default_rng(0))
     assert chosen.dtype == np.int64
     assert chosen.shape == (min(num_survivors, len(correct)),)
     assert len(set(chosen.tolist())) == len(chosen)
@@ -53,10 +76,10 @@ def test_every_selector_repeats_itself_and_leaves_its_arguments_alone(
     before = [array.copy() for array in given_scores]
     for array in given_scores:
         array.flags.writeable = False
-    selector = make_selector(name)
+    selector = KNOWN[name]()
     first = choose(selector, given_scores, num_survivors, seed)
     assert choose(selector, given_scores, num_survivors, seed) == first
-    assert choose(make_selector(name), given_scores, num_survivors, seed) == first
+    assert choose(KNOWN[name](), given_scores, num_survivors, seed) == first
     assert all(np.array_equal(old, new) for old, new in zip(before, given_scores, strict=True))
 
 
@@ -68,7 +91,7 @@ def test_the_order_of_examples_does_not_matter_to_any_selector(
     correct, costs = given_scores
     order = list(range(correct.shape[1]))
     random.shuffle(order)  # type: ignore[attr-defined]
-    selector = make_selector(name)
+    selector = KNOWN[name]()
     assert choose(selector, (correct[:, order], costs), num_survivors) == choose(selector, given_scores, num_survivors)
 
 
@@ -78,7 +101,7 @@ def test_fewer_survivors_are_the_first_of_more(name: str, given_scores: Scores, 
     if name == "age":  # may retire fewer where more have to survive
         num_survivors = min(num_survivors, len(given_scores[0]) - 2)
         assume(num_survivors >= 1)
-    selector = make_selector(name)
+    selector = KNOWN[name]()
     more = choose(selector, given_scores, num_survivors + 1)
     assert choose(selector, given_scores, num_survivors) == more[:num_survivors]
 
@@ -90,7 +113,7 @@ def test_a_selector_draws_from_its_generator_exactly_when_it_is_a_random_one(nam
     for seed in range(20):
         rng = np.random.default_rng(seed)
         state = rng.bit_generator.state
-        orders.add(tuple(make_selector(name).select(correct, np.ones(8), 4, rng).tolist()))
+        orders.add(tuple(KNOWN[name]().select(correct, np.ones(8), 4, rng).tolist()))
         assert (rng.bit_generator.state == state) == (name in DETERMINISTIC)
     assert (len(orders) == 1) == (name in DETERMINISTIC)
 
@@ -104,8 +127,8 @@ def test_members_whose_scores_differ_are_chosen_wherever_they_stand(
     correct = rng.random((7, 997)) < rng.random((7, 1))
     costs = rng.permutation(7).astype(np.float64) ** 2 + rng.random(7)
     assume(len(set(correct.sum(axis=1).tolist())) == 7)
-    chosen = choose(make_selector(name), (correct, costs), num_survivors)
-    permuted = choose(make_selector(name), (correct[order], costs[order]), num_survivors)
+    chosen = choose(KNOWN[name](), (correct, costs), num_survivors)
+    permuted = choose(KNOWN[name](), (correct[order], costs[order]), num_survivors)
     assert [order[row] for row in permuted] == chosen
 
 
@@ -125,16 +148,16 @@ def test_every_selector_refuses_arrays_that_mean_nothing(
     name: str, correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survivors: int, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        make_selector(name).select(correct, costs, num_survivors, np.random.default_rng(0))
+        KNOWN[name]().select(correct, costs, num_survivors, np.random.default_rng(0))
 
 
 @every_selector
 def test_every_selector_is_a_selector_with_a_docstring_and_a_plain_repr(name: str) -> None:
-    selector = make_selector(name)
+    selector = KNOWN[name]()
     assert isinstance(selector, Selector)
     assert type(selector).__doc__
     assert repr(selector).startswith(type(selector).__name__ + "(")
-    assert selector == make_selector(name)
+    assert selector == KNOWN[name]()
 
 
 def test_an_unknown_selector_is_an_error_that_suggests_the_nearest_name() -> None:

@@ -17,6 +17,8 @@ from graftwork.typing import Shape
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from graftwork.exporting import ExportReport
+
 Member = Annotated[str | None, typer.Option(help="Id of a member of the run. [default: the best]")]
 
 
@@ -30,13 +32,21 @@ def export(
     to: Annotated[str, typer.Option(help="source (plain PyTorch and safetensors), pt2 or onnx.")] = "source",
     out: Annotated[Path | None, typer.Option(help="Folder. [default: RUN/export/MEMBER-FORM]")] = None,
     member: Member = None,
+    ensemble: Annotated[
+        str | None, typer.Option(help="Ensemble of the run instead of a member: mean, stacked, …")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is there.")] = False,
 ) -> None:
-    """Export a member as a model that runs without graftwork; checked to give the member's outputs."""
+    """Export a member or an ensemble as a model that runs without graftwork; checked to give the same outputs."""
     from graftwork.exporting import export_member
     from graftwork.runs import RunFolder, load_member
 
     folder = RunFolder.open(run)
+    if ensemble is not None:
+        if member is not None:
+            raise InputError(f"export: give either --member or --ensemble, got {member!r} and {ensemble!r}")
+        _export_ensemble(folder, ensemble, to, out or run / "export" / f"{ensemble}-{to}", overwrite=overwrite)
+        return
     name = _best(folder, member)
     network, transform, stored = load_member(folder, name)
     target = out or run / "export" / f"{name}-{to}"
@@ -49,7 +59,30 @@ def export(
         class_names=names,
         overwrite=overwrite,
     )
-    typer.echo(f"{', '.join(map(str, found.paths))}\nlargest relative gap to the member: {found.max_gap:.2g}")
+    _tell_export(found, "member")
+
+
+def _export_ensemble(run: Any, name: str, to: str, target: Path, *, overwrite: bool) -> None:
+    from graftwork.combination import load_ensemble
+    from graftwork.exporting import Joined, export_ensemble
+
+    ensemble, transform, data = load_ensemble(run, name)
+    stored = run.read_json(f"ensembles/{name}.json")
+    output = stored.get("features", "logits")
+    found = export_ensemble(
+        Joined(list(ensemble.members), ensemble.combiner, stored["combiner"], output),  # type: ignore[arg-type]
+        target,
+        to=to,  # type: ignore[arg-type]
+        transform=transform,
+        class_names=data["class_names"],
+        overwrite=overwrite,
+    )
+    _tell_export(found, "ensemble")
+
+
+def _tell_export(found: "ExportReport", noun: str) -> None:
+    gap = "not run: onnxruntime is missing" if found.max_gap is None else f"{found.max_gap:.2g}"
+    typer.echo(f"{', '.join(map(str, found.paths))}\nlargest relative gap to the {noun}: {gap}")
 
 
 @app.command()

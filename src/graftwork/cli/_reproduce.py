@@ -1,7 +1,7 @@
 """``graftwork reproduce``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,32 +9,78 @@ from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit, say
 from graftwork.errors import ConfigError
 
+if TYPE_CHECKING:
+    from graftwork.experiments import Study
+
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="zero-init, init-scale, base-network or rank.")],
+    name: Annotated[
+        str, typer.Argument(help="zero-init, init-scale, base-network, rank, neuroevolution or coevolution.")
+    ],
     data: options.Data = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
-    scale: Annotated[float, typer.Option(min=1e-4, help="Of the number of steps; 1 is the full size.")] = 1.0,
-    out: Annotated[Path | None, typer.Option(help="Folder. [default: results/NAME]")] = None,
+    scale: Annotated[
+        float | None, typer.Option(min=1e-4, help="Of the number of steps; 1, the full size, is the default.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of the run folders of neuroevolution and coevolution. [runs/NAME]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs of neuroevolution and coevolution at a time.")] = 1,
+    config: options.Config = None,
     precision: options.Precision = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run an experiment of the poster or about it; seeds that are done are not run again."""
-    from graftwork.experiments import EXPERIMENTS, run_experiment
+    """Run an experiment of the poster or about it; what is done is not run again, what was broken off goes on."""
+    from graftwork.config import read_options
+    from graftwork.experiments import EXPERIMENTS, Study, run_experiment
     from graftwork.runs import keep_memory
 
     keep_memory()
     if name not in EXPERIMENTS:
         raise ConfigError(f"reproduce: expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
-    folder = out or Path("results") / name
-    given = {"precision": precision, "threads": threads}
-    extra = {key: value for key, value in given.items() if value is not None}
-    summary = run_experiment(
-        EXPERIMENTS[name], folder, data=data or "digits", seeds=range(seeds), scale=scale, note=say, **extra
-    )
+    experiment, folder = EXPERIMENTS[name], out or Path("results") / name
+    given = {"data": data, "precision": precision, "threads": threads}
+    extra: dict[str, Any] = {} if config is None else read_options(config)
+    extra |= {key: value for key, value in given.items() if value is not None}
+    source = str(extra.pop("data", "digits"))
+    if isinstance(experiment, Study):
+        summary = _run_study(
+            experiment, folder, runs, budget=budget, scale=scale, data=source, seeds=seeds, jobs=jobs, extra=extra
+        )
+        told = (folder / "table.md").read_text(encoding="utf-8")
+    else:
+        if budget is not None or runs is not None or jobs != 1:
+            raise ConfigError(f"reproduce {name}: takes no --budget, --runs or --jobs; its size is set by --scale")
+        extra |= {"scale": 1.0 if scale is None else scale}
+        summary = run_experiment(experiment, folder, data=source, seeds=range(seeds), note=say, **extra)
+        told = f"{summary['question']}\n{folder / 'summary.json'}"
     if as_json:
         emit(summary)
     else:
-        typer.echo(f"{summary['question']}\n{folder / 'summary.json'}")
+        typer.echo(told)
+
+
+def _run_study(
+    study: "Study",
+    out: Path,
+    runs: Path | None,
+    *,
+    budget: str | None,
+    scale: float | None,
+    data: str,
+    seeds: int,
+    jobs: int,
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    from graftwork.experiments import run_study
+
+    sizes = {"budget": budget, "scale": scale}
+    size = sizes.pop(study.measure)
+    if any(value is not None for value in sizes.values()):
+        raise ConfigError(f"reproduce {study.name}: its size is set by --{study.measure}, not by --{next(iter(sizes))}")
+    folder = runs or Path("runs") / study.name
+    return run_study(study, out, runs=folder, data=data, seeds=range(seeds), size=size, jobs=jobs, note=say, **extra)

@@ -28,6 +28,7 @@ def search(
     ] = None,
     budget: options.Budget = None,
     seed: options.Seed = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the splits alone. [default: --seed]")] = None,
     out: options.Out = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; no other options.")] = None,
     control: Annotated[

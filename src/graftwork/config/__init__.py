@@ -1,12 +1,22 @@
 """TOML and flags → frozen, validated config → objects.
 
-`SearchConfig` holds every option, `parse_budget` reads a `Budget`, `Problem` is the data, `seed_of` its first
-network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the `Plan` that `make_plan`
-fixes before the first step.
+`SearchConfig` holds every option (`read_options` reads a file of them), `parse_budget` reads a `Budget`, `Problem` is
+the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the
+`Plan` that `make_plan` fixes before the first step.
 """
 
 from graftwork.config._budget import Budget, parse_budget
-from graftwork.config._config import SearchConfig
+from graftwork.config._config import SearchConfig, read_options
 from graftwork.config._setup import Problem, Setup, make_plan, prepare, seed_of
 
-__all__ = ["Budget", "Problem", "SearchConfig", "Setup", "make_plan", "parse_budget", "prepare", "seed_of"]
+__all__ = [
+    "Budget",
+    "Problem",
+    "SearchConfig",
+    "Setup",
+    "make_plan",
+    "parse_budget",
+    "prepare",
+    "read_options",
+    "seed_of",
+]

@@ -14,7 +14,7 @@ from graftwork.errors import ConfigError
 from graftwork.selection import make_selector
 from graftwork.training import RECIPES, Recipe, make_recipe
 
-__all__ = ["SearchConfig"]
+__all__ = ["SearchConfig", "read_options"]
 
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
 
@@ -31,6 +31,7 @@ class SearchConfig:
         selection_options: Its keyword arguments.
         budget: Time, FLOPs or steps (see `parse_budget`); ``None``: the steps of the recipe.
         seed: Of everything random.
+        split_seed: Of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
         device: ``cpu``, ``cuda``, ``mps``, …
         precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
         threads: Of torch's CPU operations; ``None``: torch's choice.
@@ -58,6 +59,7 @@ class SearchConfig:
     selection_options: Mapping[str, Any] = field(default_factory=dict)
     budget: str | None = None
     seed: int = 0
+    split_seed: int | None = None
     device: str = "cpu"
     precision: str = "auto"
     threads: int | None = None
@@ -80,8 +82,8 @@ class SearchConfig:
             parse_budget(self.budget)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
-        for name in ("seed", "threads", "max_parameters", "max_flops", "image_size"):
-            value, low = getattr(self, name), 0 if name == "seed" else 1
+        for name in ("seed", "split_seed", "threads", "max_parameters", "max_flops", "image_size"):
+            value, low = getattr(self, name), 0 if name.endswith("seed") else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
         if not self.checkpoint_every > 0:
@@ -134,15 +136,22 @@ class SearchConfig:
         Raises:
             ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
         """
-        stored: dict[str, Any] = {}
-        if path is not None:
-            try:
-                stored = tomllib.loads(path.read_text(encoding="utf-8"))
-            except OSError as error:
-                raise ConfigError(f"config: can't read {path}: {error.strerror}") from error
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise ConfigError(f"config: {path} is no TOML: {error}") from error
+        stored = {} if path is None else read_options(path)
         return cls.from_dict({**stored, **{key: value for key, value in flags.items() if value is not None}})
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read options from a TOML file, as they stand there.
+
+    Raises:
+        ConfigError: If the file is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: can't read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is no TOML: {error}") from error
 
 
 def _recipe(value: Any) -> Recipe:

@@ -67,7 +67,8 @@ class Problem:
             label_column=config.label_column,
             skip_bad_images=config.skip_bad_images,
         )
-        splits = split(dataset, seed=config.seed, validation=config.validation, blend=config.blend, test=config.test)
+        seed = config.seed if config.split_seed is None else config.split_seed
+        splits = split(dataset, seed=seed, validation=config.validation, blend=config.blend, test=config.test)
         mean, std = dataset.channel_moments(splits.train)
         return cls(dataset, splits, InputTransform(tuple(map(float, mean)), tuple(max(float(s), 1e-3) for s in std)))
 

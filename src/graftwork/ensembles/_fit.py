@@ -33,9 +33,11 @@ def _fit_greedy(outputs: Tensor, labels: Tensor, generator: torch.Generator, **o
     return combiner, combiner(outputs)
 
 
-def _fit_stacked(outputs: Tensor, labels: Tensor, generator: torch.Generator, **options: Any) -> Fitted:
-    num_classes = outputs.shape[2]
-    fit = fit_stacked(outputs, labels, num_classes=num_classes, generator=generator, settings=StackSettings(**options))
+def _fit_stacked(
+    outputs: Tensor, labels: Tensor, generator: torch.Generator, *, num_classes: int | None = None, **options: Any
+) -> Fitted:
+    classes = outputs.shape[2] if num_classes is None else num_classes
+    fit = fit_stacked(outputs, labels, num_classes=classes, generator=generator, settings=StackSettings(**options))
     return fit.combiner, fit.held_out
 
 
@@ -67,13 +69,14 @@ def fit_combiner(
 
     Args:
         method: a key of ``COMBINERS``.
-        outputs: float [example, member, class]: logits of the frozen members.
+        outputs: float [example, member, class]: logits of the frozen members; for ``stacked`` also other features,
+            and then with ``num_classes``.
         labels: int64 [example].
         generator: source of all randomness.
         calibrated: whether to scale the temperature afterwards. A stacker's is fitted on held-out predictions of
             cross-fitting, since on its own training examples it is too sure of itself.
         **options: of the method: ``num_steps`` and ``criterion`` of ``greedy_forward_selection``, or the fields of
-            ``StackSettings``.
+            ``StackSettings`` and ``num_classes`` (None: as many as outputs).
 
     Returns:
         A module without gradients, in evaluation mode.

@@ -10,7 +10,7 @@ from graftwork.execution._ops import Settings, Weights, activate, normalise
 from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
 from graftwork.typing import BlockId
 
-__all__ = ["cancelled_scale", "pool_features", "run_head", "run_item", "run_stem"]
+__all__ = ["cancelled_scale", "penultimate_features", "pool_features", "run_head", "run_item", "run_stem"]
 
 
 def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
@@ -88,27 +88,36 @@ def _fused_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) 
     return out + F.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
 
 
-def run_head(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    """Logits [B, classes] for the last activations [B, C, H, W]."""
+def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+    """What the last linear layer receives: [B, features] for the last activations [B, C, H, W]."""
     head, entry = genome.head, weights[genome.head.id]
     features = pool_features(head, x)
     if head.kind == "linear":
-        logits = F.linear(features, entry["weight"], entry["bias"])
-    elif head.kind == "mlp":
-        hidden = activate(F.linear(features, entry["hidden"], entry["hidden_bias"]), settings.activation)
-        logits = F.linear(hidden, entry["weight"], entry["bias"])
-    elif settings.form == "reference":
+        return features
+    if head.kind == "mlp":
+        return activate(F.linear(features, entry["hidden"], entry["hidden_bias"]), settings.activation)
+    if settings.form == "reference":
         half = head.hidden_features // 2
         parts = []
         for number, part in enumerate((slice(0, half), slice(half, None))):
             bias = _half(entry["hidden_bias"], part) if "hidden_bias" in entry else None
             hidden = F.linear(features, _half(entry["hidden"], part), bias)
             hidden = normalise(hidden, (head.id,), weights, settings, half=number)
-            parts.append(F.linear(activate(hidden, settings.activation), _half(entry["weight"], part, dim=1)))
+            parts.append(activate(hidden, settings.activation))
+        return torch.cat(parts, dim=1)
+    hidden = F.linear(features, entry["hidden"], entry.get("hidden_bias"))
+    return activate(normalise(hidden, (head.id,), weights, settings), settings.activation)
+
+
+def run_head(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+    """Logits [B, classes] for the last activations [B, C, H, W]."""
+    head, entry = genome.head, weights[genome.head.id]
+    hidden = penultimate_features(genome, x, weights, settings)
+    if head.kind == "r2r" and settings.form == "reference":
+        halves = [slice(0, head.hidden_features // 2), slice(head.hidden_features // 2, None)]
+        parts = [F.linear(_half(hidden, part, dim=1), _half(entry["weight"], part, dim=1)) for part in halves]
         logits = parts[0] + parts[1] + entry["bias"]
     else:
-        hidden = F.linear(features, entry["hidden"], entry.get("hidden_bias"))
-        hidden = activate(normalise(hidden, (head.id,), weights, settings), settings.activation)
         logits = F.linear(hidden, entry["weight"], entry["bias"])
     return logits if head.scale == 1 else logits * head.scale
 

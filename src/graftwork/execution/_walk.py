@@ -6,17 +6,20 @@ code on the same tensors as in a member's own forward, so the result is the same
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from graftwork.execution._layer import run_head, run_item, run_stem
+from graftwork.execution._layer import penultimate_features, run_head, run_item, run_stem
 from graftwork.execution._ops import Mode, Settings, Statistics, Weights
 from graftwork.genome import Genome, Layer, Pool, flops_per_item
 from graftwork.typing import BlockId
 
-__all__ = ["Runnable", "shared_flops", "walk"]
+__all__ = ["Output", "Runnable", "item_groups", "root_groups", "shared_flops", "walk"]
+
+Output = Literal["logits", "penultimate"]
+"""What is computed of a member: logits [B, classes], or what its last linear layer receives [B, features]."""
 
 
 class Runnable(Protocol):
@@ -39,7 +42,7 @@ def _same_statistics(one: Statistics, other: Statistics, ids: Sequence[BlockId])
     return True
 
 
-def _groups(
+def item_groups(
     members: Sequence[Runnable], indices: Sequence[int], position: int, mode: Mode
 ) -> list[tuple[Layer | Pool | None, list[int]]]:
     """Split members by their item at ``position`` (``None``: the head comes next); statistics count unless written."""
@@ -65,17 +68,30 @@ def _spread(members: Sequence[Runnable], group: Sequence[int], ids: Sequence[Blo
         members[index].statistics.update({block_id: source[block_id] for block_id in ids if block_id in source})
 
 
-def walk(members: Sequence[Runnable], x: Tensor, mode: Mode) -> Iterator[tuple[int, Tensor]]:
+def walk(
+    members: Sequence[Runnable], x: Tensor, mode: Mode, *, output: Output = "logits"
+) -> Iterator[tuple[int, Tensor]]:
     """Run every member over one batch.
 
     Args:
         members: All over the same bank.
         x: Images [B, C, H, W].
         mode: As in `Settings`; with ``"calibrate"`` every member's statistics are rewritten on the way.
+        output: What to compute of each member.
 
     Yields:
-        Index of a member and its logits [B, classes]; each member once, in the order of the trie.
+        Index of a member and its output; each member once, in the order of the trie.
     """
+    for group in root_groups(members, mode):
+        first = members[group[0]]
+        out = run_stem(first.genome.stem, x, first.weights, first.settings(mode))
+        if mode == "calibrate" and first.genome.stem.kind != "none":
+            _spread(members, group, [first.genome.stem.id])
+        yield from _descend(members, group, 0, out, mode, output)
+
+
+def root_groups(members: Sequence[Runnable], mode: Mode) -> list[list[int]]:
+    """Split members by what they begin with: the stem, and what holds for the whole network."""
     roots: list[list[int]] = []
     for index, member in enumerate(members):
         for group in roots:
@@ -84,12 +100,7 @@ def walk(members: Sequence[Runnable], x: Tensor, mode: Mode) -> Iterator[tuple[i
                 break
         else:
             roots.append([index])
-    for group in roots:
-        first = members[group[0]]
-        out = run_stem(first.genome.stem, x, first.weights, first.settings(mode))
-        if mode == "calibrate" and first.genome.stem.kind != "none":
-            _spread(members, group, [first.genome.stem.id])
-        yield from _descend(members, group, 0, out, mode)
+    return roots
 
 
 def _root(genome: Genome) -> tuple[object, ...]:
@@ -103,19 +114,20 @@ def _same_root(one: Runnable, other: Runnable, mode: Mode) -> bool:
 
 
 def _descend(
-    members: Sequence[Runnable], indices: Sequence[int], position: int, x: Tensor, mode: Mode
+    members: Sequence[Runnable], indices: Sequence[int], position: int, x: Tensor, mode: Mode, output: Output
 ) -> Iterator[tuple[int, Tensor]]:
-    for item, group in _groups(members, indices, position, mode):
+    for item, group in item_groups(members, indices, position, mode):
         first = members[group[0]]
         if item is not None:
             out = run_item(item, x, first.weights, first.settings(mode))
             if mode == "calibrate" and isinstance(item, Layer):
                 _spread(members, group, [block.id for block in item.blocks])
-            yield from _descend(members, group, position + 1, out, mode)
+            yield from _descend(members, group, position + 1, out, mode, output)
             continue
+        last = run_head if output == "logits" else penultimate_features
         for index in group:  # heads are small: each runs for itself
             member = members[index]
-            yield index, run_head(member.genome, x, member.weights, member.settings(mode))
+            yield index, last(member.genome, x, member.weights, member.settings(mode))
 
 
 def shared_flops(genomes: Sequence[Genome]) -> int:

@@ -1,11 +1,22 @@
-"""A member as a model that runs without graftwork.
+"""A member or an ensemble as a model that runs without graftwork.
 
 `export_member` writes one of three formats, runs what it wrote and compares it with the member before anything is put
 in place: ``source`` (one readable file of plain PyTorch and a safetensors file), ``pt2`` (a `torch.export` program) and
-``onnx``. All take float32 images [B, C, H, W] with values in [0, 1]. `open_export` opens any of them.
+``onnx``. All take float32 images [B, C, H, W] with values in [0, 1]. `export_ensemble` does so for members that are
+`Joined`, with what they share computed once. `open_export` opens any of them.
 """
 
+from graftwork.exporting._ensemble import Joined, export_ensemble
 from graftwork.exporting._export import ExportReport, export_member
 from graftwork.exporting._formats import FILES, Exported, ExportFormat, open_export
 
-__all__ = ["FILES", "ExportFormat", "ExportReport", "Exported", "export_member", "open_export"]
+__all__ = [
+    "FILES",
+    "ExportFormat",
+    "ExportReport",
+    "Exported",
+    "Joined",
+    "export_ensemble",
+    "export_member",
+    "open_export",
+]

@@ -1,11 +1,12 @@
-"""Exporting a member: write aside, check, move into place."""
+"""Exporting: write aside, check, move into place."""
 
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from graftwork.member import Member
 from graftwork.numerics import output_gap
 from graftwork.typing import Norm
 
-__all__ = ["ExportReport", "export_member"]
+__all__ = ["TOLERANCES", "ExportReport", "Subject", "check_arguments", "exact_twin", "export_member", "write_checked"]
 
 EXACT_TOLERANCE = 1e-9
 """Largest relative gap in float64, where rounding is far below it and any wrong operation far above."""
@@ -93,33 +94,69 @@ def export_member(
         ResourceError: If the files can't be written.
         GraftworkError: If the exported model differs from the member. In every case the folder's files are untouched.
     """
-    _check_arguments(member, to, transform, class_names)
+    check_arguments(member, to, transform, class_names)
+    genome, twin = member.genome, exact_twin(member)
+    subject = Subject(
+        "member",
+        source=render_source(genome, transform, class_names, version=__version__),
+        tensors=plain_tensors(twin),
+        sheet=Sheet(genome.input_shape, tuple(class_names), genome.id),
+        transform=transform,
+        exact=twin,
+        run=partial(_in_evaluation_mode, member),
+        tolerance=TOLERANCES[genome.norm] if tolerance is None else tolerance,
+    )
+    return write_checked(subject, folder, to=to, overwrite=overwrite)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subject:
+    """What is exported, and what its outputs have to be.
+
+    Args:
+        noun: What to call it in messages.
+        source: Text of ``model.py``.
+        tensors: Its weights by name, float64.
+        sheet: What its user has to know.
+        transform: How its images were normalised.
+        exact: Normalised float64 images → outputs, by an independent computation.
+        run: Normalised float32 images → outputs, as graftwork computes them.
+        tolerance: Largest relative gap of the files from ``run``.
+    """
+
+    noun: str = field(kw_only=False)
+    source: str
+    tensors: dict[str, Tensor]
+    sheet: Sheet
+    transform: InputTransform
+    exact: Callable[[Tensor], Tensor]
+    run: Callable[[Tensor], Tensor]
+    tolerance: float
+
+
+def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, overwrite: bool) -> ExportReport:
+    """Write aside, compare, move into place; see `export_member`."""
     target = Path(folder)
     there = [name for name in FILES[to] if (target / name).exists()]
     if there and not overwrite:
         raise InputError(f"export: {' and '.join(there)} exist in {str(target)!r}; choose another folder or overwrite")
-    source = render_source(member.genome, transform, class_names, version=__version__)
-    twin = _exact_twin(member)
-    tensors = plain_tensors(twin)
-    exact_gap = _exact_gap(twin, source, tensors)
-    _hold(exact_gap, EXACT_TOLERANCE, to, "float64")
-    single = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    bound = TOLERANCES[member.genome.norm] if tolerance is None else tolerance
-    sheet = Sheet(member.genome.input_shape, tuple(class_names), member.genome.id)
+    exact_gap = _exact_gap(subject)
+    _hold(subject, exact_gap, EXACT_TOLERANCE, to, "float64")
+    single = {name: value.float() if value.is_floating_point() else value for name, value in subject.tensors.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as aside:
-            staged = write_files(to, Path(aside), source=source, tensors=single, sheet=sheet)
-            max_gap = _gap(member, transform, staged[0]) if can_run(to) else None
+            staged = write_files(to, Path(aside), source=subject.source, tensors=single, sheet=subject.sheet)
+            max_gap = _gap(subject, staged[0]) if can_run(to) else None
             if max_gap is not None:
-                _hold(max_gap, bound, to, "float32")
+                _hold(subject, max_gap, subject.tolerance, to, "float32")
             paths = _move(staged, target)
     except OSError as error:
         raise ResourceError(f"export: can't write to {str(target)!r}: {error}; nothing was replaced") from error
-    return ExportReport(to, paths, max_gap, exact_gap, bound)
+    return ExportReport(to, paths, max_gap, exact_gap, subject.tolerance)
 
 
-def _check_arguments(member: Member, to: str, transform: InputTransform, class_names: Sequence[str]) -> None:
+def check_arguments(member: Member, to: str, transform: InputTransform, class_names: Sequence[str]) -> None:
     genome = member.genome
     if to not in FILES:
         raise InputError(f"export: to must be one of {', '.join(FILES)}, got {to!r}")
@@ -133,16 +170,16 @@ def _check_arguments(member: Member, to: str, transform: InputTransform, class_n
         raise InputError(f"export: std must be greater than 0, got {transform.std!r}")
 
 
-def _hold(gap: float, tolerance: float, to: str, precision: str) -> None:
+def _hold(subject: Subject, gap: float, tolerance: float, to: str, precision: str) -> None:
     if not gap <= tolerance:
         raise GraftworkError(
-            f"export: the {to} model differs from the member by {gap:.2e} in {precision} (relative to the largest "
-            f"logit), more than the tolerance of {tolerance:.0e}; nothing was written. This is a defect of graftwork "
-            "or of an exporter below it: try another format, and please report the genome"
+            f"export: the {to} model differs from the {subject.noun} by {gap:.2e} in {precision} (relative to the "
+            f"largest output), more than the tolerance of {tolerance:.0e}; nothing was written. This is a defect of "
+            "graftwork or of an exporter below it: try another format, and please report the genome"
         )
 
 
-def _exact_twin(member: Member) -> Member:
+def exact_twin(member: Member) -> Member:
     """The member in float64 on the CPU, with weights of its own, in reference form and evaluation mode."""
     weights = {
         block_id: {name: tensor.detach().double().cpu() for name, tensor in entry.items()}
@@ -154,28 +191,32 @@ def _exact_twin(member: Member) -> Member:
     return twin
 
 
-def _exact_gap(twin: Member, source: str, tensors: dict[str, Tensor]) -> float:
-    """Gap in float64 of the plain network (fused) from the member in reference form, an independent computation."""
-    network = plain_network(source, tensors, dtype=torch.float64)
-    pixels = torch.rand(NUM_CHECKED, *twin.genome.input_shape, generator=_generator(), dtype=torch.float64)
+def _exact_gap(subject: Subject) -> float:
+    """Gap in float64 of the plain network (fused) from the reference form, an independent computation."""
+    network = plain_network(subject.source, subject.tensors, dtype=torch.float64)
+    pixels = torch.rand(NUM_CHECKED, *subject.sheet.input_shape, generator=_generator(), dtype=torch.float64)
     with torch.no_grad():
         normalised = (pixels - network.get_buffer("mean")) / network.get_buffer("std")
-        return output_gap(twin(normalised), network(pixels))
+        return output_gap(subject.exact(normalised), network(pixels))
 
 
-def _gap(member: Member, transform: InputTransform, file: Path) -> float:
-    """Gap of an exported file and the member in float32, on bytes as the member gets them, in two batch sizes."""
-    channels, height, width = member.genome.input_shape
-    shape = (NUM_CHECKED, height, width, channels)
-    images = torch.randint(0, 256, shape, generator=_generator(), dtype=torch.uint8)
+def _in_evaluation_mode(member: Member, x: Tensor) -> Tensor:
     weight = next(iter(member.parameters_by_key().values()))
     was_training = member.training
     member.eval()
     try:
-        with torch.no_grad():
-            expected = member(transform(images).to(weight)).float().cpu()
+        return member(x.to(weight)).float().cpu()  # type: ignore[no-any-return]
     finally:
         member.train(was_training)
+
+
+def _gap(subject: Subject, file: Path) -> float:
+    """Gap of an exported file in float32, on bytes as graftwork gets them, in two batch sizes."""
+    channels, height, width = subject.sheet.input_shape
+    shape = (NUM_CHECKED, height, width, channels)
+    images = torch.randint(0, 256, shape, generator=_generator(), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = subject.run(subject.transform(images))
     exported = open_export(file)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     parts = [exported(part.contiguous()) for part in torch.split(pixels, [NUM_CHECKED - 3, 3])]

@@ -5,19 +5,19 @@ runs them, so the plain network computes what the fused member does. `plain_tens
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from torch import Tensor, nn
 
-from graftwork.execution import InputTransform
+from graftwork.execution import InputTransform, Segment
 from graftwork.genome import Block, Genome, Layer, Pool, summary
 from graftwork.typing import Activation, Norm
 
-__all__ = ["fused_blocks", "halves", "load_source", "plain_network", "render_source"]
+__all__ = ["fused_blocks", "halves", "load_source", "plain_network", "render_ensemble", "render_source"]
 
 LINE_LENGTH = 120
 
@@ -35,6 +35,8 @@ RESIDUAL_NORMS: dict[Norm, str] = {
     "layer": "norm",
     "none": "",
 }
+
+POOLED = {"none": "x.flatten(1)", "avg": "x.mean(dim=(2, 3))", "max": "x.amax(dim=(2, 3))"}
 
 IMAGE_MODES = {1: "L", 3: "RGB"}
 """Channels → Pillow's mode; images of other kinds can't be read from files."""
@@ -76,16 +78,17 @@ def _stem_lines(genome: Genome) -> list[str]:
     return [line for line in (convolution, norm, ACTIVATION_MODULES[genome.activation]) if line]
 
 
-def _body_lines(genome: Genome) -> list[str]:
+def _body_lines(genome: Genome, start: int = 0, stop: int | None = None) -> list[str]:
+    """One line an item, and comments, of the items from ``start`` to before ``stop``."""
     lines = []
-    for step in genome.steps():
+    for step in list(genome.steps())[start:stop]:
         if isinstance(step.item, Pool):
             lines.append(f"nn.{'Max' if step.item.kind == 'max' else 'Avg'}Pool2d({step.item.size}),")
             continue
         fused = fused_blocks(step.item)
         blocks = [block for group in fused.values() for block in group]
         ids = f"{'block' if len(blocks) == 1 else 'blocks'} {', '.join(block.id for block in blocks)}"
-        lines += textwrap.wrap(ids, LINE_LENGTH - 16, initial_indent="# ", subsequent_indent="# ")
+        lines += textwrap.wrap(ids, LINE_LENGTH - 20, initial_indent="# ", subsequent_indent="# ")
         hidden = {size: sum(block.hidden_channels for block in group) for size, group in fused.items()}
         norm = _norm_module(genome.norm, [block.hidden_channels for block in blocks])
         extra = f", {norm}" if genome.norm == "layer" else ""
@@ -118,6 +121,39 @@ def _assignment(name: str, values: Sequence[object]) -> str:
     return "\n".join([f"{name} = (", *(f"    {text}," for text in texts), ")"])
 
 
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("graftwork.exporting", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - it writes Python; every value is a literal made here
+    )
+    return environment.get_template(name)
+
+
+def _common(
+    genome: Genome, transform: InputTransform, class_names: Sequence[str], body: Sequence[str]
+) -> dict[str, Any]:
+    """What the templates of one network and of an ensemble fill in alike; ``body``: lines of all items."""
+    return {
+        "genome": genome,
+        "shape": genome.input_shape,
+        "mode": IMAGE_MODES.get(genome.input_shape[0]),
+        "classes": _assignment("CLASSES", [str(name) for name in class_names]),
+        "mean": _assignment("MEAN", [float(value) for value in transform.mean]),
+        "std": _assignment("STD", [float(value) for value in transform.std]),
+        "split_norm": any("SplitNorm" in line for line in body),
+        "norm_argument": ", norm: nn.Module" if genome.norm == "layer" else "",
+        "residual_norm": RESIDUAL_NORMS[genome.norm],
+        "no_bias": "" if genome.norm == "none" else ", bias=False",
+        "activation": ACTIVATION_MODULES[genome.activation],
+        "pooled": POOLED[genome.head.pooling],
+        "fixed_stem": genome.stem.kind == "whiten",
+    }
+
+
 def render_source(genome: Genome, transform: InputTransform, class_names: Sequence[str], *, version: str) -> str:
     """The text of ``model.py``.
 
@@ -127,35 +163,71 @@ def render_source(genome: Genome, transform: InputTransform, class_names: Sequen
         class_names: One for each class, in the order of the logits.
         version: Of graftwork, for the file's header.
     """
-    environment = Environment(
-        loader=PackageLoader("graftwork.exporting", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - it writes Python; every value is a literal made here
-    )
     body = _body_lines(genome)
-    text = environment.get_template("model.py.jinja").render(
+    text = _template("model.py.jinja").render(
         version=version,
         summary=summary(genome),
-        genome=genome,
-        shape=genome.input_shape,
-        mode=IMAGE_MODES.get(genome.input_shape[0]),
-        classes=_assignment("CLASSES", [str(name) for name in class_names]),
-        mean=_assignment("MEAN", [float(value) for value in transform.mean]),
-        std=_assignment("STD", [float(value) for value in transform.std]),
-        split_norm=any("SplitNorm" in line for line in body),
-        norm_argument=", norm: nn.Module" if genome.norm == "layer" else "",
-        residual_norm=RESIDUAL_NORMS[genome.norm],
-        no_bias="" if genome.norm == "none" else ", bias=False",
-        activation=ACTIVATION_MODULES[genome.activation],
         stem=_stem_lines(genome),
-        fixed_stem=genome.stem.kind == "whiten",
         body=body,
         head=_head_lines(genome),
+        **_common(genome, transform, class_names, body),
     )
     return text.rstrip("\n") + "\n"
+
+
+def render_ensemble(
+    genomes: Sequence[Genome],
+    segments: Sequence[Segment],
+    combiner: Mapping[str, Any],
+    *,
+    without_last: bool,
+    transform: InputTransform,
+    class_names: Sequence[str],
+    version: str,
+) -> str:
+    """The text of ``model.py`` for an ensemble.
+
+    Args:
+        genomes: Of the members, which agree on input, stem, activation, norm and head.
+        segments: The trie of the members.
+        combiner: Its description as plain data.
+        without_last: Whether the combiner reads what the last linear layers would receive.
+        transform: Its mean and std become constants of the file.
+        class_names: One for each class, in the order of the outputs.
+        version: Of graftwork, for the file's header.
+    """
+    first = genomes[0]
+    lines = []
+    for segment in segments:
+        genome = genomes[segment.members[0]]
+        stem = [f"{line}," for line in _stem_lines(genome)] if segment.parent is None else []
+        lines.append(stem + _body_lines(genome, segment.start, segment.stop))
+    leaves = {index: number for number, segment in enumerate(segments) for index in segment.ends}
+    inner = combiner["combiner"] if combiner["kind"] == "temperature" else combiner
+    text = _template("ensemble.py.jinja").render(
+        version=version,
+        num_members=len(genomes),
+        members=[f"{genome.id}: {summary(genome)}" for genome in genomes],
+        segments=lines,
+        heads=[_head_lines(genome)[: -1 if without_last else None] for genome in genomes],
+        parents=_assignment("PARENTS", [segment.parent for segment in segments]),
+        leaves=_assignment("LEAVES", [leaves[index] for index in range(len(genomes))]),
+        scaled="" if first.head.scale == 1 or without_last else f" * {first.head.scale}",
+        kinds={combiner["kind"], inner["kind"]},
+        residual=inner.get("residual", False),
+        combiner=_combiner_text(combiner),
+        **_common(first, transform, class_names, [line for part in lines for line in part]),
+    )
+    return text.rstrip("\n") + "\n"
+
+
+def _combiner_text(combiner: Mapping[str, Any]) -> str:
+    if combiner["kind"] == "temperature":
+        return f"TemperatureCombiner({_combiner_text(combiner['combiner'])})"
+    if combiner["kind"] == "mean":
+        return f"MeanCombiner({combiner['num_members']})"
+    sizes = (combiner[key] for key in ("num_members", "num_features", "hidden_features", "num_classes"))
+    return f"StackedCombiner({', '.join(map(str, sizes))})"
 
 
 def load_source(text: str) -> ModuleType:

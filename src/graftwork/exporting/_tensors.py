@@ -1,16 +1,17 @@
 """A member's weights and statistics by the names of ``model.py``: what ``model.safetensors`` holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from graftwork.execution import Segment
 from graftwork.exporting._source import fused_blocks, halves
 from graftwork.genome import Layer
 from graftwork.member import Member
 from graftwork.typing import BlockId
 
-__all__ = ["plain_tensors"]
+__all__ = ["plain_tensors", "segment_tensors"]
 
 
 def _norm_tensors(member: Member, norm: str, blocks: Sequence[tuple[BlockId, int]]) -> dict[str, Tensor]:
@@ -56,38 +57,74 @@ def _layer_tensors(member: Member, layer: Layer, prefix: str) -> dict[str, Tenso
     return tensors | {f"{prefix}.mixing.weight": mixing, f"{prefix}.mixing.bias": bias}
 
 
-def _stem_tensors(member: Member) -> dict[str, Tensor]:
+def _stem_tensors(member: Member, prefix: str) -> dict[str, Tensor]:
     stem = member.genome.stem
     if stem.kind == "none":
         return {}
     entry = member.weights[stem.id]
-    tensors = {"stem.0.weight": entry["filter"]}
+    tensors = {f"{prefix}.0.weight": entry["filter"]}
     if "bias" in entry:
-        tensors["stem.0.bias"] = entry["bias"]
+        tensors[f"{prefix}.0.bias"] = entry["bias"]
     if "norm_weight" in entry:
-        tensors |= _norm_tensors(member, "stem.1", [(stem.id, stem.out_channels)])
+        tensors |= _norm_tensors(member, f"{prefix}.1", [(stem.id, stem.out_channels)])
     return tensors
 
 
-def _head_tensors(member: Member) -> dict[str, Tensor]:
+def _stem_modules(member: Member) -> int:
+    """How many modules the stem is: convolution, norm, activation."""
+    stem = member.genome.stem
+    return 0 if stem.kind == "none" else 3 if "norm_weight" in member.weights[stem.id] else 2
+
+
+def _head_tensors(member: Member, prefix: str, *, without_last: bool = False) -> dict[str, Tensor]:
     head = member.genome.head
     entry = member.weights[head.id]
-    names = {"hidden": "head.0.weight", "hidden_bias": "head.0.bias"}
+    names = {"hidden": f"{prefix}.0.weight", "hidden_bias": f"{prefix}.0.bias"}
     tensors = {names[name]: tensor for name, tensor in entry.items() if name in names}
     if "norm_weight" in entry:
-        tensors |= _norm_tensors(member, "head.1", [(head.id, head.hidden_features)])
+        tensors |= _norm_tensors(member, f"{prefix}.1", [(head.id, head.hidden_features)])
+    if without_last:
+        return tensors
     last = 0 if head.kind == "linear" else 3 if "norm_weight" in entry else 2
-    return tensors | {f"head.{last}.weight": entry["weight"], f"head.{last}.bias": entry["bias"]}
+    return tensors | {f"{prefix}.{last}.weight": entry["weight"], f"{prefix}.{last}.bias": entry["bias"]}
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 @torch.no_grad()
 def plain_tensors(member: Member) -> dict[str, Tensor]:
     """The member's weights and statistics by the names of ``model.py``: copies on the CPU, in their own precision."""
-    tensors = _stem_tensors(member)
+    tensors = _stem_tensors(member, "stem")
     for position, item in enumerate(member.genome.body):
         if isinstance(item, Layer):
             tensors |= _layer_tensors(member, item, f"body.{position}")
-    tensors |= _head_tensors(member)
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    return _copies(tensors | _head_tensors(member, "head"))
+
+
+@torch.no_grad()
+def segment_tensors(
+    members: Sequence[Member], segments: Sequence[Segment], *, without_last: bool = False
+) -> dict[str, Tensor]:
+    """The same of an ensemble, without its combiner: each segment of the trie once, and a head for each member.
+
+    Args:
+        members: Of the ensemble.
+        segments: Their trie.
+        without_last: Leave out the last linear layers.
+    """
+    tensors: dict[str, Tensor] = {}
+    for number, segment in enumerate(segments):
+        member, prefix, offset = members[segment.members[0]], f"segments.{number}", 0
+        if segment.parent is None:
+            tensors |= _stem_tensors(member, prefix)
+            offset = _stem_modules(member)
+        for place, item in enumerate(member.genome.body[segment.start : segment.stop], start=offset):
+            if isinstance(item, Layer):
+                tensors |= _layer_tensors(member, item, f"{prefix}.{place}")
+    for number, member in enumerate(members):
+        tensors |= _head_tensors(member, f"heads.{number}", without_last=without_last)
+    return _copies(tensors)

@@ -149,6 +149,11 @@ class Genome:
         channels, height, width = self.features_shape
         return channels * height * width if self.head.pooling == "none" else channels
 
+    @property
+    def penultimate_features(self) -> int:
+        """Number of features that the last linear layer receives."""
+        return self.head_features if self.head.kind == "linear" else self.head.hidden_features
+
     def blocks(self) -> Iterator[Block]:
         """All blocks in order."""
         for layer in self.layers:

@@ -2,8 +2,8 @@
 
 `RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer`
 turn a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
-`StoredMember`); `provenance` and `machine` say where results come from; `keep_memory` spares page faults. The files are
-described in ``docs/run-folder.md``.
+`StoredMember`); `record_opening` notes that the test split is opened; `provenance` and `machine` say where results come
+from; `keep_memory` spares page faults. The files are described in ``docs/run-folder.md``.
 """
 
 from graftwork.runs._allocator import keep_memory
@@ -11,6 +11,7 @@ from graftwork.runs._atomic import write_bytes, write_json, write_text
 from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state
 from graftwork.runs._folder import RunFolder
 from graftwork.runs._members import StoredMember, load_member, save_member
+from graftwork.runs._openings import now, record_opening
 from graftwork.runs._provenance import machine, provenance
 from graftwork.runs._tensors import load_tensors, save_tensors
 
@@ -22,8 +23,10 @@ __all__ = [
     "load_member",
     "load_tensors",
     "machine",
+    "now",
     "pack_state",
     "provenance",
+    "record_opening",
     "save_member",
     "save_tensors",
     "unpack_optimizer",

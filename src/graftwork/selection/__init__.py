@@ -9,7 +9,8 @@ rows of the survivors in order of choice, and is a pure function of its argument
 * ``pareto``: a family, each the most accurate at its cost.
 * ``tournament``: the best of a few drawn at random; ``age`` retires the oldest first (regularized evolution).
 
-To add one, write a class with that method, and give it a line in ``SELECTORS``: the contract suite then tests it.
+To add one, write a `Selector` with a ``choose`` method, which gets the checked arguments as `Candidates`, and give it a
+line in ``SELECTORS``: the contract suite then tests it.
 """
 
 from graftwork.selection._age import AgeSelector
@@ -18,13 +19,14 @@ from graftwork.selection._greedy import GreedySelector
 from graftwork.selection._pareto import ParetoSelector, non_dominated_fronts
 from graftwork.selection._random import RandomSelector
 from graftwork.selection._registry import SELECTORS, make_selector
-from graftwork.selection._selector import Selector, SoftSelector
+from graftwork.selection._selector import Candidates, Selector, SoftSelector, best_first
 from graftwork.selection._soft_coevolution import SoftCoevolutionSelector
 from graftwork.selection._tournament import TournamentSelector
 
 __all__ = [
     "SELECTORS",
     "AgeSelector",
+    "Candidates",
     "CoevolutionSelector",
     "GreedySelector",
     "ParetoSelector",
@@ -33,6 +35,7 @@ __all__ = [
     "SoftCoevolutionSelector",
     "SoftSelector",
     "TournamentSelector",
+    "best_first",
     "make_selector",
     "non_dominated_fronts",
 ]

@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
-from graftwork.selection._selector import best_first, num_chosen
+from graftwork.selection._selector import Candidates, Selector, best_first
 from graftwork.selection._tournament import check_tournament_size, hold_tournaments
 
 __all__ = ["AgeSelector"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgeSelector:
+class AgeSelector(Selector):
     """Retire the oldest members, then choose survivors among the others by tournament (Real et al. 2019).
 
     Rows stand in order of birth, so the oldest are the first. As many retire as ``num_retired`` says, unless fewer
@@ -37,15 +37,8 @@ class AgeSelector:
             msg = f"num_retired has to be at least 0, but is {self.num_retired!r}"
             raise ConfigError(msg)
 
-    def select(
-        self,
-        correct: NDArray[np.bool_],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose among the young; see ``Selector.select``."""
-        count = num_chosen(correct, costs, num_survivors)
-        ranking = best_first(correct)
-        num_retired = min(self.num_retired, len(correct) - count)
-        return hold_tournaments(ranking[ranking >= num_retired], count, size=self.size, rng=rng)
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose among the young."""
+        ranking = best_first(given.correct)
+        num_retired = min(self.num_retired, len(ranking) - given.count)
+        return hold_tournaments(ranking[ranking >= num_retired], given.count, size=self.size, rng=rng)

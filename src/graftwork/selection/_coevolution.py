@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
-from graftwork.selection._selector import num_chosen
+from graftwork.selection._selector import Candidates, Selector
 
 __all__ = ["MAX_POWER", "CoevolutionSelector", "check_power"]
 
@@ -35,7 +35,7 @@ def _weights(power: float, num_hits: int) -> list[int] | list[float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoevolutionSelector:
+class CoevolutionSelector(Selector):
     """First the best member, then again and again the one that adds most (report, algorithm 5).
 
     The next choice maximizes the mean over examples of ``correct · (1 + hits)^-power``, where ``hits`` counts the
@@ -57,15 +57,9 @@ class CoevolutionSelector:
     def __post_init__(self) -> None:
         check_power(self.power)
 
-    def select(
-        self,
-        correct: NDArray[np.bool_],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose rows that complement each other; see ``Selector.select``."""
-        count = num_chosen(correct, costs, num_survivors)
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose rows that complement each other."""
+        correct, count = given.correct, given.count
         weights = _weights(self.power, count) if count else []
         hits = np.zeros(correct.shape[1], dtype=np.int64)
         remaining = list(range(len(correct)))

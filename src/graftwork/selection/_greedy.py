@@ -5,22 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.selection._selector import best_first, num_chosen
+from graftwork.selection._selector import Candidates, Selector, best_first
 
 __all__ = ["GreedySelector"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreedySelector:
+class GreedySelector(Selector):
     """The best remaining member, K times, which is a sort (report, algorithm 2)."""
 
-    def select(
-        self,
-        correct: NDArray[np.bool_],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose the most accurate rows; see ``Selector.select``."""
-        count = num_chosen(correct, costs, num_survivors)
-        return best_first(correct)[:count]
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose the most accurate rows."""
+        return best_first(given.correct)[: given.count]

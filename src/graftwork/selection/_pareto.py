@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.selection._selector import num_chosen
+from graftwork.selection._selector import Candidates, Selector
 
 __all__ = ["ParetoSelector", "non_dominated_fronts"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParetoSelector:
+class ParetoSelector(Selector):
     """The front of accuracy against cost, then the front of the rest, and so on (NSGA-II, Deb et al. 2002).
 
     Within a front the order is the reverse of thinning: the member whose neighbors stand closest to it, in
@@ -21,21 +21,14 @@ class ParetoSelector:
     further one in a later front.
     """
 
-    def select(
-        self,
-        correct: NDArray[np.bool_],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose rows that trade accuracy for cost; see ``Selector.select``."""
-        count = num_chosen(correct, costs, num_survivors)
-        counts = np.count_nonzero(correct, axis=1).astype(np.int64)
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose rows that trade accuracy for cost."""
+        counts = np.count_nonzero(given.correct, axis=1).astype(np.int64)
         chosen: list[int] = []
-        for front in non_dominated_fronts(counts, costs):
-            if len(chosen) < count:
-                chosen += _least_crowded_first(front, counts, costs)
-        return np.array(chosen[:count], dtype=np.int64)
+        for front in non_dominated_fronts(counts, given.costs):
+            if len(chosen) < given.count:
+                chosen += _least_crowded_first(front, counts, given.costs)
+        return np.array(chosen[: given.count], dtype=np.int64)
 
 
 def non_dominated_fronts(counts: NDArray[np.int64], costs: NDArray[np.float64]) -> list[list[int]]:

@@ -1,24 +1,41 @@
 """What a selector is, and the checks that all of them share."""
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["Selector", "SoftSelector", "best_first", "num_chosen"]
+__all__ = ["Candidates", "Selector", "SoftSelector", "best_first"]
 
 
-@runtime_checkable
-class Selector(Protocol):
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What a selector chooses from, checked.
+
+    Args:
+        correct: bool [member, example]; whether the member classifies the validation example correctly.
+        costs: float64 [member]; finite.
+        count: How many rows to choose: min(K, num_members).
+    """
+
+    correct: NDArray[np.bool_]
+    costs: NDArray[np.float64]
+    count: int
+
+
+class Selector(ABC):
     """Chooses survivors from what each member classifies correctly, and from what each costs.
 
     A selector is a pure function of its arrays: it keeps no state, changes no argument, and draws only from the
     generator that it is given. Rows stand in order of member id, which is the order of birth. Equal scores go to
-    the lower row.
+    the lower row. Whoever searches calls `select`; whoever writes a selector writes `choose`.
     """
 
+    @final
     def select(
         self,
         correct: NDArray[np.bool_],
@@ -40,17 +57,21 @@ class Selector(Protocol):
         Raises:
             InputError: arrays of wrong type or shape, no examples, costs that aren't finite, or K < 1.
         """
-        ...
+        return self.choose(_checked(correct, costs, num_survivors), rng)
+
+    @abstractmethod
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return int64 [given.count]: distinct rows, in order of choice; what a selector is."""
 
 
-@runtime_checkable
-class SoftSelector(Selector, Protocol):
+class SoftSelector(Selector):
     """A selector that can also read probabilities, where a boolean would throw away how sure a member was.
 
-    The caller that has probabilities asks ``isinstance(selector, SoftSelector)`` and calls ``select_soft``;
-    on probabilities that are all 0 or 1 the two methods agree.
+    The caller that has probabilities asks ``isinstance(selector, SoftSelector)`` and calls `select_soft`; on
+    probabilities that are all 0 or 1 the two methods agree.
     """
 
+    @final
     def select_soft(
         self,
         probabilities: NDArray[np.float64],
@@ -58,19 +79,29 @@ class SoftSelector(Selector, Protocol):
         num_survivors: int,
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """Choose survivors as ``select`` does, from float64 [member, example]: P(true label), in [0, 1]."""
-        ...
+        """Choose survivors as `select` does, from float64 [member, example]: P(true label).
+
+        Raises:
+            InputError: a probability outside [0, 1], or as `select` says.
+        """
+        given = _checked(probabilities == 1, costs, num_survivors)
+        if not ((probabilities >= 0) & (probabilities <= 1)).all():
+            low, high = probabilities.min(), probabilities.max()
+            msg = f"probabilities have to lie in [0, 1], but go from {low!r} to {high!r}"
+            raise InputError(msg)
+        if np.isin(probabilities, (0, 1)).all():
+            return self.choose(given, rng)
+        return self.choose_soft(probabilities, given, rng)
+
+    @abstractmethod
+    def choose_soft(
+        self, probabilities: NDArray[np.float64], given: Candidates, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return rows as `choose` does, by P(true label) instead of ``given.correct``, which tells who is certain."""
 
 
-def num_chosen(correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survivors: int) -> int:
-    """Check the arguments of ``Selector.select``.
-
-    Returns:
-        min(num_survivors, num_members): how many rows the selector has to return.
-
-    Raises:
-        InputError: as ``Selector.select`` says.
-    """
+def _checked(correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survivors: int) -> Candidates:
+    """Check the arguments of ``Selector.select``; raises InputError as that says."""
     if correct.ndim != 2 or correct.dtype != np.bool_ or correct.shape[1] == 0:
         msg = (
             "correct has to be bool [member, example] with at least one example, "
@@ -86,7 +117,7 @@ def num_chosen(correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survi
     if num_survivors < 1:
         msg = f"num_survivors has to be at least 1, but is {num_survivors!r}"
         raise InputError(msg)
-    return min(num_survivors, len(correct))
+    return Candidates(correct, costs, min(num_survivors, len(correct)))
 
 
 def best_first(correct: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.errors import InputError
 from graftwork.selection._coevolution import CoevolutionSelector, check_power
-from graftwork.selection._selector import num_chosen
+from graftwork.selection._selector import Candidates, SoftSelector
 
 __all__ = ["SoftCoevolutionSelector"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftCoevolutionSelector:
+class SoftCoevolutionSelector(SoftSelector):
     """Co-evolution whose ``correct`` and ``hits`` are sums of P(true label).
 
     An example that two members get right with probability 0.51 each is covered less than one that they are sure
@@ -34,41 +33,21 @@ class SoftCoevolutionSelector:
     def __post_init__(self) -> None:
         check_power(self.power)
 
-    def select(
-        self,
-        correct: NDArray[np.bool_],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose by right and wrong alone; see ``Selector.select``."""
-        return CoevolutionSelector(power=self.power).select(correct, costs, num_survivors, rng)
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose by right and wrong alone."""
+        return CoevolutionSelector(power=self.power).choose(given, rng)
 
-    def select_soft(
-        self,
-        probabilities: NDArray[np.float64],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
+    def choose_soft(
+        self, probabilities: NDArray[np.float64], given: Candidates, rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Choose by P(true label), float64 [member, example]; see ``SoftSelector.select_soft``.
+        """Choose by P(true label).
 
         Sums over examples are correctly rounded (``math.fsum``), so the order of examples doesn't matter.
-
-        Raises:
-            InputError: a probability outside [0, 1], or as ``Selector.select`` says.
         """
-        count = num_chosen(probabilities > 0, costs, num_survivors)
-        if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            low, high = probabilities.min(), probabilities.max()
-            msg = f"probabilities have to lie in [0, 1], but go from {low!r} to {high!r}"
-            raise InputError(msg)
-        if np.isin(probabilities, (0, 1)).all():
-            return self.select(probabilities == 1, costs, num_survivors, rng)
         soft_hits = np.zeros(probabilities.shape[1])
         remaining = list(range(len(probabilities)))
         chosen: list[int] = []
-        for _ in range(count):
+        for _ in range(given.count):
             weights = (1 + soft_hits) ** -self.power
             best = max(remaining, key=lambda row: math.fsum(probabilities[row] * weights))
             remaining.remove(best)

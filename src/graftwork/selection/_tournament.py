@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
-from graftwork.selection._selector import best_first, num_chosen
+from graftwork.selection._selector import Candidates, Selector, best_first
 
 __all__ = ["TournamentSelector", "check_tournament_size", "hold_tournaments"]
 
@@ -35,7 +35,7 @@ def hold_tournaments(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TournamentSelector:
+class TournamentSelector(Selector):
     """Draw ``size`` of the remaining members, keep the most accurate of them, K times (Goldberg & Deb 1991).
 
     With ``size=1`` it is random selection, and with a size of the whole population it is greedy.
@@ -52,13 +52,6 @@ class TournamentSelector:
     def __post_init__(self) -> None:
         check_tournament_size(self.size)
 
-    def select(
-        self,
-        correct: NDArray[np.bool_],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose the winners; see ``Selector.select``."""
-        count = num_chosen(correct, costs, num_survivors)
-        return hold_tournaments(best_first(correct), count, size=self.size, rng=rng)
+    def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose the winners."""
+        return hold_tournaments(best_first(given.correct), given.count, size=self.size, rng=rng)

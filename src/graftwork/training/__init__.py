@@ -25,7 +25,7 @@ from graftwork.training._schedules import (
 from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
 from graftwork.training._speed import calibrate_speed
-from graftwork.training._step import LrScale, Trainer
+from graftwork.training._step import Loss, LrScale, Trainer
 
 __all__ = [
     "RECIPES",
@@ -37,6 +37,7 @@ __all__ = [
     "Evaluation",
     "Flip",
     "Images",
+    "Loss",
     "LrScale",
     "Muon",
     "MuonVariant",

@@ -1,8 +1,10 @@
 """Trainer: one optimization step of one member on one batch."""
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Literal, get_args
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
@@ -14,9 +16,12 @@ from graftwork.training._options import check_choice, check_range
 from graftwork.training._precision import Precision, in_precision
 from graftwork.training._schedules import Schedule
 
-__all__ = ["LrScale", "Trainer"]
+__all__ = ["Loss", "LrScale", "Trainer"]
 
 LrScale = Literal["none", "parameter-ratio"]
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Network input [B, C, H, W], logits float32 [B, classes] and classes int64 [B] → mean loss of the batch."""
 
 
 class Trainer:
@@ -31,6 +36,9 @@ class Trainer:
         lr_scale: ``"parameter-ratio"``: learning rate and weight decay times ``|θ_reference| / |θ_member|`` (Painter's
             report); ``"none"``: the same for all.
         reference_parameters: Parameters of the seed network, ``|θ_reference|``; only for ``"parameter-ratio"``.
+
+    Attributes:
+        loss: Cross-entropy; may be set to another `Loss`, such as one that reads a teacher.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -63,6 +71,10 @@ class Trainer:
         self.precision: Precision = precision
         self.lr_scale: LrScale = lr_scale
         self.reference_parameters = reference_parameters
+        self.loss: Loss = self._cross_entropy
+
+    def _cross_entropy(self, x: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
+        return F.cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
 
     def ratio(self, member: Member) -> float:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""
@@ -95,7 +107,7 @@ class Trainer:
         member.train()
         with in_precision(self.precision, x.device):
             logits = member(x)
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=self.label_smoothing)
+        loss = self.loss(x, logits.float(), y)
         value = float(loss.detach())
         if not isfinite(value):
             raise GraftworkError(

@@ -1,23 +1,29 @@
-"""The ensembles of a run: fitted on stored blend predictions, scored on stored validation and test predictions.
-
-Nothing is run and no split is opened here: a run stores the logits of its final survivors once, and ensembles use them.
-"""
+"""Fitting a run's ensembles, and reading them again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graftwork.combination._stored import StoredPredictions, run_together, store_penultimate
 from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_combiner, fit_combiner
-from graftwork.errors import RunError
-from graftwork.execution import InputTransform, shared_flops, walk
+from graftwork.errors import ConfigError, RunError
+from graftwork.execution import InputTransform, Output, shared_flops
 from graftwork.genome import Genome, parameters_per_entry
 from graftwork.metrics import expected_calibration_error, negative_log_likelihood
 from graftwork.runs import RunFolder, load_member
 
-__all__ = ["METHODS", "StoredPredictions", "combine", "load_ensemble", "members_of"]
+__all__ = [
+    "METHODS",
+    "PENULTIMATE_METHODS",
+    "combine",
+    "ensemble_costs",
+    "load_ensemble",
+    "members_of",
+    "prediction_scores",
+]
 
 METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),
@@ -29,40 +35,19 @@ METHODS: Mapping[str, tuple[str, bool]] = {
 }
 """Method on the command line → method of `graftwork.ensembles`, and whether its temperature is fitted."""
 
-
-@dataclass(frozen=True)
-class StoredPredictions:
-    """Logits of members on one split.
-
-    Args:
-        outputs: float32 [example, member, class].
-        labels: int64 [example].
-    """
-
-    outputs: Tensor
-    labels: Tensor
-
-    @classmethod
-    def load(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
-        """Read what a run stored of some members.
-
-        Raises:
-            RunError: If a member has no stored predictions.
-        """
-        tensors = run.load_tensors(f"predictions/{split}.safetensors")
-        missing = [name for name in members if name not in tensors]
-        if missing:
-            raise RunError(f"{run.path}: no {split} predictions of {', '.join(missing)} are stored")
-        return cls(torch.stack([tensors[name] for name in members], dim=1), tensors["labels"])
+PENULTIMATE_METHODS = ("stacked", "stacked-calibrated")
+"""Methods that can stack penultimate features."""
 
 
-def _unique_parameters(genomes: Sequence[Genome]) -> int:
-    """Parameters of all members together, shared blocks once: what the ensemble has to keep."""
+def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
+    """Parameters that an ensemble has to keep, shared blocks once; FLOPs for one image, shared prefixes once."""
     entries = {block_id: count for genome in genomes for block_id, count in parameters_per_entry(genome).items()}
-    return sum(entries.values())
+    extra = sum(tensor.numel() for tensor in combiner.state_dict().values())
+    return sum(entries.values()) + extra, shared_flops(genomes) + 2 * extra
 
 
-def _score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, expected calibration error and negative log-likelihood of [example, class] with labels [example]."""
     probabilities = log_probabilities.double().exp().numpy()
     return {
         "accuracy": int((log_probabilities.argmax(1) == labels).sum()) / len(labels),
@@ -72,7 +57,12 @@ def _score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def combine(
-    run: RunFolder, members: Sequence[str], *, methods: Sequence[str] = tuple(METHODS), seed: int = 0
+    run: RunFolder,
+    members: Sequence[str],
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+    features: Output = "logits",
 ) -> list[dict[str, Any]]:
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
 
@@ -81,39 +71,51 @@ def combine(
         members: Ids, at least one.
         methods: Names in `METHODS`.
         seed: Of the stacker's weights and folds.
+        features: What is stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``, and has to
+            run the members once on all three splits; that opening of the test split is recorded.
 
     Returns:
         One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``parameters`` with
-        shared blocks counted once, ``flops`` with shared prefixes run once, ``num_members``.
+        shared blocks counted once, ``flops`` with shared prefixes run once, ``num_members``. Members count whole, also
+        where only their penultimate features are used.
 
     Raises:
         RunError: If predictions are missing.
-        ConfigError: If a method is unknown.
+        ConfigError: If a method is unknown, or can't take these features.
     """
-    blend = StoredPredictions.load(run, "blend", members)
-    validation, test = (StoredPredictions.load(run, split, members) for split in ("validation", "test"))
+    load, suffix, options = StoredPredictions.load, "", dict[str, int]()
+    if features == "penultimate":
+        wrong = [name for name in methods if name not in PENULTIMATE_METHODS]
+        if wrong:
+            raise ConfigError(f"method: penultimate features take {' or '.join(PENULTIMATE_METHODS)}, got {wrong[0]!r}")
+        store_penultimate(run, members)
+        options["num_classes"] = load(run, "blend", members).outputs.shape[2]
+        load, suffix = StoredPredictions.load_penultimate, "-penultimate"
+    blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = [], dict[str, dict[str, Tensor]](validation={}, test={})
-    for name in methods:
-        method, calibrated = METHODS.get(name, (name, False))
-        generator = torch.Generator().manual_seed(seed)
-        combiner = fit_combiner(method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated)
-        _save(run, name, members, combiner)
+    for wanted in methods:
+        method, calibrated = METHODS.get(wanted, (wanted, False))
+        name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
+        combiner = fit_combiner(
+            method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated, **options
+        )
+        _save(run, name, members, combiner, features)
         with torch.no_grad():
             said = {"validation": combiner(validation.outputs), "test": combiner(test.outputs)}
         for split, log_probabilities in said.items():
             stored[split][f"ensemble/{name}"] = log_probabilities
-        scores = _score(said["test"], test.labels)
-        extra = sum(parameter.numel() for parameter in combiner.state_dict().values())
+        scores = prediction_scores(said["test"], test.labels)
+        parameters, flops = ensemble_costs(genomes, combiner)
         rows.append(
             {
                 "method": name,
                 "test_accuracy": scores["accuracy"],
-                "validation_accuracy": _score(said["validation"], validation.labels)["accuracy"],
+                "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
                 "ece": scores["ece"],
                 "nll": scores["nll"],
-                "parameters": _unique_parameters(genomes) + extra,
-                "flops": shared_flops(genomes) + 2 * extra,
+                "parameters": parameters,
+                "flops": flops,
                 "num_members": len(members),
                 "members": list(members),
             }
@@ -124,10 +126,11 @@ def combine(
     return rows
 
 
-def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner) -> None:
+def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner, features: Output) -> None:
     (run.path / "ensembles").mkdir(exist_ok=True)
     run.save_tensors(f"ensembles/{name}.safetensors", combiner.state_dict())
-    run.write_json(f"ensembles/{name}.json", {"members": list(members), "combiner": describe_combiner(combiner)})
+    stored = {"members": list(members), "features": features, "combiner": describe_combiner(combiner)}
+    run.write_json(f"ensembles/{name}.json", stored)
 
 
 def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, dict[str, Any]]:
@@ -144,12 +147,11 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
     combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
     loaded = [load_member(run, member) for member in data["members"]]
     members = [entry[0] for entry in loaded]
-
-    def run_all(images: Tensor) -> Tensor:
-        outputs = dict(walk(members, images, "evaluate"))
-        return torch.stack([outputs[index] for index in range(len(members))], dim=1)
-
-    return Ensemble(members, combiner, run_all=run_all), loaded[0][1], loaded[0][2]
+    return (
+        Ensemble(members, combiner, run_all=partial(run_together, members, output=data.get("features", "logits"))),
+        loaded[0][1],
+        loaded[0][2],
+    )
 
 
 def members_of(run: RunFolder, wanted: str) -> list[str]:

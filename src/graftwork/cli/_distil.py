@@ -1,0 +1,43 @@
+"""``graftwork distil``."""
+
+from typing import Annotated
+
+import typer
+
+from graftwork.cli import _options as options
+from graftwork.cli._app import app, emit, say
+
+
+@app.command()
+def distil(
+    run: options.Run,
+    genome: Annotated[
+        str | None, typer.Option(help="Id of a member of the run, or JSON file of a genome. [default: the best member]")
+    ] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(help="Ensemble of the run that teaches. [default: the best on validation]")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="FLOPs of each arm (0.01PFLOP). [default: a tenth of what the search spent]")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Factor on the learning rates of the run's recipe.")] = 0.2,
+    as_json: options.Json = False,
+) -> None:
+    """Train one network on with an ensemble's soft labels, beside the same FLOPs without them; both become members."""
+    from graftwork.experiments import distil as distil_run
+    from graftwork.runs import keep_memory
+
+    keep_memory()
+    found = distil_run(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, note=say)
+    if as_json:
+        emit(found)
+        return
+    rows = [{"id": found["student"], **found["before"]}] if found["before"] else []
+    for row in [*rows, *found["rows"]]:
+        line = f"{row['id']:<20} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation"
+        if "steps" in row:
+            line += f"  NLL {row['nll']:.4f}  {row['steps']} updates, {row['flops_spent'] / 1e12:.4g} TFLOP"
+        typer.echo(line)
+    gap, (low, high) = found["difference"]["value"], found["difference"]["interval"]
+    points = f"{100 * gap:+.2f} points of test [{100 * low:+.2f}, {100 * high:+.2f}]"
+    typer.echo(f"distilled by {found['ensemble']} − longer: {points}")

@@ -1,0 +1,122 @@
+"""Do co-evolved survivors make a better ensemble? Three selections and two controls at equal FLOPs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graftwork.config import SearchConfig
+from graftwork.experiments._arms import check_ensembles, make_control, make_run
+from graftwork.experiments._arms_table import bars_of_arms, differences_table, summarise_arms, table_of_arms
+from graftwork.experiments._common import Row
+from graftwork.experiments._entries import BEST, CHOSEN, Entry, deep_ensemble_entries, difference, search_entries
+from graftwork.experiments._entries import seed_network as seed_network_entries
+from graftwork.experiments._leak import leak_test
+from graftwork.experiments._study import Case, Study
+from graftwork.experiments._tasks import Task
+
+__all__ = ["COEVOLUTION"]
+
+SELECTIONS = ("coevolution", "greedy", "random")
+ALONE, DEEP, SEED = "largest survivor's genome alone", "deep ensemble", "seed network alone"
+LEAK = "coevolution, stackers fitted on training data (leak)"
+
+
+def _num_networks(case: Case) -> int:
+    """K of the deep ensemble: as many networks as a search has survivors."""
+    return SearchConfig.from_dict(case.options).recipe.num_survivors
+
+
+def _networks(case: Case) -> list[Path]:
+    return [case.path(f"deep-{number}") for number in range(_num_networks(case))]
+
+
+def tasks(case: Case) -> list[Task]:
+    """Searches first; the controls train the genome of co-evolution's largest survivor, so they wait for it.
+
+    Only the co-evolution of seed 0 also trains the seed network alone (``--control``): one look at that control.
+    """
+    options = {**case.options, "budget": case.size}
+    check_ensembles(options)
+    found = []
+    for selection in SELECTIONS:
+        own = {"selection": selection, "control": selection == SELECTIONS[0] and case.seed == 0}
+        path = case.path(selection)
+        found.append(Task(path.name, make_run, (path, {**options, **own})))
+    first, source = found[0].name, case.path(SELECTIONS[0])
+    found.append(Task(f"{first}-leak", leak_test, (source,), (first,)))
+    alone = case.path("alone")
+    found.append(Task(alone.name, make_control, (alone, case.options, source, 1), (first,)))
+    networks = _networks(case)
+    for number, path in enumerate(networks):
+        own = {**case.options, "seed": case.seed + 1000 * (number + 1)}
+        found.append(Task(path.name, make_control, (path, own, source, len(networks)), (first,)))
+    return found
+
+
+def row(case: Case) -> Row:
+    """Read the finished runs of one seed."""
+    arms: dict[str, dict[str, Entry]] = {}
+    diversity: dict[str, dict[str, Any]] = {}
+    for selection in SELECTIONS:
+        arms[selection], diversity[selection] = search_entries(case.path(selection))
+    alone, _ = search_entries(case.path("alone"))
+    arms[ALONE] = {BEST: alone[BEST]}
+    arms[DEEP], diversity[DEEP] = deep_ensemble_entries(_networks(case))
+    control = seed_network_entries(case.path(SELECTIONS[0]))
+    if control:
+        arms[SEED] = control
+    leak = leak_test(case.path(SELECTIONS[0]))  # has been made by a task, and is only read here
+    leaked = {row["method"]: row for row in leak["rows"] if row["fitted_on"] == "training"}
+    return {
+        "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()}
+        | {LEAK: leaked},
+        "diversity": diversity,
+        "differences": _differences(arms) | leak["differences"],
+        "leak": leak,
+    }
+
+
+def _differences(arms: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
+    """Each selection's ensemble against its own best member and against what the same FLOPs buy otherwise."""
+    pairs: dict[str, tuple[Entry, Entry]] = {}
+    for selection in SELECTIONS:
+        if CHOSEN not in arms[selection]:
+            continue
+        ensemble = arms[selection][CHOSEN]
+        pairs[f"{selection}: ensemble − its best member"] = ensemble, arms[selection][BEST]
+        pairs[f"{selection}: ensemble − {ALONE}"] = ensemble, arms[ALONE][BEST]
+        pairs[f"{selection}: ensemble − mean of the deep ensemble"] = ensemble, arms[DEEP]["mean"]
+        if selection != SELECTIONS[0]:
+            pairs[f"{SELECTIONS[0]}: ensemble − ensemble of {selection}"] = arms[SELECTIONS[0]][CHOSEN], ensemble
+    return {name: difference(*pair) for name, pair in pairs.items()}
+
+
+def tabulate(summary: Mapping[str, Any]) -> str:
+    """Arms side by side, and the differences that the question turns on."""
+    return f"{table_of_arms(summary)}\n{differences_table(summary)}"
+
+
+def draw(summary: Mapping[str, Any], cases: Sequence[Case], out: Path) -> None:
+    """Bars of all arms, and the profiles of greedy and co-evolution side by side where their runs are at hand."""
+    from graftwork.reports import profile_figure, read_run, write_figure
+
+    bars_of_arms(summary, out / "accuracy", title="Equal FLOPs")
+    for case in cases[:1]:
+        pair = [case.path(name) for name in ("greedy", "coevolution")]
+        if all((path / "result.json").is_file() for path in pair):
+            write_figure(profile_figure(*map(read_run, pair)), out / "profiles")
+
+
+COEVOLUTION = Study(
+    "coevolution",
+    "At equal FLOPs, is an ensemble of co-evolved survivors better than its best member, than greedy and random "
+    "selection, than one network with all the FLOPs, and than a deep ensemble?",
+    "default",
+    "budget",
+    "0.1PFLOP",
+    tasks,
+    row,
+    summarise_arms,
+    tabulate,
+    draw,
+)

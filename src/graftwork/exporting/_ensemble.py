@@ -1,0 +1,115 @@
+"""An ensemble as a model that runs without graftwork: every shared prefix is there once."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork import __version__
+from graftwork.errors import InputError
+from graftwork.execution import InputTransform, Output, Segment, prefix_tree, walk
+from graftwork.exporting._export import TOLERANCES, ExportReport, Subject, check_arguments, exact_twin, write_checked
+from graftwork.exporting._formats import ExportFormat, Sheet
+from graftwork.exporting._source import render_ensemble
+from graftwork.exporting._tensors import segment_tensors
+from graftwork.member import Member
+
+__all__ = ["Joined", "export_ensemble"]
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Members and what makes one prediction of their outputs.
+
+    Args:
+        members: Over one bank or several; they agree on input, activation, norm and head.
+        combiner: From outputs [B, K, features] to log-probabilities [B, classes].
+        description: Of the combiner, as plain data (see `graftwork.ensembles.describe_combiner`).
+        output: What of each member the combiner reads.
+    """
+
+    members: Sequence[Member]
+    combiner: nn.Module
+    description: Mapping[str, Any]
+    output: Output = "logits"
+
+    def run(self, x: Tensor) -> Tensor:
+        """Log-probabilities [B, classes] of normalised images [B, C, H, W]."""
+        outputs = dict(walk(self.members, x, "evaluate", output=self.output))
+        result: Tensor = self.combiner(torch.stack([outputs[index] for index in range(len(self.members))], dim=1))
+        return result
+
+
+def export_ensemble(
+    ensemble: Joined,
+    folder: str | Path,
+    *,
+    to: ExportFormat,
+    transform: InputTransform,
+    class_names: Sequence[str],
+    tolerance: float | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write an ensemble as one model that runs without graftwork, and check that it gives the ensemble's outputs.
+
+    As `export_member` does, with log-probabilities in the place of logits: their softmax is the probabilities.
+
+    Args:
+        ensemble: Its members run in evaluation mode, with their running statistics; left alone.
+        folder: Made where it is missing.
+        to: The format.
+        transform: How the members' images were normalised.
+        class_names: One for each class, in the order of the outputs.
+        tolerance: Largest relative gap in float32; ``None``: that of a member's export.
+        overwrite: Whether to replace files of the same names.
+
+    Returns:
+        Paths and measured gaps.
+
+    Raises:
+        InputError: If the members can't stand in one file, or as `export_member` says.
+        ResourceError: If the files can't be written.
+        GraftworkError: If the exported model differs. In every case the folder's files are untouched.
+    """
+    members = ensemble.members
+    if not members:
+        raise InputError("export: an ensemble has to have at least one member, but got none")
+    check_arguments(members[0], to, transform, class_names)
+    genomes = [member.genome for member in members]
+    kinds = {(g.input_shape, g.num_classes, g.activation, g.norm, g.stem.kind, g.head) for g in genomes}
+    if len(kinds) > 1:
+        raise InputError(f"export: members of one ensemble must agree on input, stem, norm and head, got {kinds}")
+    twins = [exact_twin(member) for member in members]
+    twin = Joined(twins, deepcopy(ensemble.combiner).double(), ensemble.description, ensemble.output)
+    segments = prefix_tree(twins)
+    source = render_ensemble(
+        genomes,
+        segments,
+        ensemble.description,
+        without_last=ensemble.output == "penultimate",
+        transform=transform,
+        class_names=class_names,
+        version=__version__,
+    )
+    subject = Subject(
+        "ensemble",
+        source=source,
+        tensors=_tensors(twin, segments),
+        sheet=Sheet(genomes[0].input_shape, tuple(class_names), ", ".join(genome.id for genome in genomes)),
+        transform=transform,
+        exact=twin.run,
+        run=ensemble.run,
+        tolerance=TOLERANCES[genomes[0].norm] if tolerance is None else tolerance,
+    )
+    return write_checked(subject, folder, to=to, overwrite=overwrite)
+
+
+@torch.no_grad()
+def _tensors(twin: Joined, segments: Sequence[Segment]) -> dict[str, Tensor]:
+    """By the names of ``model.py``; shared prefixes once."""
+    tensors = segment_tensors(twin.members, segments, without_last=twin.output == "penultimate")
+    return tensors | {f"combiner.{name}": tensor.clone() for name, tensor in twin.combiner.state_dict().items()}

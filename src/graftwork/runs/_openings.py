@@ -1,0 +1,34 @@
+"""Openings of the test split: each is recorded before it happens."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from graftwork.runs._folder import RunFolder
+
+__all__ = ["now", "record_opening"]
+
+
+def now() -> str:
+    """The present time, ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[dict[str, Any]]:
+    """Record that the test split is about to be opened.
+
+    Args:
+        run: The folder; ``predictions/openings.json`` is written, and ``test_openings`` of a finished run's outcome.
+        by: The command that opens it.
+        members: Whom it scores.
+
+    Returns:
+        All openings, this one last.
+    """
+    path = run.path / "predictions" / "openings.json"
+    earlier = run.read_json("predictions/openings.json")["openings"] if path.is_file() else []
+    openings = [*earlier, {"at": now(), "by": by, "members": list(members)}]
+    run.write_json("predictions/openings.json", {"openings": openings})
+    if run.finished:
+        run.write_json("result.json", {**run.read_json("result.json"), "test_openings": openings})
+    return openings
