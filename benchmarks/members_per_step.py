@@ -10,13 +10,14 @@ file are not run again. The test split stays shut.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from statistics import fmean, median
 
 from graftwork.config import Problem, SearchConfig, prepare
 from graftwork.evolution import search
-from graftwork.runs import keep_memory, machine
+from graftwork.runs import keep_memory, provenance
 
 
 def one(problem: Problem, options: dict[str, object]) -> dict[str, object]:
@@ -34,6 +35,13 @@ def one(problem: Problem, options: dict[str, object]) -> dict[str, object]:
         "scoring_flops": last.scoring_flops,
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def public(arguments: list[str], data: str) -> str:
+    """A path of one machine has no place in results."""
+    return " ".join(
+        f"PATH-TO-{Path(data).name.upper()}" if word == data and "/" in data else word for word in arguments
+    )
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -68,9 +76,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     if given.quick:
-        given.data, given.budget, given.seeds, given.sizes = "digits", "0.0002PFLOP", 1, [1, 4]
+        given.data, given.budget, given.seeds, given.sizes = "digits", "0.00003PFLOP", 1, [1, 4]
     keep_memory()
     options = {"data": given.data, "budget": given.budget, "threads": given.threads, "precision": given.precision}
+    options |= {"recipe": "paper", "num_generations": 2, "num_calibration": 100} if given.quick else {}
     options |= {"population_size": given.population_size, "validation": 0.1, "blend": 0}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {"trials": {}}
     trials = found["trials"]
@@ -81,7 +90,8 @@ def main() -> None:
                 row = one(problem, {**options, "seed": seed, "members_per_step": size})
                 trials[str(size)][str(seed)] = row
                 print(f"seed {seed}, S = {size}: {row}", flush=True)
-            found |= {"budget": given.budget, "population_size": given.population_size, "machine": machine()}
+            found |= {"command": f"python benchmarks/members_per_step.py {public(sys.argv[1:], given.data)}"}
+            found |= {"budget": given.budget, "population_size": given.population_size, "provenance": provenance()}
             found["sizes"] = summary(trials)
             given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps(found, indent=2) + "\n")

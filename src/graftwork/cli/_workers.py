@@ -82,7 +82,7 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
     """
     from graftwork.workers import Group, restarted
 
-    group = Group.join(device=(config or SearchConfig()).device, method=method)
+    group = Group.join(method=method)
     try:
         if not group.leads:
             _follow(group)

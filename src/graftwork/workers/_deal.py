@@ -78,7 +78,8 @@ def deal_scoring(genomes: Sequence[Genome], *, num_images: int, batch_size: int,
     whole: list[list[int]] = [[] for _ in range(size)]
     parts: list[list[Job]] = [[] for _ in range(size)]
     for row in _trie_order(genomes):
-        for rank in range(size):
+        first_rank, last_rank = before * size // total, ((before + costs[row]) * size - 1) // total
+        for rank in range(first_rank, last_rank + 1):
             # the borders of this rank's share of the total, in batches of this member; both sides of one round alike
             cuts = [(border * total - before * size) * batches // (costs[row] * size) for border in (rank, rank + 1)]
             first, last = (min(max(cut, 0), batches) for cut in cuts)

@@ -67,11 +67,12 @@ class Group:
         self.stopping = False
 
     @classmethod
-    def join(cls, *, device: str = "cpu", method: str = "env://") -> "Group":
+    def join(cls, *, method: str = "env://") -> "Group":
         """Meet the other ranks that the environment tells of, and share this machine's cores among its ranks.
 
+        What lies in the memory of a processor is exchanged over gloo, what lies on CUDA devices over NCCL.
+
         Args:
-            device: ``cpu`` exchanges over gloo; ``cuda`` over NCCL, and each rank takes the device of its local number.
             method: Where to meet, as in `torch.distributed.init_process_group`.
 
         Raises:
@@ -79,9 +80,7 @@ class Group:
         """
         environment = {name: int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
         rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-        if device.startswith("cuda"):
-            torch.cuda.set_device(local_rank)
-        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         with _losses_told():
             dist.init_process_group(
                 backend, init_method=method, rank=rank, world_size=environment["WORLD_SIZE"], timeout=_TIMEOUT
