@@ -3,6 +3,7 @@
 import signal
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -96,7 +97,8 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
         from graftwork.briefing import dismiss
 
         if group.leads:
-            dismiss(group)  # found before the search began: the others wait to be told
+            with suppress(ResourceError):  # they may have found the same mistake, and be gone
+                dismiss(group)
         raise
     except ResourceError as error:
         if group.leads:
