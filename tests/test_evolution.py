@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from graftwork.evolution import Generation, Plan, SearchState, search
-from graftwork.genome import Genome, seed_genome, training_flops
+from graftwork.execution import shared_flops
+from graftwork.genome import TRAINING_FACTOR, Genome, seed_genome, training_flops
 from graftwork.member import Member
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
-from graftwork.training import Evaluation
+from graftwork.training import Evaluation, Update
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
 STEP = training_flops(SEED, 2)
@@ -23,17 +24,22 @@ class Trainer:
 
     batch_size = 2
 
-    def __init__(self) -> None:
+    def __init__(self, updates_at_once: int = 1) -> None:
         self.progress: list[float] = []
         self.trained: list[Genome] = []
+        self.drawn: list[tuple[Member, ...]] = []
+        self.runs: list[list[int]] = []
+        self.updates_at_once = updates_at_once
 
     def sync(self) -> None:
         """There is no optimizer."""
 
-    def step(self, member: Member, number: int, progress: float) -> float:
-        self.progress.append(progress)
-        self.trained.append(member.genome)
-        return float(number)
+    def run(self, updates: Sequence[Update]) -> float:
+        self.runs.append([update.number for update in updates])
+        self.progress += [update.progress for update in updates]
+        self.trained += [update.members[0].genome for update in updates]
+        self.drawn += [update.members for update in updates]
+        return float(sum(update.number for update in updates))
 
 
 class Scorer:
@@ -57,7 +63,7 @@ class LastFirst:
 def run(plan: Plan, **options: Any) -> tuple[SearchState, Trainer, list[Generation]]:
     population = Population()
     population.add_seed(SEED, generator=torch.Generator().manual_seed(0))
-    state, trainer = SearchState(population, np.random.default_rng(0)), Trainer()
+    state, trainer = SearchState(population, np.random.default_rng(0)), Trainer(options.pop("updates_at_once", 1))
     parts: dict[str, Any] = {"selector": LastFirst(), "mutate": R2RMutation(), "num_survivors": 2}
     parts |= {"trainer": trainer, "scorer": Scorer(), "plan": plan, "population_size": 4}
     return state, trainer, list(search(state, **{**parts, **options}))
@@ -112,3 +118,44 @@ def test_after_the_last_round_only_the_survivors_are_left() -> None:
     state, _, rounds = run(Plan(1, 1, 1))
     assert set(state.population.members) == set(rounds[-1].survivors)
     assert set(state.population.bank) == {i for genome in state.population.genomes for i in genome.ids}
+
+
+def test_several_members_per_step_are_different_ones_drawn_about_equally_often() -> None:
+    _, trainer, rounds = run(Plan(1, 1, 400, members_per_step=3))
+    assert len(trainer.drawn[0]) == 1  # the seed is alone
+    assert rounds[-1].step == 401
+    joint = trainer.drawn[1:]
+    assert all(len(set(members)) == 3 for members in joint)
+    counts = [sum(member in members for members in joint) for member in {m for members in joint for m in members}]
+    assert len(counts) == 4
+    assert min(counts) > 260
+
+
+def test_members_per_step_beyond_the_population_trains_all_of_it() -> None:
+    _, trainer, _ = run(Plan(1, 1, 5, members_per_step=9))
+    assert [len(members) for members in trainer.drawn] == [1, 4, 4, 4, 4, 4]
+
+
+def test_several_members_per_step_pay_for_what_they_share_once() -> None:
+    state, trainer, rounds = run(Plan(1, flops=300 * STEP, members_per_step=4))
+    together = TRAINING_FACTOR * 2 * shared_flops([member.genome for member in trainer.drawn[-1]])
+    alone = sum(training_flops(member.genome, 2) for member in trainer.drawn[-1])
+    assert together < alone
+    assert state.training_flops == rounds[0].training_flops + together * (rounds[1].step - rounds[0].step)
+    assert state.spent_flops <= 300 * STEP < state.spent_flops + alone + STEP
+
+
+def test_drawing_many_updates_at_once_draws_the_same_ones() -> None:
+    """Same members, batches, progress and costs, in runs that end with the round."""
+    for plan in (Plan(2, 5, 11), Plan(2, flops=60 * STEP), Plan(2, flops=60 * STEP, members_per_step=2)):
+        one_state, one, ones = run(plan)
+        state, many, rounds = run(plan, updates_at_once=4)
+        assert one.trained == many.trained
+        assert one.progress == many.progress
+        assert [len(numbers) for numbers in many.runs].count(4) > 2
+        assert max(len(numbers) for numbers in many.runs) == 4
+        assert [number for numbers in many.runs for number in numbers] == list(range(state.step))
+        assert [(r.step, r.training_flops, r.mean_loss) for r in ones] == [
+            (r.step, r.training_flops, r.mean_loss) for r in rounds
+        ]
+        assert one_state.rng.bit_generator.state == state.rng.bit_generator.state

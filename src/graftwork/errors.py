@@ -12,6 +12,7 @@
     │   └── SurgeryError                 a model that can't be grown as asked; the model is untouched
     │       ├── UnsupportedOperationError   an operation between producer and consumer that is not understood
     │       └── NotPreservedError           the growth was tried, changed the function and was rolled back
+    ├── SearchInterruptedError           a search that was asked to stop; the CLI exits with 130
     └── ResourceError (also RuntimeError)   the machine gave out: disk full, lost worker
 
 A message says what was expected, what came, and what to do next.
@@ -27,6 +28,7 @@ __all__ = [
     "NotPreservedError",
     "ResourceError",
     "RunError",
+    "SearchInterruptedError",
     "SurgeryError",
     "UnsupportedOperationError",
 ]
@@ -70,6 +72,10 @@ class UnsupportedOperationError(SurgeryError):
 
 class NotPreservedError(SurgeryError):
     """The growth was tried, changed the function by more than the tolerance and was rolled back."""
+
+
+class SearchInterruptedError(GraftworkError):
+    """The search was asked to stop; everything up to the last update is stored."""
 
 
 class ResourceError(GraftworkError, RuntimeError):

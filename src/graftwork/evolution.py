@@ -11,23 +11,26 @@ from typing import Protocol
 import numpy as np
 
 from graftwork.errors import ConfigError
-from graftwork.genome import Genome, forward_flops, training_flops
+from graftwork.execution import shared_flops
+from graftwork.genome import TRAINING_FACTOR, Genome, forward_flops, training_flops
 from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator
 from graftwork.population import Birth, Population
 from graftwork.selection import Selector, SoftSelector
-from graftwork.training import Evaluation
+from graftwork.training import Evaluation, Update
 from graftwork.typing import MemberId
 
 __all__ = ["Generation", "Plan", "SearchState", "joint_train", "search"]
 
 
 class Trains(Protocol):
-    """One update of one member (see `graftwork.training.Trainer`)."""
+    """Makes updates (see `graftwork.training.Trainer`), as many as it wants drawn at once."""
 
     @property
     def batch_size(self) -> int: ...
-    def step(self, member: Member, number: int, progress: float) -> float: ...
+    @property
+    def updates_at_once(self) -> int: ...
+    def run(self, updates: Sequence[Update]) -> float: ...
     def sync(self) -> None: ...
 
 
@@ -50,6 +53,8 @@ class Plan:
         steps_per_generation: N_j, updates a generation; ``None`` with ``flops``.
         flops: Budget of the whole search; ``None`` with steps.
         initial_fraction: Fraction of ``flops`` that the first round gets; the rest is dealt out equally.
+        members_per_step: S, different members that an update trains together; 1 is the poster's. Steps count updates;
+            FLOPs count what the members have in common once.
 
     Raises:
         ConfigError: If neither or both are given, or a number is out of its range.
@@ -60,6 +65,7 @@ class Plan:
     steps_per_generation: int | None = None
     flops: int | None = None
     initial_fraction: float = 0.5
+    members_per_step: int = 1
 
     def __post_init__(self) -> None:
         if self.num_generations < 0:
@@ -69,6 +75,8 @@ class Plan:
             raise ConfigError("plan: give either initial_steps and steps_per_generation, or flops")
         if not 0 < self.initial_fraction <= 1:
             raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
+        if self.members_per_step < 1:
+            raise ConfigError(f"plan: members_per_step must be >= 1, got {self.members_per_step!r}")
 
     @property
     def total_steps(self) -> int | None:
@@ -184,7 +192,11 @@ class Generation:
 
 
 Observer = Callable[[SearchState, MemberId, float, float], None]
-"""Called after every update with the state, the member, its loss and the progress; may raise to stop the search."""
+"""Called with the state, a member, a loss and the progress whenever the state may be stored; may raise to stop.
+
+That is after every update, or, where a trainer wants several drawn at once, after those: then the member is the one
+drawn last and the loss is the mean.
+"""
 
 
 def search(
@@ -206,12 +218,12 @@ def search(
             stored between two updates goes on where it was, to the same bits.
         selector: Chooses survivors from what each member classifies correctly.
         mutate: Grows the population to a size.
-        trainer: One update of one member.
+        trainer: Makes updates.
         scorer: Correctness on the validation split.
         plan: How much work each round gets.
         num_survivors: K.
         population_size: M, at least K.
-        observer: Called after every update.
+        observer: See `Observer`.
 
     Yields:
         One `Generation` a round; after the last one the population holds the final survivors.
@@ -254,34 +266,82 @@ def joint_train(
 ) -> None:
     """Draw a member uniformly, with replacement, update it on one batch; until this round's work is done.
 
-    Under a plan in FLOPs a round ends before the update that would leave too little for scoring the population.
+    With ``plan.members_per_step`` above 1, so many different members are drawn for each batch. Under a plan in FLOPs a
+    round ends before the update that would leave too little for scoring the population.
     """
     trainer.sync()
-    members = list(state.population.members)
-    costs = [training_flops(genome, trainer.batch_size) for genome in state.population.genomes]
-    reserved = scorer.flops(state.population.genomes)
-    while True:
-        progress = _progress(state, plan, reserved)
-        if plan.flops is None:
-            if state.step >= plan.steps_until(state.generation):
-                return
-        elif state.spent_flops + reserved + max(costs) > plan.flops_until(state.generation):
-            return
-        drawn = int(state.rng.integers(len(members)))
-        loss = trainer.step(state.population[members[drawn]], state.step, progress)
-        state.step += 1
-        state.training_flops += costs[drawn]
+    draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes))
+    while drawn := draw(trainer.updates_at_once):
+        updates = [Update(entry.members, entry.number, entry.progress) for entry in drawn]
+        loss = trainer.run(updates)
+        state.step += len(drawn)
+        state.training_flops += sum(entry.flops for entry in drawn)
         state.loss_sum += loss
-        state.loss_count += 1
+        state.loss_count += len(drawn)
         if observer is not None:
-            observer(state, members[drawn], loss, progress)
+            observer(state, drawn[-1].first, loss / len(drawn), drawn[-1].progress)
 
 
-def _progress(state: SearchState, plan: Plan, reserved: int) -> float:
-    """Fraction of the whole search's training that is behind us: what drives schedules."""
-    if plan.flops is None:
-        return state.step / max(1, plan.total_steps or 1)
-    return min(1.0, state.spent_flops / max(1, plan.flops - reserved))
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    members: tuple[Member, ...]
+    first: MemberId
+    number: int
+    progress: float
+    flops: int
+
+
+class _Draw:
+    """Draws the updates of one round, as long as its share of the plan lasts.
+
+    Args:
+        state: Whose ``rng`` draws; otherwise read only.
+        plan: How much work the round gets.
+        batch_size: Images of an update.
+        reserved: FLOPs that scoring will take.
+    """
+
+    def __init__(self, state: SearchState, plan: Plan, batch_size: int, reserved: int) -> None:
+        self._state, self._plan, self._reserved = state, plan, reserved
+        self._ids = list(state.population.members)
+        self._members = list(state.population)
+        self._size = min(plan.members_per_step, len(self._ids))
+        self._factor = TRAINING_FACTOR * batch_size
+        self._costs = [training_flops(genome, batch_size) for genome in state.population.genomes]
+        self._largest = sum(sorted(self._costs)[-self._size :])
+
+    def __call__(self, count: int) -> list[_Drawn]:
+        """Up to ``count`` updates that follow on the state; none when the round is over."""
+        drawn: list[_Drawn] = []
+        step, spent = self._state.step, self._state.spent_flops
+        while len(drawn) < count and self._fits(step, spent):
+            rows = self._rows()
+            members = tuple(self._members[row] for row in rows)
+            flops = self._costs[rows[0]]
+            if len(rows) > 1:
+                flops = self._factor * shared_flops([member.genome for member in members])
+            drawn.append(_Drawn(members, self._ids[rows[0]], step, self._progress(step, spent), flops))
+            step, spent = step + 1, spent + flops
+        return drawn
+
+    def _fits(self, step: int, spent: int) -> bool:
+        plan, generation = self._plan, self._state.generation
+        if plan.flops is None:
+            return step < plan.steps_until(generation)
+        return spent + self._reserved + self._largest <= plan.flops_until(generation)
+
+    def _rows(self) -> list[int]:
+        rng = self._state.rng
+        if self._size == 1:
+            return [int(rng.integers(len(self._ids)))]
+        return [int(row) for row in rng.choice(len(self._ids), self._size, replace=False)]
+
+    def _progress(self, step: int, spent: int) -> float:
+        """Fraction of the whole search's training that is behind us: what drives schedules."""
+        plan = self._plan
+        if plan.flops is None:
+            return step / max(1, plan.total_steps or 1)
+        return min(1.0, spent / max(1, plan.flops - self._reserved))
 
 
 def _finish_round(

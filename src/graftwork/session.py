@@ -7,21 +7,19 @@ from typing import Any, Protocol
 
 import torch
 
+from graftwork.briefing import adopt, brief, dismiss, prepare_together, shared_parts
 from graftwork.config import Problem, SearchConfig, Setup, prepare
-from graftwork.errors import GraftworkError, RunError
+from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.genome import Genome, forward_flops, num_parameters
 from graftwork.metrics import diversity
 from graftwork.outcome import CONTROL, Outcome
-from graftwork.runs import RunFolder, now, pack_state, provenance, unpack_optimizer, unpack_state
-from graftwork.training import BankOptimizer, PrecisionChoice
+from graftwork.runs import RunFolder, now, pack_state, provenance
+from graftwork.training import PrecisionChoice
 from graftwork.typing import MemberId
+from graftwork.workers import Group
 
 __all__ = ["Listener", "SearchInterruptedError", "Session", "SilentListener"]
-
-
-class SearchInterruptedError(GraftworkError):
-    """The search was asked to stop; everything up to the last update is stored."""
 
 
 class Listener(Protocol):
@@ -66,25 +64,31 @@ class Session:
         run: The folder.
         config: All options.
         listener: Is told what happens; ``None``: nobody.
+        group: The ranks that search together, of which this is rank 0; ``None``: this process alone.
     """
 
-    def __init__(self, run: RunFolder, config: SearchConfig, *, listener: Listener | None = None) -> None:
+    def __init__(
+        self, run: RunFolder, config: SearchConfig, *, listener: Listener | None = None, group: Group | None = None
+    ) -> None:
         self.folder = run
         self.config = config
+        self.group = group
         self.listener: Listener = listener or SilentListener()
         self.stop_requested = False
         self._stored: dict[str, Any] | None = None
         self._elapsed = 0.0
         self._began = monotonic()
         self._saved = monotonic()
-        self._resumed = False
 
     @classmethod
-    def start(cls, config: SearchConfig, out: Path, *, listener: Listener | None = None) -> "Session":
+    def start(
+        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
+    ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty)."""
         RunFolder.check_free(out)
-        setup = prepare(config)  # first: a mistake in any option must not leave a folder behind
-        session = cls(RunFolder.create(out), config, listener=listener)
+        # first: a mistake in any option must not leave a folder behind
+        setup = prepare_together(config, group)
+        session = cls(RunFolder.create(out), config, listener=listener, group=group)
         session._problem, session._fresh = setup.problem, setup
         genome = setup.population.genomes[0]
         session.folder.write_text("seed_genome.json", genome.to_json(indent=2) + "\n")
@@ -92,15 +96,14 @@ class Session:
         return session
 
     @classmethod
-    def resume(cls, out: Path, *, listener: Listener | None = None) -> "Session":
+    def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
         """Go on with a run.
 
         Raises:
             RunError: If there is no run, or it can't be read.
         """
         run = RunFolder.open(out)
-        session = cls(run, SearchConfig.load(run.path / "config.toml"), listener=listener)
-        session._resumed = True
+        session = cls(run, SearchConfig.load(run.path / "config.toml"), listener=listener, group=group)
         if (run.path / "provenance.json").is_file():
             session._stored = run.read_json("provenance.json")
         return session
@@ -125,23 +128,30 @@ class Session:
             SearchInterruptedError: If `stop_requested` was set; the run can be resumed.
         """
         if self.folder.finished:
+            dismiss(self.group)
             return self.folder.read_json("result.json")
         setup = self._prepare()
-        searched = self._stage("search", setup, setup.parts)
+        recipe = self.config.recipe
+        numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
+        searched = self._stage("search", setup, numbers)
         digest = searched.population.bank.digest()
         control = self._control(setup, searched) if self.config.control else None
+        dismiss(self.group)
         return self._finish(setup, searched, control, digest)
 
     def _prepare(self) -> Setup:
         self._problem = problem = self._problem or Problem.load(self.config)
         if self._stored is None:
-            setup = self._fresh or prepare(self.config, problem=problem, seed_network=self._seed_network())
+            setup = self._fresh or prepare_together(
+                self.config, self.group, problem=problem, seed_network=self._seed_network()
+            )
             self._stored = provenance(
                 self.config.device,
                 data=problem.describe(),
                 plan=asdict(setup.plan),
                 precision=setup.precision.to_dict(),
                 training_flops_per_second=setup.speed,
+                workers=self._workers(),
                 started_at=now(),
             )
             self.folder.write_json("provenance.json", self._stored)
@@ -152,6 +162,10 @@ class Session:
         if self.config.threads is None:
             torch.set_num_threads(int(self._stored["machine"]["threads"]))
         return self._setup(problem, plan, precision)
+
+    def _workers(self) -> dict[str, Any]:
+        alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
+        return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
 
     def _seed_network(self) -> Genome:
         """From the folder: the file that the config names may be another one by now."""
@@ -177,17 +191,19 @@ class Session:
                     f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run goes on under the "
                     "same plan, but its bits may differ from those of an uninterrupted run"
                 )
+        size, was = self._workers()["size"], stored.get("workers", {}).get("size", 1)
+        if size != was:
+            self.listener.on_note(
+                f"the run was made by {was} workers and goes on with {size}: the same plan, but not the same bits"
+            )
 
-    def _stage(self, stage: str, setup: Setup, parts: dict[str, Any]) -> SearchState:
+    def _stage(self, stage: str, setup: Setup, numbers: dict[str, int]) -> SearchState:
         """Run one search (the control is one of a population of one) from its newest checkpoint to its end."""
         state = setup.state
         found = self.folder.load_checkpoint(stage)
         if found is not None:
             data, tensors = found
-            state = setup.state = unpack_state(data["search"], tensors)
-            state.population.to(self.config.device)
-            setup.trainer.optimizer = BankOptimizer(state.population.bank, self.config.recipe.rules)
-            unpack_optimizer(setup.trainer.optimizer, data["search"], tensors)
+            state = adopt(setup, data["search"], tensors)
             self._elapsed, self._began = data["seconds"], monotonic()
             if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
                 self.folder.truncate_records(data["records_offset"])
@@ -195,7 +211,9 @@ class Session:
             self.folder.truncate_records(0)
         self.listener.on_stage(stage, setup)
         observe = self._observer(stage, setup)
-        for generation in search(state, observer=observe, **parts):
+        if self.group is not None:
+            brief(self.group, setup, self._seed_network(), **numbers)
+        for generation in search(state, observer=observe, **{**shared_parts(setup, self.group), **numbers}):
             self._record(stage, state, generation)
             self._checkpoint(stage, setup)
             self.listener.on_generation(stage, generation)
@@ -204,9 +222,10 @@ class Session:
     def _observer(self, stage: str, setup: Setup) -> Observer:
         def observe(state: SearchState, member: MemberId, loss: float, progress: float) -> None:
             self.listener.on_step(state, member, loss, progress)
-            if self.stop_requested or monotonic() - self._saved > self.config.checkpoint_every:
+            stopping = self.stop_requested if self.group is None else self.group.stopping
+            if stopping or monotonic() - self._saved > self.config.checkpoint_every:
                 self._checkpoint(stage, setup)
-            if self.stop_requested:
+            if stopping:
                 path = self.folder.path
                 raise SearchInterruptedError(
                     f"stopped after step {state.step}; go on with: graftwork search --resume {path}"
@@ -219,7 +238,7 @@ class Session:
         share = setup.plan.first_fraction
         plan = Plan(setup.plan.num_generations, flops=searched.spent_flops, initial_fraction=share)
         alone = self._setup(setup.problem, plan, setup.precision)
-        self._stage("control", alone, {**alone.parts, "num_survivors": 1, "population_size": 1})
+        self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
         return alone
 
     # What is stored --------------------------------------------------------------------------------------------------

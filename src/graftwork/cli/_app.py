@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from graftwork import __version__
-from graftwork.errors import GraftworkError, InputError
+from graftwork.errors import GraftworkError, InputError, SearchInterruptedError
 
-__all__ = ["INTERRUPTED", "USAGE", "app", "emit", "main", "say"]
+__all__ = ["INTERRUPTED", "USAGE", "app", "emit", "guarded", "main", "say"]
 
 USAGE = 2
 """Exit code of bad input: an option, a file, a data set."""
@@ -54,16 +54,15 @@ def emit(data: Any) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors of graftwork become one line and an exit code, never a traceback."""
-    command: Callable[..., Any] = typer.main.get_command(app)
+def guarded(call: Callable[[], Any]) -> int:
+    """Run something; errors of graftwork become one line and an exit code, never a traceback."""
     try:
-        code = command(arguments, prog_name="graftwork", standalone_mode=False)
+        code = call()
     except InputError as error:
         say(f"error: {error}")
         code = USAGE
     except GraftworkError as error:
-        interrupted = type(error).__name__ == "SearchInterruptedError"
+        interrupted = isinstance(error, SearchInterruptedError)
         say(f"{error}" if interrupted else f"error: {error}")
         code = INTERRUPTED if interrupted else FAILED
     except KeyboardInterrupt:
@@ -79,4 +78,10 @@ def main(arguments: list[str] | None = None) -> None:
         if show is not None:
             show()
         code = error.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, and exit with its code."""
+    command: Callable[..., Any] = typer.main.get_command(app)
+    sys.exit(guarded(lambda: command(arguments, prog_name="graftwork", standalone_mode=False)))

@@ -1,5 +1,6 @@
 """``graftwork search``, ``train`` and ``config``."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from graftwork.errors import ConfigError
 
 if TYPE_CHECKING:
     from graftwork.config import SearchConfig
+    from graftwork.workers import Group
 
 Count = Annotated[int | None, typer.Option(min=1)]
 Share = Annotated[float | None, typer.Option(help="A share below 1, or a number of images.")]
@@ -40,6 +42,9 @@ def search(
     initial_steps: Annotated[int | None, typer.Option(help="N_i, updates of the seed alone.")] = None,
     steps_per_generation: Annotated[int | None, typer.Option(help="N_j, updates a generation.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    members_per_step: Annotated[
+        int | None, typer.Option(help="S, members that an update trains together. [default: 1, the poster's]")
+    ] = None,
     min_shared_fraction: Annotated[
         float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
     ] = None,
@@ -60,6 +65,13 @@ def search(
     device: options.Device = None,
     precision: options.Precision = None,
     threads: options.Threads = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that search together on this machine; torchrun starts them on several."),
+    ] = None,
+    sync_every: Annotated[
+        int | None, typer.Option(help="Updates of each worker between two averagings. [default: 16]")
+    ] = None,
     checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,
     config: options.Config = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
@@ -77,7 +89,7 @@ def search(
         run_session(resume, None, report=report, quiet=quiet, as_json=as_json)
         return
     found = _load_config(config, flags)
-    run_session(out or _free_folder(found), found, report=report, quiet=quiet, as_json=as_json)
+    run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
 
 
 _NOT_OPTIONS = ("out", "resume", "config", "report", "quiet", "as_json")
@@ -110,7 +122,7 @@ def train(
     alone = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
     flags |= alone | ({"seed_genome": genome} if genome in SEEDS else {"genome": genome})
     found = _load_config(config, flags)
-    run_session(out or _free_folder(found), found, report=report, quiet=quiet, as_json=as_json)
+    run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
 
 
 @app.command("config")
@@ -131,6 +143,15 @@ def _load_config(path: Path | None, flags: dict[str, Any]) -> "SearchConfig":
     return SearchConfig.load(path, **flags)
 
 
+def _folder(out: Path | None, config: "SearchConfig") -> Path:
+    """Where the run goes: as asked for, or the next free folder under ``runs/``."""
+    if out is not None:
+        return out
+    if "WORLD_SIZE" in os.environ:
+        raise ConfigError("--out: torchrun may start the command again, so it has to name the run folder; got none")
+    return _free_folder(config)
+
+
 def _free_folder(config: "SearchConfig") -> Path:
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(config.data).name) or "data"
     first = Path("runs") / f"{name}-{config.recipe.name}-s{config.seed}"
@@ -143,7 +164,34 @@ def _free_folder(config: "SearchConfig") -> Path:
 def run_session(
     out: Path, config: "SearchConfig | None", *, report: bool, quiet: bool, as_json: bool
 ) -> dict[str, Any]:
-    """Start (or, without a config, resume) a run and tell its outcome."""
+    """Start (or, without a config, resume) a run and tell its outcome, alone or with other workers.
+
+    Returns:
+        What ``result.json`` holds; nothing where other processes do the work, or this one only takes part in it.
+    """
+    from graftwork.cli._workers import lead, wanted_workers
+
+    size, launching = wanted_workers(out, config)
+    if launching:
+        from graftwork.cli._workers import launch_session
+
+        launch_session(size, out, config, report=report, quiet=quiet, as_json=as_json)
+        return {}
+    if size > 1:
+        return lead(out, config, report=report, quiet=quiet, as_json=as_json)
+    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json)
+
+
+def session_to_its_end(
+    out: Path,
+    config: "SearchConfig | None",
+    *,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+    group: "Group | None" = None,
+) -> dict[str, Any]:
+    """Start or resume a run in this process, which is alone or rank 0 of a group."""
     from graftwork.cli._progress import make_listener
     from graftwork.runs import keep_memory
     from graftwork.session import Session
@@ -152,12 +200,15 @@ def run_session(
     listener = make_listener(quiet=quiet, as_json=as_json)
     if not quiet and not as_json:
         say(f"run folder: {out}")
-    session = (
-        Session.resume(out, listener=listener) if config is None else Session.start(config, out, listener=listener)
-    )
+    if config is None:
+        session = Session.resume(out, listener=listener, group=group)
+    else:
+        session = Session.start(config, out, listener=listener, group=group)
 
     def stop(number: int, frame: FrameType | None) -> None:
         session.stop_requested = True
+        if group is not None:
+            group.stop_wanted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
         say("stopping after this step; once more to stop at once")
 

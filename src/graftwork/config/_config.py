@@ -34,7 +34,10 @@ class SearchConfig:
         split_seed: Of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
         device: ``cpu``, ``cuda``, ``mps``, …
         precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
-        threads: Of torch's CPU operations; ``None``: torch's choice.
+        threads: Of torch's CPU operations, in each worker; ``None``: torch's choice, or with several workers the cores
+            of a machine shared among its workers.
+        workers: Processes that search together (see ``docs/scaling.md``).
+        sync_every: Updates that each worker makes between two averagings of the blocks they touched.
         validation: Share or number of training images that selection sees.
         blend: Share or number of training images that ensembles are fitted on.
         test: Share or number of images held out as test split where the data set has none.
@@ -63,6 +66,8 @@ class SearchConfig:
     device: str = "cpu"
     precision: str = "auto"
     threads: int | None = None
+    workers: int = 1
+    sync_every: int = 16
     validation: float = 0.1
     blend: float = 0.05
     test: float = 0.15
@@ -82,7 +87,8 @@ class SearchConfig:
             parse_budget(self.budget)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
-        for name in ("seed", "split_seed", "threads", "max_parameters", "max_flops", "image_size"):
+        counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size")
+        for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")

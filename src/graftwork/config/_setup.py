@@ -1,7 +1,7 @@
 """From a config to the objects of a search."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ def prepare(
         device=device,
     )
     setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision)
-    setup.plan = plan or make_plan(setup)
+    setup.plan = plan or replace(make_plan(setup), members_per_step=recipe.members_per_step)
     return setup
 
 

@@ -1,9 +1,9 @@
 """Joint training: one step, one optimizer over the bank, schedules, batches, scoring, recipes.
 
 A `Recipe` holds the values. `BankOptimizer` moves what a step has used, by `Rules` from role to optimizer (Adam, SGD,
-`Muon`); `BatchStream` makes batch *n* from seed and number alone; `Trainer` puts them together into one step of one
-member; `Scorer` says which validation examples each member gets right. Schedules are in `SCHEDULES`, recipes in
-`RECIPES`: a new one is used and tested once it is registered.
+`Muon`); `BatchStream` makes batch *n* from seed and number alone; `Trainer` puts them together into one `Update` of one
+member or of several; `Scorer` says which validation examples each member gets right. Schedules are in `SCHEDULES`,
+recipes in `RECIPES`: a new one is used and tested once it is registered.
 """
 
 from graftwork.training._augment import Augmentation, Flip
@@ -25,7 +25,7 @@ from graftwork.training._schedules import (
 from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
 from graftwork.training._speed import calibrate_speed
-from graftwork.training._step import Loss, LrScale, Trainer
+from graftwork.training._step import Loss, LrScale, Trainer, Update
 
 __all__ = [
     "RECIPES",
@@ -50,6 +50,7 @@ __all__ = [
     "Schedule",
     "Scorer",
     "Trainer",
+    "Update",
     "calibrate_speed",
     "check_rules",
     "constant",

@@ -173,6 +173,27 @@ class BankOptimizer:
                 _prepare_sgd(part, decay if rule.decoupled else 0.0)
             part.step()
 
+    def slots(self, block_id: BlockId) -> list[Tensor]:
+        """The trained tensors of an entry, each followed by its state, in a fixed order: what workers average.
+
+        State that a tensor does not have yet is made, as zeros, which is what a first step would begin with.
+
+        Raises:
+            BankError: If the entry is not in.
+        """
+        if block_id not in self._entries:
+            raise BankError(f"optimizer: no block {block_id!r}; it holds {len(self._entries)} blocks")
+        found: list[Tensor] = []
+        for parameter, rule in self._entries[block_id].values():
+            state = self._parts[rule].state[parameter]
+            names = sorted(_SLOTS[rule.optimizer]) if rule.optimizer != "sgd" or rule.momentum else []
+            for name in names:
+                if name not in state:
+                    one = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    state[name] = one if name == "step" else torch.zeros_like(parameter).detach()
+            found += [parameter, *(state[name] for name in names)]
+        return found
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint stores.
 

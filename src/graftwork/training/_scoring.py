@@ -85,6 +85,34 @@ class Scorer:
         self.precision: Precision = precision
         self._device = device
 
+    @property
+    def num_images(self) -> int:
+        """To score on."""
+        return len(self._images)
+
+    @property
+    def num_calibration(self) -> int:
+        """Images that statistics are made from."""
+        return len(self._calibration)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Of the images to score on [N]."""
+        labels: NDArray[np.int64] = self._labels.numpy()
+        return labels
+
+    def shard(self, part: slice) -> "Scorer":
+        """A scorer of some of the images, with the same calibration; whole batches give the same bits."""
+        return Scorer(
+            self._images[part],
+            self._labels[part],
+            transform=self.transform,
+            calibration=self._calibration,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=self._device,
+        )
+
     def _input(self, images: Images, part: slice) -> Tensor:
         taken = take_images(images, part)
         return self.transform(taken if self._device is None else taken.to(self._device))

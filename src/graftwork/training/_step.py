@@ -1,6 +1,8 @@
-"""Trainer: one optimization step of one member on one batch."""
+"""Trainer: one optimization step of one member, or of several together, on one batch."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
+from graftwork.execution import walk
 from graftwork.genome import num_parameters
 from graftwork.member import Member
 from graftwork.training._batches import BatchStream
@@ -16,7 +19,7 @@ from graftwork.training._options import check_choice, check_range
 from graftwork.training._precision import Precision, in_precision
 from graftwork.training._schedules import Schedule
 
-__all__ = ["Loss", "LrScale", "Trainer"]
+__all__ = ["Loss", "LrScale", "Trainer", "Update"]
 
 LrScale = Literal["none", "parameter-ratio"]
 
@@ -24,8 +27,23 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Network input [B, C, H, W], logits float32 [B, classes] and classes int64 [B] → mean loss of the batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update that has been drawn.
+
+    Args:
+        members: Whom to train: one, or several together.
+        number: Of the update, from 0: chooses the batch.
+        progress: Of the whole search, 0 to 1: drives the schedule.
+    """
+
+    members: tuple[Member, ...]
+    number: int
+    progress: float
+
+
 class Trainer:
-    """Joint training, one step at a time: any member of a population, one optimizer, one stream of batches.
+    """Joint training, one step at a time: any members of a population, one optimizer, one stream of batches.
 
     Args:
         optimizer: Over the bank that the members are bound to.
@@ -64,6 +82,7 @@ class Trainer:
                 f"got {reference_parameters!r}"
             )
         self.optimizer = optimizer
+        self.updates_at_once = 1
         self.batches = batches
         self.batch_size = batches.batch_size
         self.schedule = schedule
@@ -107,14 +126,68 @@ class Trainer:
         member.train()
         with in_precision(self.precision, x.device):
             logits = member(x)
-        loss = self.loss(x, logits.float(), y)
+        loss, value = self._checked_loss(member, x, logits, y, number)
+        loss.backward()  # type: ignore[no-untyped-call]
+        ratio = self.ratio(member)
+        self.optimizer.step(self.schedule(progress) * ratio, ratio)
+        return value
+
+    def step_together(self, members: Sequence[Member], number: int, progress: float) -> float:
+        """Train several members on batch ``number`` by one update; what they have in common runs once, both ways.
+
+        Every tensor is moved by the mean of the gradients of those members that bind it, so one that a member has for
+        itself moves as if that member were trained alone. Rate and decay are scaled by the mean of the members'
+        ratios.
+
+        Args:
+            members: Different ones over one bank; put into training mode.
+            number: As in `step`.
+            progress: As in `step`.
+
+        Returns:
+            The mean of the members' losses before the update.
+
+        Raises:
+            GraftworkError: If a loss is not finite; no weight has been moved by this step.
+        """
+        x, y = self.batches.batch(number)
+        self.optimizer.zero_grad()
+        for member in members:
+            member.train()
+        with in_precision(self.precision, x.device):
+            logits = dict(walk(members, x, "train"))
+        losses = [self._checked_loss(member, x, logits[index], y, number) for index, member in enumerate(members)]
+        sum(loss for loss, _ in losses).backward()  # type: ignore[union-attr]
+        uses = Counter(tensor for member in members for tensor in member.parameters_by_key().values())
+        for parameter, count in uses.items():
+            if count > 1 and parameter.grad is not None:
+                parameter.grad.div_(count)
+        ratio = sum(self.ratio(member) for member in members) / len(members)
+        self.optimizer.step(self.schedule(progress) * ratio, ratio)
+        return sum(value for _, value in losses) / len(members)
+
+    def run(self, updates: Sequence[Update]) -> float:
+        """Make updates one after the other.
+
+        Returns:
+            The sum of their losses.
+        """
+        total = 0.0
+        for update in updates:
+            if len(update.members) == 1:
+                total += self.step(update.members[0], update.number, update.progress)
+            else:
+                total += self.step_together(update.members, update.number, update.progress)
+        return total
+
+    def _checked_loss(
+        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int
+    ) -> tuple[Tensor, float]:
+        loss = self.loss(x, logits.float(), labels)
         value = float(loss.detach())
         if not isfinite(value):
             raise GraftworkError(
                 f"training: the loss of member {member.genome.id[:8]} is {value} at step {number}; "
                 "lower the learning rates of the recipe, or check the images for broken values"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
-        ratio = self.ratio(member)
-        self.optimizer.step(self.schedule(progress) * ratio, ratio)
-        return value
+        return loss, value

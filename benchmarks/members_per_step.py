@@ -1,0 +1,101 @@
+"""Several members per step: validation accuracy at equal FLOPs, and seconds, for S = 1, 2, 4, 8.
+
+    python benchmarks/members_per_step.py --data PATH-TO-CIFAR10 --json results/members-per-step/members_per_step.json
+    python benchmarks/members_per_step.py --quick --json members_per_step.json
+
+Every search has the same budget in FLOPs (training and scoring; what members have in common counts once), so that a
+larger S makes fewer updates of more members. The sizes take turns within each seed. Searches that stand in the JSON
+file are not run again. The test split stays shut.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, median
+
+from graftwork.config import Problem, SearchConfig, prepare
+from graftwork.evolution import search
+from graftwork.runs import keep_memory, provenance
+
+
+def one(problem: Problem, options: dict[str, object]) -> dict[str, object]:
+    setup = prepare(SearchConfig.from_dict(options), problem=problem)
+    start = time.perf_counter()
+    rounds = list(search(setup.state, **setup.parts))
+    last = rounds[-1]
+    return {
+        "best": last.accuracies[last.best],
+        "survivors": fmean(last.accuracies[member] for member in last.survivors),
+        "members": fmean(last.accuracies.values()),
+        "updates": last.step,
+        "updates_of_the_seed": rounds[0].step,
+        "training_flops": last.training_flops,
+        "scoring_flops": last.scoring_flops,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def public(arguments: list[str], data: str) -> str:
+    """A path of one machine has no place in results."""
+    return " ".join(
+        f"PATH-TO-{Path(data).name.upper()}" if word == data and "/" in data else word for word in arguments
+    )
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def summary(trials: dict[str, dict[str, dict]]) -> dict[str, dict]:
+    """Each S against S = 1 of the same seed."""
+    found = {}
+    for size, rows in trials.items():
+        paired = [(row, trials["1"][seed]) for seed, row in rows.items() if seed in trials.get("1", {})]
+        if paired:
+            found[size] = {
+                "ratio": spread([row["seconds"] / base["seconds"] for row, base in paired]),
+                "best": spread([row["best"] for row, _ in paired]),
+                "best_minus_one": spread([row["best"] - base["best"] for row, base in paired]),
+                "members_minus_one": spread([row["members"] - base["members"] for row, base in paired]),
+            }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--budget", default="0.02PFLOP")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--population-size", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--quick", action="store_true", help="digits, small budget, one seed")
+    parser.add_argument("--json", type=Path, required=True)
+    given = parser.parse_args()
+    if given.quick:
+        given.data, given.budget, given.seeds, given.sizes = "digits", "0.00003PFLOP", 1, [1, 4]
+    keep_memory()
+    options = {"data": given.data, "budget": given.budget, "threads": given.threads, "precision": given.precision}
+    options |= {"recipe": "paper", "num_generations": 2, "num_calibration": 100} if given.quick else {}
+    options |= {"population_size": given.population_size, "validation": 0.1, "blend": 0}
+    found = json.loads(given.json.read_text()) if given.json.is_file() else {"trials": {}}
+    trials = found["trials"]
+    for seed in range(given.seeds):
+        problem = Problem.load(SearchConfig.from_dict({**options, "seed": seed}))
+        for size in given.sizes:
+            if str(seed) not in trials.setdefault(str(size), {}):
+                row = one(problem, {**options, "seed": seed, "members_per_step": size})
+                trials[str(size)][str(seed)] = row
+                print(f"seed {seed}, S = {size}: {row}", flush=True)
+            found |= {"command": f"python benchmarks/members_per_step.py {public(sys.argv[1:], given.data)}"}
+            found |= {"budget": given.budget, "population_size": given.population_size, "provenance": provenance()}
+            found["sizes"] = summary(trials)
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Workers: member-steps a second of two single-thread workers, of one, and of one process with two threads.
+
+    python benchmarks/workers.py --data PATH-TO-CIFAR10 --json results/workers/workers.json
+    python benchmarks/workers.py --data PATH-TO-CIFAR10 --json results/workers/workers.json --searches 3
+    python benchmarks/workers.py --quick --json workers.json
+
+The rates are of joint training, averaging included, on a population that has been grown by the recipe's own mutation;
+the three take turns. With ``--searches``, whole searches by one and by two workers at the same FLOPs follow, for that
+many seeds; those that stand in the JSON file are not run again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import torch
+
+from graftwork.config import SearchConfig, Setup, prepare
+from graftwork.evolution import Plan, joint_train
+from graftwork.runs import keep_memory, provenance
+from graftwork.workers import Group, SharedTrainer, launch
+
+WAYS = {"one worker, one thread": (1, 1), "one process, two threads": (1, 2), "two workers, one thread each": (2, 1)}
+
+
+def grown(config: SearchConfig, members: int) -> Setup:
+    """A population grown in three rounds, untrained."""
+    setup = prepare(config)
+    for size in (max(1, members // 4), max(1, members // 2), members):
+        setup.parts["mutate"](setup.population, size, rng=setup.state.rng, generation=1)
+    return setup
+
+
+def train(method: str | None, options: dict[str, Any], members: int, steps: int, out: str) -> None:
+    """One rank (or, without a method, all of it): warm up, then time; rank 0 writes the seconds."""
+    keep_memory()
+    group = None if method is None else Group.join(method=method)
+    torch.set_num_threads(options["threads"])
+    setup = grown(SearchConfig.from_dict(options), members)
+    trainer = setup.trainer if group is None else SharedTrainer(setup.trainer, group, sync_every=options["sync_every"])
+    setup.state.generation = 1
+    seconds = []
+    for until in (max(4, steps // 5), max(4, steps // 5) + steps):
+        start = time.perf_counter()
+        joint_train(setup.state, trainer=trainer, scorer=setup.scorer, plan=Plan(1, 0, until))
+        if group is not None:
+            group.add(torch.zeros(1))
+        seconds.append(time.perf_counter() - start)
+    if group is None or group.leads:
+        Path(out).write_text(json.dumps({"seconds": seconds[1], "digest": setup.population.bank.digest()}))
+    if group is not None:
+        group.leave()
+
+
+def timed(options: dict[str, Any], members: int, steps: int, way: tuple[int, int]) -> float:
+    size, threads = way
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/seconds.json"
+        arguments = ({**options, "threads": threads}, members, steps, out)
+        if size > 1:
+            launch(train, size, *arguments)
+        else:
+            launch(alone, 1, *arguments)
+        return steps / float(json.loads(Path(out).read_text())["seconds"])
+
+
+def alone(method: str, *arguments: Any) -> None:
+    """One process of its own, without any exchange."""
+    train(None, *arguments)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def rates(given: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    for repetition in range(given.repetitions):
+        for name, way in WAYS.items():
+            found[name].append(timed(options, given.members, given.steps, way))
+            print(f"repetition {repetition}, {name}: {found[name][-1]:.2f} member-steps/s", flush=True)
+    one, threads, two = found.values()
+    return {
+        "member_steps_per_second": {name: spread(values) for name, values in found.items()},
+        "ratio": spread([a / b for a, b in zip(two, one, strict=True)]),
+        "ratio_to_two_threads": spread([a / b for a, b in zip(two, threads, strict=True)]),
+    }
+
+
+def searched(options: dict[str, Any], budget: str, seed: int, workers: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report", "--threads", "1"]
+    command += ["--data", options["data"], "--precision", options["precision"], "--budget", budget]
+    command += ["--sync-every", str(options["sync_every"]), "--seed", str(seed), "--workers", str(workers)]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*command, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
+        result = json.loads(Path(f"{folder}/run/result.json").read_text())
+    best = result["best"]
+    return {"seconds": result["seconds"], "steps": result["steps"]} | {
+        key: best[key] for key in ("validation_accuracy", "test_accuracy", "parameters")
+    }
+
+
+def compared(rows: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    seeds = sorted(set(rows["1"]) & set(rows["2"]))
+    values = {n: [rows[n][seed]["test_accuracy"] for seed in seeds] for n in ("1", "2")}
+    return {
+        "test_accuracy": {f"{n} workers": {"mean": fmean(v), "deviation": stdev(v)} for n, v in values.items()},
+        "difference": spread([b - a for a, b in zip(values["1"], values["2"], strict=True)]),
+        "seconds_ratio": spread([rows["1"][seed]["seconds"] / rows["2"][seed]["seconds"] for seed in seeds]),
+    }
+
+
+def public(arguments: list[str], data: str) -> str:
+    """A path of one machine has no place in results."""
+    return " ".join(
+        f"PATH-TO-{Path(data).name.upper()}" if word == data and "/" in data else word for word in arguments
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--members", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=160, help="timed updates of each measurement")
+    parser.add_argument("--sync-every", type=int, default=16)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--searches", type=int, default=0, help="seeds of whole searches; 0: none")
+    parser.add_argument("--budget", default="0.02PFLOP", help="of a search")
+    parser.add_argument("--quick", action="store_true", help="digits, the poster's small network, one repetition")
+    parser.add_argument("--json", type=Path, required=True)
+    given = parser.parse_args()
+    if given.quick:
+        given.data, given.recipe, given.steps, given.repetitions, given.members = "digits", "paper", 32, 1, 4
+        given.sync_every, given.budget = 4, "0.00003PFLOP"
+    options = {"data": given.data, "recipe": given.recipe, "precision": given.precision}
+    options |= {"sync_every": given.sync_every}
+    found = json.loads(given.json.read_text()) if given.json.is_file() else {}
+
+    def store() -> None:
+        found["command"] = f"python benchmarks/workers.py {public(sys.argv[1:], given.data)}"
+        found["provenance"] = provenance()
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+    if "ratio" not in found:
+        found |= rates(given, options)
+        store()
+    rows = found.setdefault("searches", {"1": {}, "2": {}})
+    for seed in map(str, range(given.searches)):
+        for workers in ("1", "2"):
+            if seed not in rows[workers]:
+                rows[workers][seed] = searched(options, given.budget, int(seed), int(workers))
+                print(f"seed {seed}, {workers} workers: {rows[workers][seed]}", flush=True)
+                store()
+    if len(set(rows["1"]) & set(rows["2"])) > 1:
+        found |= compared(rows)
+        store()
+
+
+if __name__ == "__main__":
+    main()

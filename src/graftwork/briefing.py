@@ -1,0 +1,141 @@
+"""Briefing: what rank 0 of a search tells the other ranks, and what they do with it.
+
+Rank 0 runs a `graftwork.session.Session`: it alone has the run folder. The others `follow`: they are told config, plan
+and state at the beginning of each stage, fresh or from a checkpoint, and run the same search beside it.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graftwork.config import Problem, SearchConfig, Setup, parse_budget, prepare
+from graftwork.errors import RunError, SearchInterruptedError
+from graftwork.evolution import Plan, SearchState, search
+from graftwork.genome import Genome
+from graftwork.runs import pack_state, unpack_optimizer, unpack_state
+from graftwork.training import BankOptimizer, PrecisionChoice
+from graftwork.typing import MemberId
+from graftwork.workers import Group, SharedScorer, SharedTrainer
+
+__all__ = ["adopt", "brief", "dismiss", "follow", "prepare_together", "shared_parts"]
+
+
+def adopt(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
+    """Let a setup go on from a state that `graftwork.runs.pack_state` stored."""
+    state = setup.state = unpack_state(data, tensors)
+    state.population.to(setup.config.device)
+    setup.trainer.optimizer = BankOptimizer(state.population.bank, setup.config.recipe.rules)
+    unpack_optimizer(setup.trainer.optimizer, data, tensors)
+    return state
+
+
+def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
+    """The parts of a search, of which all ranks of a group do their share; ``None``: this process alone."""
+    if group is None:
+        return setup.parts
+    trainer = SharedTrainer(setup.trainer, group, sync_every=setup.config.sync_every)
+    return {**setup.parts, "trainer": trainer, "scorer": SharedScorer(setup.scorer, group)}
+
+
+def prepare_together(config: SearchConfig, group: Group | None, **known: Any) -> Setup:
+    """Prepare a search; rank 0's part.
+
+    A time budget buys the FLOPs that all ranks together do in that time: all are timed at once, as they will run.
+
+    Args:
+        config: Options.
+        group: The ranks; ``None``: this process alone.
+        **known: As of `graftwork.prepare`.
+    """
+    timed = group is not None and config.budget is not None and parse_budget(config.budget).kind == "seconds"
+    if group is None or not timed:
+        return prepare(config, **known)
+    group.send({"type": "prepare", "config": config.to_toml()})
+    setup = prepare(config, **known)
+    own = setup.speed or 0.0
+    setup.speed = float(group.add(torch.tensor([own], dtype=torch.float64)))
+    setup.plan = replace(setup.plan, flops=int((setup.plan.flops or 0) * setup.speed / own))
+    return setup
+
+
+def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
+    """Tell the other ranks of a stage that begins or goes on; rank 0's part.
+
+    Args:
+        group: The ranks.
+        setup: As it stands.
+        genome: Of the seed network.
+        **numbers: ``num_survivors`` and ``population_size`` of the stage.
+    """
+    data, tensors = pack_state(setup.state, setup.trainer.optimizer)
+    message = {
+        "type": "stage",
+        "config": setup.config.to_toml(),
+        "genome": genome.to_dict(),
+        "plan": asdict(setup.plan),
+        "precision": setup.precision.to_dict(),
+        "threads": torch.get_num_threads(),
+        "fingerprint": setup.problem.dataset.fingerprint,
+        "numbers": numbers,
+        "search": data,
+    }
+    group.send(message, tensors)
+
+
+def dismiss(group: Group | None) -> None:
+    """Tell the other ranks that nothing is left to do; rank 0's part."""
+    if group is not None:
+        group.send({"type": "end"})
+
+
+def follow(group: Group) -> None:
+    """Do what rank 0 tells until it says that it is over; the part of all other ranks.
+
+    Raises:
+        SearchInterruptedError: If one of the ranks was asked to stop.
+        RunError: If this rank finds other data than rank 0.
+        ResourceError: If another rank was lost.
+    """
+    problem: Problem | None = None
+    while True:
+        message, tensors = group.receive()
+        if message["type"] == "end":
+            return
+        config = SearchConfig.from_dict(tomllib.loads(message["config"]))
+        config = replace(config, device=group.device(config.device))
+        problem = problem or Problem.load(config)
+        if message["type"] == "prepare":
+            speed = prepare(config, problem=problem).speed or 0.0
+            group.add(torch.tensor([speed], dtype=torch.float64))
+        else:
+            _stage(group, config, problem, message, tensors)
+
+
+def _stage(
+    group: Group, config: SearchConfig, problem: Problem, message: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    if problem.dataset.fingerprint != message["fingerprint"]:
+        raise RunError(
+            f"worker {group.rank}: {config.data!r} holds other data here than where rank 0 runs "
+            f"({problem.dataset.fingerprint[:12]}, not {message['fingerprint'][:12]}); give all machines the same"
+        )
+    setup = prepare(
+        config,
+        problem=problem,
+        seed_network=Genome.from_dict(message["genome"]),
+        plan=Plan(**message["plan"]),
+        precision=PrecisionChoice(**message["precision"]),
+    )
+    torch.set_num_threads(message["threads"])
+    adopt(setup, message["search"], tensors)
+
+    def observe(state: SearchState, member: MemberId, loss: float, progress: float) -> None:
+        if group.stopping:
+            raise SearchInterruptedError(f"worker {group.rank}: stopped with the others after step {state.step}")
+
+    for _ in search(setup.state, observer=observe, **{**shared_parts(setup, group), **message["numbers"]}):
+        pass

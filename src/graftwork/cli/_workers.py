@@ -1,0 +1,125 @@
+"""A search by several workers: started here, or by torchrun, which has started this process as one of them."""
+
+import signal
+import sys
+import tomllib
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from graftwork.cli._app import guarded
+from graftwork.cli._search import session_to_its_end
+from graftwork.config import SearchConfig
+from graftwork.errors import ConfigError, InputError, ResourceError
+from graftwork.runs import RunFolder
+
+__all__ = ["launch_session", "lead", "wanted_workers"]
+
+
+def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
+    """How many workers there are to be, and whether this process has to start them.
+
+    Raises:
+        ConfigError: If torchrun has started another number than ``--workers`` asks for.
+        RunError: If there is no run to resume.
+    """
+    from graftwork.workers import given_size
+
+    given = given_size()
+    asked = config.workers if config is not None else _stored(out).workers
+    if given is None:
+        return asked, asked > 1
+    if config is not None and asked not in (1, given):
+        raise ConfigError(f"workers: torchrun has started {given} processes, but --workers asks for {asked}")
+    return given, False
+
+
+def _stored(out: Path) -> SearchConfig:
+    return SearchConfig.load(RunFolder.open(out).path / "config.toml")
+
+
+def _hint(error: ResourceError, out: Path) -> ResourceError:
+    kept = (out / "config.toml").is_file()
+    how = f"go on from the last checkpoint with: graftwork search --resume {out}" if kept else "start again"
+    return ResourceError(f"{error}; {how}")
+
+
+def launch_session(size: int, out: Path, config: SearchConfig | None, **how: bool) -> None:
+    """Start the workers on this machine and wait for them.
+
+    Raises:
+        SystemExit: With the exit code of a worker that has said why it ended.
+        RunError: If the run folder is taken.
+        ResourceError: If a worker was killed; the run can be resumed.
+    """
+    from graftwork.workers import launch
+
+    if config is not None:
+        RunFolder.check_free(out)
+    try:
+        code = launch(_worker, size, out, config.to_toml() if config is not None else None, how)
+    except ResourceError as error:
+        raise _hint(error, out) from error
+    if code:
+        sys.exit(code)
+
+
+def _worker(method: str, out: Path, config: str | None, how: dict[str, bool]) -> None:
+    """One worker, in a process of its own."""
+    given = None if config is None else SearchConfig.from_dict(tomllib.loads(config))
+    sys.exit(guarded(lambda: lead(out, given, method=method, **how)))
+
+
+def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **how: bool) -> dict[str, Any]:
+    """Take part in a search: rank 0 leads it and tells its outcome, the others follow.
+
+    Args:
+        out: The run folder, which rank 0 alone touches.
+        config: Options; ``None``: resume.
+        method: Where the workers meet.
+        **how: As of `graftwork.cli._search.run_session`.
+    """
+    from graftwork.workers import Group, restarted
+
+    group = Group.join(method=method)
+    try:
+        if not group.leads:
+            _follow(group)
+            return {}
+        if config is not None:
+            config = replace(config, workers=group.size)
+            if restarted() and (out / "config.toml").is_file() and _stored(out) == config:
+                config = None
+        return session_to_its_end(out, config, group=group, **how)
+    except InputError:
+        from graftwork.briefing import dismiss
+
+        if group.leads:
+            with suppress(ResourceError):  # they may have found the same mistake, and be gone
+                dismiss(group)
+        raise
+    except ResourceError as error:
+        if group.leads:
+            raise _hint(error, out) from error
+        raise
+    finally:
+        group.leave()
+
+
+def _follow(group: Any) -> None:
+    from graftwork.briefing import follow
+    from graftwork.runs import keep_memory
+
+    keep_memory()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        group.stop_wanted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        follow(group)
+    finally:
+        signal.signal(signal.SIGINT, before)

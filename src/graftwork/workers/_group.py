@@ -1,0 +1,144 @@
+"""Group: the ranks of one search and what they say to each other."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
+from torch import Tensor
+
+from graftwork.errors import ResourceError
+
+__all__ = ["Group", "given_size", "restarted"]
+
+_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for another that is silent; one that dies on a machine that lives is noticed at once."""
+
+
+def given_size() -> int | None:
+    """Ranks that ``torchrun`` (or `launch`) has started this process as one of; ``None`` if it was started alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return size if size > 1 else None
+
+
+def restarted() -> bool:
+    """Whether ``torchrun`` has started this process again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of the backend: a connection that was closed, or a time-out
+        detail = str(error).splitlines()[0]
+        raise ResourceError(f"workers: the connection to another worker was lost ({detail})") from error
+
+
+class Group:
+    """The ranks of one search. Made by `join`.
+
+    Rank 0 leads: it alone reads and writes the run folder and speaks to the user; it tells the others what they need.
+    Bytes that are exchanged are JSON and safetensors, never pickles.
+
+    Args:
+        rank: Of this process, from 0.
+        size: Number of ranks.
+        local_rank: Of this process among those of its machine.
+        local_size: Ranks on this machine.
+    """
+
+    def __init__(self, rank: int, size: int, *, local_rank: int = 0, local_size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+        self.local_rank = local_rank
+        self.local_size = local_size
+        self.stop_wanted = False
+        self.stopping = False
+
+    @classmethod
+    def join(cls, *, method: str = "env://") -> "Group":
+        """Meet the other ranks that the environment tells of, and share this machine's cores among its ranks.
+
+        What lies in the memory of a processor is exchanged over gloo, what lies on CUDA devices over NCCL.
+
+        Args:
+            method: Where to meet, as in `torch.distributed.init_process_group`.
+
+        Raises:
+            ResourceError: If the others can't be reached.
+        """
+        environment = {name: int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+        rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        with _losses_told():
+            dist.init_process_group(
+                backend, init_method=method, rank=rank, world_size=environment["WORLD_SIZE"], timeout=_TIMEOUT
+            )
+        local_size = environment["LOCAL_WORLD_SIZE"]
+        torch.set_num_threads(max(1, _num_cores() // local_size))
+        return cls(rank, environment["WORLD_SIZE"], local_rank=local_rank, local_size=local_size)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """The device of this rank: ``cuda`` becomes that of its local number."""
+        return f"cuda:{self.local_rank}" if name == "cuda" else name
+
+    def leave(self) -> None:
+        """Part from the others, who need not be there any more."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Sum over all ranks, in place; every rank gets the same bits."""
+        with _losses_told():
+            dist.all_reduce(tensor)
+        return tensor
+
+    def spread(self, tensor: Tensor) -> Tensor:
+        """Replace by what rank 0 has, in place."""
+        with _losses_told():
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def agree_to_stop(self, loss: float) -> float:
+        """Sum a loss over all ranks, and set `stopping` on all of them if any has `stop_wanted`."""
+        told = self.add(torch.tensor([loss, float(self.stop_wanted)], dtype=torch.float64))
+        self.stopping = self.stopping or bool(told[1] > 0)
+        return float(told[0])
+
+    def send(self, data: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Rank 0: tell all others some plain data and tensors, which they get by `receive`."""
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (tensors or {}).items()}
+        for content in (json.dumps(data).encode(), save(plain)):
+            self.spread(torch.tensor([len(content)]))
+            self.spread(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+    def receive(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All others: what rank 0 has given to `send`."""
+        contents = []
+        for _ in range(2):
+            length = int(self.spread(torch.zeros(1, dtype=torch.int64)))
+            contents.append(bytes(self.spread(torch.zeros(length, dtype=torch.uint8)).numpy()))
+        return json.loads(contents[0]), load(contents[1])
+
+    def describe(self) -> dict[str, Any]:
+        """For provenance: number of ranks, backend, threads of each."""
+        return {"size": self.size, "backend": dist.get_backend(), "threads_each": torch.get_num_threads()}
+
+    def __repr__(self) -> str:
+        return f"<Group: rank {self.rank} of {self.size}>"

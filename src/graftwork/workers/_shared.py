@@ -1,0 +1,115 @@
+"""SharedTrainer and SharedScorer: what a trainer and a scorer do, done by all ranks."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from graftwork.errors import ConfigError
+from graftwork.execution import shared_flops
+from graftwork.genome import Genome
+from graftwork.member import Member
+from graftwork.training import Evaluation, Scorer, Trainer, Update
+from graftwork.typing import BlockId
+from graftwork.workers._averaging import average
+from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
+from graftwork.workers._group import Group
+
+__all__ = ["SharedScorer", "SharedTrainer"]
+
+
+class SharedTrainer:
+    """Makes the updates of a stretch on all ranks, then averages the touched blocks (see `average`).
+
+    A stretch is ``sync_every`` updates for each rank on average; all ranks draw it alike. Update *n* trains on batch
+    *n* whoever makes it, so ranks never repeat each other's batches.
+
+    Args:
+        trainer: Of this rank.
+        group: The ranks.
+        sync_every: Local steps between two averagings.
+
+    Raises:
+        ConfigError: If ``sync_every`` is below 1.
+    """
+
+    def __init__(self, trainer: Trainer, group: Group, *, sync_every: int) -> None:
+        if sync_every < 1:
+            raise ConfigError(f"sync_every: expected an integer >= 1, got {sync_every!r}")
+        self.trainer = trainer
+        self.group = group
+        self.updates_at_once = sync_every * group.size
+
+    @property
+    def batch_size(self) -> int:
+        """Of an update."""
+        return self.trainer.batch_size
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently."""
+        bank = self.trainer.optimizer.bank
+        new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
+        self.trainer.sync()
+        for _, parameter, _ in bank.parameters(new):
+            values = self.group.spread(parameter.detach().contiguous())
+            parameter.copy_(values)
+
+    def run(self, updates: Sequence[Update]) -> float:
+        """Make this rank's part of the updates, and put all parts together.
+
+        Returns:
+            The sum of all losses.
+        """
+        hands = self._deal(updates)
+        mine = [update for update, rank in zip(updates, hands, strict=True) if rank == self.group.rank]
+        loss = self.group.agree_to_stop(self.trainer.run(mine))
+        counts: list[Counter[BlockId]] = [Counter() for _ in range(self.group.size)]
+        for update, rank in zip(updates, hands, strict=True):
+            counts[rank].update({block_id for member in update.members for block_id in member.genome.ids})
+        average(self.trainer.optimizer, counts, self.group)
+        return loss
+
+    def _deal(self, updates: Sequence[Update]) -> list[int]:
+        numbers: dict[int, int] = {}
+        keys = [numbers.setdefault(id(update.members[0]), len(numbers)) for update in updates]
+        costs = [shared_flops([member.genome for member in update.members]) for update in updates]
+        return deal(keys, costs, self.group.size)
+
+
+class SharedScorer:
+    """Scores on all ranks, split by member and by batches of images; equal to the bit to scoring on one.
+
+    Running statistics are made by the ranks that need them and stay there: every scoring makes them anew.
+
+    Args:
+        scorer: Of this rank.
+        group: The ranks.
+    """
+
+    def __init__(self, scorer: Scorer, group: Group) -> None:
+        self.scorer = scorer
+        self.group = group
+
+    def _jobs(self, genomes: Sequence[Genome]) -> list[list[Job]]:
+        scorer = self.scorer
+        return deal_scoring(genomes, num_images=scorer.num_images, batch_size=scorer.batch_size, size=self.group.size)
+
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        """What each member says about every example, on all ranks (see `Scorer.evaluate`)."""
+        shape = (len(members), self.scorer.num_images)
+        predicted, confidence = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+        for job in self._jobs([member.genome for member in members])[self.group.rank]:
+            part = slice(job.start, job.stop)
+            found = self.scorer.shard(part).evaluate([members[row] for row in job.rows])
+            rows = list(job.rows)
+            predicted[rows, part] = torch.from_numpy(found.predicted).to(torch.int32)
+            confidence[rows, part] = torch.from_numpy(found.confidence)
+        self.group.add(predicted)
+        self.group.add(confidence)
+        return Evaluation(predicted.numpy().astype(np.int64), confidence.numpy(), self.scorer.labels)
+
+    def flops(self, genomes: Sequence[Genome]) -> int:
+        """Of all ranks together: what two ranks both compute counts twice."""
+        return scoring_flops(genomes, self._jobs(genomes), num_calibration=self.scorer.num_calibration)

@@ -1,0 +1,159 @@
+"""A whole search by several ranks: same bits again and again, through stops, and equal scores."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graftwork.briefing import follow
+from graftwork.config import SearchConfig, prepare
+from graftwork.errors import RunError, SearchInterruptedError
+from graftwork.evolution import SearchState, joint_train
+from graftwork.session import Session, SilentListener
+from graftwork.typing import MemberId
+from graftwork.workers import SharedScorer, SharedTrainer
+from tests.strategies import scramble
+from tests.test_session import records, result, tiny
+from tests.workers.ranks import ThreadGroup, together
+
+SHARED = {"workers": 2, "sync_every": 2, "control": False}
+
+
+def shared_run(path: Path, *, size: int = 2, resume: bool = False, stop_at: int | None = None, **changes: Any) -> None:
+    class StopAt(SilentListener):
+        def __init__(self, group: ThreadGroup) -> None:
+            self.group = group
+
+        def on_step(self, state: SearchState, member: MemberId, loss: float, progress: float) -> None:
+            if stop_at is not None and state.step >= stop_at:
+                self.group.stop_wanted = True
+
+    def work(group: ThreadGroup) -> None:
+        if not group.leads:
+            follow(group)
+        elif resume:
+            Session.resume(path, group=group).run()
+        else:
+            config = tiny(**{**SHARED, "workers": size, **changes})
+            Session.start(config, path, group=group, listener=StopAt(group)).run()
+
+    together(size, work)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search by two ranks that nothing disturbs."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    shared_run(path, control=True)
+    return path
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert result(one)["bank_sha256"] == result(other)["bank_sha256"]
+    stages = [[row for row in records(path) if row["type"] != "control"] for path in (one, other)]
+    assert stages[0] == stages[1]
+    assert len(stages[0]) > 8
+
+
+def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    shared_run(tmp_path / "again")
+    assert_equal_runs(tmp_path / "again", whole)
+    found = json.loads((whole / "provenance.json").read_text())["workers"]
+    assert found == {"size": 2, "backend": "threads", "threads_each": 1, "sync_every": 2}
+
+
+def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, tmp_path: Path) -> None:
+    """Draws and costs are those of the first round; later populations differ, as weights do."""
+    Session.start(tiny(control=False), tmp_path / "alone").run()
+    alone = records(tmp_path / "alone")
+    assert [row["step"] for row in alone if row["type"] == "generation"] == [20, 40, 60]
+    assert [row["step"] for row in records(whole) if row["type"] == "generation"] == [20, 40, 60]
+    assert alone[0]["training_flops"] == records(whole)[0]["training_flops"]
+    assert result(tmp_path / "alone")["bank_sha256"] != result(whole)["bank_sha256"]
+
+
+@pytest.mark.parametrize("stop_at", [8, 40])
+def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(whole: Path, tmp_path: Path, stop_at: int) -> None:
+    with pytest.raises(SearchInterruptedError, match="--resume"):
+        shared_run(tmp_path / "run", stop_at=stop_at)
+    shared_run(tmp_path / "run", resume=True)
+    assert_equal_runs(tmp_path / "run", whole)
+
+
+def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(whole: Path, tmp_path: Path) -> None:
+    shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", members_per_step=2)
+    found = result(tmp_path / "run")
+    assert found["bank_sha256"] != result(whole)["bank_sha256"]
+    spent = found["training_flops"] + found["scoring_flops"]
+    assert 0.8 * 3e10 < spent <= 3e10
+
+
+def test_a_rank_that_finds_other_data_says_so(tmp_path: Path) -> None:
+    def work(group: ThreadGroup) -> None:
+        if group.leads:
+            Session.start(tiny(**SHARED), tmp_path / "run", group=group).run()
+            return
+        receive = group.receive
+
+        def other() -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
+            message, tensors = receive()
+            return {**message, "fingerprint": "0" * 64}, tensors
+
+        group.receive = other  # type: ignore[method-assign,assignment]
+        follow(group)
+
+    with pytest.raises(RunError, match="other data here than where rank 0 runs"):
+        together(2, work)
+
+
+def setup_of(**changes: Any) -> Any:
+    setup = prepare(SearchConfig.from_dict({**tiny(control=False).to_dict(), "validation": 0.3, **changes}))
+    setup.parts["mutate"](setup.population, 4, rng=setup.state.rng, generation=1)
+    scramble(setup.population.bank, setup.population, torch.Generator().manual_seed(3))
+    setup.scorer.batch_size = 50
+    return setup
+
+
+@pytest.mark.parametrize(("size", "members"), [(2, 4), (3, 4), (3, 1), (5, 2)])
+def test_shared_scoring_equals_scoring_alone_to_the_bit(size: int, members: int) -> None:
+    alone = setup_of()
+    expected = alone.scorer.evaluate(list(alone.population)[:members])
+
+    def work(group: ThreadGroup) -> Any:
+        setup = setup_of()
+        return SharedScorer(setup.scorer, group).evaluate(list(setup.population)[:members])
+
+    for found in together(size, work):
+        assert np.array_equal(found.predicted, expected.predicted)
+        assert np.array_equal(found.confidence, expected.confidence)
+        assert np.array_equal(found.labels, expected.labels)
+    assert len(set(expected.predicted.ravel())) > 1
+
+
+def test_new_blocks_are_rank_0s_on_all_ranks_and_every_batch_is_met_once() -> None:
+    def work(group: ThreadGroup) -> tuple[str, list[int]]:
+        setup = setup_of(initial_steps=5)
+        with torch.no_grad():
+            for key, parameter, _ in setup.population.bank.parameters():
+                if group.rank and parameter.requires_grad and not any(key.startswith(b) for b in seed_ids(setup)):
+                    parameter.add_(1e-3)  # as another machine might round
+        met: list[int] = []
+        batch = setup.trainer.batches.batch
+        setup.trainer.batches.batch = lambda number: (met.append(number), batch(number))[1]
+        trainer = SharedTrainer(setup.trainer, group, sync_every=4)
+        setup.state.generation = 1
+        joint_train(setup.state, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
+        return setup.population.bank.digest(), met
+
+    def seed_ids(setup: Any) -> tuple[str, ...]:
+        return tuple(next(iter(setup.population)).genome.ids)
+
+    (digest, met), (other, others) = together(2, work)
+    assert digest == other
+    assert met
+    assert others
+    assert sorted(met + others) == list(range(len(met) + len(others)))
