@@ -33,6 +33,8 @@ class SearchConfig:
         seed: Of everything random.
         device: ``cpu``, ``cuda``, ``mps``, …
         precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
+        passes: What runs the passes between products: ``auto`` (compiled where there is a C compiler and, with
+            precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
         threads: Of torch's CPU operations; ``None``: torch's choice.
         validation: Share or number of training images that selection sees.
         blend: Share or number of training images that ensembles are fitted on.
@@ -60,6 +62,7 @@ class SearchConfig:
     seed: int = 0
     device: str = "cpu"
     precision: str = "auto"
+    passes: str = "auto"
     threads: int | None = None
     validation: float = 0.1
     blend: float = 0.05
@@ -80,6 +83,8 @@ class SearchConfig:
             parse_budget(self.budget)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+        if self.passes not in ("auto", "compiled", "torch"):
+            raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}")
         for name in ("seed", "threads", "max_parameters", "max_flops", "image_size"):
             value, low = getattr(self, name), 0 if name == "seed" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):

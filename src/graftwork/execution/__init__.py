@@ -2,11 +2,13 @@
 
 `run_stem`, `run_item` and `run_head` are the forward of each part, in a plain *reference* form and a *fused* one;
 `walk` runs many members over one batch and computes each common prefix once; `InputTransform` turns stored images into
-what networks read.
+what networks read. `set_kernels` chooses what runs the passes between the products of the fused form: PyTorch (at
+first) or compiled kernels.
 """
 
 from graftwork.execution._input import InputTransform
 from graftwork.execution._layer import cancelled_scale, pool_features, run_head, run_item, run_stem
+from graftwork.execution._native import get_kernels, set_kernels
 from graftwork.execution._ops import EPSILON, Form, Mode, Settings, Statistics, Weights
 from graftwork.execution._walk import Runnable, shared_flops, walk
 
@@ -20,10 +22,12 @@ __all__ = [
     "Statistics",
     "Weights",
     "cancelled_scale",
+    "get_kernels",
     "pool_features",
     "run_head",
     "run_item",
     "run_stem",
+    "set_kernels",
     "shared_flops",
     "walk",
 ]
