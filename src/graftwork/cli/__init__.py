@@ -3,7 +3,15 @@
 Errors of graftwork end as one line and exit code 2, never as a traceback.
 """
 
-from graftwork.cli import _ensemble, _export, _inspect, _report, _reproduce, _search  # noqa: F401  (registers the commands)
+from graftwork.cli import (  # noqa: F401  (registers the commands)
+    _bench,
+    _ensemble,
+    _export,
+    _inspect,
+    _report,
+    _reproduce,
+    _search,
+)
 from graftwork.cli._app import app, main
 
 __all__ = ["app", "main"]
