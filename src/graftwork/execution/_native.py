@@ -267,7 +267,7 @@ def write_statistics(
 ) -> None:
     """Store what a pass found: mean and unbiased variance of each entry, over so many values a channel."""
     mean, variance = torch.cat([table[0] for table in tables]), torch.cat([table[1] for table in tables])
-    variance = variance * (num_values / (num_values - 1))
+    variance = variance * (num_values / max(1, num_values - 1))
     pieces = zip(ids, torch.split(mean, list(widths)), torch.split(variance, list(widths)), strict=True)
     statistics.update({block_id: (m.clone(), v.clone()) for block_id, m, v in pieces})
 
