@@ -46,7 +46,12 @@ def bench(
     ways = _ways(passes)
     rows = [row for name, genome in _genomes(target) for row in _rows(name, genome, chosen, size, ways, seconds)]
     peaks = [row.pop("peak") for row in rows]
-    found = {"machine": machine(), "batch_size": size, "peaks": {p["precision"]: p for p in peaks}, "steps": rows}
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "batch_size": size,
+        "peaks": {p["precision"]: p for p in peaks},
+        "steps": rows,
+    }
     if as_json:
         emit(found)
         return

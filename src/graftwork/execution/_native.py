@@ -151,7 +151,7 @@ class _Trained(torch.autograd.Function):
     """`_forward` by batch statistics, and the way back."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         kernels: Kernels,
@@ -174,15 +174,16 @@ class _Trained(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         kernels, saved, count = ctx.kernels, ctx.saved_tensors, ctx.num_filters
         source, hidden, weight, mixing = saved[:4]
         filters, volumes, wanted = saved[4 : 4 + count], saved[4 + count :], ctx.needs_input_grad
         gradient = _dense(gradient, source.dtype)
         inner, d_mixing, d_mixing_bias = gradient, None, None
         if mixing is not None:
-            inner, d_mixing, d_mixing_bias = _conv_backward(gradient, hidden, mixing, 0, (True, True, True))
-            inner = _dense(inner, source.dtype)
+            found, d_mixing, d_mixing_bias = _conv_backward(gradient, hidden, mixing, 0, (True, True, True))
+            assert found is not None  # it was asked for
+            inner = _dense(found, source.dtype)
         d_x, d_weights, d_biases, d_filters, first = None, [], [], [], 0
         for volume, table, one, pad, want in zip(
             volumes, ctx.tables, filters, ctx.paddings, wanted[-count:], strict=True
@@ -276,7 +277,7 @@ class _Pooled(torch.autograd.Function):
     """2×2 max-pool."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: Kernels) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, kernels: Kernels) -> Tensor:
         out, which = kernels.pool(x)
         ctx.kernels, ctx.shape = kernels, x.shape
         ctx.save_for_backward(which)
@@ -284,7 +285,7 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         (which,) = ctx.saved_tensors
         return ctx.kernels.unpool(_dense(gradient, gradient.dtype), which, ctx.shape), None
 

@@ -54,4 +54,4 @@ def _agree(
 
 
 def _sigma(activation: str, hidden: torch.Tensor) -> torch.Tensor:
-    return torch.tanh(hidden) if activation == "tanh" else getattr(F, activation)(hidden)  # type: ignore[no-any-return]
+    return torch.tanh(hidden) if activation == "tanh" else getattr(F, activation)(hidden)
