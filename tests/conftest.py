@@ -11,6 +11,8 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import torch
 
+from graftwork.execution import set_kernels
+
 # Tests run in several processes, and one thread gives the same sums on every machine.
 torch.set_num_threads(1)
 
@@ -27,6 +29,14 @@ def _fixed_seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _passes_of_torch() -> Iterator[None]:
+    """What one test chose for the whole process does not reach the next."""
+    set_kernels(None)
+    yield
+    set_kernels(None)
 
 
 @pytest.fixture(autouse=True, scope="session")

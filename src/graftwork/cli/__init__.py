@@ -4,6 +4,7 @@ Errors of graftwork end as one line and exit code 2, never as a traceback.
 """
 
 from graftwork.cli import (  # noqa: F401  (registers the commands)
+    _bench,
     _distil,
     _ensemble,
     _export,

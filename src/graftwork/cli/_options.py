@@ -38,6 +38,9 @@ Seed = Annotated[int | None, typer.Option(help="Of everything random. [default: 
 Out = Annotated[Path | None, typer.Option(help="Run folder. [default: runs/DATA-RECIPE-sSEED, numbered if taken]")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, … [default: cpu]")]
 Precision = Annotated[str | None, typer.Option(help="auto (timed at the start), float32 or bfloat16.")]
+Passes = Annotated[
+    str | None, typer.Option(help="Between products: auto, compiled (needs a C compiler) or torch.", metavar="WAY")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. [default: torch's choice]")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with options; flags win.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the outcome.")]

@@ -64,6 +64,7 @@ def search(
     skip_bad_images: options.SkipBad = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    passes: options.Passes = None,
     threads: options.Threads = None,
     workers: Annotated[
         int | None,
@@ -108,6 +109,7 @@ def train(
     image_size: options.ImageSize = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    passes: options.Passes = None,
     threads: options.Threads = None,
     config: options.Config = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,

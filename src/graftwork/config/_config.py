@@ -34,6 +34,8 @@ class SearchConfig:
         split_seed: Of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
         device: ``cpu``, ``cuda``, ``mps``, …
         precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
+        passes: What runs the passes between products: ``auto`` (compiled where there is a C compiler and, with
+            precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
         threads: Of torch's CPU operations, in each worker; ``None``: torch's choice, or with several workers the cores
             of a machine shared among its workers.
         workers: Processes that search together (see ``docs/scaling.md``).
@@ -65,6 +67,7 @@ class SearchConfig:
     split_seed: int | None = None
     device: str = "cpu"
     precision: str = "auto"
+    passes: str = "auto"
     threads: int | None = None
     workers: int = 1
     sync_every: int = 16
@@ -87,6 +90,8 @@ class SearchConfig:
             parse_budget(self.budget)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+        if self.passes not in ("auto", "compiled", "torch"):
+            raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}")
         counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size")
         for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") else 1

@@ -1,5 +1,6 @@
 """From a config to the objects of a search."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from graftwork.config._budget import parse_budget
 from graftwork.config._config import SearchConfig
-from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
+from graftwork.datasets import ImageDataset, Splits, cache_folder, describe, load_dataset, split
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, SearchState
-from graftwork.execution import InputTransform
+from graftwork.execution import InputTransform, set_kernels
 from graftwork.genome import Genome, num_parameters, seed_genome, training_flops
+from graftwork.kernels import Kernels, build
 from graftwork.member import Member, bind
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
@@ -23,6 +25,7 @@ from graftwork.selection import make_selector
 from graftwork.training import (
     BankOptimizer,
     BatchStream,
+    Passes,
     PrecisionChoice,
     Scorer,
     Trainer,
@@ -32,6 +35,8 @@ from graftwork.training import (
 )
 
 __all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
+
+_log = logging.getLogger(__name__)
 
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""
@@ -122,7 +127,7 @@ class Setup:
         trainer: One update of one member.
         scorer: On the validation split.
         plan: How much work each round gets.
-        precision: What was chosen, and what was measured for it.
+        precision: What products and passes run in, and what was measured for it. Passes are a setting of the process.
         speed: Measured training FLOPs per second; ``None`` where the budget needs none.
     """
 
@@ -219,7 +224,9 @@ def prepare(
         transform=problem.transform,
         device=device,
     )
-    precision = precision or _precision(config, population, batches)
+    kernels = _kernels(config, device, precision)
+    precision = precision or _precision(config, population, batches, kernels)
+    set_kernels(kernels if precision.passes == "compiled" else None)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
         batches=batches,
@@ -273,11 +280,38 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _precision(config: SearchConfig, population: Population, batches: BatchStream) -> PrecisionChoice:
-    if config.precision == "auto":
-        member: Member = next(iter(population))
-        return measure_precision(bind(member.genome, population.bank), batches.batch(0))
-    return PrecisionChoice(config.precision, 0.0, None, "as asked for")  # type: ignore[arg-type]
+def _kernels(config: SearchConfig, device: torch.device, precision: PrecisionChoice | None) -> Kernels | None:
+    """The compiled passes, where they can be wanted and had.
+
+    Raises:
+        ConfigError: If they were asked for and can't be had.
+    """
+    unwanted = config.passes == "torch" if precision is None else precision.passes == "torch"
+    if unwanted or (device.type != "cpu" and config.passes != "compiled"):
+        return None
+    kernels = build(cache_folder()) if device.type == "cpu" else None
+    if kernels is None and config.passes == "compiled":
+        raise ConfigError(
+            "passes: compiled passes need a CPU and a C compiler ($CC, cc, gcc or clang) that takes the package's "
+            "kernels.c; install one, or use passes = auto"
+        )
+    if kernels is None and precision is not None:
+        _log.warning(
+            "the run was made with compiled passes, which can't be built here: its bits may differ from now on"
+        )
+    return kernels
+
+
+def _precision(
+    config: SearchConfig, population: Population, batches: BatchStream, kernels: Kernels | None
+) -> PrecisionChoice:
+    """What to run in: measured, or as asked for; whoever asks for a precision depends on no clock."""
+    passes: Passes = "torch" if kernels is None else "compiled"
+    if config.precision != "auto":
+        return PrecisionChoice(config.precision, 0.0, None, "as asked for", passes)  # type: ignore[arg-type]
+    member: Member = next(iter(population))
+    choice = measure_precision(bind(member.genome, population.bank), batches.batch(0), kernels=kernels)
+    return replace(choice, passes=passes) if config.passes != "auto" else choice
 
 
 def make_plan(setup: Setup) -> Plan:

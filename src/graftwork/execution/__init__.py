@@ -2,7 +2,8 @@
 
 `run_stem`, `run_item` and `run_head` are the forward of each part, in a plain *reference* form and a *fused* one;
 `walk` runs many members over one batch and computes each common prefix once (`prefix_tree` is that plan as data);
-`InputTransform` turns stored images into what networks read.
+`InputTransform` turns stored images into what networks read. `set_kernels` chooses what runs the passes between the
+products of the fused form: PyTorch (at first) or compiled kernels.
 """
 
 from graftwork.execution._input import InputTransform
@@ -14,6 +15,7 @@ from graftwork.execution._layer import (
     run_item,
     run_stem,
 )
+from graftwork.execution._native import get_kernels, set_kernels
 from graftwork.execution._ops import EPSILON, Form, Mode, Settings, Statistics, Weights
 from graftwork.execution._tree import Segment, prefix_tree
 from graftwork.execution._walk import Output, Runnable, shared_flops, walk
@@ -30,12 +32,14 @@ __all__ = [
     "Statistics",
     "Weights",
     "cancelled_scale",
+    "get_kernels",
     "penultimate_features",
     "pool_features",
     "prefix_tree",
     "run_head",
     "run_item",
     "run_stem",
+    "set_kernels",
     "shared_flops",
     "walk",
 ]

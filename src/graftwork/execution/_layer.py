@@ -6,8 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graftwork.execution._ops import Settings, Weights, activate, normalise
+from graftwork.execution._native import (
+    Convolutions,
+    by_statistics,
+    can_run,
+    max_pool,
+    run_convolutions,
+    write_statistics,
+)
+from graftwork.execution._ops import Settings, Weights, activate, gather, normalise
 from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
+from graftwork.kernels import Kernels
 from graftwork.typing import BlockId
 
 __all__ = ["cancelled_scale", "penultimate_features", "pool_features", "run_head", "run_item", "run_stem"]
@@ -18,6 +27,8 @@ def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Ten
     if stem.kind == "none":
         return x
     entry = weights[stem.id]
+    if settings.form == "fused" and _native(x, settings):
+        return _native_stem(stem, x, weights, settings)
     out = F.conv2d(x, entry["filter"], entry.get("bias"), padding=stem.padding)
     if stem.kind == "conv":
         out = normalise(out, (stem.id,), weights, settings)
@@ -27,6 +38,14 @@ def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Ten
 def run_item(item: Layer | Pool, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """The output of one layer or pool for activations [B, C, H, W]."""
     if isinstance(item, Pool):
+        if (
+            item.kind == "max"
+            and item.size == 2
+            and settings.form == "fused"
+            and can_run(x)
+            and Kernels.supports(x.dtype)
+        ):
+            return max_pool(x)
         pool = F.max_pool2d if item.kind == "max" else F.avg_pool2d
         return pool(x, item.size)
     if settings.form == "reference":
@@ -72,20 +91,64 @@ def _rows(tensor: Tensor, block: Block, width: int) -> Tensor:
 def _fused_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """One convolution per kernel size, then one norm, one activation and one 1×1 convolution for the whole layer."""
     order = sorted(layer.blocks, key=lambda block: block.kernel_size)
-    volumes = []
-    for size in sorted({block.kernel_size for block in order}):
-        entries = [weights[block.id] for block in order if block.kernel_size == size]
-        bias = _cat([entry["filter_bias"] for entry in entries]) if settings.norm == "none" else None
-        filters = _cat([entry["filter"] for entry in entries])
-        volumes.append(F.conv2d(x, filters, bias, padding=size // 2))
-    hidden = normalise(_cat(volumes, 1), [block.id for block in order], weights, settings)
-    hidden = activate(hidden, settings.activation)
+    ids = [block.id for block in order]
+    sizes = sorted({block.kernel_size for block in order})
+    filters = [gather(weights, [block.id for block in order if block.kernel_size == size], "filter") for size in sizes]
     mixing = _cat([_rows(weights[block.id]["mixing"], block, layer.out_channels) for block in order], 1)
     biases = [_rows(weights[block.id]["bias"], block, layer.out_channels) for block in order]
-    out = F.conv2d(hidden, mixing, biases[0] if len(biases) == 1 else torch.stack(biases).sum(0))
+    mixing_bias = biases[0] if len(biases) == 1 else torch.stack(biases).sum(0)
+    if _native(x, settings):
+        weight, shift = _norm_tensors(ids, weights, settings, "filter_bias")
+        parts = Convolutions(filters, tuple(size // 2 for size in sizes), weight, shift, mixing, mixing_bias)
+        return _run_native(parts, ids, x, weights, settings)
+    volumes = []
+    for size, one in zip(sizes, filters, strict=True):
+        group = [block.id for block in order if block.kernel_size == size]
+        bias = gather(weights, group, "filter_bias") if settings.norm == "none" else None
+        volumes.append(F.conv2d(x, one, bias, padding=size // 2))
+    hidden = activate(normalise(_cat(volumes, 1), ids, weights, settings), settings.activation)
+    out = F.conv2d(hidden, mixing, mixing_bias)
     if x.shape[1] == layer.out_channels:
         return out + x
     return out + F.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
+
+
+def _native(x: Tensor, settings: Settings) -> bool:
+    """Whether the kernels take it: batch norm or none; gradients flow through batch statistics only."""
+    fit = settings.norm in ("batch", "none") and (settings.mode == "train" or not torch.is_grad_enabled())
+    return fit and can_run(x)
+
+
+def _norm_tensors(
+    ids: Sequence[BlockId], weights: Weights, settings: Settings, bias: str
+) -> tuple[Tensor | None, Tensor]:
+    """Weight and bias of the norms of some entries; without a norm only the named bias."""
+    if settings.norm == "none":
+        return None, gather(weights, ids, bias)
+    return gather(weights, ids, "norm_weight"), gather(weights, ids, "norm_bias")
+
+
+def _run_native(layer: Convolutions, ids: Sequence[BlockId], x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+    """Run by the kernels, by the statistics that the mode asks for."""
+    if layer.weight is None or settings.mode == "train":
+        return run_convolutions(x, layer, settings.activation)[0]
+    if settings.mode == "evaluate":
+        norming = by_statistics(layer.weight, layer.bias, ids, settings.statistics)
+        return run_convolutions(x, layer, settings.activation, norming)[0]
+    out, tables = run_convolutions(x, layer, settings.activation)
+    widths = [len(weights[block_id]["norm_bias"]) for block_id in ids]
+    write_statistics(settings.statistics, ids, widths, tables, num_values=out[:, 0].numel())
+    return out
+
+
+def _native_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+    entry = weights[stem.id]
+    if stem.kind == "whiten":
+        weight, bias = None, entry["bias"]
+    else:
+        weight, bias = _norm_tensors((stem.id,), weights, settings, "bias")
+    parts = Convolutions((entry["filter"],), (stem.padding,), weight, bias)
+    return _run_native(parts, (stem.id,), x, weights, settings)
 
 
 def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:

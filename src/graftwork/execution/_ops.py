@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.kernels import EPSILON
 from graftwork.typing import Activation, BlockId, Norm
 
-__all__ = ["EPSILON", "Form", "Mode", "Settings", "Statistics", "activate", "normalise"]
-
-EPSILON = 1e-5
-"""Added to variances, as PyTorch's norms do."""
+__all__ = ["EPSILON", "Form", "Mode", "Settings", "Statistics", "activate", "gather", "normalise"]
 
 Statistics = MutableMapping[BlockId, tuple[Tensor, Tensor]]
 """Running mean and variance [channels] of the batch norm of each entry."""
@@ -59,6 +57,11 @@ def activate(hidden: Tensor, activation: Activation) -> Tensor:
 
 def _gather(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def gather(weights: Weights, ids: Sequence[BlockId], name: str) -> Tensor:
+    """The tensors of this name of some entries, one after the other."""
+    return _gather([weights[block_id][name] for block_id in ids])
 
 
 def normalise(

@@ -10,7 +10,8 @@ from graftwork.training._augment import Augmentation, Flip
 from graftwork.training._batches import BatchStream, Images, take_images
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer
-from graftwork.training._precision import Precision, PrecisionChoice, in_precision, measure_precision
+from graftwork.training._peaks import Peak, measure_peak
+from graftwork.training._precision import Passes, Precision, PrecisionChoice, in_precision, measure_precision
 from graftwork.training._recipes import RECIPES, Recipe, make_recipe
 from graftwork.training._rules import ROLES, MuonVariant, OptimizerName, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import (
@@ -42,6 +43,8 @@ __all__ = [
     "Muon",
     "MuonVariant",
     "OptimizerName",
+    "Passes",
+    "Peak",
     "Precision",
     "PrecisionChoice",
     "Recipe",
@@ -60,6 +63,7 @@ __all__ = [
     "linear",
     "make_recipe",
     "make_schedule",
+    "measure_peak",
     "measure_precision",
     "orthogonalize",
     "same_rule",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.execution import get_kernels, set_kernels
+from graftwork.kernels import Kernels
 from graftwork.member import Member
 
-__all__ = ["Precision", "PrecisionChoice", "in_precision", "measure_precision"]
+__all__ = ["Passes", "Precision", "PrecisionChoice", "in_precision", "measure_precision"]
 
 Precision = Literal["float32", "bfloat16"]
+Passes = Literal["compiled", "torch"]
+"""What runs statistics, activations and pools of fused layers: `graftwork.kernels`, or PyTorch's own operations."""
 
 _GAIN = 1.1
 """How many times faster bfloat16 must be to be chosen: it costs accuracy of the sums, so a tie goes to float32."""
@@ -39,12 +43,16 @@ class PrecisionChoice:
         float32_seconds: Of one training step in float32.
         bfloat16_seconds: Of one in bfloat16; ``None`` where the probe was given up early.
         reason: In words.
+        passes: What runs the passes between products.
+        torch_seconds: Of one step in this precision by PyTorch's passes; ``None`` where there was nothing to compare.
     """
 
     precision: Precision
     float32_seconds: float
     bfloat16_seconds: float | None
     reason: str
+    passes: Passes = "torch"
+    torch_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -83,8 +91,10 @@ def _product_seconds(dtype: torch.dtype, device: torch.device) -> float:
     return min(times)
 
 
-def measure_precision(member: Member, batch: tuple[Tensor, Tensor], *, limit_seconds: float = 0.8) -> PrecisionChoice:
-    """Time training passes of ``member`` in float32 and in bfloat16 on the device of ``batch``.
+def measure_precision(
+    member: Member, batch: tuple[Tensor, Tensor], *, kernels: Kernels | None = None, limit_seconds: float = 0.8
+) -> PrecisionChoice:
+    """Time training passes of ``member`` in float32 and in bfloat16 on the device of ``batch``; then without kernels.
 
     Where a tiny matrix product is already slower in bfloat16 (processors without it emulate it, up to hundreds of times
     slower) the longer probe is not made. Nothing is changed: no gradient, weight or statistic.
@@ -92,22 +102,37 @@ def measure_precision(member: Member, batch: tuple[Tensor, Tensor], *, limit_sec
     Args:
         member: A small network of the kind that will be trained; put into training mode, then back.
         batch: Network input [B, C, H, W] and classes [B].
-        limit_seconds: About how long each of the two probes may take.
+        kernels: Compiled passes, used wherever they are not slower than PyTorch's; ``None``: there are none.
+        limit_seconds: About how long each of the probes may take.
 
     Returns:
-        The faster precision and what was measured.
+        The fastest way and what was measured.
     """
-    was_training = member.training
+    was_training, before = member.training, get_kernels()
     member.train()
+    set_kernels(kernels)
     try:
-        single = _pass_seconds(member, batch, "float32", limit_seconds)
-        device = batch[0].device
-        slow, fast = _product_seconds(torch.bfloat16, device), _product_seconds(torch.float32, device)
-        if slow > 2 * fast:
-            reason = f"a bfloat16 product takes {slow / fast:.1f} times as long as one in float32 here"
-            return PrecisionChoice("float32", single, None, reason)
-        half = _pass_seconds(member, batch, "bfloat16", limit_seconds)
+        choice = _measure_types(member, batch, limit_seconds)
+        if kernels is None:
+            return choice
+        set_kernels(None)
+        plain = _pass_seconds(member, batch, choice.precision, limit_seconds)
     finally:
         member.train(was_training)
+        set_kernels(before)
+    compiled = choice.float32_seconds if choice.precision == "float32" else choice.bfloat16_seconds or plain
+    reason = f"{choice.reason}; compiled passes take {compiled / plain:.2f} of the time of PyTorch's"
+    passes: Passes = "compiled" if compiled <= plain else "torch"
+    return replace(choice, reason=reason, passes=passes, torch_seconds=plain)
+
+
+def _measure_types(member: Member, batch: tuple[Tensor, Tensor], limit_seconds: float) -> PrecisionChoice:
+    single = _pass_seconds(member, batch, "float32", limit_seconds)
+    device = batch[0].device
+    slow, fast = _product_seconds(torch.bfloat16, device), _product_seconds(torch.float32, device)
+    if slow > 2 * fast:
+        reason = f"a bfloat16 product takes {slow / fast:.1f} times as long as one in float32 here"
+        return PrecisionChoice("float32", single, None, reason)
+    half = _pass_seconds(member, batch, "bfloat16", limit_seconds)
     chosen: Precision = "bfloat16" if single > _GAIN * half else "float32"
     return PrecisionChoice(chosen, single, half, f"a bfloat16 step takes {half / single:.2f} of the time of float32")

@@ -1,0 +1,169 @@
+"""Joint training of an evolved population, against `naive.py`: how many times as long the naive one takes.
+
+    python benchmarks/joint_training.py --data PATH-TO-CIFAR10 --threads 1 --json results/speed/joint_training-1.json
+    python benchmarks/joint_training.py --data PATH-TO-CIFAR10 --threads 2 --json results/speed/joint_training-2.json
+
+Two ratios: over the whole pipeline (reading, flips and shifts, passes, optimizer), and over identical ready batches.
+First both train the same members on the same batches in float32 from the same weights: the losses have to agree.
+"""
+
+import argparse
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import _ratio
+import naive
+import population
+from graftwork.config import Problem, SearchConfig
+from graftwork.datasets import cache_folder
+from graftwork.execution import set_kernels
+from graftwork.kernels import build
+from graftwork.member import Member, bind
+from graftwork.runs import keep_memory
+from graftwork.training import (
+    RECIPES,
+    Augmentation,
+    BankOptimizer,
+    BatchStream,
+    Precision,
+    Trainer,
+    in_precision,
+    measure_precision,
+)
+
+PAPER = RECIPES["paper"]
+RULE = PAPER.rules["filter"]
+ALLOWED_GAP = 1e-4
+
+
+class Ours:
+    """The population in the package's own form."""
+
+    def __init__(self, genomes, batches: BatchStream, precision: Precision) -> None:
+        bank = population.grow(genomes)
+        self.members = [bind(genome, bank) for genome in genomes]
+        self.optimizer = BankOptimizer(bank, PAPER.rules)
+        self.precision = precision
+        schedule = PAPER.make_schedule()
+        self.trainer = Trainer(self.optimizer, batches=batches, schedule=schedule, precision=precision)
+
+    def on_batch(self, member: Member, x: Tensor, y: Tensor) -> float:
+        self.optimizer.zero_grad()
+        member.train()
+        with in_precision(self.precision, x.device):
+            logits = member(x)
+        loss = F.cross_entropy(logits.float(), y)
+        value = float(loss.detach())
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+
+class Naive:
+    """The same population from the same weights by `naive.py`."""
+
+    def __init__(self, genomes) -> None:
+        self.members = naive.build(genomes, population.grow(genomes))
+        self.adam = naive.optimizer(self.members, lr=RULE.lr, weight_decay=RULE.weight_decay)
+
+    def on_batch(self, member, x: Tensor, y: Tensor) -> float:
+        return naive.train_step(member, self.adam, x, y)
+
+
+def largest_gap(genomes, batches: BatchStream, draws, num_steps: int) -> float:
+    """Largest difference of losses on the same steps in float32."""
+    ours, theirs = Ours(genomes, batches, "float32"), Naive(genomes)
+    gap = 0.0
+    for number in range(num_steps):
+        x, y = batches.batch(number)
+        drawn = draws[number % len(draws)]
+        one, other = ours.on_batch(ours.members[drawn], x, y), theirs.on_batch(theirs.members[drawn], x.contiguous(), y)
+        gap = max(gap, abs(one - other))
+    return gap
+
+
+def compare(genomes, problem: Problem, batches: BatchStream, precision: Precision, *, steps: int, repetitions: int):
+    """Seconds of both ways, over the pipeline and over ready batches."""
+    draws = np.random.default_rng(0).integers(len(genomes), size=steps)
+    ready = [batches.batch(number) for number in range(8)]
+    plain = [(x.contiguous(), y) for x, y in ready]
+    ours, theirs = Ours(genomes, batches, precision), Naive(genomes)
+    rows = problem.splits.train[: 64 * batches.batch_size]
+    pictures = naive.Pictures(
+        np.asarray(problem.dataset.images[rows]), np.asarray(problem.dataset.labels[rows]),
+        mean=problem.transform.mean, std=problem.transform.std, shift=2, flip=True, seed=0,
+    )  # fmt: skip
+    numbers = count()
+
+    def theirs_pipeline() -> None:
+        endless = (
+            pair for epoch in count() for pair in naive.loader(pictures, batch_size=batches.batch_size, seed=epoch)
+        )
+        for drawn, (x, y) in zip(draws, endless, strict=False):
+            theirs.on_batch(theirs.members[drawn], x, y)
+
+    def ours_pipeline() -> None:
+        for drawn in draws:
+            ours.trainer.step(ours.members[drawn], next(numbers), 0.0)
+
+    def over(side, data) -> None:
+        for step, drawn in enumerate(draws):
+            side.on_batch(side.members[drawn], *data[step % len(data)])
+
+    ways = {
+        "naive_pipeline": theirs_pipeline,
+        "pipeline": ours_pipeline,
+        "naive_ready": lambda: over(theirs, plain),
+        "ready": lambda: over(ours, ready),
+    }
+    return _ratio.times(ways, repetitions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="Few steps: checks that it runs, measures nothing.")
+    parser.add_argument("--passes", choices=("auto", "torch"), default="auto")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    keep_memory()
+    config = SearchConfig.from_dict({"data": given.data})
+    problem, genomes = Problem.load(config), population.load()
+    batches = BatchStream(
+        problem.dataset.images, problem.dataset.labels, problem.splits.train, batch_size=PAPER.batch_size, seed=0,
+        transform=problem.transform, augmentation=Augmentation("random", 2),
+    )  # fmt: skip
+    kernels = build(cache_folder()) if given.passes == "auto" else None
+    choice = measure_precision(bind(genomes[-1], population.grow(genomes)), batches.batch(0), kernels=kernels)
+    set_kernels(kernels if choice.passes == "compiled" else None)
+    steps, repetitions, compared = (4, 1, 3) if given.quick else (40, 7, 20)
+    gap = largest_gap(genomes, batches, list(range(len(genomes))), compared)
+    found = compare(genomes, problem, batches, choice.precision, steps=steps, repetitions=repetitions)
+    _ratio.write(
+        given.json,
+        {
+            "threads": given.threads,
+            "quick": given.quick,
+            "choice": choice.to_dict(),
+            "largest_loss_gap": {
+                "steps": compared,
+                "float32": gap,
+                "allowed": ALLOWED_GAP,
+                "within": gap <= ALLOWED_GAP,
+            },
+            "ratio": _ratio.ratio(found["naive_pipeline"], found["pipeline"]),
+            "ratio_ready_batches": _ratio.ratio(found["naive_ready"], found["ready"]),
+            "seconds": found,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""``graftwork bench``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graftwork.cli import _options as options
+from graftwork.cli._app import app, emit
+from graftwork.errors import InputError
+
+if TYPE_CHECKING:
+    from graftwork.genome import Genome
+
+
+@app.command()
+def bench(
+    target: Annotated[
+        str,
+        typer.Argument(help="A seed's name (poster, base, default), a genome's or a member's JSON, or a run folder."),
+    ] = "default",
+    recipe: options.Recipe = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images an update. [default: the recipe's]")] = None,
+    passes: options.Passes = None,
+    threads: options.Threads = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="How long each measurement takes, about.")] = 1.0,
+    as_json: options.Json = False,
+) -> None:
+    """Show what this machine does at best, and how fast it trains a network in each precision.
+
+    Shares are of the larger of the two peaks, and count the operations of products and convolutions only.
+    """
+    import torch
+
+    from graftwork.runs import keep_memory, machine
+    from graftwork.training import make_recipe
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads: expected an integer >= 1, got {threads}")
+        torch.set_num_threads(threads)
+    keep_memory()
+    chosen = make_recipe(recipe or "default")
+    size = batch_size or chosen.batch_size
+    ways = _ways(passes)
+    rows = [row for name, genome in _genomes(target) for row in _rows(name, genome, chosen, size, ways, seconds)]
+    peaks = [row.pop("peak") for row in rows]
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "batch_size": size,
+        "peaks": {p["precision"]: p for p in peaks},
+        "steps": rows,
+    }
+    if as_json:
+        emit(found)
+        return
+    typer.echo(f"{found['machine']['processor']}, {found['machine']['threads']} threads, batches of {size}")
+    for peak in found["peaks"].values():
+        product, convolution = peak["product"] / 1e9, peak["convolution"] / 1e9
+        typer.echo(f"  {peak['precision']:<9} product {product:,.0f} GFLOP/s, convolution {convolution:,.0f} GFLOP/s")
+    for row in rows:
+        typer.echo(
+            f"  {row['network']:<12} {row['precision']:<9} {row['passes']:<9} {row['steps_per_second']:8.2f} steps/s  "
+            f"{row['flops_per_second'] / 1e9:8,.0f} GFLOP/s  {row['share_of_peak']:6.1%} of peak"
+        )
+
+
+def _ways(passes: str | None) -> dict[str, Any]:
+    """Name → kernels, of the ways to run passes that were asked for and can be had."""
+    from graftwork.datasets import cache_folder
+    from graftwork.kernels import build
+
+    if passes not in (None, "auto", "compiled", "torch"):
+        raise InputError(f"--passes: expected auto, compiled or torch, got {passes!r}")
+    ways: dict[str, Any] = {} if passes == "compiled" else {"torch": None}
+    kernels = None if passes == "torch" else build(cache_folder())
+    if kernels is not None:
+        ways["compiled"] = kernels
+    if not ways:
+        raise InputError("--passes compiled: there is no C compiler here that takes the package's kernels.c")
+    return ways
+
+
+def _rows(
+    name: str, genome: "Genome", recipe: Any, batch_size: int, ways: dict[str, Any], seconds: float
+) -> list[dict[str, Any]]:
+    from typing import get_args
+
+    from graftwork.execution import get_kernels, set_kernels
+    from graftwork.genome import training_flops
+    from graftwork.training import Precision, calibrate_speed, measure_peak
+
+    rows, before = [], get_kernels()
+    augmentation = recipe.augmentation.resolve(genome.input_shape)
+    for precision in get_args(Precision):
+        peak = measure_peak(precision, seconds=min(seconds, 0.5))
+        for passes, kernels in ways.items():
+            set_kernels(kernels)
+            try:
+                speed = calibrate_speed(
+                    genome,
+                    rules=recipe.rules,
+                    batch_size=batch_size,
+                    augmentation=augmentation,
+                    precision=precision,
+                    seconds=seconds,
+                )
+            finally:
+                set_kernels(before)
+            rows.append(
+                {
+                    "network": name,
+                    "precision": precision,
+                    "passes": passes,
+                    "steps_per_second": speed / training_flops(genome, batch_size),
+                    "flops_per_second": speed,
+                    "share_of_peak": speed / peak.best,
+                    "peak": peak.to_dict(),
+                }
+            )
+    return rows
+
+
+def _genomes(target: str) -> list[tuple[str, "Genome"]]:
+    """Name and genome of what is to be measured: of a run its survivors."""
+    from graftwork.genome import SEEDS, Genome, seed_genome
+    from graftwork.runs import RunFolder
+
+    if target in SEEDS:
+        return [(target, seed_genome(target, (3, 32, 32), 10))]
+    path = Path(target)
+    if (path / "config.toml").is_file():
+        run = RunFolder.open(path)
+        if not run.finished:
+            raise InputError(f"{path}: the run is not finished; finish it with: graftwork search --resume {path}")
+        names = [entry["id"] for entry in run.read_json("result.json")["survivors"]]
+        return [(name, Genome.from_dict(run.read_json(f"members/{name}.json")["genome"])) for name in names]
+    if not path.is_file():
+        raise InputError(f"{target}: expected {', '.join(SEEDS)}, the JSON file of a genome or member, or a run folder")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON: {error}") from error
+    return [(path.stem, Genome.from_dict(data.get("genome", data) if isinstance(data, dict) else data))]

@@ -1,0 +1,95 @@
+"""Compile kernels.c for this processor, once, into a cache."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from graftwork.kernels._check import agrees
+from graftwork.kernels._kernels import Kernels
+
+__all__ = ["build"]
+
+_log = logging.getLogger(__name__)
+
+_SOURCES = ("kernels.c", "passes.h")
+# errno and floating-point traps are given up: nobody reads them here, and they stand in the way of vectors
+_FLAGS = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_TARGETS = (("-march=native",), ())
+_LIMIT_SECONDS = 900  # a second or two as a rule; a machine may be busy
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CC")
+    for name in (named,) if named else ("cc", "gcc", "clang"):
+        found = shutil.which(name)
+        if found:
+            return found
+    return None
+
+
+def _processor() -> str:
+    """What decides which instructions ``-march=native`` may use: a cache may be shared by unlike machines."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+    features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+    return "\n".join([platform.machine(), platform.processor(), *sorted(set(features))])
+
+
+def _source(name: str) -> str:
+    return files("graftwork.kernels").joinpath(name).read_text(encoding="utf-8")
+
+
+def _compile(compiler: str, folder: Path, library: Path) -> bool:
+    """Compile aside and rename, so that another process never loads half a file."""
+    aside = folder / f"{library.stem}-{os.getpid()}"
+    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in _SOURCES:
+            (aside / name).write_text(_source(name), encoding="utf-8")
+        made = aside / library.name
+        for target in _TARGETS:
+            command = [compiler, *_FLAGS, *target, str(aside / _SOURCES[0]), "-o", str(made), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=False)  # noqa: S603
+            if done.returncode == 0:
+                made.replace(library)
+                return True
+            _log.info("kernels: %s failed: %s", " ".join(command), done.stderr.strip()[:500])
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return False
+
+
+def build(folder: Path) -> Kernels | None:
+    """Compile the kernels (or take them from the cache), load them, and check them against PyTorch.
+
+    Args:
+        folder: Of the cache; made if it is missing. The library's name is a hash of source, compiler and processor.
+
+    Returns:
+        The kernels; ``None`` where there is no compiler (``$CC``, or ``cc``, ``gcc``, ``clang``), it fails, the folder
+        can't be written, or the result differs from PyTorch's: the reason is logged, and everything runs without.
+    """
+    compiler = _compiler()
+    if compiler is None or sys.platform == "win32":
+        _log.info("kernels: no C compiler here")
+        return None
+    key = hashlib.sha256("\n".join([*map(_source, _SOURCES), compiler, *_FLAGS, _processor()]).encode())
+    library = folder / f"kernels-{key.hexdigest()[:20]}.so"
+    try:
+        if not library.is_file() and not _compile(compiler, folder, library):
+            return None
+        kernels = Kernels(ctypes.CDLL(str(library)))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.info("kernels: can't be built in %s: %s", folder, error)
+        return None
+    if not agrees(kernels):
+        _log.warning("kernels: %s differs from PyTorch; it is not used", library)
+        return None
+    return kernels

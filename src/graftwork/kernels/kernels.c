@@ -1,0 +1,200 @@
+/* Elementwise passes over channels-last activations, each in as few walks through memory as it can be done.
+ *
+ * A volume is [rows, width]: one row per image and position, channels side by side. Every function exists for float32
+ * and bfloat16 (suffix _f32, _bf16), computes in float32, touches the rows it is given and nothing else, so that a
+ * caller can deal rows to threads, and returns 0, or 1 without memory for its few tables. Vectors of 16 numbers are
+ * written in the extension that gcc and clang share: a compiler splits them where the machine's are shorter.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { IDENTITY, RELU, GELU, SILU, LEAKY_RELU, TANH };
+enum { LANES = 16 };
+enum { FLUSH = 64 }; /* rows whose sums are kept in float32 before they are added up in float64 */
+
+typedef uint16_t bf16;
+typedef float f32;
+typedef f32 vec __attribute__((vector_size(64)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+typedef uint32_t uvec __attribute__((vector_size(64)));
+typedef uint16_t hvec __attribute__((vector_size(32)));
+typedef uint8_t bvec __attribute__((vector_size(16)));
+
+INLINE vec fill(float x) { return x - (vec){0}; }
+INLINE vec choose(ivec where, vec yes, vec no) { return (vec)((where & (ivec)yes) | (~where & (ivec)no)); }
+
+/* Copies n of the lanes; n is 16 in the loops, where the compiler knows it, and less at the end of a row. */
+INLINE void copy(void *to, const void *from, long n, long size) {
+    if (n == LANES) memcpy(to, from, LANES * size);
+    else if (n == 8) memcpy(to, from, 8 * size);
+    else memcpy(to, from, n * size);
+}
+INLINE vec load_f32(const f32 *p, long n) { vec x = {0}; copy(&x, p, n, 4); return x; }
+INLINE void store_f32(f32 *p, vec x, long n) { copy(p, &x, n, 4); }
+INLINE vec load_bf16(const bf16 *p, long n) {
+    hvec h = {0};
+    copy(&h, p, n, 2);
+    return (vec)(__builtin_convertvector(h, uvec) << 16);
+}
+INLINE void store_bf16(bf16 *p, vec x, long n) { /* to the nearest, ties to even */
+    uvec bits = (uvec)x;
+    hvec h = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec);
+    copy(p, &h, n, 2);
+}
+
+/* e^x as 2^n · e^r with |r| <= ln 2 / 2, and e^r by its series: to 1.2e-7, or 4e-5 if rough. */
+INLINE vec exponential(vec x, int rough) {
+    x = choose(x < -87.0f, fill(-87.0f), choose(x > 87.0f, fill(87.0f), x));
+    vec shifted = x * 1.44269504f + 12582912.0f; /* 1.5 · 2^23: the last bits of the sum are the rounded integer */
+    vec n = shifted - 12582912.0f;
+    vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f; /* ln 2 in two parts */
+    vec p = rough ? fill(1.0f / 24) : 1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720));
+    p = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * p)));
+    return p * (vec)(((ivec)shifted - 0x4B400000 + 127) << 23);
+}
+
+/* 1 / d for d >= 1 by Newton's steps, from a guess out of the exponent: divisions are slow. */
+INLINE vec reciprocal(vec d, int rough) {
+    vec r = (vec)(0x7EF311C7 - (ivec)d);
+    r *= 2.0f - d * r;
+    r *= 2.0f - d * r;
+    return rough ? r : r * (2.0f - d * r);
+}
+
+/* The normal distribution function, and its density: Abramowitz and Stegun 7.1.26, to 1.5e-7. */
+INLINE vec normal(vec z, vec *density) {
+    vec size = (vec)((ivec)z & 0x7FFFFFFF) * 0.707106781f, e = exponential(-size * size, 0);
+    vec t = reciprocal(1.0f + 0.3275911f * size, 0);
+    vec tail = t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f)));
+    tail = 0.5f * e * t * (0.254829592f + tail);
+    *density = 0.398942280f * e;
+    return choose(z < 0.0f, tail, 1.0f - tail);
+}
+
+/* An odd function plus 1/2, by a polynomial in z² that reaches 0 and 1 at -4 and 4 and is held there. For bfloat16, which
+ * resolves 2e-3: the coefficients (least squares, reweighted towards the least largest error) err by 3e-5 for the
+ * normal distribution function and 5e-4 for the slope of gelu. */
+INLINE vec sigmoidal(vec z, const float *c) {
+    z = choose(z > 4.0f, fill(4.0f), choose(z < -4.0f, fill(-4.0f), z));
+    vec u = z * z, even = c[0] + u * (c[1] + u * (c[2] + u * (c[3] + u * (c[4] + u * (c[5] + u * (c[6] + u * c[7]))))));
+    return 0.5f + z * even;
+}
+static const float CDF[8] = {3.988066316e-1f, -6.606692076e-2f, 9.583429433e-3f, -1.021684846e-3f,
+                             7.629159518e-5f, -3.718148264e-6f, 1.048055935e-7f, -1.284123141e-9f};
+static const float GELU_SLOPE[8] = {7.989800572e-1f, -2.662788630e-1f, 5.844375864e-2f, -8.379204199e-3f,
+                                    7.870775880e-4f, -4.622663982e-5f, 1.525849598e-6f, -2.146953371e-8f};
+
+INLINE vec logistic(vec z, int rough) {
+    vec e = exponential((vec)((ivec)z | (int32_t)0x80000000), rough), t = reciprocal(1.0f + e, rough);
+    return choose(z < 0.0f, e * t, t);
+}
+
+INLINE vec activate(vec z, int kind, int rough) {
+    vec density;
+    switch (kind) {
+    case RELU: return choose(z < 0.0f, fill(0), z);
+    case GELU: return z * (rough ? sigmoidal(z, CDF) : normal(z, &density));
+    case SILU: return z * logistic(z, rough);
+    case LEAKY_RELU: return choose(z < 0.0f, 0.01f * z, z);
+    case TANH: return 2.0f * logistic(2.0f * z, rough) - 1.0f;
+    default: return z;
+    }
+}
+
+INLINE vec slope(vec z, int kind, int rough) {
+    vec density, share;
+    switch (kind) {
+    case RELU: return choose(z > 0.0f, fill(1), fill(0));
+    case GELU: if (rough) return sigmoidal(z, GELU_SLOPE); share = normal(z, &density); return share + z * density;
+    case SILU: share = logistic(z, rough); return share * (1.0f + z * (1.0f - share));
+    case LEAKY_RELU: return choose(z > 0.0f, fill(1), fill(0.01f));
+    case TANH: share = logistic(2.0f * z, rough); return 4.0f * share * (1.0f - share);
+    default: return fill(1);
+    }
+}
+
+/* Narrow rows without a gap between them are taken several at once, so that vectors are full. */
+INLINE long repeats(long width, long rows, int gapless) {
+    long times = 1;
+    while (gapless && (width * times) % LANES && times < LANES) times *= 2;
+    return times > rows ? 1 : times;
+}
+
+/* Per-channel values of so many rows, one after the other; NULL without memory. */
+static float *repeated(const float *values, long width, long times) {
+    float *out = malloc(sizeof(float) * width * times);
+    for (long n = 0; out && n < times; n++) memcpy(out + n * width, values, sizeof(float) * width);
+    return out;
+}
+
+static void flush(float *from, double *to, long width, long span) {
+    for (long c = 0; c < span; c++) to[c % width] += from[c];
+    memset(from, 0, span * sizeof(float));
+}
+
+/* One loop over the channels of a row: whole vectors, then the rest. */
+#define ACROSS(span, STEP)                                                                                             \
+    {                                                                                                                  \
+        long c = 0;                                                                                                    \
+        for (; c + LANES <= (span); c += LANES) STEP(c, LANES)                                                         \
+        if (c < (span)) STEP(c, (span) - c)                                                                            \
+    }
+
+/* The right loop for an activation, chosen outside of it. */
+#define KINDS(CALL)                                                                                                    \
+    switch (kind) {                                                                                                    \
+    case RELU: CALL(RELU) break;                                                                                       \
+    case GELU: CALL(GELU) break;                                                                                       \
+    case SILU: CALL(SILU) break;                                                                                       \
+    case LEAKY_RELU: CALL(LEAKY_RELU) break;                                                                           \
+    case TANH: CALL(TANH) break;                                                                                       \
+    default: CALL(IDENTITY)                                                                                            \
+    }
+
+#define NAME2(name, suffix) name##_##suffix
+#define NAME1(name, suffix) NAME2(name, suffix)
+#define NAME(name) NAME1(name, T)
+#define LOAD NAME(load)
+#define STORE NAME(store)
+
+/* From the sums of moments: mean and variance (biased), and the scale and shift that normalise, by weight and bias. */
+int normaliser(const double *sums, const double *squares, const float *pivot, const float *weight, const float *bias,
+               long rows, long width, double epsilon, float *mean, float *variance, float *scale, float *shift) {
+    for (long c = 0; c < width; c++) {
+        double m = sums[c] / rows, v = squares[c] / rows - m * m;
+        v = v < 0 ? 0 : v; /* a NaN stays */
+        double a = weight[c] / sqrt(v + epsilon);
+        m += pivot[c];
+        mean[c] = (float)m;
+        variance[c] = (float)v;
+        scale[c] = (float)a;
+        shift[c] = (float)(bias[c] - m * a);
+    }
+    return 0;
+}
+
+/* From the sums of backward: the gradients of weight and bias and what finish multiplies and adds. */
+int gradients(const double *sums, const double *products, const float *mean, const float *variance, const float *weight,
+              long rows, long width, double epsilon, float *d_weight, float *d_bias, float *slopes, float *offsets) {
+    for (long c = 0; c < width; c++) {
+        double r = 1 / sqrt(variance[c] + epsilon), a = weight[c] * r, e = -a * r * r * products[c] / rows;
+        d_weight[c] = (float)(products[c] * r);
+        d_bias[c] = (float)sums[c];
+        slopes[c] = (float)e;
+        offsets[c] = (float)(-a * sums[c] / rows - e * mean[c]);
+    }
+    return 0;
+}
+
+#define T f32
+#define ROUGH 0
+#include "passes.h"
+#undef T
+#undef ROUGH
+#define T bf16
+#define ROUGH 1
+#include "passes.h"

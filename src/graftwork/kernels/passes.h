@@ -1,0 +1,188 @@
+/* The passes of kernels.c for one type T. */
+
+/* sums = Σ (x − pivot), squares = Σ (x − pivot)²; the pivot keeps differences of large numbers away. */
+int NAME(moments)(const T *x, long rows, long width, const float *pivot, double *sums, double *squares) {
+    long times = repeats(width, rows, 1), span = width * times, blocks = rows / times;
+    float *shift = repeated(pivot, width, times), *one = calloc(2 * span, sizeof(float)), *two = one + span;
+    if (!shift || !one) { free(shift); free(one); return 1; }
+    for (long c = 0; c < width; c++) sums[c] = squares[c] = 0;
+#define STEP(c, n)                                                                                                     \
+    {                                                                                                                  \
+        vec v = LOAD(row + c, n) - load_f32(shift + c, n);                                                             \
+        store_f32(one + c, load_f32(one + c, n) + v, n);                                                               \
+        store_f32(two + c, load_f32(two + c, n) + v * v, n);                                                           \
+    }
+    for (long b = 0; b < blocks; b++) {
+        const T *row = x + b * span;
+        ACROSS(span, STEP)
+        if (b % FLUSH == FLUSH - 1) { flush(one, sums, width, span); flush(two, squares, width, span); }
+    }
+    for (long r = blocks * times; r < rows; r++) {
+        const T *row = x + r * width;
+        ACROSS(width, STEP)
+    }
+#undef STEP
+    flush(one, sums, width, span);
+    flush(two, squares, width, span);
+    free(shift); free(one);
+    return 0;
+}
+
+INLINE void NAME(forward_row)(const T *x, const float *scale, const float *shift, T *y, long span, int kind) {
+#define STEP(c, n) STORE(y + c, activate(LOAD(x + c, n) * load_f32(scale + c, n) + load_f32(shift + c, n), kind, ROUGH), n);
+    ACROSS(span, STEP)
+#undef STEP
+}
+
+/* y = σ(x · scale + shift); rows of y are `stride` apart. */
+int NAME(forward)(const T *x, long rows, long width, const float *scale, const float *shift, int kind, T *y,
+                  long stride) {
+    long times = repeats(width, rows, stride == width), span = width * times, blocks = rows / times;
+    float *a = repeated(scale, width, times), *b = repeated(shift, width, times);
+    if (!a || !b) { free(a); free(b); return 1; }
+#define LOOP(KIND)                                                                                                     \
+    for (long n = 0; n < blocks; n++) NAME(forward_row)(x + n * span, a, b, y + n * times * stride, span, KIND);       \
+    for (long r = blocks * times; r < rows; r++)                                                                       \
+        NAME(forward_row)(x + r * width, a, b, y + r * stride, width, KIND);
+    KINDS(LOOP)
+#undef LOOP
+    free(a); free(b);
+    return 0;
+}
+
+INLINE void NAME(backward_row)(const T *x, const T *g, const float *tables, T *d, float *sums, long all, long span,
+                               int kind) {
+    const float *a = tables, *b = tables + all, *m = tables + 2 * all;
+#define STEP(c, n)                                                                                                     \
+    {                                                                                                                  \
+        vec v = LOAD(x + c, n), z = v * load_f32(a + c, n) + load_f32(b + c, n);                                       \
+        vec e = LOAD(g + c, n) * slope(z, kind, ROUGH);                                                                \
+        store_f32(sums + c, load_f32(sums + c, n) + e, n);                                                             \
+        store_f32(sums + all + c, load_f32(sums + all + c, n) + e * (v - load_f32(m + c, n)), n);                      \
+        STORE(d + c, e, n);                                                                                            \
+    }
+    ACROSS(span, STEP)
+#undef STEP
+}
+
+/* d = g · σ'(x · scale + shift), sums = Σ d, products = Σ d · (x − mean); rows of g are `stride` apart. */
+int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, const float *scale, const float *shift,
+                   const float *mean, int kind, T *d, double *sums, double *products) {
+    long times = repeats(width, rows, stride == width), span = width * times, blocks = rows / times;
+    float *tables = malloc(3 * span * sizeof(float)), *one = calloc(2 * span, sizeof(float));
+    if (!tables || !one) { free(tables); free(one); return 1; }
+    for (long c = 0; c < span; c++) {
+        tables[c] = scale[c % width];
+        tables[span + c] = shift[c % width];
+        tables[2 * span + c] = mean[c % width];
+    }
+    for (long c = 0; c < width; c++) sums[c] = products[c] = 0;
+#define LOOP(KIND)                                                                                                     \
+    for (long n = 0; n < blocks; n++) {                                                                                \
+        NAME(backward_row)(x + n * span, g + n * times * stride, tables, d + n * span, one, span, span, KIND);         \
+        if (n % FLUSH == FLUSH - 1) { flush(one, sums, width, span); flush(one + span, products, width, span); }       \
+    }                                                                                                                  \
+    for (long r = blocks * times; r < rows; r++)                                                                       \
+        NAME(backward_row)(x + r * width, g + r * stride, tables, d + r * width, one, span, width, KIND);
+    KINDS(LOOP)
+#undef LOOP
+    flush(one, sums, width, span);
+    flush(one + span, products, width, span);
+    free(tables); free(one);
+    return 0;
+}
+
+/* d = d · scale + x · slopes + offsets, in place: the last step of a norm's gradient. */
+int NAME(finish)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
+                 const float *offsets) {
+    long times = repeats(width, rows, 1), span = width * times, blocks = rows / times;
+    float *a = repeated(scale, width, times), *e = repeated(slopes, width, times), *f = repeated(offsets, width, times);
+    if (!a || !e || !f) { free(a); free(e); free(f); return 1; }
+#define STEP(c, n)                                                                                                     \
+    STORE(out + c, LOAD(out + c, n) * load_f32(a + c, n) + LOAD(in + c, n) * load_f32(e + c, n) + load_f32(f + c, n), n);
+    for (long b = 0; b < blocks; b++) {
+        const T *in = x + b * span;
+        T *out = d + b * span;
+        ACROSS(span, STEP)
+    }
+    for (long r = blocks * times; r < rows; r++) {
+        const T *in = x + r * width;
+        T *out = d + r * width;
+        ACROSS(width, STEP)
+    }
+#undef STEP
+    free(a); free(e); free(f);
+    return 0;
+}
+
+/* y[:, :width] += x[:, :width]; rows are `y_stride` and `x_stride` apart. */
+int NAME(add)(T *y, long y_stride, const T *x, long x_stride, long rows, long width) {
+    if (y_stride == width && x_stride == width) { width *= rows; rows = 1; }
+#define STEP(c, n) STORE(out + c, LOAD(out + c, n) + LOAD(in + c, n), n);
+    for (long r = 0; r < rows; r++) {
+        T *out = y + r * y_stride;
+        const T *in = x + r * x_stride;
+        ACROSS(width, STEP)
+    }
+#undef STEP
+    return 0;
+}
+
+/* 2×2 max-pool of images [height, breadth, width]: y, and in `which` the number of the largest, the first of equals. */
+int NAME(pool)(const T *x, long images, long height, long breadth, long width, T *y, uint8_t *which) {
+#define LARGER(number, pointer)                                                                                        \
+    {                                                                                                                  \
+        vec v = LOAD(pointer, m);                                                                                      \
+        ivec more = (v > best) | (v != v); /* NaN wins, as in torch */                                                 \
+        best = choose(more, v, best);                                                                                  \
+        k = (more & number) | (~more & k);                                                                             \
+    }
+#define STEP(c, n)                                                                                                     \
+    {                                                                                                                  \
+        long m = n;                                                                                                    \
+        vec best = LOAD(p + c, m);                                                                                     \
+        ivec k = {0};                                                                                                  \
+        LARGER(1, p + width + c)                                                                                       \
+        LARGER(2, q + c)                                                                                               \
+        LARGER(3, q + width + c)                                                                                       \
+        STORE(y + c, best, m);                                                                                         \
+        bvec small = __builtin_convertvector(k, bvec);                                                                 \
+        copy(which + c, &small, m, 1);                                                                                 \
+    }
+    for (long r = 0; r < images * (height / 2); r++) {
+        const T *p = x + (r / (height / 2) * height + r % (height / 2) * 2) * breadth * width;
+        for (long j = 0; j < breadth / 2; j++, p += 2 * width, y += width, which += width) {
+            const T *q = p + breadth * width;
+            ACROSS(width, STEP)
+        }
+    }
+#undef STEP
+#undef LARGER
+    return 0;
+}
+
+/* The gradient of pool: g where the largest stood, zero elsewhere; writes all of d. */
+int NAME(unpool)(const T *g, const uint8_t *which, long images, long height, long breadth, long width, T *d) {
+    if (height % 2 || breadth % 2) memset(d, 0, sizeof(T) * images * height * breadth * width);
+#define STEP(c, n)                                                                                                     \
+    {                                                                                                                  \
+        long m = n;                                                                                                    \
+        vec v = LOAD(g + c, m);                                                                                        \
+        bvec small = {0};                                                                                              \
+        copy(&small, which + c, m, 1);                                                                                 \
+        ivec k = __builtin_convertvector(small, ivec);                                                                 \
+        STORE(p + c, (vec)((k == 0) & (ivec)v), m);                                                                    \
+        STORE(p + width + c, (vec)((k == 1) & (ivec)v), m);                                                            \
+        STORE(q + c, (vec)((k == 2) & (ivec)v), m);                                                                    \
+        STORE(q + width + c, (vec)((k == 3) & (ivec)v), m);                                                            \
+    }
+    for (long r = 0; r < images * (height / 2); r++) {
+        T *p = d + (r / (height / 2) * height + r % (height / 2) * 2) * breadth * width;
+        for (long j = 0; j < breadth / 2; j++, p += 2 * width, g += width, which += width) {
+            T *q = p + breadth * width;
+            ACROSS(width, STEP)
+        }
+    }
+#undef STEP
+    return 0;
+}

@@ -1,0 +1,170 @@
+"""Compiled passes do what PyTorch's operations do, in every shape, and are found out where they don't."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from graftwork.bank import BlockBank, grow_bank
+from graftwork.execution import set_kernels
+from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
+from graftwork.kernels import Kernels, build
+from graftwork.kernels import _build as module
+from graftwork.kernels._check import agrees
+from graftwork.member import Member, bind, recalibrate
+from graftwork.typing import ACTIVATIONS, BlockId, PoolKind
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    found = build(tmp_path_factory.mktemp("kernels"))
+    if found is None and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler here")
+    assert found is not None
+    return found
+
+
+def _layer(name: str, out_channels: int, *blocks: tuple[int, int, int, int]) -> Layer:
+    made = (Block(BlockId(f"{name}{n}"), size, hidden, a, b) for n, (size, hidden, a, b) in enumerate(blocks))
+    return Layer(out_channels, tuple(made))
+
+
+def _genome(activation: str = "gelu", norm: str = "batch", stem: str = "whiten", pool: PoolKind = "max") -> Genome:
+    """Several kernel sizes, ranges that overlap, widths that fill no vector, an odd side before a pool."""
+    body = (
+        _layer("a", 32, (3, 32, 0, 32), (5, 8, 0, 32), (1, 6, 16, 32)),
+        Pool(pool, 2),
+        _layer("b", 34, (3, 12, 0, 34), (3, 10, 0, 17)),
+        Pool(pool, 2),
+        _layer("c", 34, (3, 8, 0, 34)),
+    )
+    stems = {
+        "whiten": Stem("whiten", out_channels=24, kernel_size=2),
+        "conv": Stem("conv", out_channels=10),
+        "none": Stem(),
+    }
+    head = Head("linear", hidden_features=0, pooling=pool)
+    return Genome((3, 12, 12), 5, body, stem=stems[stem], head=head, activation=activation, norm=norm)  # type: ignore[arg-type]
+
+
+def _member(genome: Genome) -> tuple[Member, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(20, 12, 12, 3, generator=generator).permute(0, 3, 1, 2)
+    bank = BlockBank()
+    grow_bank(bank, genome, generator=generator, initialisation="random", images=images)
+    for _, parameter, _ in bank.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return bind(genome, bank), images
+
+
+def _everything(member: Member, x: Tensor, *, half: bool) -> dict[str, Tensor]:
+    """Outputs and gradients of training, then statistics and outputs of scoring."""
+    wanted = {key: p for key, p in member.parameters_by_key().items() if p.requires_grad}
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        member.train()
+        logits = member(x)
+        weight = torch.linspace(-1, 1, logits.numel()).reshape(logits.shape)
+        gradients = torch.autograd.grad((logits.float() * weight).sum(), list(wanted.values()))
+        with torch.no_grad():
+            recalibrate([member], x)
+            scored = member.eval()(x)
+    found = {"logits": logits.detach(), "scored": scored, **dict(zip(wanted, gradients, strict=True))}
+    return {**{key: value.float() for key, value in found.items()}, **member.state_dict()}
+
+
+def _gaps(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
+    assert one.keys() == other.keys()
+    return {
+        key: float((one[key] - other[key]).norm() / other[key].norm().clamp(min=1e-6))
+        for key in one
+        if float(other[key].norm()) > 1e-5
+    }
+
+
+CASES = [(activation, "batch", "whiten") for activation in ACTIVATIONS]
+CASES += [("relu", "batch", "conv"), ("silu", "none", "none"), ("gelu", "none", "conv")]
+
+
+@pytest.mark.parametrize(("activation", "norm", "stem"), CASES)
+def test_outputs_gradients_and_statistics_equal_those_of_torch_within_rounding(
+    kernels: Kernels, activation: str, norm: str, stem: str
+) -> None:
+    member, x = _member(_genome(activation, norm, stem))
+    plain = _everything(member, x, half=False)
+    set_kernels(kernels)
+    gaps = _gaps(_everything(member, x, half=False), plain)
+    assert len(gaps) > 20
+    assert max(gaps.values()) < 2e-5, gaps
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bfloat16_is_as_near_to_float32_as_it_is_by_torch(kernels: Kernels, activation: str) -> None:
+    member, x = _member(_genome(activation, pool="avg"))  # where two are nearly equal, rounding chooses the larger
+    exact = _everything(member, x, half=False)
+    plain = _gaps(_everything(member, x, half=True), exact)
+    set_kernels(kernels)
+    compiled = _gaps(_everything(member, x, half=True), exact)
+    assert sum(compiled.values()) < 1.2 * sum(plain.values())
+
+
+def test_gradients_have_the_layout_of_their_parameters(kernels: Kernels) -> None:
+    member, x = _member(_genome())
+    set_kernels(kernels)
+    member(x).sum().backward()
+    trained = [p for p in member.parameters_by_key().values() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and p.grad.stride() == p.stride() for p in trained)
+
+
+def test_several_threads_give_the_same_values_and_the_same_bits_each_time(kernels: Kernels) -> None:
+    shape = (8, 33, 24, 24)
+    volume, gradient = (torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    weight, bias = torch.rand(33) + 0.5, torch.randn(33)
+
+    def run() -> list[Tensor]:
+        mean, variance, scale, shift = kernels.normaliser(volume, weight, bias)
+        out = torch.empty_like(volume)
+        kernels.forward(volume, scale, shift, "gelu", out, 0)
+        d, sums = kernels.backward(volume, gradient, 0, scale, shift, mean, "gelu")
+        pooled, which = kernels.pool(volume)
+        return [mean, variance, out, d, sums.float(), pooled, kernels.unpool(pooled, which, volume.shape)]
+
+    single = run()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = run(), run()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(single, first, strict=True))
+
+
+def test_nan_is_handed_on(kernels: Kernels) -> None:
+    member, x = _member(_genome())
+    set_kernels(kernels)
+    x = x.clone()
+    x[0, 0, 3, 3] = float("nan")
+    assert member(x).isnan().any()
+
+
+def test_a_library_that_differs_from_torch_is_not_used(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert agrees(kernels)
+    honest = kernels.add
+    monkeypatch.setattr(kernels, "add", lambda out, x: honest(out, x * 1.01))
+    assert not agrees(kernels)
+
+
+def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert build(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_source", lambda name: "this is no C")
+    assert build(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
