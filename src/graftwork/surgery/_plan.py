@@ -1,6 +1,7 @@
 """A widening as a value: what will change, and how to make it."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +106,8 @@ class WidenPlan:
 
     def _swap_tensors(self, transaction: Transaction) -> None:
         generator = self._options["generator"]
-        for change in self.tensors:
+        # Large tensors first: what their making frees is then taken by the smaller ones, and the peak stays low.
+        for change in sorted(self.tensors, key=lambda change: -math.prod(change.new_shape)):
             tensor = self._graph.trace.tensors[change.name]
             layouts = self._layouts[change.name]
             data, grad = tensor.data, tensor.grad
