@@ -53,7 +53,7 @@ class GrowthCallback(Callback):
     @property
     def state_key(self) -> str:
         """Name of this callback's entry in a checkpoint; one for every module that is grown."""
-        return self._generate_state_key(module=self._path)
+        return str(self._generate_state_key(module=self._path))
 
     @property
     def receipts(self) -> list[SurgeryReceipt]:

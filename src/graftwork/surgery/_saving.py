@@ -129,9 +129,8 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
     Raises:
         SurgeryError: The log is missing or does not fit the model.
     """
-    if not isinstance(growths, list):
-        growths = _read(Path(growths))["growths"]
-    for growth in growths:
+    log: list[dict[str, Any]] = growths if isinstance(growths, list) else _read(Path(growths))["growths"]
+    for growth in log:
         try:
             if growth["kind"] == "widen":
                 _replay_widen(model, growth)
@@ -139,7 +138,7 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
                 _replay_deepen(model, growth)
         except (KeyError, AttributeError, TypeError) as error:
             raise SurgeryError(f"the growth log does not fit this model ({error!r}): build the same model") from error
-    vars(model)["_graftwork_log"] = [*growth_log(model), *growths]
+    vars(model)["_graftwork_log"] = [*growth_log(model), *log]
 
 
 def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
