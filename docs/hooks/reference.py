@@ -26,7 +26,9 @@ def _exports(source: Path) -> tuple[str, list[str]]:
 def _modules(package: Path) -> dict[str, Path]:
     files = {path.stem: path for path in package.glob("[a-z]*.py")}
     folders = {path.parent.name: path for path in package.glob("[a-z]*/__init__.py")}
-    return dict(sorted((files | folders).items()))
+    # Modules of an optional package each: not imported, so not named, by the front page of their folder.
+    inner = {f"{path.parent.name}.{path.stem}": path for path in package.glob("[a-z]*/[a-z]*.py")}
+    return dict(sorted((files | folders | inner).items()))
 
 
 def _page(name: str, source: Path) -> str:

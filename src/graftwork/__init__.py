@@ -4,7 +4,8 @@ Two doors, one idea: new blocks are grafted onto a trained network so that its f
 weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `widen`, `deepen`, `widen_all`, `growth_sites`, `plan_widen`,
-  `plan_deepen`, `GrowthSchedule`, `WidenAll`, `save`, `load` (`graftwork.surgery`).
+  `plan_deepen`, `plan_widen_all`, `GrowthSchedule`, `WidenAll`, `Widen`, `Deepen`, `rescale`,
+  `register_optimizer_carry`, `save`, `load`, `replay` (`graftwork.surgery`); callbacks in `graftwork.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -25,13 +26,19 @@ if TYPE_CHECKING:
     from graftwork.member import bind
     from graftwork.population import Population
     from graftwork.surgery import (
+        Deepen,
         GrowthSchedule,
+        Widen,
         WidenAll,
         deepen,
         growth_sites,
         load,
         plan_deepen,
         plan_widen,
+        plan_widen_all,
+        register_optimizer_carry,
+        replay,
+        rescale,
         save,
         widen,
         widen_all,
@@ -42,6 +49,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BlockBank",
+    "Deepen",
     "Generation",
     "Genome",
     "GrowthSchedule",
@@ -49,6 +57,7 @@ __all__ = [
     "R2RDeepen",
     "R2RWiden",
     "RandomPadding",
+    "Widen",
     "WidenAll",
     "bind",
     "compose",
@@ -59,7 +68,11 @@ __all__ = [
     "output_gap",
     "plan_deepen",
     "plan_widen",
+    "plan_widen_all",
     "prepare",
+    "register_optimizer_carry",
+    "replay",
+    "rescale",
     "save",
     "search",
     "seed_genome",
@@ -76,13 +89,19 @@ _HOMES = {
     "member": ("bind",),
     "population": ("Population",),
     "surgery": (
+        "Deepen",
         "GrowthSchedule",
+        "Widen",
         "WidenAll",
         "deepen",
         "growth_sites",
         "load",
         "plan_deepen",
         "plan_widen",
+        "plan_widen_all",
+        "register_optimizer_carry",
+        "replay",
+        "rescale",
         "save",
         "widen",
         "widen_all",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import ParameterGrowth, register_optimizer_carry, rescale, widen
+from graftwork.surgery import ParameterGrowth, deepen, growth_log, register_optimizer_carry, replay, rescale, widen
 from graftwork.surgery._methods import place_old
 
 from .models import CASES, batch_of, scrambled
@@ -229,3 +229,35 @@ def test_the_limit_of_the_first_step_leaves_old_second_moments_alone() -> None:
     _steps(model, optimizer, x, 1)
     expected = 0.999 * old + 0.001 * weight.grad[:6].square()
     assert torch.allclose(optimizer.state[weight]["exp_avg_sq"][:6], expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_state_of_a_deepened_model_loads_into_an_optimizer_made_for_it(named: bool) -> None:
+    """By position alone: a block in the middle must not shift the moments of what stands behind it."""
+
+    def optimizer_of(model: nn.Module) -> optim.Optimizer:
+        return optim.AdamW(list(model.named_parameters()) if named else model.parameters(), lr=LR)
+
+    model, x = scrambled(CASES[0]).eval(), batch_of(CASES[0])
+    optimizer = optimizer_of(model)
+    _steps(model, optimizer, x, 2)
+    deepen(model, "0", example_input=x, optimizer=optimizer)
+    _steps(model, optimizer, x, 2)
+    again = CASES[0].build().double()
+    replay(again, growth_log(model))
+    resumed = optimizer_of(again)
+    assert not named or resumed.param_groups[0]["param_names"] == optimizer.param_groups[0]["param_names"]
+    resumed.load_state_dict(optimizer.state_dict())
+    compared = 0
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(resumed.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
+        compared += 1
+    assert compared == 9
+
+
+def test_new_parameters_go_to_the_end_of_a_group_with_an_order_of_its_own() -> None:
+    model, x = scrambled(CASES[0]), batch_of(CASES[0])
+    backwards = list(model.parameters())[::-1]
+    optimizer = optim.AdamW(backwards, lr=LR)
+    deepen(model, "0", example_input=x, optimizer=optimizer)
+    assert [id(p) for p in optimizer.param_groups[0]["params"][: len(backwards)]] == [id(p) for p in backwards]

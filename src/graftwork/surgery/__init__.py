@@ -11,7 +11,7 @@ from graftwork.surgery._deepen import DeepenPlan, deepen, plan_deepen
 from graftwork.surgery._optimizers import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
-from graftwork.surgery._saving import load, replay, save
+from graftwork.surgery._saving import growth_log, load, replay, save, save_log
 from graftwork.surgery._schedule import Deepen, GrowthSchedule, Widen, WidenAll, plan_widen_all, widen_all
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery._widen import plan_widen, widen
@@ -35,6 +35,7 @@ __all__ = [
     "WidenAll",
     "WidenPlan",
     "deepen",
+    "growth_log",
     "growth_sites",
     "load",
     "plan_deepen",
@@ -44,6 +45,7 @@ __all__ = [
     "replay",
     "rescale",
     "save",
+    "save_log",
     "widen",
     "widen_all",
 ]

@@ -66,11 +66,16 @@ def _norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, An
 
 def _group_norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
     per_group = module.num_channels // module.num_groups
-    return {"num_channels": groups * per_group, "num_groups": groups}
+    channels = shapes["weight"][0] if "weight" in shapes else groups * per_group
+    return {"num_channels": channels, "num_groups": groups}
 
 
 def _prelu(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
     return {"num_parameters": shapes["weight"][0]}
+
+
+def _layer_norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
 
 
 _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int], dict[str, Any]]]] = [
@@ -80,6 +85,8 @@ _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int],
     (nn.GroupNorm, _group_norm),
     (nn.modules.batchnorm._NormBase, _norm),  # noqa: SLF001 - and of batch and instance norms
     (nn.PReLU, _prelu),
+    (nn.LayerNorm, _layer_norm),
+    (nn.RMSNorm, _layer_norm),
     (nn.RNNBase, _rnn),
     (nn.RNNCellBase, _cell),
 ]
@@ -109,6 +116,8 @@ def standard_attributes(
         groups = getattr(module, "groups", getattr(module, "num_groups", 1))
         if path in graph.trace.groups:
             groups = layout_of(graph.trace.groups[path], growth).new_size
+        if path in graph.trace.normalized:  # also where the norm has no weight to read the width from
+            own["weight"] = tuple(layout_of(expr, growth).new_size for expr in graph.trace.normalized[path])
         if not own and not isinstance(module, nn.GroupNorm):
             continue
         if not _complete(module, own):

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.errors import SurgeryError
 
@@ -31,6 +31,12 @@ class Call:
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Numbers in all tensors of the call."""
+        leaves = tree_flatten((list(self.arguments), self.keywords))[0]
+        return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
 
     def run(self, model: nn.Module) -> Any:
         """Call the model without gradient; inputs are cloned, so an in-place forward can't change them."""

@@ -16,6 +16,9 @@ CHANNELWISE = Registry()
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
+# Norms that are written out: new channels shift these by a little, where they would add to a sum.
+_MOMENTS = {"mean", "var", "std", "var_mean", "std_mean"}
+
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
@@ -113,7 +116,8 @@ def _layer_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
     values = bind(func, args, kwargs)
     count = len(values["normalized_shape"])
     for expr in x.dims[-count:]:
-        trace.freeze(expr, "a norm mixes the channels (LayerNorm or RMSNorm over the dimension)")
+        trace.freeze(expr, "a norm mixes the channels (LayerNorm or RMSNorm over the dimension)", approximable=True)
+    trace.normalized[trace.place] = x.dims[-count:]
     for tensor in _tensors((values.get("weight"), values.get("bias"))):
         info = trace.info(tensor)
         for i in range(count):
@@ -133,7 +137,7 @@ def _group_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
     groups = int(values["group"] if "group" in values else values["num_groups"])
     group, inside = split(x.dims[1], size_of(x.dims[1]) // groups)
     if size_of(inside) > 1:
-        trace.freeze(inside, "a group norm mixes the channels of a group")
+        trace.freeze(inside, "a group norm mixes the channels of a group", approximable=True)
     for expr in x.dims[2:]:
         trace.freeze(expr, "a dimension that group normalization averages over")
     for tensor in _tensors((values.get("weight"), values.get("bias"))):
@@ -174,7 +178,7 @@ def _reduction(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
         trace.use(x, i, consumed=False)
     name = op_name(func)
     for dim in which:
-        trace.freeze(x.dims[dim], f"{name} runs over the dimension")
+        trace.freeze(x.dims[dim], f"{name} runs over the dimension", approximable=name in _MOMENTS)
     for output in _tensors(result):
         keep = output.dim() == len(x.dims)
         dims: list[Expr] = []

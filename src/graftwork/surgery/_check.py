@@ -78,7 +78,8 @@ class Probes:
             Exception: Whatever the model's forward raises.
         """
         worst = 0.0
-        for probe in self.runs:
+        # Largest batch first: the smaller ones then run in the memory that it has left, and the peak stays low.
+        for probe in sorted(self.runs, key=lambda probe: -probe.call.size):
             with sandbox(model), _in_mode(model, probe.mode):
                 gap = output_gap(probe.output, _plain(probe.call.run(model)))
             self.gaps[f"{probe.mode}, {probe.batch}"] = gap

@@ -76,7 +76,7 @@ class DeepenPlan:
             append_log(transaction, self.model, log)
         counts = (before, count_parameters(self.model))
         return SurgeryReceipt(
-            "deepen", self.after, "r2r", self.tensors, (), (), probes.gaps, counts, self.notes, log
+            "deepen", self.after, "r2r", self.tensors, (), (), probes.gaps, counts, self.notes, log=log
         )  # fmt: skip
 
     def _settle(self, probes: Probes) -> None:

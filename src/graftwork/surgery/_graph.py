@@ -30,19 +30,22 @@ class ChannelGraph:
         model: The traced model.
         trace: Index spaces, uses, ties.
         notes: What could not be traced (for example training mode with a batch of one).
+        approximate: Whether volumes may grow whose mean and variance a norm takes.
     """
 
     model: nn.Module
     trace: Trace
     notes: list[str] = field(default_factory=list)
+    approximate: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module, call: Call) -> "ChannelGraph":
+    def of(cls, model: nn.Module, call: Call, *, approximate: bool = False) -> "ChannelGraph":
         """Trace a model in evaluation mode and in training mode; the model is left as it was.
 
         Args:
             model: Any module that ``torch`` can run eagerly.
             call: One forward call.
+            approximate: Whether volumes may grow whose mean and variance a norm takes.
 
         Raises:
             SurgeryError: The model can't be grown in place (compiled, distributed, …) or fails on the
@@ -50,7 +53,7 @@ class ChannelGraph:
         """
         refuse_wrappers(model)
         trace = Trace(model, _HANDLERS)
-        graph = cls(model, trace)
+        graph = cls(model, trace, approximate=approximate)
         with sandbox(model):
             model.eval()
             graph._run(call, "evaluation")
@@ -150,7 +153,16 @@ class ChannelGraph:
     def candidates(self, site: str) -> list[Var]:
         """Return the volumes that can widen a site, outermost first."""
         name, dim = self.find(site)
-        return [var for var in atoms(self.trace.spaces[name][dim]) if not var.reasons]
+        return [var for var in atoms(self.trace.spaces[name][dim]) if self.can_grow(var)]
+
+    def can_grow(self, var: Var) -> bool:
+        """Whether nothing forbids a volume to grow: exactly, or (with ``approximate``) with a gap."""
+        return not var.reasons or (self.approximate and _approximable(var))
+
+    def approximable(self, site: str) -> bool:
+        """Whether only norms stand in the way of some volume of a site."""
+        name, dim = self.find(site)
+        return any(_approximable(var) for var in atoms(self.trace.spaces[name][dim]))
 
     def added(self, site: str, growth: dict[Var, int]) -> int:
         """Return how much wider a growth makes a site: channels, or hidden units of a recurrent layer."""
@@ -170,7 +182,10 @@ class ChannelGraph:
         worst = next((r for r in reasons if not r.unsupported), reasons[0])
         if worst.unsupported:
             return UnsupportedOperationError(f"{site!r} can't be widened: {worst.text}")
-        return SurgeryError(f"{site!r} can't be widened without changing the function: {worst.text}")
+        offer = ""
+        if self.approximable(site):
+            offer = ". approximate=True grows it all the same and states how much the outputs change"
+        return SurgeryError(f"{site!r} can't be widened without changing the function: {worst.text}{offer}")
 
     def close(self, growth: dict[Var, int], *, step: int) -> dict[Var, int]:
         """Let the parts of every ``chunk`` grow alike.
@@ -199,7 +214,7 @@ class ChannelGraph:
     def _follow(self, part: Expr, missing: int, growth: dict[Var, int], step: int) -> None:
         for var in atoms(part):
             rows = _added(part, {var: 1})
-            if not var.reasons and var not in growth and missing % (rows * step) == 0:
+            if self.can_grow(var) and var not in growth and missing % (rows * step) == 0:
                 growth[var] = missing // rows
                 return
         reasons = [reason.text for var in atoms(part) for reason in var.reasons] or ["its width doesn't divide"]
@@ -236,6 +251,10 @@ class ChannelGraph:
     def _recurrent(self, name: str) -> bool:
         path = name.rpartition(".")[0]
         return isinstance(self.model.get_submodule(path), (nn.RNNBase, nn.RNNCellBase))
+
+
+def _approximable(var: Var) -> bool:
+    return bool(var.reasons) and all(reason.approximable for reason in var.reasons)
 
 
 def _added(expr: Expr, growth: dict[Var, int]) -> int:

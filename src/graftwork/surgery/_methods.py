@@ -117,11 +117,8 @@ def grow_tensor(
         reduced = _fresh_like(old, reduced_shape, generator=generator, scale=scale)
         kept = [layout.source[layout.old >= 0] for layout in layouts]
         reduced[_grid(kept, old.device)] = old
-        result = reduced
-        for dim, layout in enumerate(layouts):
-            if layout.grows:
-                index = torch.as_tensor(layout.source, device=old.device)
-                result = result.index_select(dim, index)
+        # One gather over all dimensions: nothing else of the tensor's size is alive beside these two.
+        result = reduced[_grid([layout.source for layout in layouts], old.device)] if layouts else reduced
         _weigh(result, layouts)
         return result.contiguous(memory_format=_memory_format(old))
 

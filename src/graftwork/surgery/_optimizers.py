@@ -6,6 +6,7 @@ otherwise move a new slot by more than ``lr`` (an Adam that has run for long div
 by the root of an almost empty second moment, and would move it several times too far). Step counts are kept.
 """
 
+import bisect
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -308,7 +309,9 @@ def adopt(
     """Let new parameters join the groups that train their neighbors, with fresh state.
 
     Each joins the first group that trains a parameter of as many dimensions, in ``near`` if there is one,
-    else in the model, else any group of the model. ``torch.optim.Muon`` only takes matrices.
+    else in the model, else any group of the model. ``torch.optim.Muon`` only takes matrices. A group that lists its
+    parameters in the order of the model goes on doing so: an optimizer's ``state_dict()`` knows parameters by
+    their position alone, and one that is made for the grown model when training resumes has that order.
 
     Raises:
         SurgeryError: No given optimizer can train a parameter.
@@ -316,14 +319,28 @@ def adopt(
     if not optimizers:
         return
     pools = [list(near.parameters()), list(model.parameters())]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = {key: position for position, key in enumerate(names)}
     for parameter in block.parameters():
         group = _home(optimizers, pools, parameter)
-        old = list(group["params"])
-        transaction.step(
-            "parameter group",
-            partial(group.__setitem__, "params", [*old, parameter]),
-            partial(group.__setitem__, "params", old),
-        )
+        spot = _spot(group["params"], parameter, order)
+        # Groups made from named parameters list the names beside them.
+        lists = {"params": parameter, "param_names": names[id(parameter)]}
+        for key, value in [(key, value) for key, value in lists.items() if key in group]:
+            old = list(group[key])
+            transaction.step(
+                f"parameter group: {key}",
+                partial(group.__setitem__, key, [*old[:spot], value, *old[spot:]]),
+                partial(group.__setitem__, key, old),
+            )
+
+
+def _spot(parameters: Sequence[nn.Parameter], new: nn.Parameter, order: dict[int, int]) -> int:
+    """Where a new parameter goes in a group: in the order of the model if the group has it, else at the end."""
+    places = [order.get(id(parameter), -1) for parameter in parameters]
+    if places != sorted(places):
+        return len(places)
+    return bisect.bisect(places, order[id(new)])
 
 
 def _home(

@@ -41,6 +41,8 @@ class SurgeryReceipt:
         gaps: Probe → largest relative change of the outputs; empty without a check.
         parameters: Number of trainable parameters before and after.
         notes: What a reader should know (fallbacks, modes that could not be run).
+        approximations: Norms whose statistics the growth has shifted (``approximate=True``), so that ``gaps`` are no
+            rounding; empty where it is exact.
         log: The same as plain data, enough to rebuild the structure without a trace.
     """
 
@@ -53,6 +55,7 @@ class SurgeryReceipt:
     gaps: dict[str, float]
     parameters: tuple[int, int]
     notes: tuple[str, ...] = ()
+    approximations: tuple[str, ...] = ()
     log: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -68,6 +71,7 @@ class SurgeryReceipt:
             lines.append(f"  optimizer state carried: {len(self.optimizer_state)} tensors")
         if self.gaps:
             lines.append(f"  largest relative change of the outputs: {self.largest_gap:.1e} over {len(self.gaps)} runs")
+        lines += [f"  approximate, not rounding: {text}" for text in self.approximations]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(line for line in lines if line)
 

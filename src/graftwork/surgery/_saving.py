@@ -16,7 +16,7 @@ from graftwork.surgery._specs import BlockSpec
 from graftwork.surgery._transaction import swap_data
 from graftwork.surgery._twin_copy import bare_copy
 
-__all__ = ["load", "replay", "save"]
+__all__ = ["growth_log", "load", "replay", "save", "save_log"]
 
 _FORMAT = "graftwork-growth"
 _VERSION = 1
@@ -43,14 +43,21 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
             aliases[key] = owner
         else:
             tensors[key] = value.detach().contiguous().clone()
-    document = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "growths": getattr(model, "_graftwork_log", []),
-        "aliases": aliases,
-    }
     _write(target / "model.safetensors", lambda path: save_file(tensors, path))
-    _write(target / "growth.json", lambda path: path.write_text(json.dumps(document, indent=1), encoding="utf-8"))
+    save_log(model, target, aliases=aliases)
+
+
+def save_log(model: nn.Module, folder: str | os.PathLike[str], *, aliases: dict[str, str] | None = None) -> None:
+    """Write ``growth.json`` alone, for `replay`: where something else writes the tensors.
+
+    Args:
+        model: A model that was grown (or not) with graftwork.
+        folder: An existing folder; the file is replaced atomically.
+        aliases: Names of shared tensors → the name under which they are stored. None for none.
+    """
+    document = {"format": _FORMAT, "version": _VERSION, "growths": growth_log(model), "aliases": aliases or {}}
+    text = json.dumps(document, indent=1)
+    _write(Path(folder) / "growth.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _write(path: Path, writer: Callable[[Path], object]) -> None:
@@ -75,17 +82,11 @@ def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -
         SurgeryError: The folder is missing or damaged, or ``build_model`` makes another model.
     """
     source = Path(folder)
+    document = _read(source)
     try:
-        document = json.loads((source / "growth.json").read_text(encoding="utf-8"))
         tensors = load_file(source / "model.safetensors")
     except Exception as error:
-        raise SurgeryError(
-            f"{folder!s} holds no grown model that can be read ({error}): pass a folder of save()"
-        ) from error
-    if document.get("format") != _FORMAT or document.get("version") != _VERSION:
-        raise SurgeryError(
-            f"expected {_FORMAT} version {_VERSION}, got {document.get('format')!r} {document.get('version')!r}"
-        )
+        raise _unreadable(source, error) from error
     model = build_model()
     replay(model, document["growths"])
     for alias, owner in document["aliases"].items():
@@ -97,17 +98,39 @@ def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -
     return model
 
 
-def replay(model: nn.Module, growths: list[dict[str, Any]]) -> None:
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        document = json.loads((folder / "growth.json").read_text(encoding="utf-8"))
+        found = document.get("format"), document.get("version")
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    if found != (_FORMAT, _VERSION):
+        raise SurgeryError(f"expected {_FORMAT} version {_VERSION}, got {found[0]!r} {found[1]!r}")
+    return document  # type: ignore[no-any-return]
+
+
+def _unreadable(folder: Path, error: Exception) -> SurgeryError:
+    return SurgeryError(f"{folder!s} holds no grown model that can be read ({error}): pass a folder of save()")
+
+
+def growth_log(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the log of a model's growths so far, as plain data: what `replay` takes. Empty if it never grew."""
+    return list(getattr(model, "_graftwork_log", []))
+
+
+def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[str]) -> None:
     """Give a freshly built model the structure of a grown one, with zeros until state is loaded.
 
     Args:
         model: The model before any growth; changed in place.
-        growths: The log of the growths, as `save` writes it and a receipt's ``log`` holds it.
+        growths: What `growth_log` returns for the grown model, or a folder that holds it: one that `save` has
+            written, or a checkpoint of a training framework (see ``graftwork.integrations``).
 
     Raises:
-        SurgeryError: The log does not fit the model.
+        SurgeryError: The log is missing or does not fit the model.
     """
-    for growth in growths:
+    log: list[dict[str, Any]] = growths if isinstance(growths, list) else _read(Path(growths))["growths"]
+    for growth in log:
         try:
             if growth["kind"] == "widen":
                 _replay_widen(model, growth)
@@ -115,7 +138,7 @@ def replay(model: nn.Module, growths: list[dict[str, Any]]) -> None:
                 _replay_deepen(model, growth)
         except (KeyError, AttributeError, TypeError) as error:
             raise SurgeryError(f"the growth log does not fit this model ({error!r}): build the same model") from error
-    vars(model)["_graftwork_log"] = [*getattr(model, "_graftwork_log", []), *growths]
+    vars(model)["_graftwork_log"] = [*growth_log(model), *log]
 
 
 def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
@@ -129,7 +152,8 @@ def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
         owner = model.get_submodule(path)
         if not hasattr(owner, name):
             raise SurgeryError(f"module {path!r} has no attribute {name!r}, which the log sets")
-        setattr(owner, name, value)
+        # JSON has lists only: LayerNorm's normalized_shape is a tuple.
+        setattr(owner, name, tuple(value) if isinstance(getattr(owner, name), tuple) else value)
 
 
 def _replay_deepen(model: nn.Module, growth: dict[str, Any]) -> None:

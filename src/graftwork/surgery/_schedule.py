@@ -29,6 +29,7 @@ def plan_widen_all(
     only: Callable[[str], bool] | Sequence[str] | None = None,
     method: str = "r2r",
     optimizer: Optimizers = None,
+    approximate: bool = False,
     **options: Any,
 ) -> WidenPlan:
     """Plan to widen every site that can be widened by one factor, in one growth.
@@ -40,13 +41,14 @@ def plan_widen_all(
         only: Names of sites, or a function of a name that says whether to widen it. None takes all.
         method: As in `plan_widen`.
         optimizer: As in `plan_widen`.
+        approximate: As in `plan_widen`.
         **options: As in `plan_widen`.
 
     Raises:
         SurgeryError: Nothing can be widened.
     """
     call = call_of(example_input)
-    graph = ChannelGraph.of(model, call)
+    graph = ChannelGraph.of(model, call, approximate=approximate)
     chosen = method_named(method)
     growths: dict[str, dict[Var, int]] = {}
     taken: set[int] = set()
@@ -80,6 +82,7 @@ def widen_all(
     only: Callable[[str], bool] | Sequence[str] | None = None,
     method: str = "r2r",
     optimizer: Optimizers = None,
+    approximate: bool = False,
     **options: Any,
 ) -> SurgeryReceipt:
     """Widen every site that can be widened by one factor, in place, all or nothing.
@@ -91,9 +94,8 @@ def widen_all(
     Raises:
         NotPreservedError: The grown model computes something else; everything was put back.
     """
-    plan = plan_widen_all(
-        model, factor, example_input=example_input, only=only, method=method, optimizer=optimizer, **options
-    )
+    how: dict[str, Any] = {"example_input": example_input, "method": method, "approximate": approximate}
+    plan = plan_widen_all(model, factor, only=only, optimizer=optimizer, **how, **options)
     try:
         return plan.apply()
     except SurgeryError as error:
@@ -103,16 +105,13 @@ def widen_all(
     bad: list[str] = []
     for site in plan.sites:
         try:
-            alone = plan_widen_all(model, factor, example_input=example_input, only=[site], method=method)
+            alone = plan_widen_all(model, factor, only=[site], **how)
             (bad if alone.trial() else good).append(site)
         except SurgeryError:
             bad.append(site)
     if not good or not bad:
         raise problem
-    rest = plan_widen_all(
-        model, factor, example_input=example_input, only=good, method=method, optimizer=optimizer, **options
-    )
-    receipt = rest.apply()
+    receipt = plan_widen_all(model, factor, only=good, optimizer=optimizer, **how, **options).apply()
     return replace(receipt, notes=(*receipt.notes, f"left out, their code can't follow: {', '.join(bad)} ({problem})"))
 
 
@@ -215,6 +214,11 @@ class GrowthSchedule:
     def moments(self) -> list[int]:
         """Steps at which a growth is still to come."""
         return [moment for moment, _ in self._due]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps counted so far."""
+        return self._steps
 
     def step(self, model: nn.Module, *, example_input: ExampleInput, **options: Any) -> list[SurgeryReceipt]:
         """Count one optimizer step and make the growths that are due.

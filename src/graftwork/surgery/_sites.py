@@ -26,6 +26,7 @@ class GrowthSite:
         coupled: Tensors that grow along.
         parameters_per_step: New parameters for one step.
         deepen: Whether a block can be grafted after it.
+        approximate: Whether `widen` would grow it with ``approximate=True`` although it can't be exact.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GrowthSite:
     coupled: tuple[str, ...]
     parameters_per_step: int
     deepen: bool
+    approximate: bool = False
 
     @property
     def widen(self) -> bool:
@@ -134,4 +136,5 @@ def _site(graph: ChannelGraph, name: str, step: int, *, makes: bool) -> GrowthSi
         return GrowthSite(name, kind, width, graph.added(name, growth), None, False, coupled, graph.cost(growth), deep)
     problem = problem or graph.refusal(name)
     unsupported = type(problem).__name__ == "UnsupportedOperationError"
-    return GrowthSite(name, kind, width, None, str(problem), unsupported, (), 0, deep)
+    inexact = graph.approximable(name)
+    return GrowthSite(name, kind, width, None, str(problem), unsupported, (), 0, deep, inexact)

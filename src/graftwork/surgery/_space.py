@@ -35,10 +35,13 @@ class Reason:
     Attributes:
         text: What stands in the way, for a reader.
         unsupported: True where the operation is not understood, False where growth would change the function.
+        approximable: True where growth would change the function gradually, through the mean and variance of the
+            channels: what ``approximate=True`` allows.
     """
 
     text: str
     unsupported: bool = False
+    approximable: bool = False
 
 
 class Misaligned(Exception):  # noqa: N818 - internal signal, never reaches a user
@@ -128,7 +131,9 @@ def atoms(expr: Expr) -> list[Var]:
 def freeze(expr: Expr, reason: Reason) -> None:
     """Note for every volume of a dimension why it can't grow."""
     for var in atoms(expr):
-        if reason not in var.reasons and len(var.reasons) < 6:
+        # A few are enough for a reader, but one that forbids even an approximate growth is never left out.
+        forbids = not reason.approximable and all(known.approximable for known in var.reasons)
+        if reason not in var.reasons and (len(var.reasons) < 6 or forbids):
             var.reasons = (*var.reasons, reason)
 
 

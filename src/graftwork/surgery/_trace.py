@@ -69,6 +69,7 @@ class Trace:
         uses: Name → how its dimensions are used.
         outputs: Names of tensors whose first use made an activation: (name, dimension) pairs in order of use.
         groups: Module path → group dimension of a grouped convolution or group norm.
+        normalized: Module path → dimensions that a layer norm runs over.
         ties: Groups of dimensions that must keep equal lengths (the parts of a ``chunk``).
         module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its
             first run.
@@ -83,6 +84,7 @@ class Trace:
         self.uses: dict[str, list[Use]] = {}
         self.outputs: dict[tuple[str, int], str] = {}
         self.groups: dict[str, Expr] = {}
+        self.normalized: dict[str, list[Expr]] = {}
         self.ties: list[list[Expr]] = []
         self.module_outputs: dict[str, tuple[list[Expr], torch.dtype]] = {}
         self.varying: set[str] = set()
@@ -182,9 +184,9 @@ class Trace:
             freeze(first, reason)
             freeze(second, reason)
 
-    def freeze(self, expr: Expr, text: str) -> None:
+    def freeze(self, expr: Expr, text: str, *, approximable: bool = False) -> None:
         """Note that growing this dimension would change the function."""
-        freeze(expr, Reason(f"{text}{self.where()}"))
+        freeze(expr, Reason(f"{text}{self.where()}", approximable=approximable))
 
     def use(self, info: Info, dim: int, *, consumed: bool, expr: Expr | None = None) -> None:
         """Note how a dimension of a parameter (or of a view of one) is used."""

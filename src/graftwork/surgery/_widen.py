@@ -25,12 +25,18 @@ Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
 
 
 def optimizer_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
-    """Return optimizers as a tuple."""
+    """Return optimizers as a tuple, without the wrappers of training frameworks."""
     if optimizer is None:
         return ()
-    if isinstance(optimizer, (list, tuple)):
-        return tuple(optimizer)
-    return (optimizer,)  # type: ignore[return-value]
+    given = optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)
+    return tuple(_unwrapped(one) for one in given)
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def plan_widen(
@@ -43,7 +49,7 @@ def plan_widen(
     factor: float | None = None,
     method: str = "r2r",
     optimizer: Optimizers = None,
-    skip: int = 0,
+    approximate: bool = False,
     **options: Any,
 ) -> WidenPlan:
     """Plan to widen the channels that a module makes; nothing changes until ``apply()``.
@@ -61,12 +67,16 @@ def plan_widen(
             ``"netmorph"`` (new channels are not heard yet) or ``"random-padding"`` (the control: changes the
             function).
         optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
-        skip: Where the width is made of several volumes (groups and channels in a group, heads and their
-            width): how many ways to grow it to pass over; 0 takes the outermost volume.
+        approximate: True also grows channels that a LayerNorm, an RMSNorm or a written-out mean or variance outside
+            the pair runs over. New channels shift their statistics, so the function changes: the plan names the norms,
+            the receipt the measured gap. ``net2net`` with ``factor=2`` copies every channel once, which keeps mean and
+            variance. What is exact without it stays exact and checked. Needs ``check=True``.
         **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
             ``check`` (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
             of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
-            moving average, that grow along).
+            moving average, that grow along), ``skip`` (where the width is made of several volumes, such as groups
+            and channels in a group, or heads and their width: how many ways to grow it to pass over; 0, the default,
+            takes the outermost volume).
 
     Returns:
         The plan.
@@ -77,8 +87,9 @@ def plan_widen(
         SurgeryError: The channels can't grow without changing the function, or not by that number.
     """
     call = call_of(example_input)
-    graph = ChannelGraph.of(model, call)
+    graph = ChannelGraph.of(model, call, approximate=approximate)
     chosen = method_named(method)
+    skip = options.pop("skip", 0)
     growth = choose_growth(graph, site, chosen, extra=extra, width=width, factor=factor, skip=skip)
     return build_plan(graph, {site: growth}, chosen, call=call, optimizer=optimizer, **options)
 
@@ -93,6 +104,7 @@ def widen(
     factor: float | None = None,
     method: str = "r2r",
     optimizer: Optimizers = None,
+    approximate: bool = False,
     **options: Any,
 ) -> SurgeryReceipt:
     """Widen the channels that a module makes, in place, all or nothing: `plan_widen` and ``apply()``.
@@ -100,7 +112,8 @@ def widen(
     Takes the arguments of `plan_widen` and raises its errors.
 
     Raises:
-        NotPreservedError: The grown model computes something else; everything was put back.
+        NotPreservedError: The grown model computes something else; everything was put back. Not with ``approximate``
+            where a norm runs over the channels: there the receipt states how much the outputs changed.
     """
     first: SurgeryError | None = None
     for skip in range(8):
@@ -118,6 +131,7 @@ def widen(
                 method=method,
                 optimizer=optimizer,
                 skip=skip,
+                approximate=approximate,
                 **options,
             )
         except SurgeryError as error:
@@ -197,6 +211,11 @@ def build_plan(
     for growth in growths.values():
         for var, count in growth.items():
             units[var] = max(count, units.get(var, 0))
+    approximations = tuple(dict.fromkeys(reason.text for var in units for reason in var.reasons))
+    if approximations and not check:
+        raise SurgeryError(
+            "approximate=True needs check=True: the gap that a growth makes is stated as it was measured"
+        )
     seed = zlib.crc32(f"{label}:{[graph.width(site) for site in growths]}".encode())
     generator = generator if generator is not None else torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -208,7 +227,7 @@ def build_plan(
     options = {"generator": generator, "check": check, "scale": scale, "mirrors": tuple(mirrors)}
     return WidenPlan(
         graph.model, label, method, changes, attributes, tuple(graph.notes),
-        tuple(growths), graph, maps, layouts, call, optimizers, options,
+        tuple(growths), approximations, graph, maps, layouts, call, optimizers, options,
     )  # fmt: skip
 
 
