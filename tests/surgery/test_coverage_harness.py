@@ -1,8 +1,7 @@
 """The command that makes the coverage table: it measures, and it notices a wrong growth."""
 
+import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,29 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> Any:
     return zoo
 
 
-def test_the_command_measures_two_architectures_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+@pytest.fixture
+def harness(zoo: Any) -> Any:
+    spec = importlib.util.spec_from_file_location("coverage_table", BENCHMARKS / "coverage.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run(harness: Any, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["coverage.py", *map(str, arguments)])
+    harness.main()
+
+
+def test_the_command_measures_two_architectures_and_goes_on_where_it_stopped(
+    harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "coverage.json"
-    command = [sys.executable, BENCHMARKS / "coverage.py", "--sites", "2", "--json", out, "--only", "mlp-mixer"]
-    first = subprocess.run([*command], capture_output=True, text=True, check=True)
-    assert "mlp-mixer: measured" in first.stdout
-    second = subprocess.run([*command, "seq2seq"], capture_output=True, text=True, check=True)
-    assert "mlp-mixer" not in second.stdout
+    _run(harness, monkeypatch, "--sites", 2, "--json", out, "--only", "mlp-mixer")
+    assert "mlp-mixer: measured" in capsys.readouterr().out
+    _run(harness, monkeypatch, "--sites", 2, "--json", out, "--only", "mlp-mixer", "seq2seq")
+    assert "mlp-mixer" not in capsys.readouterr().out
     rows = json.loads(out.read_text())["architectures"]
     assert list(rows) == ["mlp-mixer", "seq2seq"]
     for row in rows.values():
@@ -40,18 +55,18 @@ def test_the_command_measures_two_architectures_and_goes_on_where_it_stopped(tmp
     assert "| widen | 15 | 4 | 4 | 100.0 % | 0 | 0 | 0 |" in table
 
 
-def test_an_unknown_architecture_is_told_and_known_ones_are_offered(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "coverage.py", "--only", "resnet-1800", "--json", tmp_path / "x.json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "resnet-1800" in done.stderr
-    assert "resnet-18" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_unknown_architecture_is_told_and_known_ones_are_offered(
+    harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _run(harness, monkeypatch, "--json", tmp_path / "x.json", "--only", "resnet-1800")
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert "resnet-1800" in told
+    assert "resnet-18," in told
 
 
-def test_a_package_that_is_not_installed_is_a_row_of_the_table(zoo: Any) -> None:
-    import coverage as harness  # benchmarks/coverage.py, first on the path by the fixture
-
+def test_a_package_that_is_not_installed_is_a_row_of_the_table(harness: Any) -> None:
     row = harness.measure_apart("x", "no-such-package-as-this", sites=1, seconds=1)
     assert row["status"] == "not installed"
     result = {"command": "c", "provenance": {"graftwork": 0, "git_commit": 0, "python": 0}, "architectures": {"x": row}}
