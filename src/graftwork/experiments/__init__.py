@@ -2,7 +2,8 @@
 
 `EXPERIMENTS` holds every `Experiment` by name: ``zero-init`` (the poster's zero-initialised network), ``init-scale``
 (scale-matched against He initialisation), ``base-network`` (the poster's 0.70) and ``rank`` (Kendall's τ of scores on
-shared weights and stand-alone training). `run_experiment` runs one.
+shared weights and stand-alone training). `run_experiment` runs one. What surgery is worth on ordinary modules is
+asked in `graftwork.experiments.growing`.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftwork.member import Member
@@ -51,17 +51,20 @@ class PrecisionChoice:
         return asdict(self)
 
 
-def _pass_seconds(member: Member, batch: tuple[Tensor, Tensor], precision: Precision, limit_seconds: float) -> float:
-    """Best time of one forward and backward pass; touches no gradient, weight or statistic."""
+def _pass_seconds(
+    network: nn.Module, batch: tuple[Tensor, Tensor], precision: Precision, limit_seconds: float
+) -> float:
+    """Best time of one forward and backward pass; touches no gradient and no weight."""
     x, y = batch
-    parameters = [p for p in member.parameters_by_key().values() if p.requires_grad]
+    owned = network.parameters_by_key().values() if isinstance(network, Member) else network.parameters()
+    parameters = [p for p in owned if p.requires_grad]
     best, spent = float("inf"), 0.0
     for run in range(12):
         start = perf_counter()
         with torch.enable_grad():
             with in_precision(precision, x.device):
-                logits = member(x)
-            torch.autograd.grad(F.cross_entropy(logits.float(), y), parameters, allow_unused=True)
+                logits = network(x)
+            torch.autograd.grad(F.cross_entropy(logits.float().flatten(0, -2), y), parameters, allow_unused=True)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         seconds = perf_counter() - start
@@ -83,31 +86,35 @@ def _product_seconds(dtype: torch.dtype, device: torch.device) -> float:
     return min(times)
 
 
-def measure_precision(member: Member, batch: tuple[Tensor, Tensor], *, limit_seconds: float = 0.8) -> PrecisionChoice:
-    """Time training passes of ``member`` in float32 and in bfloat16 on the device of ``batch``.
+def measure_precision(
+    network: nn.Module, batch: tuple[Tensor, Tensor], *, limit_seconds: float = 0.8
+) -> PrecisionChoice:
+    """Time training passes of ``network`` in float32 and in bfloat16 on the device of ``batch``.
 
     Where a tiny matrix product is already slower in bfloat16 (processors without it emulate it, up to hundreds of times
-    slower) the longer probe is not made. Nothing is changed: no gradient, weight or statistic.
+    slower) the longer probe is not made. No gradient or weight is changed, and no statistic of a `Member`; batch
+    norms of an ordinary module update theirs, so pass a throw-away copy.
 
     Args:
-        member: A small network of the kind that will be trained; put into training mode, then back.
-        batch: Network input [B, C, H, W] and classes [B].
+        network: A small network of the kind that will be trained, a member or any module that gives
+            logits [..., classes]; put into training mode, then back.
+        batch: Network input and the class of every row of logits [n].
         limit_seconds: About how long each of the two probes may take.
 
     Returns:
         The faster precision and what was measured.
     """
-    was_training = member.training
-    member.train()
+    was_training = network.training
+    network.train()
     try:
-        single = _pass_seconds(member, batch, "float32", limit_seconds)
+        single = _pass_seconds(network, batch, "float32", limit_seconds)
         device = batch[0].device
         slow, fast = _product_seconds(torch.bfloat16, device), _product_seconds(torch.float32, device)
         if slow > 2 * fast:
             reason = f"a bfloat16 product takes {slow / fast:.1f} times as long as one in float32 here"
             return PrecisionChoice("float32", single, None, reason)
-        half = _pass_seconds(member, batch, "bfloat16", limit_seconds)
+        half = _pass_seconds(network, batch, "bfloat16", limit_seconds)
     finally:
-        member.train(was_training)
+        network.train(was_training)
     chosen: Precision = "bfloat16" if single > _GAIN * half else "float32"
     return PrecisionChoice(chosen, single, half, f"a bfloat16 step takes {half / single:.2f} of the time of float32")
