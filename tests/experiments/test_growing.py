@@ -44,7 +44,7 @@ def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(families, "corpus", tiny_corpus)
     for name, value in (("FULL_STEPS", 8), ("POINTS", 2), ("EXAMPLES", 20)):
         monkeypatch.setattr(growth, name, value)
-    moments = {"constant": (0.0, 0.5), "cosine": (0.5,), "warmup-stable-decay": (0.5,)}
+    moments = {"constant": (0.0, 0.5), "warmup-stable-decay": (0.5,)}
     monkeypatch.setattr(growth, "MOMENTS", moments)
     monkeypatch.setattr(carry, "BEFORE", 1)
     monkeypatch.setattr(carry, "AFTER", 1)
@@ -173,7 +173,8 @@ def test_flops_to_reach_interpolates_and_says_where_it_cannot() -> None:
     assert flops_to_reach(1.0, line) == pytest.approx(4.0)
     assert flops_to_reach(1.5, line) == pytest.approx(2.0)
     assert flops_to_reach(0.9, line) == math.inf
-    assert flops_to_reach(3.0, line) == 1.0
+    assert flops_to_reach(2.0, line) == 1.0
+    assert flops_to_reach(2.1, line) == 0.0
 
 
 def test_text_is_the_fixed_list_with_every_tenth_file_held_out() -> None:

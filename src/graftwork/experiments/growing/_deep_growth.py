@@ -165,17 +165,21 @@ def _mean(by_seed: Mapping[int, float]) -> float:
 def _against(
     curve: Mapping[float, Mapping[int, float]], envelopes: Mapping[int, Mapping[float, tuple[float, str]]]
 ) -> dict[str, Any]:
-    """One growth, seed by seed against the envelope of the same seed (which sees the same data in the same order)."""
+    """One growth, seed by seed against the envelope of the same seed (which sees the same data in the same order).
+
+    A share of the FLOPs is 0 where no budget brought the envelope to that loss, None where its smallest one did better.
+    """
     found = {}
     for budget, by_seed in curve.items():
-        excess, shares = [], []
+        excess, shares = [], list[float | None]()
         for seed, loss in by_seed.items():
             line = [(flops, value) for flops, (value, _) in envelopes[seed].items()]
             excess.append(loss - envelopes[seed][budget][0])
-            shares.append(budget / flops_to_reach(loss, line))
+            needed = flops_to_reach(loss, line)
+            shares.append(round(budget / needed, 4) if needed else None)
         found[f"{budget:.3g}"] = {
             "loss_minus_envelope": mean_and_spread(excess),
-            "share_of_flops": [round(share, 4) for share in shares],
+            "share_of_flops": shares,
         }
     return found
 
@@ -210,7 +214,8 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
 
 def _verdict(entry: Mapping[str, Any]) -> str:
     excess = entry["loss_minus_envelope"]
-    shares = ", ".join("below all" if share == 0 else f"{share:.2f}" for share in entry["share_of_flops"])
+    words = {None: "above all", 0: "below all"}
+    shares = ", ".join(words.get(share) or f"{share:.2f}" for share in entry["share_of_flops"])
     return f"{excess['mean']:+.4f} ± {excess['std']:.4f}; {shares}"
 
 

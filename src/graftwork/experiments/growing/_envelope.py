@@ -28,14 +28,16 @@ def flops_to_reach(loss: float, envelope: Sequence[tuple[float, float]]) -> floa
         envelope: (FLOPs, loss) by rising FLOPs, at least one; a point that is worse than a cheaper one is passed over.
 
     Returns:
-        FLOPs; ``inf`` where the whole envelope stays above the loss (more than its largest budget would be needed), and
-        the smallest budget where it begins below.
+        FLOPs; ``inf`` where the whole envelope stays above the loss (more than its largest budget would be needed),
+        and 0 where all of it lies below (less than its smallest budget would do).
     """
     points: list[tuple[float, float]] = []
     for flops, value in envelope:
         if not points or value < points[-1][1]:
             points.append((flops, value))
-    if loss >= points[0][1]:
+    if loss > points[0][1]:
+        return 0.0
+    if loss == points[0][1]:
         return points[0][0]
     for (f0, l0), (f1, l1) in pairwise(points):
         if l1 <= loss:

@@ -81,9 +81,9 @@ class GPTFamily:
     width: int = 128
     num_heads: int = 4
     context: int = 128
-    batch_size: int = 16
+    batch_size: int = 8
     lr: float = 2e-3
-    base_budget: float = 2.0e12
+    base_budget: float = 1.6e12
     name: str = "gpt"
 
     def build(self, setting: Setting, depth: int, seed: int) -> nn.Module:
@@ -119,7 +119,7 @@ class ResNetFamily:
     channels: tuple[int, ...] = (16, 32, 64)
     batch_size: int = 64
     lr: float = 0.05
-    base_budget: float = 1.0e12
+    base_budget: float = 0.8e12
     name: str = "resnet"
 
     def build(self, setting: Setting, depth: int, seed: int) -> nn.Module:

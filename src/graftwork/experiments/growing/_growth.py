@@ -16,7 +16,7 @@ from graftwork.training import Schedule, constant, cosine, generator_for, warmup
 
 __all__ = ["GROWTH"]
 
-FULL_STEPS = 1000
+FULL_STEPS = 600
 """Updates at scale 1; the poster made 6,000."""
 SCHEDULES: Mapping[str, Schedule] = {
     "constant": constant(),
