@@ -91,11 +91,19 @@ def test_cells_of_another_scale_do_not_mix(tmp_path: Path) -> None:
 def test_no_run_spends_more_than_its_budget_and_grown_ones_spend_it_too() -> None:
     cells = [cell for cell in deep.cells(SETTING) if cell.options["family"] == "gpt"]
     assert {cell.options["variant"] for cell in cells} == {None, *deep.VARIANTS}
+    family, task = families.FAMILIES["gpt"], families.FAMILIES["gpt"].task(SETTING, 0)
+    full = {
+        depth: task.batch_size * training_flops(family.build(SETTING, depth, 0), task.batch(0)[0][:1])
+        for depth in family.depths
+    }
     for cell in cells:
         row = deep.run_cell(SETTING, cell)
         assert len(row["ends"]) == len(deep.BUDGETS)
         for end in row["ends"]:
             assert 0.6 * end["budget"] < end["flops"] <= end["budget"]
+            start = end.get("grown_at", {"flops": 0.0, "step": 0})
+            cost = (end["flops"] - start["flops"]) / (end["step"] - start["step"])
+            assert cost == pytest.approx(full[cell.options["depth"]]), "counted anew after a growth"
         assert 0.6 * cell.flops < row["spent_flops"] < 1.1 * cell.flops
 
 
