@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 @app.command()
 def reproduce(
     name: Annotated[
-        str, typer.Argument(help="zero-init, init-scale, base-network, rank, neuroevolution or coevolution.")
+        str,
+        typer.Argument(
+            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, deep-growth or carry."
+        ),
     ],
     data: options.Data = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; carry: 5]")] = None,
     scale: Annotated[
-        float | None, typer.Option(min=1e-4, help="Of the number of steps; 1, the full size, is the default.")
+        float | None, typer.Option(min=1e-4, help="Of the number of steps or FLOPs; 1, the full size, is the default.")
     ] = None,
     budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of neuroevolution and coevolution. [runs/NAME]")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs of neuroevolution and coevolution at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: options.Config = None,
     precision: options.Precision = None,
     threads: options.Threads = None,
@@ -37,26 +40,35 @@ def reproduce(
     """Run an experiment of the poster or about it; what is done is not run again, what was broken off goes on."""
     from graftwork.config import read_options
     from graftwork.experiments import EXPERIMENTS, Study, run_experiment
+    from graftwork.experiments.growing import GRIDS, run_grid
     from graftwork.runs import keep_memory
 
     keep_memory()
-    if name not in EXPERIMENTS:
-        raise ConfigError(f"reproduce: expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
-    experiment, folder = EXPERIMENTS[name], out or Path("results") / name
+    if name not in EXPERIMENTS and name not in GRIDS:
+        raise ConfigError(f"reproduce: expected one of {', '.join([*EXPERIMENTS, *GRIDS])}, got {name!r}")
+    folder = out or Path("results") / name
     given = {"data": data, "precision": precision, "threads": threads}
     extra: dict[str, Any] = {} if config is None else read_options(config)
     extra |= {key: value for key, value in given.items() if value is not None}
     source = str(extra.pop("data", "digits"))
-    if isinstance(experiment, Study):
+    if isinstance(experiment := EXPERIMENTS.get(name), Study):
         summary = _run_study(
-            experiment, folder, runs, budget=budget, scale=scale, data=source, seeds=seeds, jobs=jobs, extra=extra
+            experiment, folder, runs, budget=budget, scale=scale, data=source, seeds=seeds or 3, jobs=jobs, extra=extra
         )
         told = (folder / "table.md").read_text(encoding="utf-8")
     else:
-        if budget is not None or runs is not None or jobs != 1:
-            raise ConfigError(f"reproduce {name}: takes no --budget, --runs or --jobs; its size is set by --scale")
-        extra |= {"scale": 1.0 if scale is None else scale}
-        summary = run_experiment(experiment, folder, data=source, seeds=range(seeds), note=say, **extra)
+        if budget is not None or runs is not None:
+            raise ConfigError(f"reproduce {name}: takes no --budget and no --runs; its size is set by --scale")
+        common = {"data": source, "scale": 1.0 if scale is None else scale, "note": say, **extra}
+        if experiment is None:
+            if config is not None:
+                raise ConfigError(f"reproduce {name}: takes no --config; give --data, --precision and --threads")
+            grid = GRIDS[name]
+            summary = run_grid(grid, folder, seeds=range(seeds or grid.num_seeds), jobs=jobs, **common)
+        else:
+            if jobs != 1:
+                raise ConfigError(f"reproduce {name}: takes no --jobs; it runs its seeds one by one")
+            summary = run_experiment(experiment, folder, seeds=range(seeds or 3), **common)
         told = f"{summary['question']}\n{folder / 'summary.json'}"
     if as_json:
         emit(summary)

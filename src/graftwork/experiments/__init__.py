@@ -8,6 +8,7 @@ controls at equal FLOPs); `run_study` runs one.
 
 `leak_test` fits stackers of any finished run on its members' own training data, beside those fitted on the blend split;
 `distil` trains one network on with the soft labels of a run's ensemble, beside the same FLOPs without them.
+What surgery is worth on ordinary modules is asked in `graftwork.experiments.growing`.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftwork.execution import get_kernels, set_kernels
@@ -59,17 +59,20 @@ class PrecisionChoice:
         return asdict(self)
 
 
-def _pass_seconds(member: Member, batch: tuple[Tensor, Tensor], precision: Precision, limit_seconds: float) -> float:
-    """Best time of one forward and backward pass; touches no gradient, weight or statistic."""
+def _pass_seconds(
+    network: nn.Module, batch: tuple[Tensor, Tensor], precision: Precision, limit_seconds: float
+) -> float:
+    """Best time of one forward and backward pass; touches no gradient and no weight."""
     x, y = batch
-    parameters = [p for p in member.parameters_by_key().values() if p.requires_grad]
+    owned = network.parameters_by_key().values() if isinstance(network, Member) else network.parameters()
+    parameters = [p for p in owned if p.requires_grad]
     best, spent = float("inf"), 0.0
     for run in range(12):
         start = perf_counter()
         with torch.enable_grad():
             with in_precision(precision, x.device):
-                logits = member(x)
-            torch.autograd.grad(F.cross_entropy(logits.float(), y), parameters, allow_unused=True)
+                logits = network(x)
+            torch.autograd.grad(F.cross_entropy(logits.float().flatten(0, -2), y), parameters, allow_unused=True)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         seconds = perf_counter() - start
@@ -92,33 +95,35 @@ def _product_seconds(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def measure_precision(
-    member: Member, batch: tuple[Tensor, Tensor], *, kernels: Kernels | None = None, limit_seconds: float = 0.8
+    network: nn.Module, batch: tuple[Tensor, Tensor], *, kernels: Kernels | None = None, limit_seconds: float = 0.8
 ) -> PrecisionChoice:
-    """Time training passes of ``member`` in float32 and in bfloat16 on the device of ``batch``; then without kernels.
+    """Time training passes of ``network`` in float32 and in bfloat16 on the device of ``batch``; then without kernels.
 
     Where a tiny matrix product is already slower in bfloat16 (processors without it emulate it, up to hundreds of times
-    slower) the longer probe is not made. Nothing is changed: no gradient, weight or statistic.
+    slower) the longer probe is not made. No gradient or weight is changed, and no statistic of a `Member`; batch
+    norms of an ordinary module update theirs, so pass a throw-away copy.
 
     Args:
-        member: A small network of the kind that will be trained; put into training mode, then back.
-        batch: Network input [B, C, H, W] and classes [B].
+        network: A small network of the kind that will be trained, a member or any module that gives
+            logits [..., classes]; put into training mode, then back.
+        batch: Network input and the class of every row of logits [n].
         kernels: Compiled passes, used wherever they are not slower than PyTorch's; ``None``: there are none.
         limit_seconds: About how long each of the probes may take.
 
     Returns:
         The fastest way and what was measured.
     """
-    was_training, before = member.training, get_kernels()
-    member.train()
+    was_training, before = network.training, get_kernels()
+    network.train()
     set_kernels(kernels)
     try:
-        choice = _measure_types(member, batch, limit_seconds)
+        choice = _measure_types(network, batch, limit_seconds)
         if kernels is None:
             return choice
         set_kernels(None)
-        plain = _pass_seconds(member, batch, choice.precision, limit_seconds)
+        plain = _pass_seconds(network, batch, choice.precision, limit_seconds)
     finally:
-        member.train(was_training)
+        network.train(was_training)
         set_kernels(before)
     compiled = choice.float32_seconds if choice.precision == "float32" else choice.bfloat16_seconds or plain
     reason = f"{choice.reason}; compiled passes take {compiled / plain:.2f} of the time of PyTorch's"
@@ -126,13 +131,13 @@ def measure_precision(
     return replace(choice, reason=reason, passes=passes, torch_seconds=plain)
 
 
-def _measure_types(member: Member, batch: tuple[Tensor, Tensor], limit_seconds: float) -> PrecisionChoice:
-    single = _pass_seconds(member, batch, "float32", limit_seconds)
+def _measure_types(network: nn.Module, batch: tuple[Tensor, Tensor], limit_seconds: float) -> PrecisionChoice:
+    single = _pass_seconds(network, batch, "float32", limit_seconds)
     device = batch[0].device
     slow, fast = _product_seconds(torch.bfloat16, device), _product_seconds(torch.float32, device)
     if slow > 2 * fast:
         reason = f"a bfloat16 product takes {slow / fast:.1f} times as long as one in float32 here"
         return PrecisionChoice("float32", single, None, reason)
-    half = _pass_seconds(member, batch, "bfloat16", limit_seconds)
+    half = _pass_seconds(network, batch, "bfloat16", limit_seconds)
     chosen: Precision = "bfloat16" if single > _GAIN * half else "float32"
     return PrecisionChoice(chosen, single, half, f"a bfloat16 step takes {half / single:.2f} of the time of float32")
