@@ -87,17 +87,16 @@ def _rows(
 ) -> list[dict[str, Any]]:
     from typing import get_args
 
-    from graftwork.execution import get_kernels, set_kernels
+    from graftwork.execution import using_kernels
     from graftwork.genome import training_flops
     from graftwork.training import Precision, calibrate_speed, measure_peak
 
-    rows, before = [], get_kernels()
+    rows = []
     augmentation = recipe.augmentation.resolve(genome.input_shape)
     for precision in get_args(Precision):
         peak = measure_peak(precision, seconds=min(seconds, 0.5))
         for passes, kernels in ways.items():
-            set_kernels(kernels)
-            try:
+            with using_kernels(kernels):
                 speed = calibrate_speed(
                     genome,
                     rules=recipe.rules,
@@ -106,8 +105,6 @@ def _rows(
                     precision=precision,
                     seconds=seconds,
                 )
-            finally:
-                set_kernels(before)
             rows.append(
                 {
                     "network": name,

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from graftwork.config import Problem, SearchConfig
+from graftwork.datasets import cache_folder
 from graftwork.errors import RunError
-from graftwork.execution import Output, walk
+from graftwork.execution import Output, using_kernels, walk
+from graftwork.kernels import build
 from graftwork.member import Member
 from graftwork.runs import RunFolder, load_member, record_opening
 from graftwork.training import Precision, in_precision
@@ -77,7 +79,7 @@ def run_together(members: Sequence[Member], images: Tensor, output: Output) -> T
 def run_members(
     run: RunFolder, names: Sequence[str], images: Tensor, *, output: Output = "logits", batch_size: int = 500
 ) -> Tensor:
-    """Run stored members on images, in the precision of the run and in batches as scoring makes them.
+    """Run stored members on images, in the precision and by the passes of the run, in batches as scoring makes them.
 
     Args:
         run: A finished run.
@@ -87,12 +89,15 @@ def run_members(
         batch_size: Images in one pass; part of the result's bits.
 
     Returns:
-        float32 [N, K, features]; logits on images that the run has scored are those that it stored.
+        float32 [N, K, features]; logits on images that the run has scored are those that it stored (within rounding
+        where the run had compiled passes and they can't be built here).
     """
     loaded = [load_member(run, name) for name in names]
     members, transform = [entry[0] for entry in loaded], loaded[0][1]
-    precision: Precision = run.read_json("provenance.json")["precision"]["precision"]
-    with in_precision(precision, torch.device("cpu")):
+    choice = run.read_json("provenance.json")["precision"]
+    precision: Precision = choice["precision"]
+    kernels = build(cache_folder()) if choice.get("passes") == "compiled" else None
+    with using_kernels(kernels), in_precision(precision, torch.device("cpu")):
         parts = [run_together(members, transform(part), output).float() for part in torch.split(images, batch_size)]
     return torch.cat(parts)
 

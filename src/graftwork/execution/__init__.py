@@ -15,7 +15,7 @@ from graftwork.execution._layer import (
     run_item,
     run_stem,
 )
-from graftwork.execution._native import get_kernels, set_kernels
+from graftwork.execution._native import get_kernels, set_kernels, using_kernels
 from graftwork.execution._ops import EPSILON, Form, Mode, Settings, Statistics, Weights
 from graftwork.execution._tree import Segment, prefix_tree
 from graftwork.execution._walk import Output, Runnable, shared_flops, walk
@@ -41,5 +41,6 @@ __all__ = [
     "run_stem",
     "set_kernels",
     "shared_flops",
+    "using_kernels",
     "walk",
 ]

@@ -5,7 +5,8 @@ the way back through them) are the passes of the kernels. Each volume is normali
 place among the layer's hidden channels, so nothing is concatenated or cut apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "max_pool",
     "run_convolutions",
     "set_kernels",
+    "using_kernels",
     "write_statistics",
 ]
 
@@ -40,6 +42,17 @@ def set_kernels(kernels: Kernels | None) -> None:
 def get_kernels() -> Kernels | None:
     """The kernels that `set_kernels` chose last; ``None`` at first."""
     return _active[0] if _active else None
+
+
+@contextmanager
+def using_kernels(kernels: Kernels | None) -> Iterator[None]:
+    """`set_kernels` for the time of a ``with`` block; then as before."""
+    before = get_kernels()
+    set_kernels(kernels)
+    try:
+        yield
+    finally:
+        set_kernels(before)
 
 
 def _compute_type(x: Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graftwork.execution import get_kernels, set_kernels
+from graftwork.execution import using_kernels
 from graftwork.kernels import Kernels
 from graftwork.member import Member
 
@@ -113,18 +113,17 @@ def measure_precision(
     Returns:
         The fastest way and what was measured.
     """
-    was_training, before = network.training, get_kernels()
+    was_training = network.training
     network.train()
-    set_kernels(kernels)
     try:
-        choice = _measure_types(network, batch, limit_seconds)
+        with using_kernels(kernels):
+            choice = _measure_types(network, batch, limit_seconds)
         if kernels is None:
             return choice
-        set_kernels(None)
-        plain = _pass_seconds(network, batch, choice.precision, limit_seconds)
+        with using_kernels(None):
+            plain = _pass_seconds(network, batch, choice.precision, limit_seconds)
     finally:
         network.train(was_training)
-        set_kernels(before)
     compiled = choice.float32_seconds if choice.precision == "float32" else choice.bfloat16_seconds or plain
     reason = f"{choice.reason}; compiled passes take {compiled / plain:.2f} of the time of PyTorch's"
     passes: Passes = "compiled" if compiled <= plain else "torch"
