@@ -96,7 +96,16 @@ def rates(given: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
 
 def searched(options: dict[str, Any], budget: str, seed: int, workers: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report", "--threads", "1"]
-    command += ["--data", options["data"], "--precision", options["precision"], "--budget", budget]
+    command += [
+        "--data",
+        options["data"],
+        "--recipe",
+        options["recipe"],
+        "--precision",
+        options["precision"],
+        "--budget",
+        budget,
+    ]
     command += ["--sync-every", str(options["sync_every"]), "--seed", str(seed), "--workers", str(workers)]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*command, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
@@ -140,7 +149,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.data, given.recipe, given.steps, given.repetitions, given.members = "digits", "paper", 32, 1, 4
-        given.sync_every, given.budget = 4, "0.00003PFLOP"
+        given.sync_every, given.budget = 4, "0.0001PFLOP"
     options = {"data": given.data, "recipe": given.recipe, "precision": given.precision}
     options |= {"sync_every": given.sync_every}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {}
