@@ -13,6 +13,7 @@ from graftwork.briefing import follow
 from graftwork.config import SearchConfig, prepare
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import SearchState, joint_train
+from graftwork.genome import forward_flops
 from graftwork.session import Session, SilentListener
 from graftwork.typing import MemberId
 from graftwork.workers import SharedScorer, SharedTrainer
@@ -134,8 +135,19 @@ def test_shared_scoring_equals_scoring_alone_to_the_bit(size: int, members: int)
     assert len(set(expected.predicted.ravel())) > 1
 
 
+def test_scoring_by_ranks_counts_what_all_of_them_compute() -> None:
+    def work(group: ThreadGroup) -> tuple[int, int]:
+        setup = setup_of()
+        genomes = setup.population.genomes[:1]
+        expected = forward_flops(genomes[0]) * (setup.scorer.num_images + group.size * setup.scorer.num_calibration)
+        return SharedScorer(setup.scorer, group).flops(genomes), expected
+
+    for found, expected in together(3, work):
+        assert found == expected
+
+
 def test_new_blocks_are_rank_0s_on_all_ranks_and_every_batch_is_met_once() -> None:
-    def work(group: ThreadGroup) -> tuple[str, list[int]]:
+    def work(group: ThreadGroup) -> tuple[list[str], list[int]]:
         setup = setup_of(initial_steps=5)
         with torch.no_grad():
             for key, parameter, _ in setup.population.bank.parameters():
@@ -146,14 +158,18 @@ def test_new_blocks_are_rank_0s_on_all_ranks_and_every_batch_is_met_once() -> No
         setup.trainer.batches.batch = lambda number: (met.append(number), batch(number))[1]
         trainer = SharedTrainer(setup.trainer, group, sync_every=4)
         setup.state.generation = 1
+        digests = [setup.population.bank.digest()]
+        trainer.sync()
+        digests.append(setup.population.bank.digest())
         joint_train(setup.state, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
-        return setup.population.bank.digest(), met
+        return [*digests, setup.population.bank.digest()], met
 
     def seed_ids(setup: Any) -> tuple[str, ...]:
         return tuple(next(iter(setup.population)).genome.ids)
 
-    (digest, met), (other, others) = together(2, work)
-    assert digest == other
+    (digests, met), (other, others) = together(2, work)
+    assert digests[0] == digests[1] != other[0]  # rank 0 keeps its own, and the other takes them
+    assert digests[1:] == other[1:]
     assert met
     assert others
     assert sorted(met + others) == list(range(len(met) + len(others)))
