@@ -7,7 +7,9 @@ from pathlib import Path
 
 import graftwork
 
-OPTIONAL = {"datasets", "onnx", "onnxruntime", "onnxscript"}
+OPTIONAL = {"accelerate", "datasets", "lightning", "onnx", "onnxruntime", "onnxscript", "transformers"}
+EXTRAS = {"graftwork.integrations.lightning", "graftwork.integrations.transformers"}
+"""Whole modules for a package of an extra: without it they say which extra to install."""
 
 location = Path(graftwork.__file__).parent
 if "site-packages" not in location.parts:
@@ -17,8 +19,18 @@ if not (location / "py.typed").exists():
 
 names = [found.name for found in pkgutil.walk_packages(graftwork.__path__, "graftwork.")]
 for name in names:
-    if not name.endswith("__main__"):
+    if name.endswith("__main__"):
+        continue
+    if name not in EXTRAS:
         importlib.import_module(name)
+        continue
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if f"graftwork[{name.rpartition('.')[2]}]" not in str(error):
+            sys.exit(f"{name} does not say which extra it needs: {error}")
+    else:
+        sys.exit(f"{name} imports without its extra: the check has lost its subject")
 if loaded := OPTIONAL & set(sys.modules):
     sys.exit(f"optional packages are imported at start: {sorted(loaded)}")
 print(f"graftwork {graftwork.__version__}: {len(names)} modules import from the wheel")
