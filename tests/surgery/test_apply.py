@@ -232,6 +232,18 @@ def test_flags_modes_memory_format_and_frozen_parameters_stay() -> None:
     assert modes == {name: m.training for name, m in model.named_modules()}
 
 
+@pytest.mark.parametrize("layout", ["channels-last", "every second column"])
+def test_the_example_may_lie_in_memory_in_any_order(layout: str) -> None:
+    model, x = scrambled(CASES[1]), batch_of(CASES[1])
+    wide = (
+        x.to(memory_format=torch.channels_last) if layout == "channels-last" else x.repeat_interleave(2, -1)[..., ::2]
+    )
+    assert not wide.is_contiguous()
+    before = model.eval()(wide).detach()
+    widen(model, "features.4", extra=4, example_input=wide)
+    torch.testing.assert_close(model.eval()(wide), before)
+
+
 class OptimizedModule(nn.Linear):
     """Named like the wrapper of torch.compile, whose import warns."""
 

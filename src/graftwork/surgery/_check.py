@@ -150,9 +150,9 @@ def _nudged(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         step = torch.finfo(value.dtype).eps
-        signs = torch.ones_like(value)
-        signs.view(-1)[::2] = -1 if value.is_contiguous() else 1
-        return value * (1 + step * signs)
+        signs = torch.ones(value.numel(), dtype=value.dtype, device=value.device)
+        signs[::2] = -1
+        return value * (1 + step * signs.view(value.shape))
 
     arguments, keywords = tree_map(nudge, (list(call.arguments), call.keywords))
     return tuple(arguments), keywords
