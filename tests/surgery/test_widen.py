@@ -1,5 +1,7 @@
 """Laws of widening: the function stays, everything that must grow together does, the control fails."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -205,3 +207,25 @@ def _train(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) 
     output = model(x)
     (output.square().mean() + output.sum() * 0.1).backward()
     optimizer.step()
+
+
+ACTIVATIONS = {
+    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
+    "PReLU", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign",
+    "Tanh", "Tanhshrink",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_activation_of_torch_lets_its_producer_be_widened(name: str, inplace: bool) -> None:
+    kind = getattr(nn, name)
+    if inplace and "inplace" not in inspect.signature(kind).parameters:
+        pytest.skip("has no in-place form")
+    activation = kind(inplace=True) if inplace else kind()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 4, 3)).double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    before = model(x)
+    widen(model, "0", extra=4, example_input=x)
+    assert model[0].out_channels == 12
+    torch.testing.assert_close(model(x), before, rtol=1e-12, atol=1e-12)

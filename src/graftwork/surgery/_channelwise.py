@@ -26,8 +26,8 @@ def _tensors(value: Any) -> list[Tensor]:
 
 @CHANNELWISE.handles(
     "pointwise", "native_dropout", "masked_fill", "masked_fill_", "where", "lerp", "addcmul",
-    "addcdiv", "nan_to_num", "hardtanh", "hardtanh_",
-    "bernoulli", "rrelu_with_noise", "rrelu_with_noise_functional", "prelu",
+    "addcdiv", "nan_to_num", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "mish_",
+    "bernoulli", "rrelu_with_noise", "rrelu_with_noise_", "rrelu_with_noise_functional", "prelu",
     "_prelu_kernel", "log_sigmoid_forward", "logit",
 )  # fmt: skip
 def _pointwise(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
