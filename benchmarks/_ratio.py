@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,18 +9,21 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from graftwork.runs import machine
+from graftwork.runs import provenance
 
 
 def times(ways: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each way in each repetition; the ways take turns, so that what disturbs one disturbs all."""
+    """Seconds of each way in each repetition; the ways take turns, so that what disturbs one disturbs all.
+
+    The order alternates: neither always runs on what the other has left in the caches.
+    """
     for way in ways.values():
         way()  # the first run prepares kernels
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repetitions):
-        for name, way in ways.items():
+    for number in range(repetitions):
+        for name in list(ways) if number % 2 else reversed(ways):
             began = perf_counter()
-            way()
+            ways[name]()
             found[name].append(perf_counter() - began)
     return found
 
@@ -36,19 +38,11 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def commit() -> str:
-    """Commit of the source tree; marked where it has changes."""
-    here = Path(__file__).resolve().parent
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
 def write(path: Path | None, found: dict[str, Any]) -> None:
-    """Store results with the command, the commit and the machine, and say them."""
+    """Store results with the command, and where they come from (commit, versions, machine), and say them."""
     words = [Path(word).name.upper() if os.sep in word and Path(word).is_dir() else word for word in sys.argv[1:]]
     name = Path(sys.argv[0]).name
-    known = {"command": " ".join(["python", f"benchmarks/{name}", *words]), "commit": commit(), "machine": machine()}
+    known = {"command": " ".join(["python", f"benchmarks/{name}", *words]), "provenance": provenance()}
     text = json.dumps({**found, **known}, indent=2)
     print(text)
     if path is not None:

@@ -2,7 +2,7 @@
 
     pip install graftwork[zoo]            # see docs/dependencies.md for the two packages that ask for torchvision
     python benchmarks/coverage.py --json results/coverage.json
-    python benchmarks/coverage.py --only resnet-18 "transformers llama" --json /tmp/some.json
+    python benchmarks/coverage.py --only resnet-18 "transformers llama" --json build/some.json
 
 Every architecture has a written list of the sites that a person would call widenable or deepenable (`benchmarks/zoo`).
 Each listed site is grown by `r2r` in float64 on a fresh copy, and compared with the model before at four batch sizes in

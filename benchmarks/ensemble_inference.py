@@ -2,7 +2,7 @@
 
     python benchmarks/ensemble_inference.py --json results/ensemble-inference/inference.json
     python benchmarks/ensemble_inference.py --run runs/mine --json inference.json
-    python benchmarks/ensemble_inference.py --quick --json /tmp/inference.json
+    python benchmarks/ensemble_inference.py --quick --json build/inference.json
 
 Both ways run the same batches in turn, in an order that alternates, and their outputs are compared to the bit: in the
 reference form, and in the fused form, which is timed. Without ``--run`` the ensembles are the survivors of searches
@@ -11,21 +11,18 @@ survivors still share. FLOPs are analytic; seconds are those of this machine.
 """
 
 import argparse
-import json
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 
+import _ratio
 from graftwork.execution import shared_flops, walk
 from graftwork.genome import forward_flops, seed_genome
 from graftwork.member import Member, recalibrate
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
-from graftwork.runs import RunFolder, keep_memory, load_member, machine, write_json
+from graftwork.runs import RunFolder, keep_memory, load_member
 from graftwork.training import RECIPES
 
 NUM_SURVIVORS = 3
@@ -78,16 +75,6 @@ def naive(members: list[Member], x: torch.Tensor) -> torch.Tensor:
     return torch.stack([member(x) for member in members], dim=1)
 
 
-def timed(run: Callable[[], torch.Tensor]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": median(values), "min": min(values), "max": max(values)}
-
-
 @torch.inference_mode()
 def measure(members: list[Member], *, batch_size: int, repetitions: int) -> dict[str, object]:
     shape = members[0].genome.input_shape
@@ -96,21 +83,16 @@ def measure(members: list[Member], *, batch_size: int, repetitions: int) -> dict
     few = x[: min(batch_size, 16)]
     for form, part in ((in_reference_form(members), few), (members, x)):
         assert torch.equal(shared(form, part), naive(form, part)), "prefix-shared outputs differ"
-    seconds: dict[str, list[float]] = {"naive": [], "shared": []}
     ways = {"naive": lambda: naive(members, x), "shared": lambda: shared(members, x)}
-    for number in range(repetitions + 1):
-        for name in list(ways) if number % 2 else reversed(ways):
-            spent = timed(ways[name])
-            if number:  # the first round warms up
-                seconds[name].append(spent)
+    seconds = _ratio.times(ways, repetitions)
     genomes = [member.genome for member in members]
     flops = {"naive": sum(map(forward_flops, genomes)), "shared": shared_flops(genomes)}
     return {
         "num_members": len(members),
         "equal_to_the_bit": {"reference": True, "fused": True},
         "flops_per_image": {**flops, "ratio": flops["naive"] / flops["shared"]},
-        "seconds_per_batch": {name: spread(values) for name, values in seconds.items()},
-        "seconds_ratio": spread([n / s for n, s in zip(seconds["naive"], seconds["shared"], strict=True)]),
+        "seconds_per_batch": {name: _ratio.spread(values) for name, values in seconds.items()},
+        "seconds_ratio": _ratio.ratio(seconds["naive"], seconds["shared"]),
     }
 
 
@@ -141,10 +123,8 @@ def main() -> None:
     found = {}
     for name, members in cases(given).items():
         found[name] = measure(members, batch_size=batch_size, repetitions=repetitions)
-        print(name, json.dumps(found[name]["flops_per_image"]), json.dumps(found[name]["seconds_ratio"]), flush=True)
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    setting = {"batch_size": batch_size, "repetitions": repetitions, "quick": given.quick, "machine": machine()}
-    write_json(given.json, {**setting, "ensembles": found})
+    setting = {"batch_size": batch_size, "repetitions": repetitions, "quick": given.quick}
+    _ratio.write(given.json, {**setting, "ensembles": found})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Seconds and memory of widening a ResNet-50 by a quarter: plan, apply and check of `widen_all(1.25)`.
 
     python benchmarks/resnet50.py --json results/resnet50.json          # about a minute on two idle cores
-    python benchmarks/resnet50.py --quick --json /tmp/resnet50.json     # a ResNet-50 of a quarter of the width
+    python benchmarks/resnet50.py --quick --json build/resnet50.json     # a ResNet-50 of a quarter of the width
 
 Every repetition is a fresh process that builds the network (random weights, float32, channels first) and an SGD
 optimizer without state, runs the network once on the example (2 × 3 × 224 × 224), as any training loop would have, and
@@ -18,7 +18,6 @@ allocator keeps. `peak_with_model` adds 1 for the model itself.
 import argparse
 import gc
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -112,10 +111,6 @@ def worker(base: int, side: int) -> None:
     print(json.dumps(result))
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a quarter of the width, small images, one repetition")
@@ -128,30 +123,23 @@ def main() -> None:
         return
     if given.repetitions < 1:
         parser.error("--repetitions must be 1 or more")
+    import _ratio  # not in the worker: it would stand in its baseline
+
     base, side = (16, 64) if given.quick else (64, 224)
     runs = []
     for _ in range(1 if given.quick else given.repetitions):
         command = [sys.executable, __file__, "--worker", str(base), str(side)]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         runs.append(json.loads(run.stdout.splitlines()[-1]))
-    from graftwork.runs import machine
-
     result = {
         "what": f"plan, apply and check of widen_all({FACTOR}) on a ResNet-50 of base width {base}, 2×3×{side}×{side}",
-        "seconds": _spread([run["seconds"] for run in runs]),
-        "peak": _spread([run["peak"] for run in runs]),
-        "peak_with_model": _spread([run["peak_with_model"] for run in runs]),
+        "seconds": _ratio.spread([run["seconds"] for run in runs]),
+        "peak": _ratio.spread([run["peak"] for run in runs]),
+        "peak_with_model": _ratio.spread([run["peak_with_model"] for run in runs]),
         "goals": {"seconds": 10.0, "peak": 3.0},
         "runs": runs,
-        "machine": machine(),
     }
-    text = json.dumps(result, indent=1)
-    if given.json is None:
-        print(text)
-        return
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(text + "\n", encoding="utf-8")
-    print(f"{result['what']}: {result['seconds']['median']:.2f} s, peak {result['peak']['median']:.2f} models")
+    _ratio.write(given.json, result)
 
 
 if __name__ == "__main__":

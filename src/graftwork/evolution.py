@@ -272,22 +272,19 @@ def joint_train(
     trainer.sync()
     draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes))
     while drawn := draw(trainer.updates_at_once):
-        updates = [Update(entry.members, entry.number, entry.progress) for entry in drawn]
-        loss = trainer.run(updates)
+        loss = trainer.run([entry.update for entry in drawn])
         state.step += len(drawn)
         state.training_flops += sum(entry.flops for entry in drawn)
         state.loss_sum += loss
         state.loss_count += len(drawn)
         if observer is not None:
-            observer(state, drawn[-1].first, loss / len(drawn), drawn[-1].progress)
+            observer(state, drawn[-1].first, loss / len(drawn), drawn[-1].update.progress)
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    members: tuple[Member, ...]
+    update: Update
     first: MemberId
-    number: int
-    progress: float
     flops: int
 
 
@@ -320,7 +317,8 @@ class _Draw:
             flops = self._costs[rows[0]]
             if len(rows) > 1:
                 flops = self._factor * shared_flops([member.genome for member in members])
-            drawn.append(_Drawn(members, self._ids[rows[0]], step, self._progress(step, spent), flops))
+            update = Update(members, step, self._progress(step, spent))
+            drawn.append(_Drawn(update, self._ids[rows[0]], flops))
             step, spent = step + 1, spent + flops
         return drawn
 

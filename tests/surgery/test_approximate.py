@@ -115,3 +115,19 @@ def test_an_approximate_growth_is_saved_and_built_again(tmp_path: Path) -> None:
     again = load(lambda: Normed().double(), tmp_path)
     assert again.norm.normalized_shape == (12,)
     assert torch.equal(again(x), model(x))
+
+
+class Breaking(Normed):
+    """Divides by what is zero once the stream is four channels wider."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / (12 - self.embed(x).size(-1))
+
+
+def test_outputs_that_are_not_finite_are_no_gap_to_accept() -> None:
+    model, x = Breaking().double(), torch.randn(5, 4, dtype=torch.float64)
+    before = model(x)
+    with pytest.raises(NotPreservedError):
+        widen(model, "embed", extra=4, example_input=x, approximate=True)
+    assert torch.equal(model(x), before)
+    assert widen(model, "embed", extra=2, example_input=x, approximate=True).approximations

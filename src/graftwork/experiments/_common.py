@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from graftwork.config import Problem, SearchConfig
-from graftwork.runs import machine, write_json
+from graftwork.runs import provenance, write_json
 
 __all__ = ["Experiment", "Row", "curve_bands", "mean_and_spread", "run_experiment"]
 
@@ -80,7 +80,7 @@ def run_experiment(
         "data": Path(data).name,
         "seeds": list(seeds),
         "scale": scale,
-        "machine": machine(),
+        "provenance": provenance(),
         **experiment.summarise(rows),
     }
     write_json(out / "summary.json", summary)

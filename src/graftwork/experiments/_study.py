@@ -10,7 +10,7 @@ from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError
 from graftwork.experiments._common import Row
 from graftwork.experiments._tasks import Task, run_tasks
-from graftwork.runs import machine, write_json, write_text
+from graftwork.runs import provenance, write_json, write_text
 
 __all__ = ["Case", "Study", "run_study"]
 
@@ -102,8 +102,11 @@ def run_study(
     size = study.size if size is None else size
     shared = {"data": data, "recipe": study.recipe, **options}
     cases = [Case(seed, runs, {**shared, "seed": seed, "split_seed": seed}, size) for seed in seeds]
-    settings = {"data": Path(data).name, study.measure: size, "options": {**shared, "data": Path(data).name}}
-    Problem.load(SearchConfig.from_dict({**cases[0].options, "budget": size if study.measure == "budget" else None}))
+    config = SearchConfig.from_dict({**cases[0].options, "budget": size if study.measure == "budget" else None})
+    # the recipe by its values, not by its name alone: a name may come to mean other values
+    named = {**shared, "data": Path(data).name, "recipe": config.recipe.to_dict()}
+    settings = {"data": Path(data).name, study.measure: size, "options": named}
+    Problem.load(config)
     rows = {case.seed: _stored(out, case, settings) for case in cases}
     todo = {case.seed: study.tasks(case) for case in cases if rows[case.seed] is None}
     tasks = [task for part in todo.values() for task in part]
@@ -142,7 +145,7 @@ def _conclude(
         "question": study.question,
         "seeds": [case.seed for case in done],
         **settings,
-        "machine": machine(),
+        "provenance": provenance(),
         **study.summarise([row for row in rows.values() if row is not None]),
     }
     write_json(out / "summary.json", summary)

@@ -8,7 +8,8 @@ where not, why not.
 
 from graftwork.surgery._block import R2RBlock
 from graftwork.surgery._deepen import DeepenPlan, deepen, plan_deepen
-from graftwork.surgery._optimizers import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale
+from graftwork.surgery._groups import rescale
+from graftwork.surgery._optimizers import OptimizerCarry, ParameterGrowth, register_optimizer_carry
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
 from graftwork.surgery._saving import growth_log, load, replay, save, save_log

@@ -14,7 +14,8 @@ from graftwork.surgery._block import default_scales, graft, ungraft
 from graftwork.surgery._calls import Call, ExampleInput, call_of
 from graftwork.surgery._check import Probes
 from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._optimizers import adopt, check_optimizers
+from graftwork.surgery._groups import adopt
+from graftwork.surgery._optimizers import check_optimizers
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
 from graftwork.surgery._specs import BlockSpec, LikeSpec, around, block_spec
 from graftwork.surgery._steps import append_log, count_parameters, forward_failed

@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from graftwork.errors import ConfigError, ResourceError
+from graftwork.errors import ConfigError
 from graftwork.experiments._common import Row
-from graftwork.runs import keep_memory, provenance, write_json, write_text
+from graftwork.experiments._tasks import Task, run_tasks
+from graftwork.runs import provenance, write_json, write_text
 from graftwork.training import Precision, measure_precision
 
 __all__ = ["Cell", "GridExperiment", "Setting", "Table", "run_grid"]
@@ -162,52 +160,20 @@ def run_grid(
     missing = sorted((c for c in cells if c.name not in stored), key=lambda c: (c.options["seed"], -c.flops))
     cost = sum(c.flops for c in missing)
     note(f"{experiment.name}: {len(missing)} of {len(cells)} cells to run, {cost / 1e15:.4f} PFLOP of training")
-    progress = _Progress(note, len(missing), cost)
-    _run_missing(experiment, setting, out, missing, progress=progress, jobs=jobs)
+    progress, by_name = _Progress(note, len(missing), cost), {cell.name: cell for cell in missing}
+    tasks = [Task(cell.name, _work, (experiment.name, setting, out, cell)) for cell in missing]
+    for name in run_tasks(tasks, jobs=jobs):
+        progress.finished(by_name[name])
     stored |= {c.name: row for c in missing if (row := _stored(setting, out, c)) is not None}
     rows = {cell.name: stored[cell.name] for cell in cells}
     return _conclude(experiment, setting, out, rows)
 
 
-def _run_missing(
-    experiment: GridExperiment,
-    setting: Setting,
-    out: Path,
-    missing: Sequence[Cell],
-    *,
-    progress: _Progress,
-    jobs: int,
-) -> None:
-    if jobs == 1 or len(missing) < 2:
-        for cell in missing:
-            _run_and_store(experiment, setting, out, cell)
-            progress.finished(cell)
-        return
-    # Fresh processes, not forks: a fork of a process whose libraries hold threads may hang.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(setting,)) as pool:
-        waiting = {pool.submit(_work, experiment.name, setting, out, cell): cell for cell in missing}
-        try:
-            for future in as_completed(waiting):
-                future.result()
-                progress.finished(waiting[future])
-        except BrokenProcessPool as error:
-            raise ResourceError(
-                f"a process of {experiment.name} was lost (out of memory?); finished cells are kept in "
-                f"{out / 'cells'}: run the same command again, with fewer --jobs"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _begin(setting: Setting) -> None:
-    keep_memory()
-    torch.set_num_threads(setting.threads)
-
-
 def _work(name: str, setting: Setting, out: Path, cell: Cell) -> None:
+    """One cell, by the experiment's name: functions that it holds need not be picklable."""
     from graftwork.experiments.growing import GRIDS
 
+    torch.set_num_threads(setting.threads)
     _run_and_store(GRIDS[name], setting, out, cell)
 
 
