@@ -1,21 +1,25 @@
 """Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from graftwork.errors import ConfigError
 from graftwork.evolution import Generation, Plan, SearchState, search
 from graftwork.execution import shared_flops
-from graftwork.genome import TRAINING_FACTOR, Genome, seed_genome, training_flops
+from graftwork.genome import TRAINING_FACTOR, Genome, Head, seed_genome, training_flops
 from graftwork.member import Member
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
 from graftwork.training import Evaluation, Update
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
+POOLED = seed_genome("poster", (1, 16, 16), 3).replace(head=Head("linear", hidden_features=0, pooling="avg"))
 STEP = training_flops(SEED, 2)
 
 
@@ -29,6 +33,7 @@ class Trainer:
         self.trained: list[Genome] = []
         self.drawn: list[tuple[Member, ...]] = []
         self.runs: list[list[int]] = []
+        self.sizes: list[tuple[int, int] | None] = []
         self.updates_at_once = updates_at_once
 
     def sync(self) -> None:
@@ -39,6 +44,7 @@ class Trainer:
         self.progress += [update.progress for update in updates]
         self.trained += [update.members[0].genome for update in updates]
         self.drawn += [update.members for update in updates]
+        self.sizes += [update.size for update in updates]
         return float(sum(update.number for update in updates))
 
 
@@ -62,7 +68,7 @@ class LastFirst:
 
 def run(plan: Plan, **options: Any) -> tuple[SearchState, Trainer, list[Generation]]:
     population = Population()
-    population.add_seed(SEED, generator=torch.Generator().manual_seed(0))
+    population.add_seed(options.pop("seed", SEED), generator=torch.Generator().manual_seed(0))
     state, trainer = SearchState(population, np.random.default_rng(0)), Trainer(options.pop("updates_at_once", 1))
     parts: dict[str, Any] = {"selector": LastFirst(), "mutate": R2RMutation(), "num_survivors": 2}
     parts |= {"trainer": trainer, "scorer": Scorer(), "plan": plan, "population_size": 4}
@@ -159,3 +165,35 @@ def test_drawing_many_updates_at_once_draws_the_same_ones() -> None:
             (r.step, r.training_flops, r.mean_loss) for r in rounds
         ]
         assert one_state.rng.bit_generator.state == state.rng.bit_generator.state
+
+
+def test_small_images_come_first_and_cost_what_they_cost() -> None:
+    """The first share of the training shrinks images; its FLOPs are those of the smaller ones."""
+    full, small = training_flops(POOLED, 2), training_flops(POOLED.at_size(8, 8), 2)
+    assert small < full / 2
+    plan = Plan(0, flops=60 * full, initial_fraction=1.0, small_share=0.5, small_size=(8, 8))
+    state, trainer, _ = run(plan, seed=POOLED)
+    shrunk = trainer.sizes.count((8, 8))
+    assert trainer.sizes == [(8, 8)] * shrunk + [None] * (state.step - shrunk)
+    assert state.training_flops == shrunk * small + (state.step - shrunk) * full
+    assert trainer.progress[shrunk - 1] < 0.5 <= trainer.progress[shrunk]
+    _, plain, _ = run(Plan(0, flops=60 * full, initial_fraction=1.0), seed=POOLED)
+    assert len(plain.sizes) < state.step
+    assert set(plain.sizes) == {None}
+
+
+def test_small_images_of_several_members_pay_for_what_they_share_once() -> None:
+    plan = Plan(1, 1, 40, members_per_step=3, small_share=1.0, small_size=(8, 8))
+    state, trainer, rounds = run(plan, seed=POOLED)
+    together = [
+        TRAINING_FACTOR * 2 * shared_flops([member.genome.at_size(8, 8) for member in members])
+        for members in trainer.drawn[1:]
+    ]
+    assert state.training_flops == rounds[0].training_flops + sum(together)
+
+
+def test_a_plan_survives_json() -> None:
+    plan = Plan(1, 1, 4, small_share=0.3, small_size=(4, 5))
+    assert Plan(**json.loads(json.dumps(asdict(plan)))) == plan
+    with pytest.raises(ConfigError, match="small_share must be in"):
+        Plan(1, 1, 4, small_share=1.5)

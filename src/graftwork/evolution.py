@@ -55,6 +55,9 @@ class Plan:
         initial_fraction: Fraction of ``flops`` that the first round gets; the rest is dealt out equally.
         members_per_step: S, different members that an update trains together; 1 is the poster's. Steps count updates;
             FLOPs count what the members have in common once.
+        small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
+            resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
+        small_size: Height and width; ``None``: images stay as they are.
 
     Raises:
         ConfigError: If neither or both are given, or a number is out of its range.
@@ -66,8 +69,12 @@ class Plan:
     flops: int | None = None
     initial_fraction: float = 0.5
     members_per_step: int = 1
+    small_share: float = 0.0
+    small_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.small_size is not None:  # JSON has no tuples
+            object.__setattr__(self, "small_size", tuple(self.small_size))
         if self.num_generations < 0:
             raise ConfigError(f"plan: num_generations must be >= 0, got {self.num_generations}")
         stepped = self.initial_steps is not None and self.steps_per_generation is not None
@@ -77,6 +84,8 @@ class Plan:
             raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
         if self.members_per_step < 1:
             raise ConfigError(f"plan: members_per_step must be >= 1, got {self.members_per_step!r}")
+        if not 0 <= self.small_share <= 1:
+            raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
 
     @property
     def total_steps(self) -> int | None:
@@ -91,6 +100,10 @@ class Plan:
         if self.total_steps is None:
             return self.initial_fraction
         return max(1, self.initial_steps or 0) / max(1, self.total_steps)
+
+    def size_at(self, progress: float) -> tuple[int, int] | None:
+        """Height and width that images are shrunk to; ``None``: as they are."""
+        return self.small_size if progress < self.small_share else None
 
     def steps_until(self, generation: int) -> int:
         """Updates that are done when this round's training ends (a plan in steps)."""
@@ -304,20 +317,23 @@ class _Draw:
         self._members = list(state.population)
         self._size = min(plan.members_per_step, len(self._ids))
         self._factor = TRAINING_FACTOR * batch_size
-        self._costs = [training_flops(genome, batch_size) for genome in state.population.genomes]
-        self._largest = sum(sorted(self._costs)[-self._size :])
+        self._genomes: dict[tuple[int, int] | None, list[Genome]] = {None: state.population.genomes}
+        if plan.small_size is not None:
+            self._genomes[plan.small_size] = [g.at_size(*plan.small_size) for g in state.population.genomes]
+        self._costs = {size: [training_flops(g, batch_size) for g in found] for size, found in self._genomes.items()}
+        self._largest = sum(sorted(self._costs[None])[-self._size :])
 
     def __call__(self, count: int) -> list[_Drawn]:
         """Up to ``count`` updates that follow on the state; none when the round is over."""
         drawn: list[_Drawn] = []
         step, spent = self._state.step, self._state.spent_flops
         while len(drawn) < count and self._fits(step, spent):
-            rows = self._rows()
-            members = tuple(self._members[row] for row in rows)
-            flops = self._costs[rows[0]]
+            rows, progress = self._rows(), self._progress(step, spent)
+            size = self._plan.size_at(progress)
+            flops = self._costs[size][rows[0]]
             if len(rows) > 1:
-                flops = self._factor * shared_flops([member.genome for member in members])
-            update = Update(members, step, self._progress(step, spent))
+                flops = self._factor * shared_flops([self._genomes[size][row] for row in rows])
+            update = Update(tuple(self._members[row] for row in rows), step, progress, size)
             drawn.append(_Drawn(update, self._ids[rows[0]], flops))
             step, spent = step + 1, spent + flops
         return drawn

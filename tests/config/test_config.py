@@ -1,7 +1,7 @@
 """Options: read, checked, written, and turned into a plan."""
 
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from graftwork.config import Problem, SearchConfig, Setup, parse_budget, prepare
 from graftwork.errors import ConfigError
+from graftwork.execution import InputTransform
 from graftwork.genome import training_flops
 from graftwork.training import RECIPES
 
@@ -133,7 +134,7 @@ def test_a_budget_in_flops_is_the_plans(problem: Problem) -> None:
 
 
 def test_a_time_budget_becomes_flops_at_the_speed_measured(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graftwork.config._setup.calibrate_speed", lambda *a, **k: 1e10)
+    monkeypatch.setattr("graftwork.config._plan.calibrate_speed", lambda *a, **k: 1e10)
     setup = made(problem, budget="10m")
     assert setup.speed == 1e10
     assert setup.plan.flops is not None
@@ -149,6 +150,22 @@ def test_a_budget_too_small_for_a_step_a_round_is_refused(problem: Problem, budg
 def test_without_a_budget_a_recipe_in_flops_gets_those_of_two_thousand_steps(problem: Problem) -> None:
     setup = made(problem, initial_fraction=0.5, steps_per_generation=None)
     assert setup.plan.flops == 2000 * training_flops(setup.population.genomes[0], setup.trainer.batch_size)
+
+
+def test_images_are_shrunk_where_the_head_pools_and_enough_is_left(problem: Problem) -> None:
+    """Digits are 8 pixels wide: never. At 32 pixels: by the recipe's scale; the control trains likewise."""
+    assert made(problem, recipe="default", budget="100steps").plan.small_size is None
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 24, 3), dtype=np.uint8)
+    dataset = replace(problem.dataset, images=np.resize(pixels, (len(problem.dataset.images), 32, 24, 3)))
+    transform = InputTransform((0.5,) * 3, (0.25,) * 3)
+    wide = Problem(dataset, problem.splits, transform)
+    options: dict[str, Any] = {"recipe": "default", "budget": "100steps"}
+    plan = made(wide, **options).plan
+    assert (plan.small_size, plan.small_share) == ((24, 18), RECIPES["default"].small_share)
+    assert made(wide, **options, small_scale=0.5).plan.small_size is None  # 12 pixels
+    assert made(wide, **options, small_share=0.0).plan.small_size is None
+    assert made(wide, **options, seed_genome="poster").plan.small_size is None  # a weight for every position
+    assert made(wide, recipe="paper").plan.small_size is None
 
 
 def test_statistics_and_the_input_transform_come_from_training_images_only(problem: Problem) -> None:

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
 from graftwork.genome import num_parameters
-from graftwork.training import BankOptimizer, Rule, Trainer, constant, make_schedule, same_rule
+from graftwork.member import bind
+from graftwork.training import BankOptimizer, Rule, Trainer, constant, make_schedule, same_rule, shrink
 from graftwork.typing import BlockId
 from tests.training.small import LEFT, RULES, bank_of, same, setting, stream
 
@@ -102,3 +103,24 @@ def test_wrong_options_are_refused() -> None:
         Trainer(optimizer, batches=stream(), schedule=constant(), precision="bfloat")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="label_smoothing"):
         Trainer(optimizer, batches=stream(), schedule=constant(), label_smoothing=1.0)
+
+
+def test_small_images_are_shrunk_over_all_pixels_and_train_the_same_tensors() -> None:
+    """A step at a smaller size is the step of the network for that size on the shrunk batch."""
+    state, other = setting(RULES["adam"]), setting(RULES["adam"])
+    x, y = stream().batch(5)
+    small = shrink(x, (4, 4))
+    assert small.shape == (16, 3, 4, 4)
+    assert small.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(small.mean(), x.mean(), atol=0.02)
+    loss = state.trainer.step(state.members[0], 5, 0.0, (4, 4))
+    resized = bind(state.members[0].genome.at_size(4, 4), state.bank)
+    twin = bind(other.members[0].genome.at_size(4, 4), other.bank)
+    other.optimizer.zero_grad()
+    expected = F.cross_entropy(twin(small), y)
+    expected.backward()  # type: ignore[no-untyped-call]
+    other.optimizer.step()
+    assert loss == float(expected.detach())
+    assert same(state.snapshot(), other.snapshot())
+    assert set(resized.parameters_by_key()) == set(state.members[0].parameters_by_key())
+    assert loss != setting(RULES["adam"]).trainer.step(setting(RULES["adam"]).members[0], 5, 0.0)

@@ -1,7 +1,6 @@
 """From a config to the objects of a search."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graftwork.config._budget import parse_budget
 from graftwork.config._config import SearchConfig
+from graftwork.config._plan import make_plan
 from graftwork.datasets import ImageDataset, Splits, cache_folder, describe, load_dataset, split
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, SearchState
 from graftwork.execution import InputTransform, set_kernels
-from graftwork.genome import Genome, num_parameters, seed_genome, training_flops
+from graftwork.genome import Genome, num_parameters, seed_genome
 from graftwork.kernels import Kernels, build
 from graftwork.member import Member, bind
 from graftwork.mutation import R2RMutation
@@ -29,7 +28,6 @@ from graftwork.training import (
     PrecisionChoice,
     Scorer,
     Trainer,
-    calibrate_speed,
     measure_precision,
     take_images,
 )
@@ -40,12 +38,6 @@ _log = logging.getLogger(__name__)
 
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""
-
-DEFAULT_STEPS = 2000
-"""Without a budget, a recipe that counts in FLOPs gets those of so many updates of the seed network."""
-
-TIME_MARGIN = 0.92
-"""Part of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +237,7 @@ def prepare(
         device=device,
     )
     setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision)
-    setup.plan = plan or replace(make_plan(setup), members_per_step=recipe.members_per_step)
+    setup.plan = plan or make_plan(setup)
     return setup
 
 
@@ -312,59 +304,3 @@ def _precision(
     member: Member = next(iter(population))
     choice = measure_precision(bind(member.genome, population.bank), batches.batch(0), kernels=kernels)
     return replace(choice, passes=passes) if config.passes != "auto" else choice
-
-
-def make_plan(setup: Setup) -> Plan:
-    """Turn the config's budget into a plan.
-
-    Steps are split as the recipe's own are; a time budget is turned into FLOPs by timing training steps here.
-
-    Raises:
-        ConfigError: If the budget does not reach for one step a round.
-    """
-    config, recipe = setup.config, setup.config.recipe
-    generations, genome = recipe.num_generations, setup.population.genomes[0]
-    fraction = recipe.initial_fraction
-    if fraction is None:
-        whole = (recipe.initial_steps or 0) + generations * (recipe.steps_per_generation or 0)
-        fraction = (recipe.initial_steps or 0) / whole if whole else 1.0
-    if config.budget is None:
-        if recipe.initial_steps is not None and recipe.steps_per_generation is not None:
-            return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
-        whole = DEFAULT_STEPS * training_flops(genome, setup.trainer.batch_size)
-        return _flops_plan(setup, generations, whole, fraction)
-    budget = parse_budget(config.budget)
-    if budget.kind == "steps":
-        initial = max(1, round(budget.amount * fraction))
-        each = int((budget.amount - initial) // generations) if generations else 0
-        if generations and each < 1:
-            raise ConfigError(f"budget: {config.budget} leaves no step for each of {generations} generations")
-        return Plan(generations, initial, each)
-    flops = budget.amount
-    if budget.kind == "seconds":
-        setup.speed = calibrate_speed(
-            genome,
-            rules=recipe.rules,
-            batch_size=setup.trainer.batch_size,
-            augmentation=setup.trainer.batches.augmentation,
-            precision=setup.precision.precision,
-        )
-        flops = setup.speed * budget.amount * TIME_MARGIN
-    return _flops_plan(setup, generations, int(flops), fraction)
-
-
-def _flops_plan(setup: Setup, generations: int, flops: int, fraction: float) -> Plan:
-    plan = Plan(generations, flops=flops, initial_fraction=fraction if generations else 1.0)
-    genome = setup.population.genomes[0]
-    needed = setup.scorer.flops([genome]) + training_flops(genome, setup.trainer.batch_size)
-    rounds: Mapping[str, float] = {
-        "the first round": plan.flops_until(0),
-        "a generation": (flops - plan.flops_until(0)) / generations if generations else flops,
-    }
-    for name, share in rounds.items():
-        if share < needed:
-            raise ConfigError(
-                f"budget: {flops / 1e15:.2g} PFLOP leave {share / 1e12:.3g} TFLOP for {name}, but scoring and one step "
-                f"of the seed network need {needed / 1e12:.3g}; raise the budget or lower num_generations"
-            )
-    return plan

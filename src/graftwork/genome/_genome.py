@@ -169,6 +169,19 @@ class Genome:
         """A copy with some fields changed, checked again."""
         return replace(self, **changes)
 
+    def at_size(self, height: int, width: int) -> "Genome":
+        """The same network for images of another size: the same parameters where it pools globally.
+
+        Raises:
+            GenomeError: If the head has a weight for every position, or too little is left of the images.
+        """
+        if self.head.pooling == "none":
+            raise GenomeError(
+                f"genome: images of {height}x{width} need a head that pools globally (avg or max); it has a weight "
+                f"for every position of {self.input_shape[1]}x{self.input_shape[2]} images"
+            )
+        return self.replace(input_shape=(self.input_shape[0], height, width))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         body = [

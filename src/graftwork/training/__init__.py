@@ -7,7 +7,7 @@ recipes in `RECIPES`: a new one is used and tested once it is registered.
 """
 
 from graftwork.training._augment import Augmentation, Flip
-from graftwork.training._batches import BatchStream, Images, take_images
+from graftwork.training._batches import BatchStream, Images, shrink, take_images
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._peaks import Peak, measure_peak
@@ -67,6 +67,7 @@ __all__ = [
     "measure_precision",
     "orthogonalize",
     "same_rule",
+    "shrink",
     "take_images",
     "warmup_stable_decay",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from graftwork.errors import DataError
 from graftwork.execution import InputTransform
@@ -13,7 +14,7 @@ from graftwork.training._augment import Augmentation
 from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for
 
-__all__ = ["BatchStream", "Images", "take_images"]
+__all__ = ["BatchStream", "Images", "shrink", "take_images"]
 
 Images = Tensor | NDArray[np.uint8]
 """uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
@@ -26,6 +27,12 @@ def take_images(images: Images, examples: Tensor | slice) -> Tensor:
     where: Any = examples if isinstance(examples, slice) else examples.numpy()
     # np.array copies: a memory map may be read-only, which torch tensors can't be
     return torch.from_numpy(np.array(images[where], dtype=np.uint8))
+
+
+def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Network input [B, C, H, W] at a smaller height and width, channels last in memory; bilinear over all pixels."""
+    smaller = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return smaller.contiguous(memory_format=torch.channels_last)
 
 
 class BatchStream:

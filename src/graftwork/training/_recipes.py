@@ -41,6 +41,9 @@ class Recipe:
         min_shared_fraction: τ: a child is kept only if |θ_parent| / |θ_child| is greater; 0 keeps all.
         hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (1: the paper).
         concat_probability: Of widening only the upper or lower half of a layer's channels.
+        small_share: Share of the training, from its start, whose images are shrunk (progressive resizing: more updates
+            for the same FLOPs); 0: none. Only where heads pool globally and the shrunk side has 16 pixels or more.
+        small_scale: Of their height and width.
         num_calibration: Training images from which running statistics are made before scoring.
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
 
@@ -69,6 +72,8 @@ class Recipe:
     min_shared_fraction: float = 0.0
     hidden_multiple: float = 1.0
     concat_probability: float = 0.0
+    small_share: float = 0.0
+    small_scale: float = 0.75
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
 
@@ -84,6 +89,8 @@ class Recipe:
         check_range("recipe: deepen_probability", self.deepen_probability, low=0, high=1)
         check_range("recipe: min_shared_fraction", self.min_shared_fraction, low=0, high=1)
         check_range("recipe: concat_probability", self.concat_probability, low=0, high=1)
+        check_range("recipe: small_share", self.small_share, low=0, high=1)
+        check_range("recipe: small_scale", self.small_scale, low=0, high=1, open_low=True)
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
@@ -188,12 +195,14 @@ DEFAULT = Recipe(
     steps_per_generation=None,
     hidden_multiple=0.25,
     min_shared_fraction=0.5,
+    small_share=0.4,
     num_calibration=1000,
     initialisation="random",
 )
 """Chosen by screening one seed on validation (``benchmarks/screen.py`` repeats it): Muon on filters and mixing weights,
-Adam on the rest, label smoothing, flips and shifts (Jordan 2024), a rate that falls over the whole search, a long first
-round (the seed is where most of the accuracy comes from), and new blocks a quarter as wide as their layer."""
+Adam on the rest, label smoothing, flips and shifts (Jordan 2024), smaller images at first (Howard 2018), a rate that
+falls over the whole search, a long first round (the seed is where most of the accuracy comes from), and new blocks a
+quarter as wide as their layer."""
 
 RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "default": DEFAULT}
 """Recipes by name."""

@@ -13,7 +13,7 @@ from graftwork.errors import ConfigError, GraftworkError
 from graftwork.execution import walk
 from graftwork.genome import num_parameters
 from graftwork.member import Member
-from graftwork.training._batches import BatchStream
+from graftwork.training._batches import BatchStream, shrink
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._options import check_choice, check_range
 from graftwork.training._precision import Precision, in_precision
@@ -35,11 +35,13 @@ class Update:
         members: Whom to train: one, or several together.
         number: Of the update, from 0: chooses the batch.
         progress: Of the whole search, 0 to 1: drives the schedule.
+        size: Height and width that the images are shrunk to; ``None``: as they are.
     """
 
     members: tuple[Member, ...]
     number: int
     progress: float
+    size: tuple[int, int] | None = None
 
 
 class Trainer:
@@ -105,7 +107,11 @@ class Trainer:
         """Bring the optimizer in line with the bank after members were born or dropped."""
         self.optimizer.sync()
 
-    def step(self, member: Member, number: int, progress: float) -> float:
+    def _batch(self, number: int, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+        x, y = self.batches.batch(number)
+        return (x if size is None else shrink(x, size)), y
+
+    def step(self, member: Member, number: int, progress: float, size: tuple[int, int] | None = None) -> float:
         """Train ``member`` on batch ``number``.
 
         Only tensors that the member binds are moved. Running statistics are not written.
@@ -114,6 +120,8 @@ class Trainer:
             member: Put into training mode.
             number: Of the step, from 0: chooses the batch.
             progress: Of the whole search, 0 to 1: drives the schedule.
+            size: Height and width that the images are shrunk to, for a member whose head pools globally; ``None``: as
+                they are.
 
         Returns:
             The loss before the update.
@@ -121,18 +129,20 @@ class Trainer:
         Raises:
             GraftworkError: If the loss is not finite; no weight has been moved by this step.
         """
-        x, y = self.batches.batch(number)
+        x, y = self._batch(number, size)
         self.optimizer.zero_grad()
         member.train()
         with in_precision(self.precision, x.device):
-            logits = member(x)
+            logits = member(x) if size is None else next(walk([member], x, "train"))[1]
         loss, value = self._checked_loss(member, x, logits, y, number)
         loss.backward()  # type: ignore[no-untyped-call]
         ratio = self.ratio(member)
         self.optimizer.step(self.schedule(progress) * ratio, ratio)
         return value
 
-    def step_together(self, members: Sequence[Member], number: int, progress: float) -> float:
+    def step_together(
+        self, members: Sequence[Member], number: int, progress: float, size: tuple[int, int] | None = None
+    ) -> float:
         """Train several members on batch ``number`` by one update; what they have in common runs once, both ways.
 
         Every tensor is moved by the mean of the gradients of those members that bind it, so one that a member has for
@@ -143,6 +153,7 @@ class Trainer:
             members: Different ones over one bank; put into training mode.
             number: As in `step`.
             progress: As in `step`.
+            size: As in `step`.
 
         Returns:
             The mean of the members' losses before the update.
@@ -150,7 +161,7 @@ class Trainer:
         Raises:
             GraftworkError: If a loss is not finite; no weight has been moved by this step.
         """
-        x, y = self.batches.batch(number)
+        x, y = self._batch(number, size)
         self.optimizer.zero_grad()
         for member in members:
             member.train()
@@ -174,10 +185,11 @@ class Trainer:
         """
         total = 0.0
         for update in updates:
+            rest = update.number, update.progress, update.size
             if len(update.members) == 1:
-                total += self.step(update.members[0], update.number, update.progress)
+                total += self.step(update.members[0], *rest)
             else:
-                total += self.step_together(update.members, update.number, update.progress)
+                total += self.step_together(update.members, *rest)
         return total
 
     def _checked_loss(

@@ -1,0 +1,121 @@
+"""From a budget to a plan: how much work each round gets, and how large images are."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from graftwork.config._budget import parse_budget
+from graftwork.errors import ConfigError, GenomeError
+from graftwork.evolution import Plan
+from graftwork.genome import Genome, training_flops
+from graftwork.training import Recipe, calibrate_speed
+
+if TYPE_CHECKING:
+    from graftwork.config._setup import Setup
+
+__all__ = ["make_plan"]
+
+SMALLEST_SIDE = 16
+"""Images are not shrunk below so many pixels a side."""
+
+DEFAULT_STEPS = 2000
+"""Without a budget, a recipe that counts in FLOPs gets those of so many updates of the seed network."""
+
+TIME_MARGIN = 0.92
+"""Part of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
+
+
+def make_plan(setup: "Setup") -> Plan:
+    """Turn the config's budget into a plan, and say what an update is.
+
+    Raises:
+        ConfigError: If the budget does not reach for one step a round.
+    """
+    recipe = setup.config.recipe
+    size = _small_size(recipe, setup.population.genomes[0])
+    return replace(
+        _budgeted(setup, size),
+        members_per_step=recipe.members_per_step,
+        small_share=0.0 if size is None else recipe.small_share,
+        small_size=size,
+    )
+
+
+def _small_size(recipe: Recipe, genome: Genome) -> tuple[int, int] | None:
+    """Height and width of shrunk images; ``None`` where images are not shrunk."""
+    height, width = (round(side * recipe.small_scale) for side in genome.input_shape[1:])
+    if recipe.small_share == 0 or min(height, width) < SMALLEST_SIDE:
+        return None
+    try:
+        genome.at_size(height, width)
+    except GenomeError:  # a head with a weight for every position, or pools that would leave nothing
+        return None
+    return height, width
+
+
+def _budgeted(setup: "Setup", small_size: tuple[int, int] | None) -> Plan:
+    """How much work each round gets.
+
+    Steps are split as the recipe's own are; a time budget is turned into FLOPs by timing training steps here.
+
+    Raises:
+        ConfigError: If the budget does not reach for one step a round.
+    """
+    config, recipe = setup.config, setup.config.recipe
+    generations, genome = recipe.num_generations, setup.population.genomes[0]
+    fraction = recipe.initial_fraction
+    if fraction is None:
+        whole = (recipe.initial_steps or 0) + generations * (recipe.steps_per_generation or 0)
+        fraction = (recipe.initial_steps or 0) / whole if whole else 1.0
+    if config.budget is None:
+        if recipe.initial_steps is not None and recipe.steps_per_generation is not None:
+            return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
+        whole = DEFAULT_STEPS * training_flops(genome, setup.trainer.batch_size)
+        return _flops_plan(setup, generations, whole, fraction)
+    budget = parse_budget(config.budget)
+    if budget.kind == "steps":
+        initial = max(1, round(budget.amount * fraction))
+        each = int((budget.amount - initial) // generations) if generations else 0
+        if generations and each < 1:
+            raise ConfigError(f"budget: {config.budget} leaves no step for each of {generations} generations")
+        return Plan(generations, initial, each)
+    flops = budget.amount
+    if budget.kind == "seconds":
+        setup.speed = _speed(setup, small_size)
+        flops = setup.speed * budget.amount * TIME_MARGIN
+    return _flops_plan(setup, generations, int(flops), fraction)
+
+
+def _speed(setup: "Setup", small_size: tuple[int, int] | None) -> float:
+    """Training FLOPs per second over a whole search."""
+    genome, recipe = setup.population.genomes[0], setup.config.recipe
+    shares = {genome: 1.0}
+    if small_size is not None:
+        shares = {genome: 1 - recipe.small_share, genome.at_size(*small_size): recipe.small_share}
+    seconds = 0.0
+    for network, share in shares.items():
+        seconds += share / calibrate_speed(
+            network,
+            rules=recipe.rules,
+            batch_size=setup.trainer.batch_size,
+            augmentation=setup.trainer.batches.augmentation,
+            precision=setup.precision.precision,
+        )
+    return 1 / seconds
+
+
+def _flops_plan(setup: "Setup", generations: int, flops: int, fraction: float) -> Plan:
+    plan = Plan(generations, flops=flops, initial_fraction=fraction if generations else 1.0)
+    genome = setup.population.genomes[0]
+    needed = setup.scorer.flops([genome]) + training_flops(genome, setup.trainer.batch_size)
+    rounds: Mapping[str, float] = {
+        "the first round": plan.flops_until(0),
+        "a generation": (flops - plan.flops_until(0)) / generations if generations else flops,
+    }
+    for name, share in rounds.items():
+        if share < needed:
+            raise ConfigError(
+                f"budget: {flops / 1e15:.2g} PFLOP leave {share / 1e12:.3g} TFLOP for {name}, but scoring and one step "
+                f"of the seed network need {needed / 1e12:.3g}; raise the budget or lower num_generations"
+            )
+    return plan
