@@ -14,8 +14,8 @@ from pathlib import Path
 
 from graftwork.config import Problem, SearchConfig, prepare
 from graftwork.evolution import search
-from graftwork.genome import Genome, Head, forward_flops, seed_genome
-from graftwork.runs import keep_memory, machine
+from graftwork.genome import Genome, Head, Layer, Pool, forward_flops, seed_genome
+from graftwork.runs import keep_memory, provenance
 from graftwork.training import RECIPES, Recipe, Rule
 
 
@@ -33,6 +33,23 @@ def adam(lr: float) -> Callable[[Recipe], Recipe]:
 
 def head(pooling: str, scale: float) -> Callable[[Genome], Genome]:
     return lambda genome: genome.replace(head=Head("linear", hidden_features=0, pooling=pooling, scale=scale))
+
+
+def last_stage(width: int) -> Callable[[Genome], Genome]:
+    """All layers of the widest kind get this width."""
+
+    def change(genome: Genome) -> Genome:
+        widest = max(layer.out_channels for layer in genome.layers)
+        return genome.replace(body=tuple(_as_wide(item, width, widest) for item in genome.body))
+
+    return change
+
+
+def _as_wide(item: Layer | Pool, width: int, widest: int) -> Layer | Pool:
+    if isinstance(item, Pool) or item.out_channels < widest:
+        return item
+    blocks = tuple(replace(block, hidden_channels=width, stop=width) for block in item.blocks)
+    return Layer(width, blocks)
 
 
 def mixing(rule: Rule) -> Callable[[Recipe], Recipe]:
@@ -57,12 +74,16 @@ RECIPE_VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "mixing-adam-0.01": mixing(Rule("adam", 0.01, betas=(0.9, 0.99))),
     "mixing-muon-0.1": mixing(Rule("muon", 0.1, momentum=0.6, num_iterations=3)),
     "twin-seed": lambda recipe: recipe.replace(initialisation="twin"),
+    "full-size-images": lambda recipe: recipe.replace(small_share=0.0),
+    "small-images-longer": lambda recipe: recipe.replace(small_share=0.7),
     "smoothing-0.2": lambda recipe: recipe.replace(label_smoothing=0.2),
     "stable-decay": lambda recipe: recipe.replace(schedule="warmup-stable-decay", schedule_options={"decay": 0.4}),
 }
 GENOME_VARIANTS: dict[str, Callable[[Genome], Genome]] = {
     "relu": lambda genome: genome.replace(activation="relu"),
     "silu": lambda genome: genome.replace(activation="silu"),
+    "last-stage-128": last_stage(128),
+    "last-stage-256": last_stage(256),
     "avg-pool-head": head("avg", 0.25),
     "unscaled-head": head("max", 1.0),
 }
@@ -104,7 +125,7 @@ def main() -> None:
             continue
         found["variants"][name] = one(problem, config, name)
         print(name, found["variants"][name], flush=True)
-        found |= {"seed": given.seed, "machine": machine()}
+        found |= {"seed": given.seed, "provenance": provenance()}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -41,8 +41,8 @@ def base(input_shape: Shape, num_classes: int) -> Genome:
 def default(input_shape: Shape, num_classes: int) -> Genome:
     """The default recipe's: a whitening stem, three stages of 3×3 blocks, a linear head behind a global max-pool.
 
-    Widths 32, 128 and 128, five layers: the shape of a quarter-size airbench94 (Jordan 2024) as a stack of residual R2R
-    layers. Small images keep their size in the stem and lose the last pools.
+    Widths 32, 128 and 192, five layers: the shape of a quarter-size airbench94 (Jordan 2024) as a stack of residual R2R
+    layers, its last stage wider. Small images keep their size in the stem and lose the last pools.
     """
     channels, side = input_shape[0], min(input_shape[1:])
     stem_kernel = 2 if side >= 16 else 3
@@ -50,7 +50,7 @@ def default(input_shape: Shape, num_classes: int) -> Genome:
     side -= 1 if stem_kernel == 2 else 0
     body: list[Layer | Pool] = []
     width = stem.out_channels
-    for stage, (channels_, depth) in enumerate(((32, 1), (128, 2), (128, 2))):
+    for stage, (channels_, depth) in enumerate(((32, 1), (128, 2), (192, 2))):
         width = max(width, channels_)
         for number in range(depth):
             body.append(_plain(f"seed-{stage}-{number}", width, channels_))
