@@ -137,7 +137,7 @@ def plan_deepen(
             R2R block; it gets the arguments of the module that it follows. The options of the R2R block don't
             apply.
         optimizer: Optimizer or optimizers that shall train the block: it joins the group that trains its
-            neighbors, with fresh state. None leaves optimizers alone.
+            neighbors, with their step count and moments that its first gradient sets. None leaves optimizers alone.
         **options: ``generator`` (None derives one from the place), ``check`` (True), ``scale`` (standard
             deviation of W; None matches neighboring weights).
 
