@@ -113,6 +113,9 @@ def standard_attributes(
             for leaf in [*module._parameters, *module._buffers]  # noqa: SLF001
             if prefix + leaf in shapes
         }
+        for computed in ("weight_v", "parametrizations.weight.original1"):  # weight normalization: of the same shape
+            if prefix + computed in shapes:
+                own["weight"] = shapes[prefix + computed]
         groups = getattr(module, "groups", getattr(module, "num_groups", 1))
         if path in graph.trace.groups:
             groups = layout_of(graph.trace.groups[path], growth).new_size
