@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError
-from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox, training_without_dropout
+from graftwork.surgery._calls import Call, norms_in_training, sandbox, training_without_dropout
 from graftwork.surgery._channelwise import CHANNELWISE
 from graftwork.surgery._indexing import INDEXING
 from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
@@ -18,6 +18,7 @@ from graftwork.surgery._reparametrized import PARAMETRIZED, REMOVE, WEIGHT_NORM,
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
 from graftwork.surgery._trace import Trace
 from graftwork.surgery._views import VIEWS
+from graftwork.surgery._wrappers import refuse_wrappers
 
 __all__ = ["ChannelGraph"]
 
