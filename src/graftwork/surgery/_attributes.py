@@ -10,7 +10,7 @@ from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
 
-__all__ = ["AttributeChange", "guessed_attributes", "standard_attributes"]
+__all__ = ["AttributeChange", "changed_lengths", "guessed_attributes", "standard_attributes"]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def guessed_attributes(
         reach: How many levels above the owners of changed tensors to look; objects that modules hold (a
             ``config``) count as belonging to their module.
     """
-    lengths = _changed_lengths(graph, growth, touched)
+    lengths = changed_lengths(graph, growth, touched)
     standard = tuple(kind for kind, _ in _STANDARD)
     changes = []
     places = _ancestors(touched, reach)
@@ -175,7 +175,8 @@ def guessed_attributes(
     return changes
 
 
-def _changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
+def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
+    """Return the lengths of dimensions, and of parts of them, that change: before → after."""
     lengths: dict[int, int] = {}
     for name in touched:
         for expr in graph.trace.spaces[name]:
