@@ -122,6 +122,51 @@ def test_without_the_limit_a_new_slot_would_jump() -> None:
     assert (weight - before).abs()[6:].max() > 2 * LR
 
 
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_new_block_first_moves_by_the_learning_rate_at_most(name: str) -> None:
+    model, x, optimizer = _setup(name, 1)
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(400.0)
+    deepen(model, "features.0", example_input=x, optimizer=optimizer)
+    block = model.features[0].graft0
+    before = {n: p.detach().clone() for n, p in block.named_parameters()}
+    _steps(model, optimizer, x, 1)
+    moves = {n: (p - before[n]).abs().max().item() for n, p in block.named_parameters()}
+    assert 0 < max(moves.values()) <= LR * (1.1 if name == "nadam" else 1.0001)
+
+
+@pytest.mark.parametrize(("carried", "share"), [(True, 0.1), (False, 1.0)])
+def test_a_new_block_takes_part_in_the_warm_up_that_the_old_ones_have_had(carried: bool, share: float) -> None:
+    """Adam's first update from a step count of zero is the whole rate in every slot: the control."""
+    model, x, optimizer = _setup("adamw", 1)
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(400.0)
+    deepen(model, "features.0", example_input=x, optimizer=optimizer)
+    weight = model.features[0].graft0.mix
+    assert float(optimizer.state[weight]["step"]) == 400.0
+    if not carried:
+        optimizer.state.pop(weight)
+        optimizer._optimizer_step_pre_hooks.clear()
+    before = weight.detach().clone()
+    _steps(model, optimizer, x, 1)
+    assert (weight - before).abs().max().item() == pytest.approx(share * LR, rel=0.01)
+
+
+def test_a_new_tensor_without_a_gradient_waits_for_its_first_one() -> None:
+    """Behind a batch norm whose scale starts at zero, the filters of a new block have no gradient at first."""
+    model, x, optimizer = _setup("adamw", 1)
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(400.0)
+    deepen(model, "features.0", example_input=x, optimizer=optimizer)
+    weight = model.features[0].graft0.weight
+    for scale in (0.0, 1.0):
+        optimizer.zero_grad()
+        (scale * model(x).square().sum()).backward()
+        before = weight.detach().clone()
+        optimizer.step()
+    assert 0 < (weight - before).abs().max() <= 0.1 * LR * 1.01
+
+
 def test_muon_carries_matrices_and_a_second_optimizer_the_rest() -> None:
     model, x = scrambled(CASES[0]), batch_of(CASES[0])
     muon = optim.Muon([p for p in model.parameters() if p.dim() == 2], lr=LR)

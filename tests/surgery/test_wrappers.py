@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import deepen, growth_log, replay, widen
+from graftwork.surgery import deepen, growth_log, plan_widen, replay, widen
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -56,6 +56,9 @@ def test_a_model_under_ddp_is_unwrapped_grown_and_wrapped_again(one_process: Non
     before = model(X)
     with pytest.raises(SurgeryError, match="unwrap it, grow, wrap again"):
         widen(wrapped, "module.0", extra=4, example_input=X)
+    for inside, site in ((wrapped.module, "0"), (wrapped.module[0], "")):
+        with pytest.raises(SurgeryError, match=r"DistributedDataParallel .*unwrap it, grow, wrap again"):
+            plan_widen(inside, site, extra=4, example_input=X)
     model = wrapped.module
     del wrapped
     _grow(model, optimizer)
@@ -72,6 +75,23 @@ def test_a_sharded_model_is_refused(one_process: None) -> None:
     mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
     with pytest.raises(SurgeryError, match="wrapped in FSDP"):
         widen(fully_shard(_model(), mesh=mesh), "0", extra=4, example_input=X)
+
+
+def test_a_sharded_part_of_a_model_is_refused(one_process: None) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model = _model()
+    fully_shard(model[0], mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+    with pytest.raises(SurgeryError, match=r"wrapped in FSDP.* at '0': unwrap it, grow, wrap again"):
+        widen(model, "2", extra=4, example_input=X)
+
+
+def test_parameters_sharded_without_a_wrapper_are_refused(one_process: None) -> None:
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    model = parallelize_module(_model(), dist.device_mesh.init_device_mesh("cpu", (1,)), {"0": ColwiseParallel()})
+    with pytest.raises(SurgeryError, match=r"'0\.weight' is a DTensor.*unwrap it, grow, wrap again"):
+        widen(model, "0", extra=4, example_input=X)
 
 
 def test_deep_copies_grow_apart_and_keep_their_optimizers_out_of_it() -> None:

@@ -10,7 +10,7 @@ from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
 
-__all__ = ["AttributeChange", "guessed_attributes", "standard_attributes"]
+__all__ = ["AttributeChange", "changed_lengths", "guessed_attributes", "standard_attributes"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,9 @@ def standard_attributes(
             for leaf in [*module._parameters, *module._buffers]  # noqa: SLF001
             if prefix + leaf in shapes
         }
+        for computed in ("weight_v", "parametrizations.weight.original1"):  # weight normalization: of the same shape
+            if prefix + computed in shapes:
+                own["weight"] = shapes[prefix + computed]
         groups = getattr(module, "groups", getattr(module, "num_groups", 1))
         if path in graph.trace.groups:
             groups = layout_of(graph.trace.groups[path], growth).new_size
@@ -151,7 +154,7 @@ def guessed_attributes(
         reach: How many levels above the owners of changed tensors to look; objects that modules hold (a
             ``config``) count as belonging to their module.
     """
-    lengths = _changed_lengths(graph, growth, touched)
+    lengths = changed_lengths(graph, growth, touched)
     standard = tuple(kind for kind, _ in _STANDARD)
     changes = []
     places = _ancestors(touched, reach)
@@ -172,7 +175,8 @@ def guessed_attributes(
     return changes
 
 
-def _changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
+def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
+    """Return the lengths of dimensions, and of parts of them, that change: before → after."""
     lengths: dict[int, int] = {}
     for name in touched:
         for expr in graph.trace.spaces[name]:

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.errors import SurgeryError
@@ -17,7 +16,6 @@ __all__ = [
     "ExampleInput",
     "call_of",
     "norms_in_training",
-    "refuse_wrappers",
     "sandbox",
     "training_without_dropout",
 ]
@@ -68,55 +66,6 @@ def call_of(example_input: ExampleInput) -> Call:
         f"example_input must be a tensor, a tuple of arguments or a mapping of keyword arguments, got "
         f"{type(example_input).__name__}: pass one batch as the model's forward takes it"
     )
-
-
-def refuse_wrappers(model: nn.Module) -> None:
-    """Refuse models that can't be edited in place, and say what to do.
-
-    Raises:
-        SurgeryError: The model is compiled, distributed, scripted, averaged, lazy, on the meta device or
-            quantized.
-    """
-    if not isinstance(model, nn.Module):
-        raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    for path, module in model.named_modules():
-        kind = type(module)
-        names = {base.__name__ for base in kind.__mro__}
-        where = f" at {path!r}" if path else ""
-        if "OptimizedModule" in names:
-            raise SurgeryError(f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again")
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            raise SurgeryError(
-                f"module.compile() was called on the model{where}: grow a model that is not compiled yet"
-            )
-        if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
-            raise SurgeryError(f"the model is wrapped in {kind.__name__}{where}: unwrap it, grow, wrap again")
-        if names & {"ScriptModule", "RecursiveScriptModule"}:
-            raise SurgeryError(f"the model is a ScriptModule{where}: grow the Python module, then script again")
-        if "AveragedModel" in names:
-            raise SurgeryError(
-                f"the model is an AveragedModel{where}: grow the trained model with mirrors=[averaged.module]"
-            )
-    _refuse_tensors(model)
-
-
-def _refuse_tensors(model: nn.Module) -> None:
-    storages: dict[int, str] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            raise SurgeryError(f"{name!r} is lazy: run the model once before growing it")
-        if tensor.is_meta:
-            raise SurgeryError(f"{name!r} is on the meta device: load its weights first")
-        if tensor.is_quantized or tensor.layout is not torch.strided or type(tensor).__name__ == "DTensor":
-            raise SurgeryError(f"{name!r} is quantized, sparse or distributed: grow before converting or sharding")
-        if tensor.numel() and isinstance(tensor, nn.Parameter):
-            other = storages.setdefault(tensor.untyped_storage().data_ptr(), name)
-            if other != name:
-                raise SurgeryError(
-                    f"{name!r} and {other!r} are different parameters in one storage: make them one "
-                    f"parameter "
-                    "(share the object) or copy one of them"
-                )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from graftwork.numerics import reference_scale
 from graftwork.surgery._block import default_scales, graft, ungraft
 from graftwork.surgery._calls import Call, ExampleInput, call_of
 from graftwork.surgery._check import Probes
+from graftwork.surgery._configs import config_notes
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._groups import adopt
 from graftwork.surgery._optimizers import check_optimizers
@@ -137,7 +138,7 @@ def plan_deepen(
             R2R block; it gets the arguments of the module that it follows. The options of the R2R block don't
             apply.
         optimizer: Optimizer or optimizers that shall train the block: it joins the group that trains its
-            neighbors, with fresh state. None leaves optimizers alone.
+            neighbors, with their step count and moments that its first gradient sets. None leaves optimizers alone.
         **options: ``generator`` (None derives one from the place), ``check`` (True), ``scale`` (standard
             deviation of W; None matches neighboring weights).
 
@@ -223,7 +224,8 @@ def _build(
     name = f"{after}.graft{len([n for n in module._modules if n.startswith('graft')])}"  # noqa: SLF001
     tensors = [*block.named_parameters(), *block.named_buffers()]
     changes = tuple(TensorChange(f"{name}.{leaf}", None, tuple(t.shape), "new") for leaf, t in tensors)
-    return DeepenPlan(graph.model, after, spec, changes, tuple(graph.notes), block, call, optimizers, check)
+    notes = (*graph.notes, *config_notes(graph.model, after))
+    return DeepenPlan(graph.model, after, spec, changes, notes, block, call, optimizers, check)
 
 
 def _build_like(
@@ -248,7 +250,7 @@ def _build_like(
     tensors = [*block.named_parameters(), *block.named_buffers()]
     name = f"{after}.graft{number}"
     changes = tuple(TensorChange(f"{name}.{leaf}", None, tuple(t.shape), "new") for leaf, t in tensors)
-    notes = (*graph.notes, note)
+    notes = (*graph.notes, note, *config_notes(graph.model, after))
     return DeepenPlan(graph.model, after, LikeSpec(like), changes, notes, block, call, optimizers, check)
 
 

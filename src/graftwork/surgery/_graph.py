@@ -9,17 +9,20 @@ import numpy as np
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError
-from graftwork.surgery._calls import Call, norms_in_training, refuse_wrappers, sandbox, training_without_dropout
+from graftwork.surgery._calls import Call, norms_in_training, sandbox, training_without_dropout
 from graftwork.surgery._channelwise import CHANNELWISE
+from graftwork.surgery._indexing import INDEXING
 from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
 from graftwork.surgery._products import PRODUCTS
+from graftwork.surgery._reparametrized import PARAMETRIZED, REMOVE, WEIGHT_NORM, spectral_norms
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
 from graftwork.surgery._trace import Trace
 from graftwork.surgery._views import VIEWS
+from graftwork.surgery._wrappers import refuse_wrappers
 
 __all__ = ["ChannelGraph"]
 
-_HANDLERS = {**VIEWS, **PRODUCTS, **CHANNELWISE}
+_HANDLERS = {**VIEWS, **INDEXING, **PRODUCTS, **CHANNELWISE, **WEIGHT_NORM}
 
 
 @dataclass
@@ -60,6 +63,7 @@ class ChannelGraph:
         graph._trace_training(call)
         graph._freeze_conflicts()
         graph._freeze_stock_attention()
+        graph._freeze_spectral_norms()
         return graph
 
     def _run(self, call: Call, mode: str) -> None:
@@ -104,6 +108,15 @@ class ChannelGraph:
                         text = f"torch.nn.MultiheadAttention at {path!r} ties its heads to embed_dim"
                         var.reasons = (*var.reasons, Reason(text))
 
+    def _freeze_spectral_norms(self) -> None:
+        """A spectral norm divides by the largest singular value, which new rows and columns change."""
+        for path, name in spectral_norms(self.model):
+            reason = Reason(f"spectral normalization divides {name!r} by its largest singular value: {REMOVE}")
+            for var in [var for expr in self.trace.spaces.get(name, []) for var in atoms(expr)]:
+                var.reasons = (reason, *var.reasons)  # first: it says what to do
+            if name in self.trace.spaces:
+                self.trace.outputs.setdefault((name, 0), path)
+
     def _uses(self, name: str, dim: int, *, consumed: bool) -> list[Expr]:
         return [use.expr for use in self.trace.uses[name] if use.dim == dim and use.consumed == consumed]
 
@@ -119,6 +132,7 @@ class ChannelGraph:
         found: dict[str, list[tuple[str, int]]] = {}
         for name, dim in self.trace.outputs:
             path, _, leaf = name.rpartition(".")
+            path, leaf = (path.removesuffix(PARAMETRIZED), "weight") if path.endswith(PARAMETRIZED) else (path, leaf)
             own = leaf == "weight" or type(self.model.get_submodule(path)).__module__.startswith("torch.nn")
             found.setdefault(path if own else name, []).append((name, dim))
         return found
@@ -133,7 +147,7 @@ class ChannelGraph:
         if site in producers:
             return producers[site][0]
         for name, dim in self.trace.outputs:
-            if site in {name, name.rpartition(".")[0]}:
+            if site in {name, name.rpartition(".")[0], self.trace.outputs[name, dim]}:
                 return name, dim
         if site in dict(self.model.named_modules()) or site in self.trace.tensors:
             raise SurgeryError(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn, optim
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._optimizers import seed_state
 from graftwork.surgery._transaction import Transaction
 
 __all__ = ["adopt", "rescale"]
@@ -20,7 +21,7 @@ def adopt(
     near: nn.Module,
     block: nn.Module,
 ) -> None:
-    """Let new parameters join the groups that train their neighbors, with fresh state.
+    """Let new parameters join the groups that train their neighbors, as if they had been there without a gradient.
 
     Each joins the first group that trains a parameter of as many dimensions, in ``near`` if there is one,
     else in the model, else any group of the model. ``torch.optim.Muon`` only takes matrices. A group that lists its
@@ -36,7 +37,7 @@ def adopt(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     order = {key: position for position, key in enumerate(names)}
     for parameter in block.parameters():
-        group = _home(optimizers, pools, parameter)
+        optimizer, group = _home(optimizers, pools, parameter)
         spot = _spot(group["params"], parameter, order)
         # Groups made from named parameters list the names beside them.
         lists = {"params": parameter, "param_names": names[id(parameter)]}
@@ -47,6 +48,18 @@ def adopt(
                 partial(group.__setitem__, key, [*old[:spot], value, *old[spot:]]),
                 partial(group.__setitem__, key, old),
             )
+        neighbor = _neighbor(optimizer, group, pools, parameter)
+        if neighbor is not None:
+            seed_state(transaction, optimizer, parameter, neighbor)
+
+
+def _neighbor(
+    optimizer: optim.Optimizer, group: dict[str, Any], pools: list[list[nn.Parameter]], parameter: nn.Parameter
+) -> nn.Parameter | None:
+    """The first old parameter of the group with state: of as many dimensions, and near, if there is one."""
+    members = {id(p) for p in group["params"]}
+    trained = [p for pool in pools for p in pool if id(p) in members and optimizer.state.get(p)]
+    return next((p for p in trained if p.dim() == parameter.dim()), next(iter(trained), None))
 
 
 def _spot(parameters: Sequence[nn.Parameter], new: nn.Parameter, order: dict[int, int]) -> int:
@@ -59,7 +72,7 @@ def _spot(parameters: Sequence[nn.Parameter], new: nn.Parameter, order: dict[int
 
 def _home(
     optimizers: Sequence[optim.Optimizer], pools: list[list[nn.Parameter]], parameter: nn.Parameter
-) -> dict[str, Any]:
+) -> tuple[optim.Optimizer, dict[str, Any]]:
     fitting = [
         (optimizer, group)
         for optimizer in optimizers
@@ -69,9 +82,9 @@ def _home(
     for same_rank in (True, False):
         for pool in pools:
             ids = {id(p) for p in pool if not same_rank or p.dim() == parameter.dim()}
-            for _, group in fitting:
+            for optimizer, group in fitting:
                 if any(id(p) in ids for p in group["params"]):
-                    return group
+                    return optimizer, group
     raise SurgeryError(
         f"no given optimizer can train a new parameter of shape {tuple(parameter.shape)}: pass every "
         f"optimizer of the "

@@ -3,10 +3,10 @@
 Old slots keep their bits. New slots start fresh: first moments and momentum at zero; second moments at the
 mean of the old ones, raised just before the next ``optimizer.step()`` where the first gradient would
 otherwise move a new slot by more than ``lr`` (an Adam that has run for long divides a new slot's first moment
-by the root of an almost empty second moment, and would move it several times too far). Step counts are kept.
+by the root of an almost empty second moment, and would move it several times too far). Step counts are kept,
+and the parameters of new blocks take their neighbors'.
 """
 
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn, optim
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._first_update import SECOND_MOMENTS, limit_first_update, waiting_slots
 from graftwork.surgery._layout import Layout
 from graftwork.surgery._methods import place_old
 from graftwork.surgery._transaction import Transaction
@@ -27,6 +27,7 @@ __all__ = [
     "carry_state",
     "check_optimizers",
     "register_optimizer_carry",
+    "seed_state",
 ]
 
 
@@ -59,9 +60,7 @@ class ParameterGrowth:
 OptimizerCarry: TypeAlias = Callable[[dict[str, Any], ParameterGrowth, dict[str, Any]], dict[str, Any]]
 """``(state of one parameter, its growth, its param group) → new state``; must not change what it is given."""
 
-_SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 _registry: dict[type[optim.Optimizer], OptimizerCarry] = {}
-_unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
 
 
 def register_optimizer_carry(kind: type[optim.Optimizer], carry: OptimizerCarry) -> None:
@@ -94,7 +93,7 @@ def _elementwise(state: dict[str, Any], growth: ParameterGrowth, group: dict[str
                 "grows with register_optimizer_carry"
             )
         fill = 0.0
-        if key in _SECOND and value.numel():
+        if key in SECOND_MOMENTS and value.numel():
             fill = float(value.double().mean())
         if key == "sum":
             fill = float(group.get("initial_accumulator_value", 0.0))
@@ -211,87 +210,52 @@ def carry_state(
             )
             lines += [f"{name}: {key}" for key, value in new.items() if isinstance(value, Tensor) and value.dim()]
             seeded.append((parameter, growth))
-        if seeded and _SECOND & {key for p, _ in seeded for key in optimizer.state[p]}:
-            _limit_first_update(transaction, optimizer, seeded)
+        if seeded and SECOND_MOMENTS & {key for p, _ in seeded for key in optimizer.state[p]}:
+            limit_first_update(transaction, optimizer, {p: _new_slots(optimizer, p, growth) for p, growth in seeded})
     return lines
 
 
-def _limit_first_update(
-    transaction: Transaction,
-    optimizer: optim.Optimizer,
-    grown: list[tuple[nn.Parameter, ParameterGrowth]],
+def _new_slots(optimizer: optim.Optimizer, parameter: nn.Parameter, growth: ParameterGrowth) -> Tensor:
+    """Mask of the slots that have not moved yet: a second growth may come before the first step."""
+    before = waiting_slots(optimizer, parameter)
+    if before is not None and tuple(before.shape) == growth.old_shape:
+        return growth.place(before, fill=1.0)
+    return growth.new_slots(parameter.device)
+
+
+def seed_state(
+    transaction: Transaction, optimizer: optim.Optimizer, parameter: nn.Parameter, neighbor: nn.Parameter
 ) -> None:
-    """Before the next step, raise new slots' second moments: their first update is at most ``lr``."""
-    # A second growth may come before the first step: the masks of slots that have not moved yet grow along.
-    masks: Any = _unsettled.setdefault(optimizer, WeakTensorKeyDictionary())
-    for parameter, growth in grown:
-        before = masks.get(parameter)
-        if before is not None and tuple(before.shape) == growth.old_shape:
-            mask = growth.place(before, fill=1.0)
-        else:
-            mask = growth.new_slots(parameter.device)
-        transaction.step(
-            "mask of new slots",
-            partial(masks.__setitem__, parameter, mask),
-            partial(_put_back, masks, parameter, before),
-        )
-    handles: list[Any] = []
-    transaction.step(
-        "hook of the first step",
-        lambda: handles.append(optimizer.register_step_pre_hook(_first_step)),
-        lambda: [handle.remove() for handle in handles],
-    )
+    """Give a new parameter the state of one that has been there from the beginning and never had a gradient.
 
+    With a step count of zero, Adam's first update moves every weight of a new block by the whole rate at once, in the
+    direction of one gradient's signs: the loss jumps. With the neighbor's count and a first moment of zero, the
+    first update is (1 − β₁) of that, and the full rate is reached within a few times 1 / (1 − β₁) updates. Second
+    moments are the neighbor's mean until the first gradient comes (`limit_first_update`). Optimizers without
+    moments of both kinds, and those with a rule of their own, start new parameters themselves.
 
-def _put_back(masks: Any, parameter: nn.Parameter, mask: Tensor | None) -> None:
-    if mask is None:
-        masks.pop(parameter, None)
-    else:
-        masks[parameter] = mask
-
-
-def _first_step(optimizer: optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-    masks = _unsettled.get(optimizer)
-    if not masks:
-        return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None and parameter in masks:
-                _raise_second_moments(optimizer, parameter, masks.pop(parameter), group)
-
-
-@torch.no_grad()
-def _raise_second_moments(
-    optimizer: optim.Optimizer, parameter: nn.Parameter, new: Tensor, group: dict[str, Any]
-) -> None:
-    """Make v ≥ the value with which the first update of a new slot, from a zero first moment, is at most lr.
-
-    Adam after t steps: update = lr · (1−β₁)/(1−β₁ᵗ⁺¹) g / √(v̂), v̂ = (β₂v + (1−β₂)g²)/(1−β₂ᵗ⁺¹). With v ≥
-    (1−β₂ᵗ)g², v̂ ≥ g². RMSprop has no such correction: v ≥ g² (a little more where the squared mean is
-    subtracted).
+    Args:
+        transaction: Notes how to undo.
+        optimizer: Trains both.
+        parameter: The new one.
+        neighbor: An old one.
     """
-    state = optimizer.state.get(parameter)
-    gradient = parameter.grad
-    if not state or gradient is None or gradient.is_sparse:
+    state = optimizer.state.get(neighbor, {})
+    adaptive = {*SECOND_MOMENTS, "exp_inf"} & set(state)
+    if not adaptive or _rule(optimizer) is not _elementwise:
         return
-    if new.shape != parameter.shape:
-        return
-    squared = (
-        gradient.square()
-        if not _decays_by_gradient(optimizer, group)
-        else (gradient + group["weight_decay"] * parameter).square()
+    new: dict[str, Any] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            new[key] = value.clone() if isinstance(value, Tensor) else value
+        elif value.shape == neighbor.shape:
+            fill = float(value.double().mean()) if key in SECOND_MOMENTS else 0.0
+            new[key] = torch.full_like(parameter, fill, dtype=value.dtype)
+        else:
+            return
+    transaction.step(
+        "optimizer state of a new parameter",
+        partial(optimizer.state.__setitem__, parameter, new),
+        partial(optimizer.state.pop, parameter, None),
     )
-    if "square_avg" in state:
-        alpha = group["alpha"]
-        need = squared * ((alpha + (1 - alpha) ** 2) / alpha)
-    else:
-        step = float(state.get("step", 0))
-        need = squared * (1.0 - group["betas"][1] ** step)
-    for key in _SECOND & set(state):
-        value = state[key]
-        value.copy_(torch.where(new, torch.maximum(value, need.to(value.dtype)), value))
-
-
-def _decays_by_gradient(optimizer: optim.Optimizer, group: dict[str, Any]) -> bool:
-    decoupled = isinstance(optimizer, optim.AdamW) or group.get("decoupled_weight_decay", False)
-    return bool(group.get("weight_decay", 0.0)) and not decoupled
+    limit_first_update(transaction, optimizer, {parameter: torch.ones_like(parameter, dtype=torch.bool)})

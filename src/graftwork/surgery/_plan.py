@@ -14,6 +14,7 @@ from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.surgery._attributes import AttributeChange, guessed_attributes
 from graftwork.surgery._calls import Call
 from graftwork.surgery._check import Probes
+from graftwork.surgery._configs import replace_config
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap
 from graftwork.surgery._methods import Method, grow_tensor, place_old
@@ -40,6 +41,7 @@ class WidenPlan:
         notes: What a reader should know.
         sites: The sites that were chosen.
         approximations: Norms whose statistics the growth shifts; empty where it is exact.
+        configs: Numbers of a Hugging Face ``config`` that will change, so that it builds the grown model.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class WidenPlan:
     notes: tuple[str, ...]
     sites: tuple[str, ...]
     approximations: tuple[str, ...]
+    configs: tuple[AttributeChange, ...]
     _graph: ChannelGraph = field(repr=False)
     _growth: dict[Var, UnitMap] = field(repr=False)
     _layouts: dict[str, list[Layout]] = field(repr=False)
@@ -60,7 +63,7 @@ class WidenPlan:
     def __str__(self) -> str:
         head = f"widen {self.site} ({self.method.name})"
         inexact = [f"  approximate: {text}" for text in self.approximations]
-        return "\n".join([head, describe(self.tensors, self.attributes), *inexact])
+        return "\n".join([head, describe(self.tensors, (*self.attributes, *self.configs)), *inexact])
 
     def apply(self) -> SurgeryReceipt:
         """Make the growth, or leave everything as it was.
@@ -84,7 +87,7 @@ class WidenPlan:
                 set_attribute(transaction, self.model, attribute)
             grown = self._parameter_growths()
             carried = carry_state(transaction, self._optimizers, grown)
-            guessed = self._settle(transaction, probes, check=self._options["check"])
+            guessed = self._settle_with_config(transaction, probes)
             attributes = (*self.attributes, *guessed)
             receipt = self._receipt(probes, before, attributes, tuple(carried))
             append_log(transaction, self.model, receipt.log)
@@ -146,6 +149,24 @@ class WidenPlan:
                 growth = ParameterGrowth(change.old_shape, tuple(self._layouts[change.name]))
                 found.append((change.name, tensor, growth))
         return found
+
+    def _settle_with_config(self, transaction: Transaction, probes: Probes) -> tuple[AttributeChange, ...]:
+        """Change the config first: a forward may read it. Where it can't run with that, the config stays."""
+        check = self._options["check"]
+        if not self.configs:
+            return self._settle(transaction, probes, check=check)
+        try:
+            with Attempt(transaction) as attempt:
+                for path in dict.fromkeys(change.path for change in self.configs):
+                    values = {change.name: change.new for change in self.configs if change.path == path}
+                    replace_config(self.model, path, values, transaction=transaction)
+                guessed = self._settle(transaction, probes, check=check)
+                attempt.keep()
+        except SurgeryError:
+            guessed = self._settle(transaction, probes, check=check)
+            self.notes = (*self.notes, f"{self.configs[0].path} is left as it was: the forward fails with it changed")
+            return guessed
+        return (*self.configs, *guessed)
 
     def _settle(self, transaction: Transaction, probes: Probes, *, check: bool) -> tuple[AttributeChange, ...]:
         """Run the grown model; where it fails, try the user's own numbers that hold an old length."""

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from graftwork.surgery._handlers import Registry, bind, broadcast
+from graftwork.surgery._reparametrized import parametrization
 from graftwork.surgery._space import Expr, Misaligned, Reason, freeze, fresh, merge, size_of, split
 from graftwork.surgery._trace import Info, Trace
 
@@ -13,6 +14,7 @@ __all__ = ["PRODUCTS"]
 PRODUCTS = Registry()
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+_COMPUTED = "a sum over channels whose weight is computed from parameters, not a parameter,"
 
 
 def contract(trace: Trace, left: tuple[Info, int], right: tuple[Info, int]) -> None:
@@ -30,8 +32,10 @@ def contract(trace: Trace, left: tuple[Info, int], right: tuple[Info, int]) -> N
         trace.use(a, i, consumed=False)
     elif a.parameter is not None:
         trace.use(a, i, consumed=True)
+    elif (made := parametrization(trace)) is not None:
+        freeze(expr, made)
     elif a.computed or b.computed:
-        trace.freeze(expr, "a sum over channels whose weight is computed from parameters, not a parameter,")
+        trace.freeze(expr, _COMPUTED)
     else:
         trace.freeze(expr, "a product of two activations that sums over the dimension (head dimension)")
 
@@ -119,7 +123,14 @@ def _convolution(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: An
         contract(trace, (x, 1), (w, 0 if transposed else 1))
         out = _free(trace, w, 1 if transposed else 0)
     else:
-        out = _grouped(trace, x, w, groups=groups, transposed=transposed)
+        try:
+            out = _grouped(trace, x, w, groups=groups, transposed=transposed)
+        except Misaligned:
+            trace.produces(w, 1 if transposed else 0)  # so that the site is refused by its name
+            raise Misaligned(
+                f"takes {groups} groups across channels that a shuffle (view, transpose, view) has interleaved, "
+                "which a larger width would deal out anew"
+            ) from None
     bias = values["bias"]
     if bias is not None:
         info = trace.info(bias)
@@ -152,7 +163,7 @@ def _contract_part(trace: Trace, inside: Expr, w: Info, dim: int, expr: Expr) ->
         return
     trace.couple(inside, expr, "a grouped convolution")
     if w.parameter is None:
-        trace.freeze(expr, "a sum over channels whose weight is computed from parameters, not a parameter,")
+        freeze(expr, parametrization(trace) or Reason(f"{_COMPUTED}{trace.where()}"))
     trace.use(w, dim, consumed=True, expr=expr)
 
 

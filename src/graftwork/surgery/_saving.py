@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._block import graft
+from graftwork.surgery._configs import replace_config
 from graftwork.surgery._specs import BlockSpec
 from graftwork.surgery._transaction import swap_data
 from graftwork.surgery._twin_copy import bare_copy
@@ -148,7 +149,11 @@ def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
         if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
             raise SurgeryError(f"{name!r} has shape {tuple(tensor.shape)}, the log makes it {tuple(shape)}")
         swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
+    modules = dict(model.named_modules())
     for path, name, value in growth["attributes"]:
+        if path.rpartition(".")[2] == "config" and path not in modules:
+            replace_config(model, path, {name: value})
+            continue
         owner = model.get_submodule(path)
         if not hasattr(owner, name):
             raise SurgeryError(f"module {path!r} has no attribute {name!r}, which the log sets")

@@ -64,6 +64,7 @@ class Trace:
     """Everything one or more runs of a model have shown about its index spaces.
 
     Attributes:
+        model: The model that runs.
         tensors: Name → parameter or buffer, every shared tensor once.
         spaces: Name → index space of every dimension.
         uses: Name → how its dimensions are used.
@@ -91,7 +92,7 @@ class Trace:
         self.activations: list[str] = []
         self.stack: list[str] = []
         self._infos: Any = WeakTensorKeyDictionary()
-        self._model = model
+        self.model = model
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.tensors[name] = tensor
             dims = [fresh(size) for size in tensor.shape]
@@ -111,7 +112,7 @@ class Trace:
             if isinstance(leaf, Tensor):
                 self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
         with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self):
-            result = self._model(*arguments, **keywords)
+            result = self.model(*arguments, **keywords)
         for leaf in output_tensors(result):
             info = self.info(leaf)
             for expr in info.dims:
@@ -121,7 +122,7 @@ class Trace:
     @contextmanager
     def _module_stack(self) -> Iterator[None]:
         handles = []
-        for name, module in self._model.named_modules(remove_duplicate=True):
+        for name, module in self.model.named_modules(remove_duplicate=True):
             handles.append(module.register_forward_pre_hook(self._enter(name)))
             handles.append(module.register_forward_hook(self._leave(name)))
         try:
@@ -217,8 +218,9 @@ class Trace:
             return
         try:
             handler(self, func, args, kwargs, result)
-        except Misaligned:
-            self._unknown(func, args, kwargs, result, "regroups a dimension in a way that can't be followed")
+        except Misaligned as problem:
+            why = str(problem) or "regroups a dimension in a way that can't be followed"
+            self._unknown(func, args, kwargs, result, why)
 
     def _unknown(self, func: Any, args: Any, kwargs: Any, result: Any, why: str) -> None:
         reason = Reason(f"operation {func} {why}{self.where()}{_user_line()}", unsupported=True)

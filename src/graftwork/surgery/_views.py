@@ -1,8 +1,7 @@
-"""Handlers of operations that only rearrange: views, permutations, concatenation, indexing."""
+"""Handlers of operations that only rearrange: views, permutations, concatenation."""
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graftwork.surgery._handlers import Registry, bind, broadcast, dim_list, wrap
@@ -265,46 +264,6 @@ def _roll(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
     for dim in dim_list(values["dims"], len(info.dims)):
         trace.freeze(info.dims[dim], "a dimension that is rolled or flipped")
     trace.put(result, Info(list(info.dims), computed=info.computed))
-
-
-@VIEWS.handles("index", "_unsafe_index")
-def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
-    info = trace.info(args[0])
-    indices = list(args[1]) + [None] * (len(info.dims) - len(args[1]))
-    if any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in indices) or len(indices) != len(info.dims):
-        raise Misaligned
-    for dim, index in enumerate(indices):
-        trace.use(info, dim, consumed=False)
-        if index is not None:
-            trace.freeze(info.dims[dim], "a dimension that is indexed by a tensor")
-    used = [i for i, index in enumerate(indices) if index is not None]
-    tensors = [index for index in indices if index is not None]
-    shape = tuple(torch.broadcast_shapes(*(t.shape for t in tensors)))  # type: ignore[no-untyped-call]
-    picked = broadcast(trace, tensors, shape, "indexing").dims
-    kept = [expr for i, expr in enumerate(info.dims) if i not in used]
-    adjacent = used == list(range(used[0], used[-1] + 1))
-    at = used[0] if adjacent else 0
-    computed = info.computed or info.parameter is not None
-    trace.put(result, Info(kept[:at] + picked + kept[at:], computed=computed))
-
-
-@VIEWS.handles("index_select", "gather", "take_along_dim")
-def _gather(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
-    info = trace.info(args[0])
-    dim = wrap(args[1], len(info.dims))
-    trace.freeze(info.dims[dim], "a dimension that is indexed by a tensor")
-    whole = "index_select" in str(func)
-    dims: list[Expr] = []
-    for i, expr in enumerate(info.dims):
-        trace.use(info, i, consumed=False)
-        if i == dim or size_of(expr) != result.shape[i]:
-            trace.freeze(expr, "a dimension that is indexed by a tensor")
-            dims.append(fresh(result.shape[i], Reason(f"a dimension made by indexing{trace.where()}")))
-        else:
-            if not whole:
-                trace.couple(expr, trace.info(args[2]).dims[i], "gather")
-            dims.append(expr)
-    trace.put(result, Info(dims, computed=info.computed or info.parameter is not None))
 
 
 @VIEWS.handles("unfold")

@@ -9,8 +9,9 @@ import torch
 from torch import nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._attributes import standard_attributes
+from graftwork.surgery._attributes import changed_lengths, standard_attributes
 from graftwork.surgery._calls import Call, ExampleInput, call_of
+from graftwork.surgery._configs import config_changes
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, unit_map
 from graftwork.surgery._methods import Method, method_named
@@ -224,10 +225,11 @@ def build_plan(
     changes = tuple(_change(graph, name, layouts[name], maps) for name in layouts)
     shapes = _new_shapes(graph, layouts)
     attributes = tuple(standard_attributes(graph, maps, shapes))
+    configs, notes = config_changes(graph.model, shapes, changed_lengths(graph, maps, list(layouts)))
     options = {"generator": generator, "check": check, "scale": scale, "mirrors": tuple(mirrors)}
     return WidenPlan(
-        graph.model, label, method, changes, attributes, tuple(graph.notes),
-        tuple(growths), approximations, graph, maps, layouts, call, optimizers, options,
+        graph.model, label, method, changes, attributes, (*graph.notes, *notes), tuple(growths),
+        approximations, tuple(configs), graph, maps, layouts, call, optimizers, options,
     )  # fmt: skip
 
 

@@ -1,0 +1,140 @@
+"""The ``config`` that a Hugging Face model is built from: which of its numbers a growth changes."""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery._transaction import Transaction
+
+__all__ = ["config_changes", "config_notes", "replace_config"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+_DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
+"""Numbers that may be None: the model then takes a multiple of its width."""
+_MOST_BUILDS = 8  # each makes a whole model, if an empty one
+_REBUILD = "it no longer builds this model; rebuild it with graftwork.load"
+
+
+def config_changes(
+    model: nn.Module, shapes: Shapes, lengths: Mapping[int, int]
+) -> tuple[list[AttributeChange], list[str]]:
+    """Find the numbers of a config with which it builds the model as it will be.
+
+    A number is changed only if a model that is built from the changed config, on the meta device, has exactly the
+    shapes of the grown one: so every layer that shares the number has grown alike.
+
+    Args:
+        model: The model, before the growth.
+        shapes: Name of every parameter, aliases too → shape after the growth.
+        lengths: Lengths of dimensions before → after.
+
+    Returns:
+        The changes (paths end in ``config``), and a note for each config that can't describe the grown model.
+    """
+    changes: list[AttributeChange] = []
+    notes: list[str] = []
+    for path, module in _owners(model):
+        prefix = f"{path}." if path else ""
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        wanted = {name: shapes[prefix + name] for name in parameters}
+        if all(wanted[name] == tuple(parameter.shape) for name, parameter in parameters.items()):
+            continue
+        found = _search(type(module), module.config, wanted, lengths)
+        if found is None:
+            notes.append(f"{prefix}config is left as it was: {_REBUILD}")
+        else:
+            old = {name: getattr(module.config, name) for name in found}
+            changes += [AttributeChange(f"{prefix}config", name, old[name], new) for name, new in found.items()]
+    return changes, notes
+
+
+def config_notes(model: nn.Module, after: str) -> list[str]:
+    """Return a note for the config of a model that gets a block behind one of its modules."""
+    inside = [path for path, _ in _owners(model) if not path or f"{after}.".startswith(f"{path}.")]
+    return [f"{path}.config knows nothing of the new block: {_REBUILD}".lstrip(".") for path in inside]
+
+
+def replace_config(
+    model: nn.Module, path: str, values: Mapping[str, Any], *, transaction: Transaction | None = None
+) -> None:
+    """Give a model, and every layer that holds it, a copy of its config with other values.
+
+    The config itself stays as it is: whoever built the model may build another one from it.
+
+    Args:
+        model: Changed in place.
+        path: Of the config.
+        values: Name → value.
+        transaction: Notes how to undo. None just does it.
+    """
+    config = getattr(model.get_submodule(path.rpartition(".")[0]), "config")  # noqa: B009 - not a submodule
+    copies: dict[int, Any] = {}
+    changed = copy.deepcopy(config, copies)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    for module in model.modules():
+        for key, held in list(vars(module).items()):
+            if id(held) not in copies or not hasattr(held, "to_dict"):
+                continue
+            put = partial(setattr, module, key)
+            if transaction is None:
+                put(copies[id(held)])
+            else:
+                transaction.step(f"config of {path}", partial(put, copies[id(held)]), partial(put, held))
+
+
+def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules that are built from a config alone."""
+    above: list[str] = []
+    for path, module in model.named_modules():
+        if any(not outer or f"{path}.".startswith(f"{outer}.") for outer in above):
+            continue
+        if hasattr(type(module), "config_class") and hasattr(getattr(module, "config", None), "to_dict"):
+            above.append(path)
+            yield path, module
+
+
+def _search(kind: type[nn.Module], config: Any, wanted: Shapes, lengths: Mapping[int, int]) -> dict[str, Any] | None:
+    candidates = list(_candidates(config, lengths))
+    guesses = itertools.chain(
+        ((one,) for one in candidates), [tuple(candidates)], itertools.combinations(candidates, 2)
+    )
+    for guess in itertools.islice(guesses, _MOST_BUILDS):
+        values = dict(guess)
+        if values and _built(kind, config, values) == wanted:
+            return values
+    return None
+
+
+def _candidates(config: Any, lengths: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(config).items():
+        if name.startswith("_"):
+            continue
+        if type(value) is int and value in lengths:
+            yield name, lengths[value]
+        elif value is None and name in _DERIVED:
+            for new in sorted(set(lengths.values()), reverse=True)[:3]:
+                yield name, new
+        elif isinstance(value, (list, tuple)) and any(type(one) is int and one in lengths for one in value):
+            yield name, type(value)(lengths.get(one, one) if type(one) is int else one for one in value)
+
+
+def _built(kind: type[nn.Module], config: Any, values: Mapping[str, Any]) -> Shapes | None:
+    """Shapes of a model made from the config with other values; None where none can be made."""
+    changed = copy.deepcopy(config)
+    try:
+        for name, value in values.items():
+            setattr(changed, name, value)
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            built = kind(changed)
+    except Exception:  # a width that the heads don't divide, say: whatever the constructor raises
+        return None
+    return {name: tuple(parameter.shape) for name, parameter in built.named_parameters(remove_duplicate=False)}

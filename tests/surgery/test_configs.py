@@ -1,0 +1,114 @@
+"""Hugging Face configs: changed where they then build the grown model, else left alone and told."""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from graftwork.surgery import deepen, load, plan_widen_all, save, widen, widen_all
+from graftwork.surgery._transaction import Transaction
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+IDS = torch.randint(20, (3, 6), generator=torch.Generator().manual_seed(0))
+SHAPE = {"vocab_size": 20, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+INSIDE = "h.0.mlp.c_fc", "h.1.mlp.c_fc"
+
+
+def _bert() -> Any:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+    return transformers.BertConfig(**SHAPE, **sizes)
+
+
+def _gpt() -> Any:
+    return transformers.GPT2Config(**SHAPE, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+
+
+def _build(config: Any) -> nn.Module:
+    torch.manual_seed(0)
+    kind = transformers.BertModel if config.model_type == "bert" else transformers.GPT2Model
+    return kind(config).eval()  # type: ignore[no-any-return]
+
+
+def _feed_forward(site: str) -> bool:
+    return site.endswith(("intermediate.dense", "c_fc"))
+
+
+def _hidden(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).last_hidden_state  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("make", "name", "width"), [(_bert, "intermediate_size", 24), (_gpt, "n_inner", 64)])
+def test_a_growth_that_is_the_same_in_every_layer_changes_the_config(
+    make: Any, name: str, width: int, tmp_path: Path
+) -> None:
+    config = make()
+    model, before = _build(config), copy.deepcopy(config).to_dict()
+    output = _hidden(model)
+    plan = plan_widen_all(model, 2.0, only=_feed_forward, example_input=IDS)
+    assert f"sets  config.{name}: " in str(plan)
+    assert getattr(model.config, name) != width
+    receipt = plan.apply()
+    assert getattr(model.config, name) == width
+    assert ("config", name, width) in [(a.path, a.name, a.new) for a in receipt.attributes]
+    assert config.to_dict() == before, "the user's own config builds what it built before"
+    assert all(m.config is model.config for m in model.modules() if hasattr(m, "config"))
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert torch.allclose(_hidden(again), output, atol=1e-5)
+
+
+def test_a_growth_of_one_layer_leaves_the_config_and_says_so() -> None:
+    model = _build(_bert())
+    config, before = model.config, model.config.to_dict()
+    receipt = widen(model, "encoder.layer.0.intermediate.dense", extra=4, example_input=IDS)
+    assert model.config is config
+    assert config.to_dict() == before
+    assert "config is left as it was: it no longer builds this model" in str(receipt)
+
+
+def test_a_deepened_model_says_that_its_config_does_not_know() -> None:
+    assert "config knows nothing of the new block" in str(deepen(_build(_gpt()), "h.0.mlp", example_input=IDS))
+
+
+def test_a_failed_growth_puts_the_config_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _build(_gpt())
+    holders = [(m, m.config) for m in model.modules() if hasattr(m, "config")]
+
+    def fail(_self: Transaction, name: str) -> None:
+        if name == "log":
+            raise RuntimeError
+
+    monkeypatch.setattr(Transaction, "before_step", fail)
+    with pytest.raises(RuntimeError):
+        widen_all(model, 2.0, only=INSIDE, example_input=IDS)
+    assert len(holders) > 2
+    assert all(module.config is config for module, config in holders)
+
+
+def test_a_model_inside_another_one_is_saved_and_loaded_with_its_config(tmp_path: Path) -> None:
+    config = _bert()
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = _build(config), nn.Linear(8, 3)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(ids).last_hidden_state)  # type: ignore[no-any-return]
+
+    model = Tagger().eval()
+    widen_all(model, 2.0, only=_feed_forward, example_input=IDS)
+    save(model, tmp_path)
+    again = load(Tagger, tmp_path).eval()
+    assert again.body.config.intermediate_size == model.body.config.intermediate_size == 24
+    assert torch.equal(model(IDS), again(IDS))
