@@ -75,7 +75,7 @@ def test_it_grows_on_schedule_and_carries_the_optimizer(tmp_path: Path) -> None:
     assert "on_load_checkpoint" not in vars(lit)
 
 
-@pytest.mark.parametrize("stop", [7, 13])
+@pytest.mark.parametrize("stop", [7, 13, 14])
 def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
     straight = Lit()
     _fit(straight, tmp_path, 24)

@@ -1,5 +1,6 @@
 """Optimizer state through a growth: old slots keep their bits, new slots take no wild first step."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,16 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import ParameterGrowth, deepen, growth_log, register_optimizer_carry, replay, rescale, widen
+from graftwork.surgery import (
+    ParameterGrowth,
+    deepen,
+    growth_log,
+    register_optimizer_carry,
+    replay,
+    rescale,
+    resume_optimizer,
+    widen,
+)
 from graftwork.surgery._methods import place_old
 
 from .models import CASES, batch_of, scrambled
@@ -165,6 +175,56 @@ def test_a_new_tensor_without_a_gradient_waits_for_its_first_one() -> None:
         before = weight.detach().clone()
         optimizer.step()
     assert 0 < (weight - before).abs().max() <= 0.1 * LR * 1.01
+
+
+def _deepened(*, warm: int) -> tuple[nn.Module, Tensor, optim.Optimizer]:
+    """A model whose new block has seen so many updates without a gradient."""
+    model, x, optimizer = _setup("adamw", 1)
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(400.0)
+    deepen(model, "features.0", example_input=x, optimizer=optimizer)
+    for _ in range(warm):
+        optimizer.zero_grad()
+        (0.0 * model(x).square().sum()).backward()
+        optimizer.step()
+    return model, x, optimizer
+
+
+@pytest.mark.parametrize("by_keyword", [True, False])
+def test_gradients_that_a_closure_makes_are_limited_in_the_same_step(by_keyword: bool) -> None:
+    """Lightning computes gradients inside ``optimizer.step(closure)``."""
+    (one, x, plain), (other, _, closed) = _deepened(warm=0), _deepened(warm=0)
+
+    def closure() -> Tensor:
+        closed.zero_grad()
+        loss = other(x).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        _steps(one, plain, x, 1)
+        loss = closed.step(closure=closure) if by_keyword else closed.step(closure)
+        assert loss is not None
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_loaded_optimizer_goes_on_waiting_for_the_first_gradient() -> None:
+    """To the bits of the training that was not broken off; without the call the block would start otherwise."""
+    (model, x, optimizer), ends = _deepened(warm=2), {}
+    for call in (True, False):
+        resumed = copy.deepcopy(model)
+        loaded = OPTIMIZERS["adamw"](resumed.parameters())
+        loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        if call:
+            waiting = len(list(resumed.features[0].graft0.parameters()))
+            assert (resume_optimizer(loaded), resume_optimizer(loaded)) == (waiting, 0)
+        _steps(resumed, loaded, x, 3)
+        ends[call] = [p.detach().clone() for p in resumed.parameters()]
+        assert resume_optimizer(loaded) == 0
+    _steps(model, optimizer, x, 3)
+    straight = list(model.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(straight, ends[True], strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(straight, ends[False], strict=True))
 
 
 def test_muon_carries_matrices_and_a_second_optimizer_the_rest() -> None:

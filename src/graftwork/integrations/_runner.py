@@ -9,7 +9,7 @@ from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map
 
 from graftwork.errors import ConfigError
-from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log
+from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, resume_optimizer
 
 __all__ = ["ScheduleRunner"]
 
@@ -63,12 +63,13 @@ class ScheduleRunner:
             _log.info("after %d optimizer steps: %s", steps, receipt)
         return made
 
-    def resume(self, module: nn.Module, steps: int) -> None:
+    def resume(self, module: nn.Module, steps: int, *, optimizers: Sequence[optim.Optimizer] = ()) -> None:
         """Start from a number of optimizer steps: growths whose moment has passed are not made again.
 
         Args:
             module: The module that will be trained on, with its past growths.
             steps: Optimizer steps already taken; 0 at the start of a training.
+            optimizers: The optimizers that train it, their state loaded (see `graftwork.surgery.resume_optimizer`).
 
         Raises:
             ConfigError: Growths are past that the module does not have.
@@ -83,6 +84,8 @@ class ScheduleRunner:
             )
         if steps:
             self.schedule.load_state_dict({"steps": steps})
+            for optimizer in optimizers:
+                resume_optimizer(optimizer)
 
 
 def _on_device(example_input: Any, module: nn.Module) -> Any:

@@ -85,7 +85,7 @@ class GrowthCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the schedule where the training stands."""
         target = self._target(pl_module)
-        self._runner.resume(target, trainer.global_step)
+        self._runner.resume(target, trainer.global_step, optimizers=trainer.optimizers)
         self._growths = growth_log(target)
 
     def on_train_batch_end(

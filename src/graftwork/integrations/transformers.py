@@ -51,7 +51,14 @@ class GrowthCallback(TrainerCallback):
         return self._runner.schedule.receipts
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        optimizer: optim.Optimizer | None = None,
+        **_: Any,
     ) -> None:
         """Start the schedule where the training stands."""
         if args.world_size > 1 or args.n_gpu > 1:
@@ -60,7 +67,7 @@ class GrowthCallback(TrainerCallback):
                 "distributed training hold the old shapes. Train on one device (CUDA_VISIBLE_DEVICES=0), or stop at "
                 "the moment, grow, and start the distributed training again"
             )
-        self._runner.resume(model, state.global_step)
+        self._runner.resume(model, state.global_step, optimizers=[] if optimizer is None else [optimizer])
 
     def on_step_end(
         self,

@@ -8,6 +8,7 @@ where not, why not.
 
 from graftwork.surgery._block import R2RBlock
 from graftwork.surgery._deepen import DeepenPlan, deepen, plan_deepen
+from graftwork.surgery._first_update import resume_optimizer
 from graftwork.surgery._groups import rescale
 from graftwork.surgery._optimizers import OptimizerCarry, ParameterGrowth, register_optimizer_carry
 from graftwork.surgery._plan import WidenPlan
@@ -45,6 +46,7 @@ __all__ = [
     "register_optimizer_carry",
     "replay",
     "rescale",
+    "resume_optimizer",
     "save",
     "save_log",
     "widen",

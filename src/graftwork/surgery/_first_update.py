@@ -11,7 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._transaction import Transaction
 
-__all__ = ["SECOND_MOMENTS", "limit_first_update", "waiting_slots"]
+__all__ = ["SECOND_MOMENTS", "limit_first_update", "resume_optimizer", "waiting_slots"]
 
 SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 """Keys of optimizer state that hold means of squared gradients."""
@@ -52,6 +52,41 @@ def limit_first_update(
     )
 
 
+def resume_optimizer(optimizer: optim.Optimizer) -> int:
+    """Go on waiting for the first gradients of new parameters, after an optimizer's state was loaded.
+
+    A checkpoint may be written between `deepen` and the first update that moves its block. What such a parameter waits
+    for is no part of ``state_dict()``, but its state tells: the step count of others, no first moment, and second
+    moments that are all the same. Without this call such a block starts faster than in an uninterrupted training; with
+    it the bits are the same. `graftwork.integrations` calls it.
+
+    Args:
+        optimizer: Made for the grown model, its state loaded. Wrappers of frameworks are looked into.
+
+    Returns:
+        How many parameters wait.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        optimizer = inner
+    slots = {
+        parameter: torch.ones_like(parameter, dtype=torch.bool)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if waiting_slots(optimizer, parameter) is None and _waits(optimizer.state.get(parameter, {}))
+    }
+    if slots:
+        limit_first_update(Transaction(), optimizer, slots)
+    return len(slots)
+
+
+def _waits(state: Mapping[str, Any]) -> bool:
+    moments = [state[key] for key in SECOND_MOMENTS & set(state)]
+    if not moments or float(state.get("step", 0)) == 0:
+        return False
+    still = not any(state[key].any() for key in ("exp_avg", "momentum_buffer", "grad_avg") if key in state)
+    return still and all(bool(v.flatten()[0] > 0) and bool((v == v.flatten()[0]).all()) for v in moments)
+
+
 def _put_back(masks: Any, parameter: nn.Parameter, mask: Tensor | None) -> None:
     if mask is None:
         masks.pop(parameter, None)
@@ -59,10 +94,29 @@ def _put_back(masks: Any, parameter: nn.Parameter, mask: Tensor | None) -> None:
         masks[parameter] = mask
 
 
-def _first_step(optimizer: optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-    masks = _unsettled.get(optimizer)
-    if not masks:
-        return
+def _first_step(
+    optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Before a step; where a closure makes the gradients inside of it (Lightning's does), right after the closure."""
+    if not _unsettled.get(optimizer):
+        return None
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        _settle(optimizer)
+        return None
+
+    def settled() -> Any:
+        loss = closure()
+        _settle(optimizer)
+        return loss
+
+    if len(args) > 1:
+        return (args[0], settled, *args[2:]), kwargs
+    return args, {**kwargs, "closure": settled}
+
+
+def _settle(optimizer: optim.Optimizer) -> None:
+    masks = _unsettled[optimizer]
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None or parameter not in masks:
