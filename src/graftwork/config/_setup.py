@@ -245,7 +245,13 @@ def prepare(
         device=device,
     )
     setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision)
-    setup.plan = plan or replace(make_plan(setup), members_per_step=recipe.members_per_step)
+    setup.plan = plan or replace(
+        make_plan(setup),
+        members_per_step=recipe.members_per_step,
+        fork_fraction=recipe.fork_fraction,
+        fork_layer=recipe.fork_layer,
+        fork_start=recipe.fork_start,
+    )
     return setup
 
 

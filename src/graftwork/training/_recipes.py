@@ -10,7 +10,7 @@ from graftwork.training._options import check_choice, check_known, check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import Schedule, make_schedule
 from graftwork.training._step import LrScale
-from graftwork.typing import Initialisation, Role
+from graftwork.typing import ForkStart, Initialisation, Role
 
 __all__ = ["RECIPES", "Recipe", "make_recipe"]
 
@@ -43,6 +43,10 @@ class Recipe:
         concat_probability: Of widening only the upper or lower half of a layer's channels.
         num_calibration: Training images from which running statistics are made before scoring.
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
+        fork_fraction: Share of the budget after which the population parts into K lines with private blocks, of each
+            of which one survives; ``None``: never, as in the poster.
+        fork_layer: Number of the first layer, from 0, that a line has for itself; all behind it and the head follow.
+        fork_start: ``"copy"``: private blocks begin as copies, and the function is preserved; ``"random"``: anew.
 
     Raises:
         ConfigError: If a value is out of its range; the message names the key.
@@ -71,6 +75,9 @@ class Recipe:
     concat_probability: float = 0.0
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
+    fork_fraction: float | None = None
+    fork_layer: int = 0
+    fork_start: ForkStart = "copy"
 
     def __post_init__(self) -> None:
         check_rules(self.rules)
@@ -87,6 +94,10 @@ class Recipe:
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
+        if self.fork_fraction is not None:
+            check_range("recipe: fork_fraction", self.fork_fraction, low=0, high=1)
+        check_range("recipe: fork_layer", self.fork_layer, low=0, integer=True)
+        check_choice("recipe: fork_start", self.fork_start, get_args(ForkStart))
         self._check_steps()
         self._check_counts()
 

@@ -1,7 +1,7 @@
 """Trainer: one optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
@@ -18,6 +18,7 @@ from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._options import check_choice, check_range
 from graftwork.training._precision import Precision, in_precision
 from graftwork.training._schedules import Schedule
+from graftwork.typing import BlockId
 
 __all__ = ["Loss", "LrScale", "Trainer", "Update"]
 
@@ -101,9 +102,16 @@ class Trainer:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
 
-    def sync(self) -> None:
-        """Bring the optimizer in line with the bank after members were born or dropped."""
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+        """Bring the optimizer in line with the bank after members were born or dropped.
+
+        Args:
+            copies: New entry → the one whose weights it begins with, and whose moments it takes; ``None``: all new
+                ones begin with fresh moments.
+        """
         self.optimizer.sync()
+        for copy, source in (copies or {}).items():
+            self.optimizer.copy_state(source, copy)
 
     def step(self, member: Member, number: int, progress: float) -> float:
         """Train ``member`` on batch ``number``.
