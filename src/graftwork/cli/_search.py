@@ -45,6 +45,10 @@ def search(
     members_per_step: Annotated[
         int | None, typer.Option(help="S, members that an update trains together. [default: 1, the poster's]")
     ] = None,
+    hit_power: Annotated[
+        float | None,
+        typer.Option(help="p: members trained together weigh examples by (1 + hits of those before)^-p. [default: 0]"),
+    ] = None,
     min_shared_fraction: Annotated[
         float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
     ] = None,

@@ -43,6 +43,8 @@ class Recipe:
         concat_probability: Of widening only the upper or lower half of a layer's channels.
         num_calibration: Training images from which running statistics are made before scoring.
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
+        hit_power: p of co-evolution's weights ``(1 + hits)^-p`` in the loss of members that a step trains together
+            (see `Trainer`); 0: every example counts alike.
         fork_fraction: Share of the budget after which the population parts into K lines with private blocks, of each
             of which one survives; ``None``: never, as in the poster.
         fork_layer: Number of the first layer, from 0, that a line has for itself; all behind it and the head follow.
@@ -75,6 +77,7 @@ class Recipe:
     concat_probability: float = 0.0
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
+    hit_power: float = 0.0
     fork_fraction: float | None = None
     fork_layer: int = 0
     fork_start: ForkStart = "copy"
@@ -94,10 +97,7 @@ class Recipe:
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
-        if self.fork_fraction is not None:
-            check_range("recipe: fork_fraction", self.fork_fraction, low=0, high=1)
-        check_range("recipe: fork_layer", self.fork_layer, low=0, integer=True)
-        check_choice("recipe: fork_start", self.fork_start, get_args(ForkStart))
+        self._check_lines()
         self._check_steps()
         self._check_counts()
 
@@ -124,6 +124,25 @@ class Recipe:
         if len(chances) != 3 or min(chances) < 0 or abs(sum(chances) - 1) > 1e-9:
             raise ConfigError(
                 f"recipe: kernel_probabilities must be three numbers >= 0 (for 1, 3, 5) of sum 1, got {chances!r}"
+            )
+
+    def _check_lines(self) -> None:
+        check_range("recipe: hit_power", self.hit_power, low=0, high=64)
+        check_range("recipe: fork_layer", self.fork_layer, low=0, integer=True)
+        check_choice("recipe: fork_start", self.fork_start, get_args(ForkStart))
+        if self.hit_power and self.members_per_step == 1:
+            raise ConfigError(
+                f"recipe: hit_power {self.hit_power!r} weighs examples by what other members of a step get right, so "
+                "members_per_step must be at least 2, got 1"
+            )
+        if self.fork_fraction is None:
+            return
+        check_range("recipe: fork_fraction", self.fork_fraction, low=0, high=1)
+        alike = self.fork_start == "copy" and not self.hit_power and 1 < self.num_survivors <= self.members_per_step
+        if alike:
+            raise ConfigError(
+                f"recipe: {self.num_survivors} copies that are always trained together on the same batches stay alike; "
+                "take members_per_step below num_survivors, fork_start 'random', or a hit_power"
             )
 
     def make_schedule(self) -> Schedule:

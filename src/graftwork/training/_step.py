@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,6 +56,8 @@ class Trainer:
         lr_scale: ``"parameter-ratio"``: learning rate and weight decay times ``|θ_reference| / |θ_member|`` (Painter's
             report); ``"none"``: the same for all.
         reference_parameters: Parameters of the seed network, ``|θ_reference|``; only for ``"parameter-ratio"``.
+        hit_power: p of co-evolution's weights in the loss of members that are trained together: an example counts
+            ``(1 + hits)^-p``, where hits are the members before this one in the update that get it right; 0: all alike.
 
     Attributes:
         loss: Cross-entropy; may be set to another `Loss`, such as one that reads a teacher.
@@ -73,6 +76,7 @@ class Trainer:
         precision: Precision = "float32",
         lr_scale: LrScale = "none",
         reference_parameters: int | None = None,
+        hit_power: float = 0.0,
     ) -> None:
         check_range("label_smoothing", label_smoothing, low=0, high=0.999)
         check_choice("precision", precision, get_args(Precision))
@@ -82,6 +86,8 @@ class Trainer:
                 "lr_scale: 'parameter-ratio' needs reference_parameters, the number of parameters of the seed network; "
                 f"got {reference_parameters!r}"
             )
+        check_range("hit_power", hit_power, low=0, high=64)
+        self.hit_power = hit_power
         self.optimizer = optimizer
         self.updates_at_once = 1
         self.batches = batches
@@ -147,8 +153,11 @@ class Trainer:
         itself moves as if that member were trained alone. Rate and decay are scaled by the mean of the members'
         ratios.
 
+        With `hit_power` the members' order matters: each learns most from what those before it get wrong, as
+        co-evolution would choose it after them. Weights of a member are scaled to a mean of 1.
+
         Args:
-            members: Different ones over one bank; put into training mode.
+            members: Different ones over one bank, drawn in this order; put into training mode.
             number: As in `step`.
             progress: As in `step`.
 
@@ -164,7 +173,12 @@ class Trainer:
             member.train()
         with in_precision(self.precision, x.device):
             logits = dict(walk(members, x, "train"))
-        losses = [self._checked_loss(member, x, logits[index], y, number) for index, member in enumerate(members)]
+        losses: list[tuple[Tensor, float]] = []
+        hits = torch.zeros_like(y)
+        for index, member in enumerate(members):
+            weights = (1.0 + hits) ** -self.hit_power if self.hit_power else None
+            losses.append(self._checked_loss(member, x, logits[index], y, number, weights))
+            hits += logits[index].detach().argmax(1) == y
         sum(loss for loss, _ in losses).backward()  # type: ignore[union-attr]
         uses = Counter(tensor for member in members for tensor in member.parameters_by_key().values())
         for parameter, count in uses.items():
@@ -189,9 +203,13 @@ class Trainer:
         return total
 
     def _checked_loss(
-        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int
+        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int, weights: Tensor | None = None
     ) -> tuple[Tensor, float]:
-        loss = self.loss(x, logits.float(), labels)
+        if weights is None:
+            loss = self.loss(x, logits.float(), labels)
+        else:
+            each = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing, reduction="none")
+            loss = (each * weights).sum() / weights.sum()
         value = float(loss.detach())
         if not isfinite(value):
             raise GraftworkError(
