@@ -1,7 +1,7 @@
 """Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from graftwork.member import Member
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
 from graftwork.training import Evaluation, Update
+from graftwork.typing import BlockId
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
 POOLED = seed_genome("poster", (1, 16, 16), 3).replace(head=Head("linear", hidden_features=0, pooling="avg"))
@@ -34,10 +35,13 @@ class Trainer:
         self.drawn: list[tuple[Member, ...]] = []
         self.runs: list[list[int]] = []
         self.sizes: list[tuple[int, int] | None] = []
+        self.copied: list[dict[BlockId, BlockId]] = []
         self.updates_at_once = updates_at_once
 
-    def sync(self) -> None:
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
         """There is no optimizer."""
+        if copies:
+            self.copied.append(dict(copies))
 
     def run(self, updates: Sequence[Update]) -> float:
         self.runs.append([update.number for update in updates])
@@ -197,3 +201,54 @@ def test_a_plan_survives_json() -> None:
     assert Plan(**json.loads(json.dumps(asdict(plan)))) == plan
     with pytest.raises(ConfigError, match="small_share must be in"):
         Plan(1, 1, 4, small_share=1.5)
+
+
+@pytest.mark.parametrize("plan", [Plan(2, 20, 5, fork_fraction=0.4), Plan(2, flops=200 * STEP, fork_fraction=0.4)])
+def test_the_seed_parts_into_a_line_for_each_survivor_when_its_share_of_the_work_is_done(plan: Plan) -> None:
+    state, trainer, rounds = run(plan)
+    alone = trainer.trained.index(next(genome for genome in trainer.trained if genome != SEED))
+    assert trainer.progress[alone] == pytest.approx(0.4, abs=0.02)
+    assert rounds[0].members == state.lines == ("m1", "m2")
+    assert [birth.parent for birth in rounds[0].births] == [None, "m0", "m0"]
+    assert len(trainer.copied) == 1
+    assert SEED not in trainer.trained[alone:]
+
+
+def test_a_population_parts_at_the_beginning_of_the_first_round_that_follows_its_share() -> None:
+    state, _, rounds = run(Plan(3, 4, 4, fork_fraction=0.3))
+    assert state.lines == ("m4", "m5")
+    assert [birth.parent for birth in rounds[2].births[:2]] == list(rounds[1].survivors)
+    assert rounds[2].members[:2] == state.lines
+
+
+def test_one_of_each_line_survives_whatever_the_selector_prefers() -> None:
+    state, _, rounds = run(Plan(4, 4, 4, fork_fraction=0.1, fork_layer=1), population_size=6)
+    for r in rounds:
+        owners = [state.population.ancestor_among(member, state.lines) for member in r.survivors]
+        assert tuple(owners) == state.lines
+        for line, survivor in zip(state.lines, r.survivors, strict=True):
+            kin = [m for m in r.members if state.population.ancestor_among(m, state.lines) == line]
+            assert survivor == kin[-1]  # the youngest, which the selector likes best
+    ids = [set(genome.ids) for genome in state.population.genomes]
+    assert ids[0] & ids[1] == {SEED.layers[0].blocks[0].id}
+
+
+def test_forking_draws_the_same_updates_however_many_are_drawn_at_once() -> None:
+    plan = Plan(2, flops=60 * STEP, fork_fraction=0.25)
+    (one, _, ones), (many, _, rounds) = run(plan), run(plan, updates_at_once=4)
+    assert [(r.step, r.training_flops, r.members) for r in ones] == [
+        (r.step, r.training_flops, r.members) for r in rounds
+    ]
+    assert one.rng.bit_generator.state == many.rng.bit_generator.state
+
+
+def test_the_round_of_a_fork_follows_from_its_share() -> None:
+    shares = {None: None, 0.0: 0, 0.2: 0, 0.5: 1, 0.6: 2, 0.75: 2}
+    assert {s: Plan(2, flops=1, fork_fraction=s).fork_generation for s in shares} == shares
+    assert Plan(0, 5, 5, fork_fraction=1.0).fork_generation == 0
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.76])
+def test_a_fork_that_would_never_come_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="fork_fraction"):
+        Plan(2, flops=1, fork_fraction=share)

@@ -111,6 +111,20 @@ def test_a_stopped_and_resumed_search_ends_with_the_same_bits(
     assert predictions(path) == predictions(whole)
 
 
+@pytest.mark.parametrize("step", [9, 15, 16, 41])
+def test_a_forked_search_resumes_to_the_same_bits_before_at_and_after_its_fork(tmp_path: Path, step: int) -> None:
+    config = tiny(control=False, fork_fraction=0.25, fork_layer=1)
+    Session.start(config, tmp_path / "whole").run()
+    box: list[Session] = []
+    box.append(Session.start(config, tmp_path / "cut", listener=StopAt(box, "search", step)))
+    with pytest.raises(SearchInterruptedError):
+        box[0].run()
+    Session.resume(tmp_path / "cut").run()
+    assert result(tmp_path / "cut")["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    assert predictions(tmp_path / "cut") == predictions(tmp_path / "whole")
+
+
 def test_another_seed_gives_another_bank(whole: Path, tmp_path: Path) -> None:
     Session.start(tiny(seed=1, control=False), tmp_path / "other").run()
     assert result(tmp_path / "other")["bank_sha256"] != result(whole)["bank_sha256"]

@@ -4,7 +4,7 @@ Nothing here writes a file or prints: the caller records what is yielded, and ma
 updates, because everything that changes lives in `SearchState`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,11 +14,13 @@ from graftwork.errors import ConfigError
 from graftwork.execution import shared_flops
 from graftwork.genome import TRAINING_FACTOR, Genome, forward_flops, training_flops
 from graftwork.member import Member
-from graftwork.mutation import MutationReport, Mutator
+from graftwork.mutation import MutationReport, Mutator, part
+from graftwork.plan import Plan
 from graftwork.population import Birth, Population
 from graftwork.selection import Selector, SoftSelector
 from graftwork.training import Evaluation, Update
-from graftwork.typing import MemberId
+from graftwork.transforms import Fork
+from graftwork.typing import BlockId, MemberId
 
 __all__ = ["Generation", "Plan", "SearchState", "joint_train", "search"]
 
@@ -31,7 +33,7 @@ class Trains(Protocol):
     @property
     def updates_at_once(self) -> int: ...
     def run(self, updates: Sequence[Update]) -> float: ...
-    def sync(self) -> None: ...
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None: ...
 
 
 class Scores(Protocol):
@@ -39,82 +41,6 @@ class Scores(Protocol):
 
     def evaluate(self, members: Sequence[Member]) -> Evaluation: ...
     def flops(self, genomes: Sequence[Genome]) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much work each round gets; fixed before the first step and stored with the run.
-
-    Either steps or FLOPs are given, never both. FLOPs cover training and scoring.
-
-    Args:
-        num_generations: Rounds after the first, which trains the seed alone.
-        initial_steps: N_i, updates of the seed; ``None`` with ``flops``.
-        steps_per_generation: N_j, updates a generation; ``None`` with ``flops``.
-        flops: Budget of the whole search; ``None`` with steps.
-        initial_fraction: Fraction of ``flops`` that the first round gets; the rest is dealt out equally.
-        members_per_step: S, different members that an update trains together; 1 is the poster's. Steps count updates;
-            FLOPs count what the members have in common once.
-        small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
-            resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
-        small_size: Height and width; ``None``: images stay as they are.
-
-    Raises:
-        ConfigError: If neither or both are given, or a number is out of its range.
-    """
-
-    num_generations: int
-    initial_steps: int | None = None
-    steps_per_generation: int | None = None
-    flops: int | None = None
-    initial_fraction: float = 0.5
-    members_per_step: int = 1
-    small_share: float = 0.0
-    small_size: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.small_size is not None:  # JSON has no tuples
-            object.__setattr__(self, "small_size", tuple(self.small_size))
-        if self.num_generations < 0:
-            raise ConfigError(f"plan: num_generations must be >= 0, got {self.num_generations}")
-        stepped = self.initial_steps is not None and self.steps_per_generation is not None
-        if stepped == (self.flops is not None):
-            raise ConfigError("plan: give either initial_steps and steps_per_generation, or flops")
-        if not 0 < self.initial_fraction <= 1:
-            raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
-        if self.members_per_step < 1:
-            raise ConfigError(f"plan: members_per_step must be >= 1, got {self.members_per_step!r}")
-        if not 0 <= self.small_share <= 1:
-            raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
-
-    @property
-    def total_steps(self) -> int | None:
-        """Updates of the whole search; ``None`` for a plan in FLOPs."""
-        if self.initial_steps is None or self.steps_per_generation is None:
-            return None
-        return self.initial_steps + self.num_generations * self.steps_per_generation
-
-    @property
-    def first_fraction(self) -> float:
-        """Share of the work that the first round gets, whatever the plan counts."""
-        if self.total_steps is None:
-            return self.initial_fraction
-        return max(1, self.initial_steps or 0) / max(1, self.total_steps)
-
-    def size_at(self, progress: float) -> tuple[int, int] | None:
-        """Height and width that images are shrunk to; ``None``: as they are."""
-        return self.small_size if progress < self.small_share else None
-
-    def steps_until(self, generation: int) -> int:
-        """Updates that are done when this round's training ends (a plan in steps)."""
-        return (self.initial_steps or 0) + generation * (self.steps_per_generation or 0)
-
-    def flops_until(self, generation: int) -> float:
-        """FLOPs that may be spent when this round ends (a plan in FLOPs)."""
-        if self.num_generations == 0:
-            return float(self.flops or 0)
-        share = (1 - self.initial_fraction) / self.num_generations
-        return (self.flops or 0) * (self.initial_fraction + share * generation)
 
 
 @dataclass(slots=True)
@@ -135,6 +61,7 @@ class SearchState:
         report: Of this round's mutation.
         loss_sum: Of this round's updates, with their number in ``loss_count``.
         loss_count: Updates of this round.
+        lines: Members that the lines begin with, once the population has parted.
     """
 
     population: Population
@@ -150,6 +77,7 @@ class SearchState:
     report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
     loss_sum: float = 0.0
     loss_count: int = 0
+    lines: tuple[MemberId, ...] = ()
 
     @property
     def spent_flops(self) -> int:
@@ -226,6 +154,9 @@ def search(
 ) -> Iterator[Generation]:
     """Algorithm 1: train the seed; then select, mutate and train jointly, round after round.
 
+    With ``plan.fork_fraction`` the population parts once into K lines, each with blocks that no other line has. From
+    then on selection keeps the best of each line, so that survivors go on sharing no more than the trunk.
+
     Args:
         state: A population that holds the seed, and the source of randomness; changed in place. A state that was
             stored between two updates goes on where it was, to the same bits.
@@ -249,8 +180,13 @@ def search(
     while not state.finished:
         if state.generation > 0 and not state.begun:
             state.population.keep(state.survivors)
+            if state.generation == plan.fork_generation:
+                _part(state, plan, trainer, num_survivors)
             state.report = mutate(state.population, population_size, rng=state.rng, generation=state.generation)
         state.begun = True
+        if state.generation == plan.fork_generation and not state.lines:  # in round 0, which nothing begins
+            joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer, until=plan.fork_fraction)
+            _part(state, plan, trainer, num_survivors)
         joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
         evaluation = scorer.evaluate(list(state.population))
         state.scoring_flops += scorer.flops(state.population.genomes)
@@ -259,14 +195,34 @@ def search(
     state.population.keep(state.survivors)
 
 
+def _part(state: SearchState, plan: Plan, trainer: Trains, count: int) -> None:
+    """Put forks in the place of those who are alive; the copies take their sources' moments before these go."""
+    trainer.sync()
+    fork = Fork(plan.fork_layer, plan.fork_start)
+    parents = state.survivors or tuple(state.population.members)
+    parting = part(state.population, parents, count, fork=fork, rng=state.rng, generation=state.generation)
+    trainer.sync(parting.copies)
+    state.population.keep(parting.lines)
+    state.lines = parting.lines
+
+
 def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_survivors: int) -> tuple[MemberId, ...]:
-    costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
-    if isinstance(selector, SoftSelector):
-        rows = selector.select_soft(evaluation.confidence.astype(np.float64), costs, num_survivors, state.rng)
-    else:
-        rows = selector.select(evaluation.correct, costs, num_survivors, state.rng)
+    """Survivors in order of choice; once there are lines, the choice of each line by itself, in order of lines."""
     members = tuple(state.population.members)
-    return tuple(members[row] for row in rows)
+    costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
+    groups, count = [np.arange(len(members))], num_survivors
+    if state.lines:
+        owners = [state.population.ancestor_among(member, state.lines) for member in members]
+        groups = [np.array([row for row, owner in enumerate(owners) if owner == line]) for line in state.lines]
+        count = 1
+    chosen: list[MemberId] = []
+    for rows in groups:
+        if isinstance(selector, SoftSelector):
+            found = selector.select_soft(evaluation.confidence[rows].astype(np.float64), costs[rows], count, state.rng)
+        else:
+            found = selector.select(evaluation.correct[rows], costs[rows], count, state.rng)
+        chosen += [members[rows[row]] for row in found]
+    return tuple(chosen)
 
 
 def joint_train(
@@ -276,14 +232,17 @@ def joint_train(
     scorer: Scores,
     plan: Plan,
     observer: Observer | None = None,
+    until: float | None = None,
 ) -> None:
     """Draw a member uniformly, with replacement, update it on one batch; until this round's work is done.
+
+    With ``until`` it ends when that share of the plan's whole work is done, if this comes before the round's end.
 
     With ``plan.members_per_step`` above 1, so many different members are drawn for each batch. Under a plan in FLOPs a
     round ends before the update that would leave too little for scoring the population.
     """
     trainer.sync()
-    draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes))
+    draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes), until)
     while drawn := draw(trainer.updates_at_once):
         loss = trainer.run([entry.update for entry in drawn])
         state.step += len(drawn)
@@ -309,9 +268,13 @@ class _Draw:
         plan: How much work the round gets.
         batch_size: Images of an update.
         reserved: FLOPs that scoring will take.
+        until: Share of the plan's work at which to end; ``None``: with the round.
     """
 
-    def __init__(self, state: SearchState, plan: Plan, batch_size: int, reserved: int) -> None:
+    def __init__(
+        self, state: SearchState, plan: Plan, batch_size: int, reserved: int, until: float | None = None
+    ) -> None:
+        self._until = until
         self._state, self._plan, self._reserved = state, plan, reserved
         self._ids = list(state.population.members)
         self._members = list(state.population)
@@ -340,6 +303,8 @@ class _Draw:
 
     def _fits(self, step: int, spent: int) -> bool:
         plan, generation = self._plan, self._state.generation
+        if self._until is not None and plan.share(step, spent) >= self._until:
+            return False
         if plan.flops is None:
             return step < plan.steps_until(generation)
         return spent + self._reserved + self._largest <= plan.flops_until(generation)

@@ -86,11 +86,17 @@ class Member(nn.Module):
             for name, tensor in entry.items()
         }
 
-    def copy_statistics(self, parent: "Member") -> None:
-        """Start with the parent's statistics where both have the entry."""
+    def copy_statistics(self, parent: "Member", copies: Mapping[BlockId, BlockId] | None = None) -> None:
+        """Start with the parent's statistics where both have the entry, or this one has a copy of the parent's.
+
+        Args:
+            parent: Over the same bank.
+            copies: This member's entry → the parent's; ``None``: there are no copies.
+        """
         for block_id in self.statistics:
-            if block_id in parent.statistics:
-                mean, variance = parent.statistics[block_id]
+            source = (copies or {}).get(block_id, block_id)
+            if source in parent.statistics:
+                mean, variance = parent.statistics[source]
                 self.statistics[block_id] = (mean.clone(), variance.clone())
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from graftwork.combination import run_members
 from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError
-from graftwork.experiments import COEVOLUTION, NEUROEVOLUTION, run_study
+from graftwork.experiments import COEVOLUTION, DIVERSITY, NEUROEVOLUTION, run_study
 from graftwork.experiments._arms import make_run
 from graftwork.experiments._entries import BEST, ORACLE, Entry, difference, search_entries
 from graftwork.genome import Genome, num_parameters, training_flops
@@ -20,12 +20,12 @@ from graftwork.session import SearchInterruptedError, Session
 
 SMALL: dict[str, Any] = {"recipe": "paper", "num_generations": 1, "population_size": 3, "num_survivors": 2}
 SMALL |= {"num_calibration": 50, "precision": "float32", "threads": 1}
-SIZES: dict[str, Any] = {"coevolution": "10GFLOP", "neuroevolution": 0.002}
+SIZES: dict[str, Any] = {"coevolution": "10GFLOP", "neuroevolution": 0.002, "diversity": "10GFLOP"}
 
 
 def study(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
     options = {"data": "digits", "seeds": [0], "size": SIZES[name], "note": lambda _: None, **SMALL, **changes}
-    known = {"coevolution": COEVOLUTION, "neuroevolution": NEUROEVOLUTION}
+    known = {"coevolution": COEVOLUTION, "neuroevolution": NEUROEVOLUTION, "diversity": DIVERSITY}
     return run_study(known[name], folder / "results", runs=folder / "runs", **options)
 
 
@@ -195,3 +195,29 @@ def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "poster.svg").is_file()
     with pytest.raises(ConfigError, match="counts steps"):
         study("neuroevolution", tmp_path / "other", recipe="default")
+
+
+def test_ways_to_train_stand_beside_the_plain_search_and_both_controls(tmp_path: Path) -> None:
+    summary = study("diversity", tmp_path)
+    searches = ["search", "fork", "fork, weighted", "branches", "weighted"]
+    assert list(summary["arms"]) == [*searches, "largest survivor's genome alone", "deep ensemble"]
+    assert set(summary["diversity"]) == {*searches, "deep ensemble"}
+    for arm in searches:
+        found = json.loads((tmp_path / "runs" / f"s0-{arm.replace(', ', '-')}" / "result.json").read_text())
+        spent = found["training_flops"] + found["scoring_flops"]
+        assert 0.6e10 < spent <= 1e10
+        heads = {Genome.from_dict(json.loads(path.read_text())["genome"]).head.id for path in _members(tmp_path, arm)}
+        assert len(heads) == (1 if arm in ("search", "weighted") else 2)
+    recipe = config_of(tmp_path / "runs" / "s0-fork-weighted").recipe
+    assert (recipe.members_per_step, recipe.hit_power, recipe.fork_fraction) == (2, 2.0, 0.25)
+    table = (tmp_path / "results" / "table.md").read_text()
+    for words in ("disagreement", "double fault", "fork: ensemble − ensemble of search", ORACLE):
+        assert words in table
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    (tmp_path / "results" / "seed-0.json").unlink()
+    study("diversity", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
+
+
+def _members(folder: Path, arm: str) -> list[Path]:
+    return sorted((folder / "runs" / f"s0-{arm.replace(', ', '-')}" / "members").glob("*.json"))

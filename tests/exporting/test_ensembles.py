@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,11 +20,12 @@ from graftwork.execution import Output, prefix_tree, walk
 from graftwork.exporting import Joined, export_ensemble, open_export
 from graftwork.exporting import _ensemble as module
 from graftwork.genome import Genome, seed_genome
-from graftwork.member import Member
+from graftwork.member import Member, bind, recalibrate
 from graftwork.numerics import output_gap
+from graftwork.transforms import Fork
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, ready, stored_images, transform_for
 from tests.exporting.test_source import ALONE
-from tests.strategies import family, genomes, seeds
+from tests.strategies import family, genomes, grown, scramble, seeds
 
 METHODS = ("mean", "greedy", "stacked", "grafted")
 
@@ -150,3 +152,21 @@ def test_members_that_can_not_stand_together_are_named(tmp_path: Path) -> None:
     export(joined([one], "mean"), tmp_path)
     with pytest.raises(InputError, match="choose another folder or overwrite"):
         export(joined([one], "mean"), tmp_path)
+
+
+def test_members_may_have_upper_layers_and_heads_of_their_own(tmp_path: Path) -> None:
+    genome, generator = seed_genome("poster", (3, 16, 16), 3), torch.Generator().manual_seed(0)
+    bank, _ = grown(genome, generator)
+    growths = [Fork(1)(genome, rng=np.random.default_rng(seed)) for seed in (0, 1)]
+    for growth in growths:
+        growth.graft(bank, generator=generator)
+    members = [bind(growth.child, bank) for growth in growths]
+    scramble(bank, members, generator)
+    recalibrate(members, torch.randn(8, *genome.input_shape, generator=generator))
+    ensemble = joined([member.eval() for member in members], "stacked")
+    export(ensemble, tmp_path)
+    assert len(prefix_tree(members)) == 3
+    images = stored_images(genome, 5)
+    found = open_export(tmp_path)(as_user(images))
+    torch.testing.assert_close(found, expected(ensemble, images), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(*(member(transform_for(genome)(images)) for member in members))

@@ -95,3 +95,13 @@ def test_unknown_keys_are_refused_at_every_depth(path: tuple[str, ...], message:
 def test_an_unknown_recipe_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
         make_recipe("papper")
+
+
+def test_options_of_lines_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="members_per_step must be at least 2"):
+        make_recipe("default", hit_power=2)
+    with pytest.raises(ConfigError, match="stay alike"):
+        make_recipe("default", fork_fraction=0.3, members_per_step=3)
+    for way in ({"members_per_step": 2}, {"fork_start": "random"}, {"hit_power": 2}):
+        recipe = make_recipe("default", **{"fork_fraction": 0.3, "members_per_step": 3, **way})
+        assert Recipe.from_dict(recipe.to_dict()) == recipe

@@ -1,15 +1,22 @@
 """Several members per step: one update that is the mean of theirs, common parts run once."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftwork.errors import GraftworkError
 from graftwork.genome import TRAINING_FACTOR, num_parameters
+from graftwork.mutation import part
+from graftwork.population import Population
 from graftwork.training import BankOptimizer, Trainer, Update, constant
+from graftwork.transforms import Fork
 from graftwork.typing import BlockId
 from tests.strategies import scramble
-from tests.training.small import LEFT, RIGHT, RULES, Setting, genome, layer, same, setting, stream
+from tests.training.small import LEFT, RIGHT, RULES, Setting, bank_of, genome, layer, same, setting, stream
 
 BYSTANDER = genome(layer("other", 6), head="head-other")
 
@@ -20,14 +27,16 @@ def scrambled(rules: str = "adam") -> Setting:
     return state
 
 
-def gradients(state: Setting, members: list[int], together: bool) -> list[dict[str, torch.Tensor]]:
+def gradients(
+    state: Setting, members: list[int], together: bool, *, hit_power: float = 0.0
+) -> list[dict[str, torch.Tensor]]:
     """Of one update together, or of each member alone; nothing is moved."""
 
     class Still(BankOptimizer):
         def step(self, lr_factor: float = 1.0, weight_decay_factor: float = 1.0) -> None:
             """Leave the weights."""
 
-    trainer = Trainer(Still(state.bank, RULES["adam"]), batches=stream(), schedule=constant())
+    trainer = Trainer(Still(state.bank, RULES["adam"]), batches=stream(), schedule=constant(), hit_power=hit_power)
     found = []
     for chosen in [members] if together else [[index] for index in members]:
         trainer.step_together([state.members[index] for index in chosen], 3, 0.0)
@@ -126,3 +135,48 @@ def test_a_run_of_updates_is_its_steps_and_its_loss_their_sum() -> None:
     expected += other.trainer.step_together(other.members[:2], 1, 0.0)
     assert one.trainer.run(updates) == expected
     assert same(one.snapshot(), other.snapshot())
+
+
+def hits_weighted(state: Setting, members: list[int], power: float) -> dict[str, torch.Tensor]:
+    """Gradients of one update with co-evolution's weights, written out member by member."""
+    x, y = stream().batch(3)
+    hits = torch.zeros(len(y))
+    total: torch.Tensor = torch.zeros(())
+    for index in members:
+        logits = state.members[index].train()(x)
+        weights = (1 + hits) ** -power
+        total = total + (F.cross_entropy(logits, y, reduction="none") * weights / weights.mean()).mean()
+        hits = hits + (logits.argmax(1) == y)
+    assert 0 < int((hits > 0).sum()) < len(y)
+    total.backward()
+    found = {key: p.grad.clone() for key, p, _ in state.bank.parameters() if p.grad is not None}
+    counts = Counter(key for index in members for key in state.members[index].parameters_by_key())
+    return {key: gradient / counts[key] for key, gradient in found.items()}
+
+
+@pytest.mark.parametrize("members", [[0, 1], [1, 0]])
+def test_with_a_hit_power_members_learn_most_from_what_those_before_them_get_wrong(members: list[int]) -> None:
+    [weighted] = gradients(scrambled(), members, True, hit_power=2)
+    expected = hits_weighted(scrambled(), members, 2)
+    assert set(weighted) == set(expected)
+    for key, gradient in weighted.items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=1e-6)
+    [plain] = gradients(scrambled(), members, True)
+    first, second = ("left", "right") if members == [0, 1] else ("right", "left")
+    assert torch.allclose(weighted[f"head-{first}/weight"], plain[f"head-{first}/weight"])
+    assert not torch.allclose(weighted[f"head-{second}/weight"], plain[f"head-{second}/weight"], rtol=1e-2)
+
+
+def test_a_hit_power_parts_copies_that_would_otherwise_stay_alike() -> None:
+    genome_ = LEFT
+    for power, alike in ((0.0, True), (2.0, False)):
+        population = Population(bank_of(genome_))
+        parent = population.add_seed(genome_, generator=torch.Generator().manual_seed(0))
+        lines = part(population, [parent], 2, fork=Fork(1), rng=np.random.default_rng(0)).lines
+        members = [population[line] for line in lines]
+        optimizer = BankOptimizer(population.bank, RULES["adam"])
+        trainer = Trainer(optimizer, batches=stream(), schedule=constant(), hit_power=power)
+        for number in range(3):
+            trainer.step_together(members, number, 0.0)
+        heads = [population.bank[member.genome.head.id]["weight"] for member in members]
+        assert torch.equal(*heads) == alike

@@ -85,6 +85,17 @@ def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(whole: Path
     assert_equal_runs(tmp_path / "run", whole)
 
 
+def test_a_forked_shared_search_has_one_line_a_survivor_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    way = {"fork_fraction": 0.2, "fork_layer": 1, "hit_power": 2.0, "members_per_step": 2}
+    shared_run(tmp_path / "whole", **way)
+    with pytest.raises(SearchInterruptedError, match="--resume"):
+        shared_run(tmp_path / "cut", stop_at=24, **way)
+    shared_run(tmp_path / "cut", resume=True)
+    assert_equal_runs(tmp_path / "cut", tmp_path / "whole")
+    first = next(row for row in records(tmp_path / "whole") if row["type"] == "generation")
+    assert first["members"] == ["m1", "m2"]
+
+
 def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(whole: Path, tmp_path: Path) -> None:
     shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", members_per_step=2)
     found = result(tmp_path / "run")

@@ -55,6 +55,17 @@ class BlockBank:
         self._entries[block_id] = MappingProxyType(entry)
         self._roles[block_id] = MappingProxyType(dict(roles))
 
+    def copy(self, source: BlockId, block_id: BlockId) -> None:
+        """Add an entry that begins with the bits of another one; what is fixed there is fixed here.
+
+        Raises:
+            BankError: If the bank does not hold ``source``, or holds ``block_id``.
+        """
+        entry = self[source]
+        self.add(block_id, entry, self.roles(source))
+        for name, parameter in entry.items():
+            self[block_id][name].requires_grad_(parameter.requires_grad)
+
     def freeze(self, block_id: BlockId, name: str) -> None:
         """Declare one tensor fixed: it is never trained (the filters of a whitening stem)."""
         self[block_id][name].requires_grad_(False)

@@ -18,7 +18,8 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, deep-growth or carry."
+            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, diversity, growth, "
+            "deep-growth or carry."
         ),
     ],
     data: options.Data = None,
@@ -26,10 +27,13 @@ def reproduce(
     scale: Annotated[
         float | None, typer.Option(min=1e-4, help="Of the number of steps or FLOPs; 1, the full size, is the default.")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="FLOPs of each search of coevolution and diversity. [default: 0.1PFLOP, 0.05PFLOP]"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder of the run folders of neuroevolution and coevolution. [runs/NAME]")
+        Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: options.Config = None,

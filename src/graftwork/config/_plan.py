@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from graftwork.config._budget import parse_budget
 from graftwork.errors import ConfigError, GenomeError
-from graftwork.evolution import Plan
 from graftwork.genome import Genome, training_flops
+from graftwork.plan import Plan
 from graftwork.training import Recipe, calibrate_speed
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def make_plan(setup: "Setup") -> Plan:
         members_per_step=recipe.members_per_step,
         small_share=0.0 if size is None else recipe.small_share,
         small_size=size,
+        fork_fraction=recipe.fork_fraction,
+        fork_layer=recipe.fork_layer,
+        fork_start=recipe.fork_start,
     )
 
 

@@ -227,6 +227,7 @@ def prepare(
         precision=precision.precision,
         lr_scale=recipe.lr_scale,
         reference_parameters=num_parameters(genome),
+        hit_power=recipe.hit_power,
     )
     scorer = Scorer(
         problem.images(problem.splits.validation),

@@ -7,7 +7,7 @@ from typing import Any
 from graftwork.experiments._common import Row, mean_and_spread
 from graftwork.experiments._entries import BEST, CHOSEN, ORACLE
 
-__all__ = ["bars_of_arms", "differences_table", "format_spread", "summarise_arms", "table_of_arms"]
+__all__ = ["bars_of_arms", "differences_table", "diversity_table", "format_spread", "summarise_arms", "table_of_arms"]
 
 
 def summarise_arms(rows: Sequence[Row]) -> dict[str, Any]:
@@ -72,6 +72,17 @@ def table_of_arms(summary: Mapping[str, Any]) -> str:
         rows.append(f"| {line} | {' | '.join(cells)} |")
     seeds = [str(next(iter(arm.values()))["test_accuracy"]["num"]) for arm in arms.values()]
     return "\n".join([*rows, f"| seeds | {' | '.join(seeds)} |"]) + "\n"
+
+
+def diversity_table(summary: Mapping[str, Any]) -> str:
+    """Markdown: how differently the members of each arm err on the test split (see `graftwork.metrics.Diversity`)."""
+    arms = summary["diversity"]
+    rows = [f"| of the members | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
+    for key in ("mean_accuracy", "disagreement", "double_fault", "q_statistic"):
+        factor, digits = (1, 3) if key == "q_statistic" else (100, 2)
+        cells = [format_spread(a[key], factor=factor, digits=digits) if key in a else "–" for a in arms.values()]
+        rows.append(f"| {key.replace('_', ' ')}{'' if factor == 1 else ', %'} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def differences_table(summary: Mapping[str, Any]) -> str:

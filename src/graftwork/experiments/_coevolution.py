@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftwork.config import SearchConfig
-from graftwork.experiments._arms import check_ensembles, make_control, make_run
+from graftwork.experiments._arms import check_ensembles, make_run
 from graftwork.experiments._arms_table import bars_of_arms, differences_table, summarise_arms, table_of_arms
 from graftwork.experiments._common import Row
-from graftwork.experiments._entries import BEST, CHOSEN, Entry, deep_ensemble_entries, difference, search_entries
+from graftwork.experiments._controls import ALONE, DEEP, control_entries, control_tasks
+from graftwork.experiments._entries import BEST, CHOSEN, Entry, difference, search_entries
 from graftwork.experiments._entries import seed_network as seed_network_entries
 from graftwork.experiments._leak import leak_test
 from graftwork.experiments._study import Case, Study
@@ -17,17 +17,8 @@ from graftwork.experiments._tasks import Task
 __all__ = ["COEVOLUTION"]
 
 SELECTIONS = ("coevolution", "greedy", "random")
-ALONE, DEEP, SEED = "largest survivor's genome alone", "deep ensemble", "seed network alone"
+SEED = "seed network alone"
 LEAK = "coevolution, stackers fitted on training data (leak)"
-
-
-def _num_networks(case: Case) -> int:
-    """K of the deep ensemble: as many networks as a search has survivors."""
-    return SearchConfig.from_dict(case.options).recipe.num_survivors
-
-
-def _networks(case: Case) -> list[Path]:
-    return [case.path(f"deep-{number}") for number in range(_num_networks(case))]
 
 
 def tasks(case: Case) -> list[Task]:
@@ -44,13 +35,7 @@ def tasks(case: Case) -> list[Task]:
         found.append(Task(path.name, make_run, (path, {**options, **own})))
     first, source = found[0].name, case.path(SELECTIONS[0])
     found.append(Task(f"{first}-leak", leak_test, (source,), (first,)))
-    alone = case.path("alone")
-    found.append(Task(alone.name, make_control, (alone, case.options, source, 1), (first,)))
-    networks = _networks(case)
-    for number, path in enumerate(networks):
-        own = {**case.options, "seed": case.seed + 1000 * (number + 1)}
-        found.append(Task(path.name, make_control, (path, own, source, len(networks)), (first,)))
-    return found
+    return found + control_tasks(case, source)
 
 
 def row(case: Case) -> Row:
@@ -59,9 +44,8 @@ def row(case: Case) -> Row:
     diversity: dict[str, dict[str, Any]] = {}
     for selection in SELECTIONS:
         arms[selection], diversity[selection] = search_entries(case.path(selection))
-    alone, _ = search_entries(case.path("alone"))
-    arms[ALONE] = {BEST: alone[BEST]}
-    arms[DEEP], diversity[DEEP] = deep_ensemble_entries(_networks(case))
+    controls, measures = control_entries(case)
+    arms, diversity = {**arms, **controls}, {**diversity, **measures}
     control = seed_network_entries(case.path(SELECTIONS[0]))
     if control:
         arms[SEED] = control

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Joined:
     """Members and what makes one prediction of their outputs.
 
     Args:
-        members: Over one bank or several; they agree on input, activation, norm and head.
+        members: Over one bank or several; they agree on input, activation, norm and the head's kind.
         combiner: From outputs [B, K, features] to log-probabilities [B, classes].
         description: Of the combiner, as plain data (see `graftwork.ensembles.describe_combiner`).
         output: What of each member the combiner reads.
@@ -80,7 +80,11 @@ def export_ensemble(
         raise InputError("export: an ensemble has to have at least one member, but got none")
     check_arguments(members[0], to, transform, class_names)
     genomes = [member.genome for member in members]
-    kinds = {(g.input_shape, g.num_classes, g.activation, g.norm, g.stem.kind, g.head) for g in genomes}
+    heads = [replace(genome.head, id=genomes[0].head.id) for genome in genomes]  # whose weights may differ
+    kinds = {
+        (g.input_shape, g.num_classes, g.activation, g.norm, g.stem.kind, h)
+        for g, h in zip(genomes, heads, strict=True)
+    }
     if len(kinds) > 1:
         raise InputError(f"export: members of one ensemble must agree on input, stem, norm and head, got {kinds}")
     twins = [exact_twin(member) for member in members]

@@ -133,6 +133,27 @@ class BankOptimizer:
             group = part.param_groups[0]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
+    def copy_state(self, source: BlockId, block_id: BlockId) -> None:
+        """Give an entry copies of another one's state; where that has none yet, this one has none either.
+
+        Raises:
+            BankError: If one of the entries is not in.
+        """
+        for wanted in (source, block_id):
+            if wanted not in self._entries:
+                raise BankError(
+                    f"optimizer: no block {wanted!r} to copy state for; it holds {len(self._entries)} blocks"
+                )
+        for name, (parameter, rule) in self._entries[block_id].items():
+            states = self._parts[rule].state
+            given = states.get(self._entries[source][name][0], {})
+            copied = {
+                slot: value.detach().clone() if isinstance(value, Tensor) else value for slot, value in given.items()
+            }
+            states.pop(parameter, None)
+            if copied:
+                states[parameter] = copied
+
     def sync(self) -> None:
         """Follow the bank: forget what it has forgotten, add what it has added (in its order)."""
         self.forget([block_id for block_id in self._entries if not self._current(block_id)])

@@ -10,7 +10,7 @@ from graftwork.training._options import check_choice, check_known, check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import Schedule, make_schedule
 from graftwork.training._step import LrScale
-from graftwork.typing import Initialisation, Role
+from graftwork.typing import ForkStart, Initialisation, Role
 
 __all__ = ["RECIPES", "Recipe", "make_recipe"]
 
@@ -46,6 +46,12 @@ class Recipe:
         small_scale: Of their height and width.
         num_calibration: Training images from which running statistics are made before scoring.
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
+        hit_power: p of co-evolution's weights ``(1 + hits)^-p`` in the loss of members that a step trains together
+            (see `Trainer`); 0: every example counts alike.
+        fork_fraction: Share of the budget after which the population parts into K lines with private blocks, of each
+            of which one survives; ``None``: never, as in the poster.
+        fork_layer: Number of the first layer, from 0, that a line has for itself; all behind it and the head follow.
+        fork_start: ``"copy"``: private blocks begin as copies, and the function is preserved; ``"random"``: anew.
 
     Raises:
         ConfigError: If a value is out of its range; the message names the key.
@@ -76,6 +82,10 @@ class Recipe:
     small_scale: float = 0.75
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
+    hit_power: float = 0.0
+    fork_fraction: float | None = None
+    fork_layer: int = 0
+    fork_start: ForkStart = "copy"
 
     def __post_init__(self) -> None:
         check_rules(self.rules)
@@ -94,6 +104,7 @@ class Recipe:
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
+        self._check_lines()
         self._check_steps()
         self._check_counts()
 
@@ -120,6 +131,25 @@ class Recipe:
         if len(chances) != 3 or min(chances) < 0 or abs(sum(chances) - 1) > 1e-9:
             raise ConfigError(
                 f"recipe: kernel_probabilities must be three numbers >= 0 (for 1, 3, 5) of sum 1, got {chances!r}"
+            )
+
+    def _check_lines(self) -> None:
+        check_range("recipe: hit_power", self.hit_power, low=0, high=64)
+        check_range("recipe: fork_layer", self.fork_layer, low=0, integer=True)
+        check_choice("recipe: fork_start", self.fork_start, get_args(ForkStart))
+        if self.hit_power and self.members_per_step == 1:
+            raise ConfigError(
+                f"recipe: hit_power {self.hit_power!r} weighs examples by what other members of a step get right, so "
+                "members_per_step must be at least 2, got 1"
+            )
+        if self.fork_fraction is None:
+            return
+        check_range("recipe: fork_fraction", self.fork_fraction, low=0, high=1)
+        alike = self.fork_start == "copy" and not self.hit_power and 1 < self.num_survivors <= self.members_per_step
+        if alike:
+            raise ConfigError(
+                f"recipe: {self.num_survivors} copies that are always trained together on the same batches stay alike; "
+                "take members_per_step below num_survivors, fork_start 'random', or a hit_power"
             )
 
     def make_schedule(self) -> Schedule:

@@ -1,11 +1,12 @@
 """Trainer: one optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._options import check_choice, check_range
 from graftwork.training._precision import Precision, in_precision
 from graftwork.training._schedules import Schedule
+from graftwork.typing import BlockId
 
 __all__ = ["Loss", "LrScale", "Trainer", "Update"]
 
@@ -56,6 +58,8 @@ class Trainer:
         lr_scale: ``"parameter-ratio"``: learning rate and weight decay times ``|θ_reference| / |θ_member|`` (Painter's
             report); ``"none"``: the same for all.
         reference_parameters: Parameters of the seed network, ``|θ_reference|``; only for ``"parameter-ratio"``.
+        hit_power: p of co-evolution's weights in the loss of members that are trained together: an example counts
+            ``(1 + hits)^-p``, where hits are the members before this one in the update that get it right; 0: all alike.
 
     Attributes:
         loss: Cross-entropy; may be set to another `Loss`, such as one that reads a teacher.
@@ -74,6 +78,7 @@ class Trainer:
         precision: Precision = "float32",
         lr_scale: LrScale = "none",
         reference_parameters: int | None = None,
+        hit_power: float = 0.0,
     ) -> None:
         check_range("label_smoothing", label_smoothing, low=0, high=0.999)
         check_choice("precision", precision, get_args(Precision))
@@ -83,6 +88,8 @@ class Trainer:
                 "lr_scale: 'parameter-ratio' needs reference_parameters, the number of parameters of the seed network; "
                 f"got {reference_parameters!r}"
             )
+        check_range("hit_power", hit_power, low=0, high=64)
+        self.hit_power = hit_power
         self.optimizer = optimizer
         self.updates_at_once = 1
         self.batches = batches
@@ -103,9 +110,16 @@ class Trainer:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
 
-    def sync(self) -> None:
-        """Bring the optimizer in line with the bank after members were born or dropped."""
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+        """Bring the optimizer in line with the bank after members were born or dropped.
+
+        Args:
+            copies: New entry → the one whose weights it begins with, and whose moments it takes; ``None``: all new
+                ones begin with fresh moments.
+        """
         self.optimizer.sync()
+        for copy, source in (copies or {}).items():
+            self.optimizer.copy_state(source, copy)
 
     def _batch(self, number: int, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         x, y = self.batches.batch(number)
@@ -149,8 +163,11 @@ class Trainer:
         itself moves as if that member were trained alone. Rate and decay are scaled by the mean of the members'
         ratios.
 
+        With `hit_power` the members' order matters: each learns most from what those before it get wrong, as
+        co-evolution would choose it after them. Weights of a member are scaled to a mean of 1.
+
         Args:
-            members: Different ones over one bank; put into training mode.
+            members: Different ones over one bank, drawn in this order; put into training mode.
             number: As in `step`.
             progress: As in `step`.
             size: As in `step`.
@@ -167,7 +184,12 @@ class Trainer:
             member.train()
         with in_precision(self.precision, x.device):
             logits = dict(walk(members, x, "train"))
-        losses = [self._checked_loss(member, x, logits[index], y, number) for index, member in enumerate(members)]
+        losses: list[tuple[Tensor, float]] = []
+        hits = torch.zeros_like(y)
+        for index, member in enumerate(members):
+            weights = (1.0 + hits) ** -self.hit_power if self.hit_power else None
+            losses.append(self._checked_loss(member, x, logits[index], y, number, weights))
+            hits += logits[index].detach().argmax(1) == y
         sum(loss for loss, _ in losses).backward()  # type: ignore[union-attr]
         uses = Counter(tensor for member in members for tensor in member.parameters_by_key().values())
         for parameter, count in uses.items():
@@ -193,9 +215,13 @@ class Trainer:
         return total
 
     def _checked_loss(
-        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int
+        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int, weights: Tensor | None = None
     ) -> tuple[Tensor, float]:
-        loss = self.loss(x, logits.float(), labels)
+        if weights is None:
+            loss = self.loss(x, logits.float(), labels)
+        else:
+            each = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing, reduction="none")
+            loss = (each * weights).sum() / weights.sum()
         value = float(loss.detach())
         if not isfinite(value):
             raise GraftworkError(

@@ -1,7 +1,7 @@
 """SharedTrainer and SharedScorer: what a trainer and a scorer do, done by all ranks."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -47,11 +47,15 @@ class SharedTrainer:
         return self.trainer.batch_size
 
     @torch.no_grad()
-    def sync(self) -> None:
-        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently."""
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently.
+
+        Args:
+            copies: As of `Trainer.sync`.
+        """
         bank = self.trainer.optimizer.bank
         new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
-        self.trainer.sync()
+        self.trainer.sync(copies)
         for _, parameter, _ in bank.parameters(new):
             values = self.group.spread(parameter.detach().contiguous())
             parameter.copy_(values)

@@ -1,0 +1,47 @@
+"""Controls of a study of ensembles: what the FLOPs of a search buy without one."""
+
+from pathlib import Path
+from typing import Any
+
+from graftwork.config import SearchConfig
+from graftwork.experiments._arms import make_control
+from graftwork.experiments._entries import BEST, Entry, deep_ensemble_entries, search_entries
+from graftwork.experiments._study import Case
+from graftwork.experiments._tasks import Task
+
+__all__ = ["ALONE", "DEEP", "control_entries", "control_tasks", "num_networks"]
+
+ALONE, DEEP = "largest survivor's genome alone", "deep ensemble"
+
+
+def num_networks(case: Case) -> int:
+    """K of the deep ensemble: as many networks as a search has survivors."""
+    return SearchConfig.from_dict(case.options).recipe.num_survivors
+
+
+def _networks(case: Case) -> list[Path]:
+    return [case.path(f"deep-{number}") for number in range(num_networks(case))]
+
+
+def control_tasks(case: Case, source: Path) -> list[Task]:
+    """Train the genome of a search's largest survivor once with all its FLOPs, and K times with 1/K of them.
+
+    Args:
+        case: Of the study.
+        source: Run folder of the search, for whose task the controls wait.
+    """
+    needs = (source.name,)
+    alone = case.path("alone")
+    found = [Task(alone.name, make_control, (alone, case.options, source, 1), needs)]
+    networks = _networks(case)
+    for number, path in enumerate(networks):
+        own = {**case.options, "seed": case.seed + 1000 * (number + 1)}
+        found.append(Task(path.name, make_control, (path, own, source, len(networks)), needs))
+    return found
+
+
+def control_entries(case: Case) -> tuple[dict[str, dict[str, Entry]], dict[str, dict[str, Any]]]:
+    """Arms of the finished controls by name, and the diversity of the deep ensemble."""
+    alone, _ = search_entries(case.path("alone"))
+    deep, diversity = deep_ensemble_entries(_networks(case))
+    return {ALONE: {BEST: alone[BEST]}, DEEP: deep}, {DEEP: diversity}

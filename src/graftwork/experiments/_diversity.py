@@ -1,0 +1,114 @@
+"""Does training that makes survivors differ make their ensemble better? Ways to train, and two controls."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graftwork.experiments._arms import check_ensembles, make_run
+from graftwork.experiments._arms_table import (
+    bars_of_arms,
+    differences_table,
+    diversity_table,
+    summarise_arms,
+    table_of_arms,
+)
+from graftwork.experiments._common import Row
+from graftwork.experiments._controls import ALONE, DEEP, control_entries, control_tasks, num_networks
+from graftwork.experiments._entries import BEST, CHOSEN, Entry, difference, search_entries
+from graftwork.experiments._study import Case, Study
+from graftwork.experiments._tasks import Task
+
+__all__ = ["DIVERSITY"]
+
+PLAIN = "search"
+TOGETHER = "all together"
+"""Stands for K members a step, whatever K is."""
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {},
+    "fork": {"fork_fraction": 0.25, "fork_layer": 2},
+    "fork, weighted": {
+        "fork_fraction": 0.25,
+        "fork_layer": 2,
+        "members_per_step": TOGETHER,
+        "hit_power": 2.0,
+    },
+    "branches": {"fork_fraction": 0.0, "fork_layer": 2, "fork_start": "random", "members_per_step": TOGETHER},
+    "weighted": {"members_per_step": TOGETHER, "hit_power": 2.0},
+}
+"""Arm → options of the recipe. Forks are copies, branches begin anew (Lee et al. 2015); ``weighted`` has co-evolution's
+weights in the loss."""
+
+
+def _path(case: Case, arm: str) -> Path:
+    return case.path(arm.replace(", ", "-"))
+
+
+def tasks(case: Case) -> list[Task]:
+    """Every way to train, and the controls, which train the genome of the plain search's largest survivor."""
+    options = {**case.options, "budget": case.size}
+    check_ensembles(options)
+    found = []
+    for arm, way in WAYS.items():
+        own = {key: num_networks(case) if value == TOGETHER else value for key, value in way.items()}
+        path = _path(case, arm)
+        found.append(Task(path.name, make_run, (path, {**options, **own})))
+    return found + control_tasks(case, _path(case, PLAIN))
+
+
+def row(case: Case) -> Row:
+    """Read the finished runs of one seed."""
+    arms: dict[str, dict[str, Entry]] = {}
+    diversity: dict[str, dict[str, Any]] = {}
+    for arm in WAYS:
+        arms[arm], diversity[arm] = search_entries(_path(case, arm))
+    controls, measures = control_entries(case)
+    arms, diversity = {**arms, **controls}, {**diversity, **measures}
+    return {
+        "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()},
+        "diversity": diversity,
+        "differences": _differences(arms),
+    }
+
+
+def _differences(arms: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
+    """Each way's ensemble against its own best member, the plain search's ensemble and both controls."""
+    pairs: dict[str, tuple[Entry, Entry]] = {}
+    for arm in WAYS:
+        ensemble = arms[arm][CHOSEN]
+        pairs[f"{arm}: ensemble − its best member"] = ensemble, arms[arm][BEST]
+        if arm != PLAIN:
+            pairs[f"{arm}: ensemble − ensemble of {PLAIN}"] = ensemble, arms[PLAIN][CHOSEN]
+        pairs[f"{arm}: ensemble − {ALONE}"] = ensemble, arms[ALONE][BEST]
+        pairs[f"{arm}: ensemble − mean of the deep ensemble"] = ensemble, arms[DEEP]["mean"]
+    return {name: difference(*pair) for name, pair in pairs.items()}
+
+
+def tabulate(summary: Mapping[str, Any]) -> str:
+    """Arms side by side, how differently their members err, and the differences that the question turns on."""
+    return "\n".join([table_of_arms(summary), diversity_table(summary), differences_table(summary)])
+
+
+def draw(summary: Mapping[str, Any], cases: Sequence[Case], out: Path) -> None:
+    """Bars of all arms, and the profiles of the plain search and the fork side by side where their runs are at hand."""
+    from graftwork.reports import profile_figure, read_run, write_figure
+
+    bars_of_arms(summary, out / "accuracy", title="Equal FLOPs")
+    for case in cases[:1]:
+        pair = [_path(case, arm) for arm in (PLAIN, "fork")]
+        if all((path / "result.json").is_file() for path in pair):
+            write_figure(profile_figure(*map(read_run, pair)), out / "profiles")
+
+
+DIVERSITY = Study(
+    "diversity",
+    "At equal FLOPs, does training that makes survivors differ (forks, branches, co-evolution's weights in the loss) "
+    "make their ensemble better than the plain search's, one network with all the FLOPs, and a deep ensemble?",
+    "default",
+    "budget",
+    "0.05PFLOP",
+    tasks,
+    row,
+    summarise_arms,
+    tabulate,
+    draw,
+)
