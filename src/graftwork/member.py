@@ -1,6 +1,7 @@
 """Member: a genome bound to a bank."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,12 +87,17 @@ class Member(nn.Module):
             for name, tensor in entry.items()
         }
 
-    def copy_statistics(self, parent: "Member") -> None:
-        """Start with the parent's statistics where both have the entry."""
-        for block_id in self.statistics:
-            if block_id in parent.statistics:
-                mean, variance = parent.statistics[block_id]
-                self.statistics[block_id] = (mean.clone(), variance.clone())
+    def share_statistics(self, parent: "Member") -> None:
+        """Start with the parent's statistics where both have the entry: the very tensors, until one is calibrated.
+
+        Nothing writes a statistics tensor in place, so a large population holds one pair a block until it is scored.
+        """
+        self.statistics.update({i: parent.statistics[i] for i in self.statistics if i in parent.statistics})
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        # copies into buffers in place: what other members share must not be there
+        self.statistics.update({i: (mean.clone(), var.clone()) for i, (mean, var) in self.statistics.items()})
+        super()._load_from_state_dict(*arguments, **options)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
