@@ -94,10 +94,7 @@ def compare(genomes, problem: Problem, batches: BatchStream, precision: Precisio
     plain = [(x.contiguous(), y) for x, y in ready]
     ours, theirs = Ours(genomes, batches, precision), Naive(genomes)
     rows = problem.splits.train[: 64 * batches.batch_size]
-    pictures = naive.Pictures(
-        np.asarray(problem.dataset.images[rows]), np.asarray(problem.dataset.labels[rows]),
-        mean=problem.transform.mean, std=problem.transform.std, shift=2, flip=True, seed=0,
-    )  # fmt: skip
+    pictures = naive.pictures(problem, rows, shift=2, flip=True)
     numbers = count()
 
     def theirs_pipeline() -> None:

@@ -5,8 +5,8 @@
 
 The protocol is 5,000 updates of the seed and 15 rounds of 5,000 with M = 10, K = 3, each round scored on the validation
 split. A real search makes a tenth of each round's updates (it selects and mutates as it would, so that populations
-have the sizes that a search gives them). Five times a round it stops, and the naive way makes one update of every member
-of the very population, from its weights; when the round is scored, the naive way scores a tenth of the images.
+have the sizes that a search gives them). Five times a round it stops, and the naive way makes one update of every
+member of the very population, from its weights; when the round is scored, the naive way scores a tenth of the images.
 
 An update of a round costs what its members cost on average (each is drawn equally often). Training is multiplied up to
 5,000 updates a round, naive scoring to all images, and the sixteen rounds are added: once for each of the five stops,
@@ -44,10 +44,7 @@ class Naive:
     def __init__(self, setup: Setup, *, share: int, updates: int) -> None:
         problem, self.recipe = setup.problem, setup.config.recipe
         rows = problem.splits.train[: 64 * self.recipe.batch_size]
-        pictures = naive.Pictures(
-            np.asarray(problem.dataset.images[rows]), np.asarray(problem.dataset.labels[rows]),
-            mean=problem.transform.mean, std=problem.transform.std, shift=0, flip=False, seed=0,
-        )  # fmt: skip
+        pictures = naive.pictures(problem, rows)
         self.share, self.updates, self.members = share, updates, list[nn.Module]()
         self.batches = self._endless(pictures)
         self.calibration = self._images(setup, problem.calibration_rows(self.recipe.num_calibration))
