@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from graftwork.bank import BlockBank
+from graftwork.config import Problem
 from graftwork.genome import Genome, Layer, Pool
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh}
@@ -189,6 +190,14 @@ class Pictures(Dataset):
             image = ImageOps.mirror(image)
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
         return (tensor - self.mean) / self.std, int(self.labels[index])
+
+
+def pictures(problem: Problem, rows: np.ndarray, *, shift: int = 0, flip: bool = False, seed: int = 0) -> Pictures:
+    """Of some rows, normalised as the problem is."""
+    return Pictures(
+        np.asarray(problem.dataset.images[rows]), np.asarray(problem.dataset.labels[rows]),
+        mean=problem.transform.mean, std=problem.transform.std, shift=shift, flip=flip, seed=seed,
+    )  # fmt: skip
 
 
 def loader(pictures: Pictures, *, batch_size: int, seed: int) -> DataLoader:

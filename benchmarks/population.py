@@ -1,10 +1,11 @@
-"""The evolved population that the speed benchmarks run: the last one of a real search, genomes only.
+"""The evolved population that the speed benchmarks run: one of a real search, genomes only.
 
-    graftwork search --data PATH-TO-CIFAR10 --recipe paper --num-generations 10 --initial-steps 200 \\
-        --steps-per-generation 60 --validation 1000 --threads 1 --precision bfloat16 --seed 0 --out RUN
-    python benchmarks/population.py RUN --json benchmarks/population.json
+    graftwork search --data PATH-TO-CIFAR10 --recipe paper --num-generations 40 --initial-steps 100 \\
+        --steps-per-generation 20 --validation 500 --threads 1 --precision bfloat16 --seed 0 --out RUN
+    python benchmarks/population.py RUN --generation 22 --json benchmarks/population.json
 
 What the search learns does not matter here, only which blocks its members are made of and which of them they share.
+Of its rounds, the 22nd is the first whose members all have six layers or more.
 """
 
 import argparse
@@ -41,17 +42,22 @@ def _depth(genome: Genome) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--generation", type=int, help="round whose members are taken; the last one")
     parser.add_argument("--json", type=Path, default=STORED)
     given = parser.parse_args()
     run = RunFolder.open(given.run)
-    last = [row for row in run.records() if row["type"] == "generation"][-1]
+    rounds = {row["generation"]: row for row in run.records() if row["type"] == "generation"}
+    number = max(rounds) if given.generation is None else given.generation
+    if number not in rounds:
+        raise SystemExit(f"{given.run} has rounds 0 to {max(rounds)}, got --generation {number}")
+    members = rounds[number]["members"]
     found = run.load_checkpoint("search")
     if found is None:
         raise SystemExit(f"{given.run} has no checkpoint")
     births = {birth["id"]: birth["genome"] for birth in found[0]["search"]["lineage"]}
-    genomes = [births[member] for member in last["members"]]
+    genomes = [births[member] for member in members]
     depths = [_depth(Genome.from_dict(genome)) for genome in genomes]
-    data = {"generation": last["generation"], "members": last["members"], "layers": depths, "genomes": genomes}
+    data = {"generation": number, "members": members, "layers": depths, "genomes": genomes}
     given.json.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{len(genomes)} members of {min(depths)} to {max(depths)} layers")
 

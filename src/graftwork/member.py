@@ -1,6 +1,7 @@
 """Member: a genome bound to a bank."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,18 +87,22 @@ class Member(nn.Module):
             for name, tensor in entry.items()
         }
 
-    def copy_statistics(self, parent: "Member", copies: Mapping[BlockId, BlockId] | None = None) -> None:
-        """Start with the parent's statistics where both have the entry, or this one has a copy of the parent's.
+    def share_statistics(self, parent: "Member", copies: Mapping[BlockId, BlockId] | None = None) -> None:
+        """Start with the parent's statistics where both have the entry: the very tensors, until one is calibrated.
+
+        Nothing writes a statistics tensor in place, so a large population holds one pair a block until it is scored.
 
         Args:
             parent: Over the same bank.
-            copies: This member's entry → the parent's; ``None``: there are no copies.
+            copies: This member's entry → the parent's that it is a copy of; ``None``: there are no copies.
         """
-        for block_id in self.statistics:
-            source = (copies or {}).get(block_id, block_id)
-            if source in parent.statistics:
-                mean, variance = parent.statistics[source]
-                self.statistics[block_id] = (mean.clone(), variance.clone())
+        sources = {block_id: (copies or {}).get(block_id, block_id) for block_id in self.statistics}
+        self.statistics.update({i: parent.statistics[s] for i, s in sources.items() if s in parent.statistics})
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        # copies into buffers in place: what other members share must not be there
+        self.statistics.update({i: (mean.clone(), var.clone()) for i, (mean, var) in self.statistics.items()})
+        super()._load_from_state_dict(*arguments, **options)
 
     def extra_repr(self) -> str:
         """What `print` shows."""

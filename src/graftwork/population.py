@@ -105,7 +105,7 @@ class Population:
         return self._bear(genome, None, "seed", 0)
 
     def graft(self, parent: MemberId, growth: Growth, *, generator: torch.Generator, generation: int = 0) -> MemberId:
-        """Add a child. It shares its parent's blocks (but those it has copies of) and starts with its statistics.
+        """Add a child. It shares its parent's blocks (but those it has copies of) and its statistics, until calibrated.
 
         Raises:
             InputError: If the growth does not start from this parent's genome.
@@ -115,7 +115,7 @@ class Population:
             raise InputError(f"population: the growth starts from {growth.parent!r}, but {parent} is {source.genome!r}")
         growth.graft(self.bank, generator=generator)
         child = self._bear(growth.child, parent, growth.transform, generation)
-        self._members[child].copy_statistics(source, growth.copies)
+        self._members[child].share_statistics(source, growth.copies)
         return child
 
     def keep(self, member_ids: Iterable[MemberId]) -> tuple[BlockId, ...]:

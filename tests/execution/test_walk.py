@@ -7,7 +7,7 @@ import torch
 from graftwork.bank import BlockBank, grow_bank
 from graftwork.execution import shared_flops, walk
 from graftwork.genome import Genome, forward_flops, seed_genome
-from graftwork.member import Member, bind
+from graftwork.member import Member, bind, recalibrate
 from graftwork.population import Population
 from graftwork.transforms import R2RWiden
 from tests.strategies import random_images, scramble
@@ -44,17 +44,47 @@ def test_members_that_differ_in_activation_or_norm_share_nothing(change: dict[st
     assert shared_flops([one, other]) == forward_flops(one) + forward_flops(other)
 
 
-def test_a_child_starts_with_its_parents_statistics_as_tensors_of_its_own() -> None:
+def parent_and_child() -> tuple[Member, Member]:
     population, generator = Population(), torch.Generator().manual_seed(0)
     parent_id = population.add_seed(GENOME, generator=generator)
     scramble(population.bank, population, generator)
     growth = R2RWiden(0)(GENOME, rng=np.random.default_rng(0))
-    parent, child = population[parent_id], population[population.graft(parent_id, growth, generator=generator)]
+    return population[parent_id], population[population.graft(parent_id, growth, generator=generator)]
+
+
+def copies(member: Member) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return {block_id: (mean.clone(), var.clone()) for block_id, (mean, var) in member.statistics.items()}
+
+
+def assert_same_statistics(member: Member, expected: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    assert len(member.statistics) == len(expected) > 1
+    for block_id, pair in member.statistics.items():
+        assert all(torch.equal(mine, other) for mine, other in zip(pair, expected[block_id], strict=True))
+
+
+def test_a_child_starts_with_its_parents_statistics_and_holds_no_copies_of_them() -> None:
+    parent, child = parent_and_child()
     assert len(parent.statistics) > 1
     for block_id, pair in parent.statistics.items():
-        for mine, theirs in zip(child.statistics[block_id], pair, strict=True):
-            assert torch.equal(mine, theirs)
-            assert mine.data_ptr() != theirs.data_ptr()
+        assert all(mine is theirs for mine, theirs in zip(child.statistics[block_id], pair, strict=True))
+
+
+def test_calibrating_a_child_leaves_its_parents_statistics_alone() -> None:
+    parent, child = parent_and_child()
+    before = copies(parent)
+    recalibrate([child], random_images(GENOME, 8, torch.Generator().manual_seed(1)))
+    assert_same_statistics(parent, before)
+    block_id = next(GENOME.blocks()).id
+    assert not torch.equal(child.statistics[block_id][0], parent.statistics[block_id][0])
+
+
+def test_loading_a_state_dict_leaves_those_alone_who_share_statistics() -> None:
+    parent, child = parent_and_child()
+    before = copies(parent)
+    loaded = {name: torch.full_like(value, 2.0) for name, value in child.state_dict().items()}
+    child.load_state_dict(loaded)
+    assert_same_statistics(parent, before)
+    assert all((value == 2.0).all() for value in child.buffers())
 
 
 def test_a_new_block_takes_the_scale_of_the_trained_blocks_beside_it() -> None:

@@ -4,13 +4,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from graftwork.errors import ResourceError
 
-__all__ = ["sync_folder", "write_bytes", "write_folder", "write_json", "write_text"]
+__all__ = ["sync_folder", "write_bytes", "write_folder", "write_json", "write_pieces", "write_text"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,16 +39,26 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ResourceError: If the disk is full; the old file is kept.
     """
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Replace a file as a whole by pieces, of which only one need be in memory.
+
+    Raises:
+        ResourceError: If the disk is full; the old file is kept, as it is if making a piece fails.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
-        if error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise _full(path, error) from error
         raise
     sync_folder(path.parent)

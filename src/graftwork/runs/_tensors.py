@@ -1,23 +1,69 @@
 """Tensors in safetensors files; never pickle."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from graftwork.errors import RunError
-from graftwork.runs._atomic import write_bytes
+from graftwork.runs._atomic import write_pieces
 
 __all__ = ["load_tensors", "save_tensors", "scoped", "unscoped"]
 
 
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Names of the safetensors format."""
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to one file, as a whole. Tensors that share memory are written each for itself."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, save(plain))
+    """Write tensors to one file, as a whole. Tensors that share memory are written each for itself.
+
+    The format is written here and not by the safetensors package, which needs a copy of everything at once: a large
+    population would take several times its memory for each checkpoint.
+
+    Args:
+        path: Of the file.
+        tensors: Name → tensor of a type that safetensors and this table of types know; left alone.
+
+    Raises:
+        RunError: If a type is unknown; nothing is written.
+        ResourceError: If the disk is full; the old file is kept.
+    """
+    write_pieces(path, _pieces(tensors))
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Length of the header, header, then one tensor after the other: wide types first, so that all are aligned."""
+    unknown = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _TYPES}
+    if unknown:
+        raise RunError(f"safetensors: expected types {', '.join(_TYPES.values())}, got {unknown}")
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, end = {}, 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        if tensors[name].numel():
+            yield tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,194 @@
+"""What was tried on a training step and did not pay, or hardly: it is kept here so that the next one need not guess.
+
+    python benchmarks/alternatives.py --threads 1 --json results/speed/alternatives.json
+
+* ``filters``: gradients of 3×3 filters, at the sizes of the default recipe's network: oneDNN's, by nine products of
+  shifted images, and by one product with unfolded images (im2col).
+* ``batches``: forward and backward over the recipe's batch at once, or in parts.
+* ``settings``: whole steps in processes of their own: memory given back to the kernel after each tensor (without
+  `keep_memory`), one arena of malloc, huge pages, and kernels compiled with ``-O3`` and 512-bit vectors.
+
+Everything takes turns. Each ``ratio`` is the time of what we do over that of the alternative: above 1 it would pay.
+`ratio` is that of huge pages.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import _ratio
+from graftwork.bank import BlockBank, grow_bank
+from graftwork.datasets import cache_folder
+from graftwork.execution import set_kernels
+from graftwork.genome import seed_genome
+from graftwork.kernels import build
+from graftwork.member import bind
+from graftwork.runs import keep_memory
+from graftwork.training import RECIPES, in_precision
+from hot_paths import step
+
+DEFAULT = RECIPES["default"]
+SIZES = ((24, 32, 31), (32, 128, 15), (128, 128, 7), (128, 128, 3))
+"""Input channels, output channels and side of each convolution."""
+COMPILER = '#!/bin/sh\nexec ${GRAFTWORK_CC:-cc} "$@" -O3 -mprefer-vector-width=512\n'
+
+
+def library(gradient: Tensor, x: Tensor, filters: Tensor) -> Tensor:
+    """oneDNN's gradient [out, in, 3, 3] of 3×3 filters, from [B, out, S, S] and [B, in, S, S]."""
+    wanted = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
+    return torch.ops.aten.convolution_backward(gradient, x, filters, None, *wanted)[1]
+
+
+def shifted(gradient: Tensor, x: Tensor, filters: Tensor) -> Tensor:
+    """Nine products: a column and a row of zeros behind each image keep a shift from reaching into the next one."""
+    rows = [F.pad(t.permute(0, 2, 3, 1), (0, 0, 0, 1, 0, 1)) for t in (gradient, x)]
+    breadth = rows[0].shape[2]
+    g, flat = (t.reshape(-1, t.shape[-1]) for t in rows)
+    taps = []
+    for offset in (breadth * down + right for down in (-1, 0, 1) for right in (-1, 0, 1)):
+        one, other = (g[: len(g) - offset], flat[offset:]) if offset >= 0 else (g[-offset:], flat[:offset])
+        taps.append(one.t() @ other)
+    return torch.stack(taps, 2).view_as(filters)
+
+
+def unfolded(gradient: Tensor, x: Tensor, filters: Tensor) -> Tensor:
+    """One product with all 3×3 patches."""
+    patches = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+    g = gradient.permute(0, 2, 3, 1).reshape(-1, gradient.shape[1])
+    return (g.t() @ patches.reshape(len(g), -1)).view_as(filters)
+
+
+WAYS = {"oneDNN": library, "nine products": shifted, "im2col": unfolded}
+
+
+def tensors(size: tuple[int, int, int], batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise: gradient, input and filters, channels-last."""
+    inputs, outputs, side = size
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((batch, outputs, side, side), (batch, inputs, side, side), (outputs, inputs, 3, 3))
+    made = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    gradient, x, filters = (tensor.contiguous(memory_format=torch.channels_last) for tensor in made)
+    return gradient, x, filters
+
+
+@torch.no_grad()
+def filter_gradients(sizes: Sequence[tuple[int, int, int]], batch: int, repetitions: int) -> dict[str, Any]:
+    found = {}
+    for size in sizes:
+        given = tensors(size, batch, torch.bfloat16)
+        ways = {name: (lambda way=way, given=given: way(*given)) for name, way in WAYS.items()}
+        seconds = _ratio.times(ways, repetitions)
+        rows = {name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()}
+        for name in list(rows)[1:]:
+            rows[name]["ratio"] = _ratio.ratio(seconds["oneDNN"], seconds[name])
+        found["{} to {} channels, {} pixels".format(*size)] = rows
+    return found
+
+
+def parted(batch: int, size: int) -> Callable[[], None]:
+    """Forward and backward over a batch of noise of the default recipe's network, ``size`` images at a time."""
+    genome, generator = seed_genome(DEFAULT.seed_genome, (3, 32, 32), 10), torch.Generator().manual_seed(0)
+    bank = BlockBank()
+    x = torch.randn(batch, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+    grow_bank(bank, genome, generator=generator, images=x)
+    member, labels = bind(genome, bank), torch.zeros(batch, dtype=torch.int64)
+    parameters = [p for p in member.parameters_by_key().values() if p.requires_grad]
+
+    def run() -> None:
+        for images, classes in zip(x.split(size), labels.split(size), strict=True):
+            with in_precision("bfloat16", x.device):
+                logits = member(images)
+            torch.autograd.grad(F.cross_entropy(logits.float(), classes), parameters)
+
+    return run
+
+
+def batches(batch: int, repetitions: int) -> dict[str, Any]:
+    sizes = (batch, batch // 2, batch // 5)
+    seconds = _ratio.times({str(size): parted(batch, size) for size in sizes}, repetitions)
+    whole = seconds[str(batch)]
+    return {
+        f"{name} at a time": {"seconds": median(values), "ratio": _ratio.ratio(whole, values)}
+        for name, values in seconds.items()
+    }
+
+
+def settings(folder: Path) -> dict[str, dict[str, str]]:
+    """Environments of a process that makes steps."""
+    compiler = folder / "cc"
+    compiler.write_text(COMPILER, encoding="ascii")
+    compiler.chmod(0o755)
+    return {
+        "as it is": {},
+        "memory given back": {"GRAFTWORK_GIVE_BACK": "1"},
+        "one arena": {"MALLOC_ARENA_MAX": "1"},
+        "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+        "-O3, 512 bits": {"CC": str(compiler)},
+    }
+
+
+def child(recipe: str, steps: int) -> None:
+    """Say the median seconds of a step."""
+    if "GRAFTWORK_GIVE_BACK" not in os.environ:
+        keep_memory()
+    with tempfile.TemporaryDirectory() as place:  # with another compiler the cache is not the user's
+        set_kernels(build(Path(place) if "CC" in os.environ else cache_folder()))
+        run, seconds = step(recipe, "bfloat16"), []
+        for number in range(steps + 3):
+            began = perf_counter()
+            run()
+            if number >= 3:
+                seconds.append(perf_counter() - began)
+    print(json.dumps(median(seconds)))
+
+
+def processes(threads: int, recipe: str, steps: int, repetitions: int) -> dict[str, Any]:
+    found: dict[str, list[float]] = {}
+    command = [sys.executable, __file__, "--threads", str(threads), "--child", recipe, str(steps)]
+    with tempfile.TemporaryDirectory() as place:
+        for number in range(repetitions):
+            ways = list(settings(Path(place)).items())
+            for name, changed in ways if number % 2 else ways[::-1]:
+                environment = {**os.environ, **changed}
+                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                found.setdefault(name, []).append(float(json.loads(done.stdout)))
+    usual = found["as it is"]
+    return {name: {"seconds": median(v), "ratio": _ratio.ratio(usual, v)} for name, v in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="Small and once: checks that it runs, measures nothing.")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.child is not None:
+        child(given.child[0], int(given.child[1]))
+        return
+    keep_memory()
+    set_kernels(build(cache_folder()))
+    batch, repetitions = (10, 1) if given.quick else (DEFAULT.batch_size, 15)
+    recipe, steps, starts = ("paper", 2, 1) if given.quick else ("default", 20, 5)
+    found: dict[str, Any] = {"threads": given.threads, "quick": given.quick}
+    found["filters"] = filter_gradients(SIZES[-1:] if given.quick else SIZES, batch, repetitions)
+    found["batches"] = batches(batch, repetitions)
+    found["settings"] = processes(given.threads, recipe, steps, starts)
+    _ratio.write(given.json, {"ratio": found["settings"]["huge pages"]["ratio"], **found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""How long the poster's full protocol takes, ours and naive: a part of it is run and extrapolated.
+
+    python benchmarks/protocol.py --data PATH-TO-CIFAR10 --threads 2 --json results/speed/protocol-2.json
+    python benchmarks/protocol.py --data PATH-TO-CIFAR10 --threads 1 --json results/speed/protocol-1.json
+
+The protocol is 5,000 updates of the seed and 15 rounds of 5,000 with M = 10, K = 3, each round scored on the validation
+split. A real search makes a tenth of each round's updates (it selects and mutates as it would, so that populations
+have the sizes that a search gives them). Five times a round it stops, and the naive way makes one update of every
+member of the very population, from its weights; when the round is scored, the naive way scores a tenth of the images.
+
+An update of a round costs what its members cost on average (each is drawn equally often). Training is multiplied up to
+5,000 updates a round, naive scoring to all images, and the sixteen rounds are added: once for each of the five stops,
+whose spread is the error. `ratio` is naive over ours. Mutation is counted for ours alone; checkpoints and the opening
+of the test split for neither.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+import _ratio
+import naive
+from graftwork.config import SearchConfig, Setup, prepare
+from graftwork.evolution import SearchState, search
+from graftwork.member import Member
+from graftwork.runs import keep_memory
+from graftwork.training import Evaluation, Update
+
+ROUNDS, UPDATES, STOPS = 15, 5000, 5
+GOALS = {"ours_minutes_below": 25, "naive_minutes_above": 75}
+
+
+class Naive:
+    """The present population by `naive.py`, from the weights that it has now."""
+
+    def __init__(self, setup: Setup, *, share: int, updates: int) -> None:
+        problem, self.recipe = setup.problem, setup.config.recipe
+        rows = problem.splits.train[: 64 * self.recipe.batch_size]
+        pictures = naive.pictures(problem, rows)
+        self.share, self.updates, self.members = share, updates, list[nn.Module]()
+        self.batches = self._endless(pictures)
+        self.calibration = self._images(setup, problem.calibration_rows(self.recipe.num_calibration))
+        self.validation = self._images(setup, problem.splits.validation)
+
+    def _endless(self, pictures: naive.Pictures) -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch in count():
+            yield from naive.loader(pictures, batch_size=self.recipe.batch_size, seed=epoch)
+
+    def _images(self, setup: Setup, rows: np.ndarray) -> Tensor:
+        part = rows[: max(2, len(rows) // self.share)]
+        return setup.problem.transform(setup.problem.images(part)).contiguous()
+
+    def rebuild(self, setup: Setup) -> None:
+        """Follow the search to its next round."""
+        self.members = naive.build(setup.population.genomes, setup.population.bank)
+        rule = self.recipe.rules["filter"]
+        self.adam = naive.optimizer(self.members, lr=rule.lr, weight_decay=rule.weight_decay)
+        self._updates(self.members[:1])  # prepares kernels
+
+    def _updates(self, members: Sequence[nn.Module]) -> float:
+        """Seconds an update, reading of images included."""
+        began = perf_counter()
+        for member in members:
+            naive.train_step(member, self.adam, *next(self.batches))
+        return (perf_counter() - began) / len(members)
+
+    def update_seconds(self) -> float:
+        """One update of every member; of a lone one, some."""
+        return self._updates(self.members * max(1, self.updates // len(self.members)))
+
+    def scoring_seconds(self) -> float:
+        """Extrapolated to all images."""
+        began = perf_counter()
+        naive.score(self.members, self.calibration, self.validation)
+        return (perf_counter() - began) * self.share
+
+
+class Timed:
+    """Trainer, scorer and mutation of a search, with a clock around each; the naive way is timed in between.
+
+    Args:
+        setup: Of the search.
+        other: The naive way.
+        num_updates: Of a round of the short search.
+        stops: In each round.
+    """
+
+    def __init__(self, setup: Setup, other: Naive, *, num_updates: int, stops: int) -> None:
+        self.setup, self.other = setup, other
+        self.stop_every, self.stops = num_updates // stops, stops
+        self.trainer, self.scorer, self.mutate = setup.trainer, setup.scorer, setup.parts["mutate"]
+        self.batch_size, self.updates_at_once = self.trainer.batch_size, 1
+        self.rounds: list[dict[str, Any]] = []
+        self.mutation = 0.0
+        self._spent: dict[Member, list[float]] = defaultdict(list)
+        self._made = 0
+
+    def sync(self) -> None:
+        """A round begins."""
+        self.trainer.sync()
+        self.other.rebuild(self.setup)
+        self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
+        self.mutation, self._made = 0.0, 0
+
+    def run(self, updates: Sequence[Update]) -> float:
+        began = perf_counter()
+        loss = self.trainer.run(updates)
+        self._spent[updates[0].members[0]].append(perf_counter() - began)
+        self._made += 1
+        if self._made % self.stop_every == 0 and len(self.rounds[-1]["ours_update"]) < self.stops:
+            self.rounds[-1]["ours_update"].append(fmean(map(fmean, self._spent.values())))
+            self.rounds[-1]["naive_update"].append(self.other.update_seconds())
+            self._spent.clear()
+        return loss
+
+    def flops(self, genomes: Sequence[Any]) -> int:
+        return self.scorer.flops(genomes)
+
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        began = perf_counter()
+        found = self.scorer.evaluate(members)
+        seconds = perf_counter() - began
+        times = {"ours_scoring": seconds, "naive_scoring": self.other.scoring_seconds()}
+        self.rounds[-1] |= {**times, "flops": self.flops([member.genome for member in members])}
+        self.rounds[-1]["layers"] = [len(member.genome.layers) for member in members]
+        return found
+
+    def mutation_of(self, *arguments: Any, **options: Any) -> Any:
+        began = perf_counter()
+        report = self.mutate(*arguments, **options)
+        self.mutation = perf_counter() - began
+        return report
+
+
+def extrapolated(rounds: Sequence[dict[str, Any]], stop: int) -> tuple[float, float]:
+    """Seconds of the whole protocol, ours and naive, by what was measured at one stop of every round."""
+    ours = sum(UPDATES * row["ours_update"][stop] + row["ours_scoring"] + row["mutation"] for row in rounds)
+    return ours, sum(UPDATES * row["naive_update"][stop] + row["naive_scoring"] for row in rounds)
+
+
+def measured(options: dict[str, Any], *, share: int, stops: int) -> tuple[Setup, list[dict[str, Any]]]:
+    """Run the short search."""
+    setup = prepare(SearchConfig.from_dict(options))
+    other = Naive(setup, share=share, updates=setup.config.recipe.population_size)
+    timed = Timed(setup, other, num_updates=options["initial_steps"], stops=stops)
+    parts = setup.parts | {"trainer": timed, "scorer": timed, "mutate": timed.mutation_of}
+    state: SearchState = setup.state
+    for generation in search(state, **parts):
+        print(f"round {generation.number}: {generation.step} updates", flush=True)
+    return setup, timed.rounds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--share", type=int, default=10, help="a part of so many is run, of updates and naive scoring")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="Two rounds, few updates: checks that it runs.")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    keep_memory()
+    rounds, share, stops = (2, 100, 2) if given.quick else (ROUNDS, given.share, STOPS)
+    steps = 20 if given.quick else UPDATES // share
+    options = {"data": given.data, "recipe": "paper", "threads": given.threads, "seed": given.seed}
+    options |= {"num_generations": rounds, "initial_steps": steps, "steps_per_generation": steps}
+    options |= {"validation": 0.02, "num_calibration": 100} if given.quick else {}
+    setup, found = measured(options, share=share, stops=stops)
+    totals = [extrapolated(found, stop) for stop in range(stops)]
+    ours, other = ([side / 60 for side in sides] for sides in zip(*totals, strict=True))
+    _ratio.write(
+        given.json,
+        {
+            "threads": given.threads,
+            "quick": given.quick,
+            "choice": setup.precision.to_dict(),
+            "ratio": _ratio.ratio(other, ours),
+            "minutes": {"ours": _ratio.spread(ours), "naive": _ratio.spread(other)},
+            "goals": GOALS,
+            "updates_run_of_each_round": steps,
+            "protocol": {"rounds": rounds + 1, "updates_of_each_round": UPDATES},
+            "rounds": found,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
