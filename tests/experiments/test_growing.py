@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,22 @@ def test_r2r_keeps_the_loss_at_the_growth_and_random_layers_do_not() -> None:
             assert (jump < 1e-5) == (cell.options["variant"] != "random layers")
             seen += 1
     assert seen == 2 * 4 * len(deep.BUDGETS)
+
+
+def _ends(variant: str | None, depth: int, losses: dict[float, float]) -> Any:
+    ends = [{"budget": budget, "loss": loss} for budget, loss in losses.items()]
+    return {"options": {"family": "f", "seed": 0, "variant": variant, "depth": depth}, "ends": ends, "data": {}}
+
+
+def test_growth_is_held_against_the_best_depth_and_against_its_own() -> None:
+    """Shallow reaches 1.0 with 2 FLOPs, deep with 4; what grows to deep reaches it with 2."""
+    rows = [_ends(None, 1, {1.0: 1.5, 2.0: 1.0, 4.0: 0.75}), _ends(None, 8, {1.0: 3.0, 2.0: 2.0, 4.0: 1.0})]
+    found = deep._family([*rows, _ends("r2r", 8, {1.0: 2.0, 2.0: 1.0, 4.0: 0.8})])
+    assert {budget: e["loss"] for budget, e in found["envelope"].items()} == {"1": 1.5, "2": 1.0, "4": 0.75}
+    envelope, own = (found[key]["r2r to depth 8"] for key in deep.AGAINST)
+    assert [envelope[b]["share_of_flops"][0] for b in ("1", "2")] == [None, 1.0]
+    assert [own[b]["share_of_flops"][0] for b in ("1", "2", "4")] == [0.5, 0.5, 0.0]
+    assert [round(own[b]["loss_difference"]["mean"], 3) for b in ("1", "2", "4")] == [-1.0, -1.0, -0.2]
 
 
 @pytest.mark.parametrize("change", growth.CHANGES)

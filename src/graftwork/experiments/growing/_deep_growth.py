@@ -21,6 +21,11 @@ BUDGETS = (1, 2, 4)
 """In units of a family's smallest budget."""
 GROWTH, DECAY, WARMUP = 0.5, 0.25, 30
 """Share of the FLOPs before the growth; share of the FLOPs at the end in which the rate falls; updates of warm-up."""
+AGAINST = {
+    "growth": "loss minus envelope at equal FLOPs; share of the envelope's FLOPs for equal loss, by seed",
+    "growth_against_its_depth": "loss minus that of its final depth from scratch at equal FLOPs; share of its FLOPs",
+}
+"""Key of the summary → what its table says."""
 VARIANTS = {
     "r2r": ("r2r", True),
     "r2r, optimizer reset": ("r2r", False),
@@ -153,7 +158,13 @@ def _family(rows: Sequence[Row]) -> dict[str, Any]:
             for label, curve in losses.items()
         },
         "envelope": {f"{b:.3g}": {"loss": loss, "size": size} for b, (loss, size) in means.items()},
-        "growth": {label: _against(curve, envelopes) for label, curve in grown.items()},
+        "growth": {
+            label: _against(curve, {s: _line(e) for s, e in envelopes.items()}) for label, curve in grown.items()
+        },
+        "growth_against_its_depth": {
+            label: _against(curve, _by_seed(scratch[f"scratch, depth {label.rpartition(' ')[2]}"]))
+            for label, curve in grown.items()
+        },
         "loss_at_growth": _across(rows),
     }
 
@@ -162,23 +173,31 @@ def _mean(by_seed: Mapping[int, float]) -> float:
     return sum(by_seed.values()) / len(by_seed)
 
 
-def _against(
-    curve: Mapping[float, Mapping[int, float]], envelopes: Mapping[int, Mapping[float, tuple[float, str]]]
-) -> dict[str, Any]:
-    """One growth, seed by seed against the envelope of the same seed (which sees the same data in the same order).
+def _line(envelope: Mapping[float, tuple[float, str]]) -> list[tuple[float, float]]:
+    return [(flops, loss) for flops, (loss, _) in envelope.items()]
 
-    A share of the FLOPs is 0 where no budget brought the envelope to that loss, None where its smallest one did better.
+
+def _by_seed(curve: Mapping[float, Mapping[int, float]]) -> dict[int, list[tuple[float, float]]]:
+    seeds = next(iter(curve.values()))
+    return {seed: [(budget, losses[seed]) for budget, losses in sorted(curve.items())] for seed in seeds}
+
+
+def _against(
+    curve: Mapping[float, Mapping[int, float]], lines: Mapping[int, list[tuple[float, float]]]
+) -> dict[str, Any]:
+    """One growth, seed by seed against a line of FLOPs and loss from scratch (the same data in the same order).
+
+    A share of the FLOPs is 0 where no budget brought the line to that loss, None where its smallest one did better.
     """
     found = {}
     for budget, by_seed in curve.items():
         excess, shares = [], list[float | None]()
         for seed, loss in by_seed.items():
-            line = [(flops, value) for flops, (value, _) in envelopes[seed].items()]
-            excess.append(loss - envelopes[seed][budget][0])
-            needed = flops_to_reach(loss, line)
+            excess.append(loss - dict(lines[seed])[budget])
+            needed = flops_to_reach(loss, lines[seed])
             shares.append(round(budget / needed, 4) if needed else None)
         found[f"{budget:.3g}"] = {
-            "loss_minus_envelope": mean_and_spread(excess),
+            "loss_difference": mean_and_spread(excess),
             "share_of_flops": shares,
         }
     return found
@@ -206,14 +225,14 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
         ]
         lines.append(["envelope", *(f"{e['loss']:.4f} ({e['size']})" for e in family["envelope"].values())])
         found.append(Table(f"{name}: final validation loss", columns, lines))
-        lines = [[label, *(_verdict(by_budget[b]) for b in budgets)] for label, by_budget in family["growth"].items()]
-        title = f"{name}: loss minus envelope at equal FLOPs; share of the envelope's FLOPs for equal loss, by seed"
-        found.append(Table(title, columns, lines))
+        for key, title in AGAINST.items():
+            lines = [[label, *(_verdict(by_budget[b]) for b in budgets)] for label, by_budget in family[key].items()]
+            found.append(Table(f"{name}: {title}", columns, lines))
     return found
 
 
 def _verdict(entry: Mapping[str, Any]) -> str:
-    excess = entry["loss_minus_envelope"]
+    excess = entry["loss_difference"]
     words = {None: "above all", 0: "below all"}
     shares = ", ".join(words.get(share) or f"{share:.2f}" for share in entry["share_of_flops"])
     return f"{excess['mean']:+.4f} ± {excess['std']:.4f}; {shares}"
