@@ -274,3 +274,16 @@ def test_rules_must_cover_every_role_and_suit_it() -> None:
         Rule.from_dict({"optimizer": "sgd", "lr": 0.1, "momentun": 0.9})
     with pytest.raises(ConfigError, match="norm-reset"):
         Rule("muon", 0.1, weight_decay=0.1, variant="norm-reset")
+
+
+def test_state_is_copied_between_entries_that_are_there_and_a_wrong_name_is_told() -> None:
+    state = setting(RULES["adam"])
+    with pytest.raises(BankError, match="no block 'nobody'"):
+        state.optimizer.copy_state(BlockId("nobody"), BlockId("root"))
+    state.bank.copy(BlockId("root"), BlockId("copy"))
+    with pytest.raises(BankError, match="no block 'copy'"):
+        state.optimizer.copy_state(BlockId("root"), BlockId("copy"))
+    with pytest.raises(BankError, match="never replaced"):
+        state.bank.copy(BlockId("root"), BlockId("copy"))
+    state.trainer.sync({BlockId("copy"): BlockId("root")})  # nothing has been trained yet: there is nothing to copy
+    assert state.optimizer.state()[0] == {}
