@@ -159,10 +159,7 @@ class ChannelGraph:
     def width(self, site: str) -> int:
         """Return the width of a site: channels, features, or hidden units of a recurrent layer."""
         name, dim = self.find(site)
-        expr = self.trace.spaces[name][dim]
-        if self._recurrent(name):
-            return max(var.size for var in atoms(expr))
-        return size_of(expr)
+        return self._hidden_size(name) or size_of(self.trace.spaces[name][dim])
 
     def candidates(self, site: str) -> list[Var]:
         """Return the volumes that can widen a site, outermost first."""
@@ -181,9 +178,11 @@ class ChannelGraph:
     def added(self, site: str, growth: dict[Var, int]) -> int:
         """Return how much wider a growth makes a site: channels, or hidden units of a recurrent layer."""
         name, dim = self.find(site)
-        if self._recurrent(name):
-            return max(growth.values())
-        return _added(self.trace.spaces[name][dim], growth)
+        expr = self.trace.spaces[name][dim]
+        rows = _added(expr, growth)
+        # The rows of a recurrent layer are gates times hidden units.
+        hidden = self._hidden_size(name)
+        return rows * hidden // size_of(expr) if hidden else rows
 
     def refusal(self, site: str) -> SurgeryError:
         """Return the error that says why no volume of a site can grow."""
@@ -262,9 +261,10 @@ class ChannelGraph:
                 added += after - self.trace.tensors[name].numel()
         return added
 
-    def _recurrent(self, name: str) -> bool:
-        path = name.rpartition(".")[0]
-        return isinstance(self.model.get_submodule(path), (nn.RNNBase, nn.RNNCellBase))
+    def _hidden_size(self, name: str) -> int:
+        """Hidden units of the recurrent layer that holds a tensor, 0 for other layers."""
+        module = self.model.get_submodule(name.rpartition(".")[0])
+        return module.hidden_size if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) else 0
 
 
 def _approximable(var: Var) -> bool:
