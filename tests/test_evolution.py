@@ -252,3 +252,10 @@ def test_the_round_of_a_fork_follows_from_its_share() -> None:
 def test_a_fork_that_would_never_come_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match="fork_fraction"):
         Plan(2, flops=1, fork_fraction=share)
+
+
+def test_the_control_of_a_search_sees_images_and_rounds_of_the_same_kind() -> None:
+    plan = Plan(2, 6, 2, members_per_step=3, small_share=0.4, small_size=(24, 24), fork_fraction=0.5)
+    expected = Plan(2, flops=77, initial_fraction=0.6, small_share=0.4, small_size=(24, 24))
+    assert plan.alone(77) == expected
+    assert expected.alone(77) == expected

@@ -1,6 +1,6 @@
 """Plan: how much work each round of a search gets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError
 from graftwork.typing import ForkStart
@@ -80,6 +80,18 @@ class Plan:
         if self.total_steps is None:
             return self.initial_fraction
         return max(1, self.initial_steps or 0) / max(1, self.total_steps)
+
+    def alone(self, flops: int) -> "Plan":
+        """The same plan for one network with so many FLOPs, scoring included: the control of a search."""
+        return replace(
+            self,
+            initial_steps=None,
+            steps_per_generation=None,
+            flops=flops,
+            initial_fraction=self.first_fraction,
+            members_per_step=1,
+            fork_fraction=None,
+        )
 
     def begins(self, generation: int) -> float:
         """Share of the work after which a round begins."""

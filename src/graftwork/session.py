@@ -235,14 +235,7 @@ class Session:
 
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
         """The seed network alone, by the same recipe, with the FLOPs of the whole search."""
-        plan = Plan(
-            setup.plan.num_generations,
-            flops=searched.spent_flops,
-            initial_fraction=setup.plan.first_fraction,
-            small_share=setup.plan.small_share,
-            small_size=setup.plan.small_size,
-        )
-        alone = self._setup(setup.problem, plan, setup.precision)
+        alone = self._setup(setup.problem, setup.plan.alone(searched.spent_flops), setup.precision)
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
         return alone
 

@@ -7,7 +7,15 @@ from typing import Any
 from graftwork.experiments._common import Row, mean_and_spread
 from graftwork.experiments._entries import BEST, CHOSEN, ORACLE
 
-__all__ = ["bars_of_arms", "differences_table", "diversity_table", "format_spread", "summarise_arms", "table_of_arms"]
+__all__ = [
+    "bars_of_arms",
+    "differences_table",
+    "diversity_table",
+    "draw_arms",
+    "format_spread",
+    "summarise_arms",
+    "table_of_arms",
+]
 
 
 def summarise_arms(rows: Sequence[Row]) -> dict[str, Any]:
@@ -106,3 +114,12 @@ def bars_of_arms(summary: Mapping[str, Any], path: Path, *, title: str) -> None:
     ]
     members = [bar.label for bar in bars if not bar.label.endswith(ORACLE)]
     write_figure(bars_figure(bars, xlabel="test accuracy, %", title=title, highlight=members), path)
+
+
+def draw_arms(summary: Mapping[str, Any], pair: Sequence[Path], out: Path) -> None:
+    """Draw the bars of arms at equal FLOPs, and the profiles of two runs side by side where both are at hand."""
+    from graftwork.reports import profile_figure, read_run, write_figure
+
+    bars_of_arms(summary, out / "accuracy", title="Equal FLOPs")
+    if all((path / "result.json").is_file() for path in pair):
+        write_figure(profile_figure(*map(read_run, pair)), out / "profiles")

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.experiments._arms import check_ensembles, make_run
-from graftwork.experiments._arms_table import bars_of_arms, differences_table, summarise_arms, table_of_arms
+from graftwork.experiments._arms_table import differences_table, draw_arms, summarise_arms, table_of_arms
 from graftwork.experiments._common import Row
-from graftwork.experiments._controls import ALONE, DEEP, control_entries, control_tasks
-from graftwork.experiments._entries import BEST, CHOSEN, Entry, difference, search_entries
+from graftwork.experiments._controls import control_entries, control_tasks, ensemble_pairs
+from graftwork.experiments._entries import CHOSEN, Entry, difference, search_entries
 from graftwork.experiments._entries import seed_network as seed_network_entries
 from graftwork.experiments._leak import leak_test
 from graftwork.experiments._study import Case, Study
@@ -66,12 +66,10 @@ def _differences(arms: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
     for selection in SELECTIONS:
         if CHOSEN not in arms[selection]:
             continue
-        ensemble = arms[selection][CHOSEN]
-        pairs[f"{selection}: ensemble − its best member"] = ensemble, arms[selection][BEST]
-        pairs[f"{selection}: ensemble − {ALONE}"] = ensemble, arms[ALONE][BEST]
-        pairs[f"{selection}: ensemble − mean of the deep ensemble"] = ensemble, arms[DEEP]["mean"]
+        pairs |= ensemble_pairs(arms, selection)
         if selection != SELECTIONS[0]:
-            pairs[f"{SELECTIONS[0]}: ensemble − ensemble of {selection}"] = arms[SELECTIONS[0]][CHOSEN], ensemble
+            ensembles = arms[SELECTIONS[0]][CHOSEN], arms[selection][CHOSEN]
+            pairs[f"{SELECTIONS[0]}: ensemble − ensemble of {selection}"] = ensembles
     return {name: difference(*pair) for name, pair in pairs.items()}
 
 
@@ -82,13 +80,7 @@ def tabulate(summary: Mapping[str, Any]) -> str:
 
 def draw(summary: Mapping[str, Any], cases: Sequence[Case], out: Path) -> None:
     """Bars of all arms, and the profiles of greedy and co-evolution side by side where their runs are at hand."""
-    from graftwork.reports import profile_figure, read_run, write_figure
-
-    bars_of_arms(summary, out / "accuracy", title="Equal FLOPs")
-    for case in cases[:1]:
-        pair = [case.path(name) for name in ("greedy", "coevolution")]
-        if all((path / "result.json").is_file() for path in pair):
-            write_figure(profile_figure(*map(read_run, pair)), out / "profiles")
+    draw_arms(summary, [cases[0].path(name) for name in ("greedy", "coevolution")], out)
 
 
 COEVOLUTION = Study(

@@ -1,15 +1,16 @@
 """Controls of a study of ensembles: what the FLOPs of a search buy without one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from graftwork.config import SearchConfig
 from graftwork.experiments._arms import make_control
-from graftwork.experiments._entries import BEST, Entry, deep_ensemble_entries, search_entries
+from graftwork.experiments._entries import BEST, CHOSEN, Entry, deep_ensemble_entries, search_entries
 from graftwork.experiments._study import Case
 from graftwork.experiments._tasks import Task
 
-__all__ = ["ALONE", "DEEP", "control_entries", "control_tasks", "num_networks"]
+__all__ = ["ALONE", "DEEP", "control_entries", "control_tasks", "ensemble_pairs", "num_networks"]
 
 ALONE, DEEP = "largest survivor's genome alone", "deep ensemble"
 
@@ -45,3 +46,13 @@ def control_entries(case: Case) -> tuple[dict[str, dict[str, Entry]], dict[str, 
     alone, _ = search_entries(case.path("alone"))
     deep, diversity = deep_ensemble_entries(_networks(case))
     return {ALONE: {BEST: alone[BEST]}, DEEP: deep}, {DEEP: diversity}
+
+
+def ensemble_pairs(arms: Mapping[str, Mapping[str, Entry]], arm: str) -> dict[str, tuple[Entry, Entry]]:
+    """An arm's chosen ensemble against its own best member and against both controls: name → what is compared."""
+    ensemble = arms[arm][CHOSEN]
+    return {
+        f"{arm}: ensemble − its best member": (ensemble, arms[arm][BEST]),
+        f"{arm}: ensemble − {ALONE}": (ensemble, arms[ALONE][BEST]),
+        f"{arm}: ensemble − mean of the deep ensemble": (ensemble, arms[DEEP]["mean"]),
+    }

@@ -6,15 +6,15 @@ from typing import Any
 
 from graftwork.experiments._arms import check_ensembles, make_run
 from graftwork.experiments._arms_table import (
-    bars_of_arms,
     differences_table,
     diversity_table,
+    draw_arms,
     summarise_arms,
     table_of_arms,
 )
 from graftwork.experiments._common import Row
-from graftwork.experiments._controls import ALONE, DEEP, control_entries, control_tasks, num_networks
-from graftwork.experiments._entries import BEST, CHOSEN, Entry, difference, search_entries
+from graftwork.experiments._controls import control_entries, control_tasks, ensemble_pairs, num_networks
+from graftwork.experiments._entries import CHOSEN, Entry, difference, search_entries
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
 
@@ -74,12 +74,9 @@ def _differences(arms: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
     """Each way's ensemble against its own best member, the plain search's ensemble and both controls."""
     pairs: dict[str, tuple[Entry, Entry]] = {}
     for arm in WAYS:
-        ensemble = arms[arm][CHOSEN]
-        pairs[f"{arm}: ensemble − its best member"] = ensemble, arms[arm][BEST]
+        pairs |= ensemble_pairs(arms, arm)
         if arm != PLAIN:
-            pairs[f"{arm}: ensemble − ensemble of {PLAIN}"] = ensemble, arms[PLAIN][CHOSEN]
-        pairs[f"{arm}: ensemble − {ALONE}"] = ensemble, arms[ALONE][BEST]
-        pairs[f"{arm}: ensemble − mean of the deep ensemble"] = ensemble, arms[DEEP]["mean"]
+            pairs[f"{arm}: ensemble − ensemble of {PLAIN}"] = arms[arm][CHOSEN], arms[PLAIN][CHOSEN]
     return {name: difference(*pair) for name, pair in pairs.items()}
 
 
@@ -90,13 +87,7 @@ def tabulate(summary: Mapping[str, Any]) -> str:
 
 def draw(summary: Mapping[str, Any], cases: Sequence[Case], out: Path) -> None:
     """Bars of all arms, and the profiles of the plain search and the fork side by side where their runs are at hand."""
-    from graftwork.reports import profile_figure, read_run, write_figure
-
-    bars_of_arms(summary, out / "accuracy", title="Equal FLOPs")
-    for case in cases[:1]:
-        pair = [_path(case, arm) for arm in (PLAIN, "fork")]
-        if all((path / "result.json").is_file() for path in pair):
-            write_figure(profile_figure(*map(read_run, pair)), out / "profiles")
+    draw_arms(summary, [_path(cases[0], arm) for arm in (PLAIN, "fork")], out)
 
 
 DIVERSITY = Study(

@@ -11,11 +11,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._transaction import Transaction
 
-__all__ = ["SECOND_MOMENTS", "limit_first_update", "resume_optimizer", "waiting_slots"]
+__all__ = ["SECOND_MOMENTS", "limit_first_update", "resume_optimizer", "unwrapped", "waiting_slots"]
 
 SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 """Keys of optimizer state that hold means of squared gradients."""
 _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def waiting_slots(optimizer: optim.Optimizer, parameter: nn.Parameter) -> Tensor | None:
@@ -66,8 +73,7 @@ def resume_optimizer(optimizer: optim.Optimizer) -> int:
     Returns:
         How many parameters wait.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
-        optimizer = inner
+    optimizer = unwrapped(optimizer)
     slots = {
         parameter: torch.ones_like(parameter, dtype=torch.bool)
         for group in optimizer.param_groups

@@ -12,6 +12,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import changed_lengths, standard_attributes
 from graftwork.surgery._calls import Call, ExampleInput, call_of
 from graftwork.surgery._configs import config_changes
+from graftwork.surgery._first_update import unwrapped
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, unit_map
 from graftwork.surgery._methods import Method, method_named
@@ -30,14 +31,7 @@ def optimizer_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
     if optimizer is None:
         return ()
     given = optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)
-    return tuple(_unwrapped(one) for one in given)
-
-
-def _unwrapped(optimizer: Any) -> Any:
-    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
-        optimizer = inner
-    return optimizer
+    return tuple(unwrapped(one) for one in given)
 
 
 def plan_widen(
