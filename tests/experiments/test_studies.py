@@ -12,7 +12,7 @@ from graftwork.combination import run_members
 from graftwork.config import Problem, SearchConfig
 from graftwork.errors import ConfigError
 from graftwork.experiments import COEVOLUTION, DIVERSITY, NEUROEVOLUTION, run_study
-from graftwork.experiments._arms import make_run
+from graftwork.experiments._arms import make_beginning, make_branch, make_run
 from graftwork.experiments._entries import BEST, ORACLE, Entry, difference, search_entries
 from graftwork.genome import Genome, num_parameters, training_flops
 from graftwork.runs import RunFolder
@@ -221,3 +221,41 @@ def test_ways_to_train_stand_beside_the_plain_search_and_both_controls(tmp_path:
 
 def _members(folder: Path, arm: str) -> list[Path]:
     return sorted((folder / "runs" / f"s0-{arm.replace(', ', '-')}" / "members").glob("*.json"))
+
+
+BRANCHED: dict[str, Any] = {"data": "digits", "budget": "10GFLOP", "seed": 3, **SMALL}
+
+
+@pytest.mark.parametrize("selection", ["greedy", "random"])
+def test_a_search_on_a_shared_first_round_equals_one_that_ran_by_itself(tmp_path: Path, selection: str) -> None:
+    beginning = tmp_path / "beginning"
+    make_beginning(beginning, {**BRANCHED, "selection": "coevolution"})
+    left = RunFolder.open(beginning).load_checkpoint("search")
+    assert left is not None
+    assert left[0]["search"]["generation"] == 0
+    options = {**BRANCHED, "selection": selection, "control": False}
+    make_branch(tmp_path / "branch", options, beginning)
+    make_run(tmp_path / "alone", options)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("branch", "alone")]
+    for key in ("bank_sha256", "steps", "training_flops", "scoring_flops", "selection", "best"):
+        assert results[0][key] == results[1][key], key
+    records = [RunFolder.open(tmp_path / name).records() for name in ("branch", "alone")]
+    for one, other in zip(*records, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert not (beginning / "result.json").exists()
+
+
+def test_a_first_round_too_short_to_be_stopped_in_is_not_shared(tmp_path: Path) -> None:
+    options = {**BRANCHED, "budget": None, "initial_steps": 0, "steps_per_generation": 4, "selection": "greedy"}
+    make_beginning(tmp_path / "beginning", options)
+    make_branch(tmp_path / "branch", options, tmp_path / "beginning")
+    make_run(tmp_path / "alone", options)
+    digests = [json.loads((tmp_path / n / "result.json").read_text())["bank_sha256"] for n in ("branch", "alone")]
+    assert digests[0] == digests[1]
+
+
+def test_a_beginning_with_other_options_is_refused(tmp_path: Path) -> None:
+    make_beginning(tmp_path / "beginning", {**BRANCHED, "selection": "coevolution"})
+    with pytest.raises(ConfigError, match=r"began with other options \(seed\)"):
+        make_branch(tmp_path / "branch", {**BRANCHED, "seed": 4}, tmp_path / "beginning")
+    assert not (tmp_path / "branch").exists()

@@ -1,20 +1,32 @@
-"""Arms of a comparison: runs that are started, gone on with or left as they are, and controls that follow a search."""
+"""Arms of a comparison: runs that are started, gone on with or left as they are, and controls that follow a search.
+
+Searches that differ in what comes after their first round alone may share it: it is trained once (`make_beginning`),
+and every arm goes on from there (`make_branch`), to the bits that it would have reached by itself.
+"""
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from graftwork.config import SearchConfig
-from graftwork.errors import ConfigError
+from graftwork.config import SearchConfig, Setup
+from graftwork.errors import ConfigError, SearchInterruptedError
+from graftwork.evolution import SearchState
 from graftwork.genome import Genome
-from graftwork.runs import RunFolder, write_text
-from graftwork.session import Session
+from graftwork.plan import Plan
+from graftwork.runs import RunFolder, write_folder, write_text
+from graftwork.session import Listener, Session, SilentListener
+from graftwork.typing import MemberId
 
-__all__ = ["check_ensembles", "make_control", "make_run"]
+__all__ = ["check_ensembles", "make_beginning", "make_branch", "make_control", "make_run"]
 
 ALONE: Mapping[str, Any] = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
 """Options that turn a search into the training of one network."""
+LATER = frozenset({"selection", "control"})
+"""Options that act when the first round is over, so that searches which differ in nothing else may share it."""
+PAUSE = 0.9
+"""Share of the first round after which it is left to the arms: before its end, where selection has its first say."""
 
 
 def check_ensembles(options: Mapping[str, Any]) -> SearchConfig:
@@ -38,18 +50,102 @@ def make_run(path: Path, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If a run with other options lies there.
     """
+    _open(path, options, SilentListener()).run()
+
+
+def _open(path: Path, options: Mapping[str, Any], listener: Listener) -> Session:
+    """A new session, or the one that lies there.
+
+    Raises:
+        ConfigError: If a run with other options lies there.
+    """
     config = SearchConfig.from_dict(options)
     if not (path / "config.toml").is_file():
         _clear_stillborn(path)
-        Session.start(config, path).run()
-        return
+        return Session.start(config, path, listener=listener)
     stored, wanted = SearchConfig.load(path / "config.toml").to_dict(), config.to_dict()
     changed = sorted(key for key in wanted if stored[key] != wanted[key])
     if changed:
         raise ConfigError(
             f"{path} holds a run with other options ({', '.join(changed)}); remove it, or choose another --runs folder"
         )
-    Session.resume(path).run()
+    return Session.resume(path, listener=listener)
+
+
+class _Pause(SilentListener):
+    """Has a session stop, with a checkpoint, when its first round is nearly over."""
+
+    session: Session
+    _setup: Setup
+
+    def on_stage(self, stage: str, setup: Setup) -> None:
+        """Remember the plan."""
+        self._setup = setup
+
+    def on_step(self, state: SearchState, member: MemberId, loss: float, progress: float) -> None:
+        """Stop in time; a round too short to be stopped has run over, which `make_branch` finds."""
+        plan = self._setup.plan
+        if plan.share(state.step, state.spent_flops) >= PAUSE * plan.first_fraction:
+            self.session.stop_requested = True
+
+
+def make_beginning(path: Path, options: Mapping[str, Any]) -> None:
+    """Train most of the first round of a search and leave it there, for `make_branch`; go on with a broken-off one.
+
+    Args:
+        path: Of the run folder.
+        options: Of `SearchConfig`: those of any of the arms.
+
+    Raises:
+        ConfigError: If a run with other options lies there.
+    """
+    if (path / "config.toml").is_file() and _checkpoint_of_pause(path) is not None:
+        return
+    listener = _Pause()
+    listener.session = _open(path, options, listener)
+    with suppress(SearchInterruptedError):
+        listener.session.run()
+
+
+def _checkpoint_of_pause(path: Path) -> dict[str, Any] | None:
+    """Newest checkpoint of a beginning, if the first round was far enough and is not over."""
+    found = RunFolder.open(path).load_checkpoint("search")
+    if found is None:
+        return None
+    state = found[0]["search"]
+    plan = Plan(**RunFolder.open(path).read_json("provenance.json")["plan"])
+    spent = state["training_flops"] + state["scoring_flops"]
+    paused = plan.share(state["step"], spent) >= PAUSE * plan.first_fraction
+    return state if paused and state["generation"] == 0 else None
+
+
+def make_branch(path: Path, options: Mapping[str, Any], beginning: Path) -> None:
+    """Bring a run to its end that goes on from a beginning which it shares with others.
+
+    Args:
+        path: Of the run folder.
+        options: Of `SearchConfig`; only ``selection`` and ``control`` may differ from the beginning's.
+        beginning: Run folder that `make_beginning` has left. Where the first round was too short to be stopped in it,
+            the run starts by itself.
+
+    Raises:
+        ConfigError: If other options differ, or a run with other options lies there.
+    """
+    config = SearchConfig.from_dict(options)
+    if not (path / "config.toml").is_file():
+        stored, wanted = SearchConfig.load(beginning / "config.toml").to_dict(), config.to_dict()
+        changed = sorted(key for key in wanted if stored[key] != wanted[key] and key not in LATER)
+        if changed:
+            raise ConfigError(f"{beginning} began with other options ({', '.join(changed)}) than {path} has")
+        _clear_stillborn(path)
+        if _checkpoint_of_pause(beginning) is not None:
+
+            def fill(folder: Path) -> None:
+                shutil.copytree(beginning, folder, dirs_exist_ok=True)
+                write_text(folder / "config.toml", config.to_toml())
+
+            write_folder(path, fill)
+    make_run(path, options)
 
 
 def _clear_stillborn(path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftwork.experiments._arms import check_ensembles, make_run
+from graftwork.experiments._arms import check_ensembles, make_beginning, make_branch
 from graftwork.experiments._arms_table import differences_table, draw_arms, summarise_arms, table_of_arms
 from graftwork.experiments._common import Row
 from graftwork.experiments._controls import control_entries, control_tasks, ensemble_pairs
@@ -22,18 +22,21 @@ LEAK = "coevolution, stackers fitted on training data (leak)"
 
 
 def tasks(case: Case) -> list[Task]:
-    """Searches first; the controls train the genome of co-evolution's largest survivor, so they wait for it.
+    """Searches first, on one first round, in which selection has no say; then the controls.
 
-    Only the co-evolution of seed 0 also trains the seed network alone (``--control``): one look at that control.
+    These train the genome of co-evolution's largest survivor, so they wait for it. Only the co-evolution of seed 0 also
+    trains the seed network alone (``--control``): one look at that control.
     """
     options = {**case.options, "budget": case.size}
     check_ensembles(options)
-    found = []
+    beginning = case.path("beginning")
+    found = [Task(beginning.name, make_beginning, (beginning, {**options, "selection": SELECTIONS[0]}))]
     for selection in SELECTIONS:
         own = {"selection": selection, "control": selection == SELECTIONS[0] and case.seed == 0}
         path = case.path(selection)
-        found.append(Task(path.name, make_run, (path, {**options, **own})))
-    first, source = found[0].name, case.path(SELECTIONS[0])
+        found.append(Task(path.name, make_branch, (path, {**options, **own}, beginning), (beginning.name,)))
+    source = case.path(SELECTIONS[0])
+    first = source.name
     found.append(Task(f"{first}-leak", leak_test, (source,), (first,)))
     return found + control_tasks(case, source)
 

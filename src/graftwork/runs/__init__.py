@@ -7,7 +7,7 @@ from; `keep_memory` spares page faults. The files are described in ``docs/run-fo
 """
 
 from graftwork.runs._allocator import keep_memory
-from graftwork.runs._atomic import write_bytes, write_json, write_text
+from graftwork.runs._atomic import write_bytes, write_folder, write_json, write_text
 from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state
 from graftwork.runs._folder import RunFolder
 from graftwork.runs._members import StoredMember, load_member, save_member
@@ -32,6 +32,7 @@ __all__ = [
     "unpack_optimizer",
     "unpack_state",
     "write_bytes",
+    "write_folder",
     "write_json",
     "write_text",
 ]

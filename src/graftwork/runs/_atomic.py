@@ -85,7 +85,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     aside.mkdir(parents=True)
     try:
         fill(aside)
-        for file in aside.iterdir():
+        for file in filter(Path.is_file, aside.rglob("*")):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         sync_folder(aside)
