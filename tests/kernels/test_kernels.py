@@ -129,8 +129,14 @@ def test_several_threads_give_the_same_values_and_the_same_bits_each_time(kernel
         out = torch.empty_like(volume)
         kernels.forward(volume, scale, shift, "gelu", out, 0)
         d, sums = kernels.backward(volume, gradient, 0, scale, shift, mean, "gelu")
+        wide, whole = d.clone(memory_format=torch.preserve_format), torch.cat([d, d], 1)
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        kernels.add(wide, gradient)
+        kernels.add(whole, gradient)
+        ways = kernels.finish(volume, d, sums, mean, variance, weight, scale)
         pooled, which = kernels.pool(volume)
-        return [mean, variance, out, d, sums.float(), pooled, kernels.unpool(pooled, which, volume.shape)]
+        back = kernels.unpool(pooled, which, volume.shape)
+        return [mean, variance, out, d, sums.float(), wide, whole, *ways, pooled, back]
 
     single = run()
     before = torch.get_num_threads()
@@ -162,6 +168,32 @@ def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CC", "no-such-compiler")
     assert build(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_openmp_runtime_one_thread_does_the_same(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    can = module._loads
+    tried: list[Path] = []
+
+    def loads(library: Path) -> bool:
+        tried.append(library)
+        return len(tried) > 1 and can(library)  # as where nothing provides what the first one calls
+
+    monkeypatch.setattr(module, "_loads", loads)
+    alone = build(tmp_path)
+    assert alone is not None
+    assert len(tried) == 2
+    x = torch.randn(8, 33, 24, 24).contiguous(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = alone.normaliser(x, torch.ones(33), torch.zeros(33))
+    finally:
+        torch.set_num_threads(1)
+        expected = kernels.normaliser(x, torch.ones(33), torch.zeros(33))
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_compiler_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,8 +21,9 @@ _log = logging.getLogger(__name__)
 
 _SOURCES = ("kernels.c", "passes.h")
 # errno and floating-point traps are given up: nobody reads them here, and they stand in the way of vectors
-_FLAGS = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
-_TARGETS = (("-march=native",), ())
+_FLAGS = ("-O2", "-std=gnu11", "-c", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_TARGETS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+"""Tried in this order until one compiles and loads."""
 _LIMIT_SECONDS = 900  # a second or two as a rule; a machine may be busy
 
 
@@ -47,23 +49,42 @@ def _source(name: str) -> str:
 
 
 def _compile(compiler: str, folder: Path, library: Path) -> bool:
-    """Compile aside and rename, so that another process never loads half a file."""
+    """Compile aside and rename, so that another process never loads half a file.
+
+    The library is linked without an OpenMP runtime: its calls are bound, when it is loaded, to the one that PyTorch has
+    brought. So both deal their work to the same threads. Where that fails, one thread does all the passes.
+    """
     aside = folder / f"{library.stem}-{os.getpid()}"
     aside.mkdir(parents=True, exist_ok=True)
     try:
         for name in _SOURCES:
             (aside / name).write_text(_source(name), encoding="utf-8")
-        made = aside / library.name
+        unit, made = aside / "kernels.o", aside / library.name
         for target in _TARGETS:
-            command = [compiler, *_FLAGS, *target, str(aside / _SOURCES[0]), "-o", str(made), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=False)  # noqa: S603
-            if done.returncode == 0:
+            compiling = [compiler, *_FLAGS, *target, str(aside / _SOURCES[0]), "-o", str(unit)]
+            if _done(compiling) and _done([compiler, "-shared", str(unit), "-o", str(made), "-lm"]) and _loads(made):
                 made.replace(library)
                 return True
-            _log.info("kernels: %s failed: %s", " ".join(command), done.stderr.strip()[:500])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return False
+
+
+def _done(command: Sequence[str]) -> bool:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=False)  # noqa: S603
+    if done.returncode:
+        _log.info("kernels: %s failed: %s", " ".join(command), done.stderr.strip()[:500])
+    return done.returncode == 0
+
+
+def _loads(library: Path) -> bool:
+    """Whether everything that it calls is there."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        _log.info("kernels: %s can't be loaded: %s", library, error)
+        return False
+    return True
 
 
 def build(folder: Path) -> Kernels | None:
@@ -80,7 +101,9 @@ def build(folder: Path) -> Kernels | None:
     if compiler is None or sys.platform == "win32":
         _log.info("kernels: no C compiler here")
         return None
-    key = hashlib.sha256("\n".join([*map(_source, _SOURCES), compiler, *_FLAGS, _processor()]).encode())
+    key = hashlib.sha256(
+        "\n".join([*map(_source, _SOURCES), compiler, *_FLAGS, *map(str, _TARGETS), _processor()]).encode()
+    )
     library = folder / f"kernels-{key.hexdigest()[:20]}.so"
     try:
         if not library.is_file() and not _compile(compiler, folder, library):

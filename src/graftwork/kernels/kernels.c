@@ -1,9 +1,10 @@
 /* Elementwise passes over channels-last activations, each in as few walks through memory as it can be done.
  *
- * A volume is [rows, width]: one row per image and position, channels side by side. Every function exists for float32
- * and bfloat16 (suffix _f32, _bf16), computes in float32, touches the rows it is given and nothing else, so that a
- * caller can deal rows to threads, and returns 0, or 1 without memory for its few tables. Vectors of 16 numbers are
- * written in the extension that gcc and clang share: a compiler splits them where the machine's are shorter.
+ * A volume is [rows, width]: one row per image and position, channels side by side. Every pass exists for float32 and
+ * bfloat16 (suffix _f32, _bf16), computes in float32, deals its rows to `parts` threads, and returns 0, or 1 without
+ * memory for its few tables. Sums come by part, one after the other in memory, for the caller to add in order. Vectors
+ * of 16 numbers are written in the extension that gcc and clang share: a compiler splits them where the machine's are
+ * shorter.
  */
 #include <math.h>
 #include <stdint.h>
@@ -154,6 +155,26 @@ static void flush(float *from, double *to, long width, long span) {
     case TANH: CALL(TANH) break;                                                                                       \
     default: CALL(IDENTITY)                                                                                            \
     }
+
+/* Deals `all` rows to the threads of OpenMP; CALL does [start, stop) as one of them. Without OpenMP the parts follow on
+ * one another. */
+#define DEAL(all, CALL)                                                                                                \
+    int failed = 0;                                                                                                    \
+    _Pragma("omp parallel for num_threads(parts) schedule(static, 1) reduction(| : failed) if (parts > 1)")            \
+    for (int part = 0; part < parts; part++) {                                                                         \
+        long start = (all) * part / parts, stop = (all) * (part + 1) / parts;                                          \
+        failed |= CALL;                                                                                                \
+    }                                                                                                                  \
+    return failed;
+
+/* Whether parts run side by side. */
+int threaded(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 #define NAME2(name, suffix) name##_##suffix
 #define NAME1(name, suffix) NAME2(name, suffix)

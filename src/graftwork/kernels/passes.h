@@ -1,7 +1,8 @@
-/* The passes of kernels.c for one type T. */
+/* The passes of kernels.c for one type T. Of each there is the work of one thread, on the rows that it is given, and
+ * the pass itself, which deals rows to threads. */
 
 /* sums = Σ (x − pivot), squares = Σ (x − pivot)²; the pivot keeps differences of large numbers away. */
-int NAME(moments)(const T *x, long rows, long width, const float *pivot, double *sums, double *squares) {
+static int NAME(moments_part)(const T *x, long rows, long width, const float *pivot, double *sums, double *squares) {
     long times = repeats(width, rows, 1), span = width * times, blocks = rows / times;
     float *shift = repeated(pivot, width, times), *one = calloc(2 * span, sizeof(float)), *two = one + span;
     if (!shift || !one) { free(shift); free(one); return 1; }
@@ -27,6 +28,10 @@ int NAME(moments)(const T *x, long rows, long width, const float *pivot, double 
     free(shift); free(one);
     return 0;
 }
+int NAME(moments)(const T *x, long rows, long width, const float *pivot, double *sums, double *squares, int parts) {
+    DEAL(rows, NAME(moments_part)(x + start * width, stop - start, width, pivot, sums + part * width,
+                                  squares + part * width))
+}
 
 INLINE void NAME(forward_row)(const T *x, const float *scale, const float *shift, T *y, long span, int kind) {
 #define STEP(c, n) STORE(y + c, activate(LOAD(x + c, n) * load_f32(scale + c, n) + load_f32(shift + c, n), kind, ROUGH), n);
@@ -35,8 +40,8 @@ INLINE void NAME(forward_row)(const T *x, const float *scale, const float *shift
 }
 
 /* y = σ(x · scale + shift); rows of y are `stride` apart. */
-int NAME(forward)(const T *x, long rows, long width, const float *scale, const float *shift, int kind, T *y,
-                  long stride) {
+static int NAME(forward_part)(const T *x, long rows, long width, const float *scale, const float *shift, int kind,
+                              T *y, long stride) {
     long times = repeats(width, rows, stride == width), span = width * times, blocks = rows / times;
     float *a = repeated(scale, width, times), *b = repeated(shift, width, times);
     if (!a || !b) { free(a); free(b); return 1; }
@@ -48,6 +53,11 @@ int NAME(forward)(const T *x, long rows, long width, const float *scale, const f
 #undef LOOP
     free(a); free(b);
     return 0;
+}
+int NAME(forward)(const T *x, long rows, long width, const float *scale, const float *shift, int kind, T *y,
+                  long stride, int parts) {
+    DEAL(rows, NAME(forward_part)(x + start * width, stop - start, width, scale, shift, kind, y + start * stride,
+                                  stride))
 }
 
 INLINE void NAME(backward_row)(const T *x, const T *g, const float *tables, T *d, float *sums, long all, long span,
@@ -66,8 +76,9 @@ INLINE void NAME(backward_row)(const T *x, const T *g, const float *tables, T *d
 }
 
 /* d = g · σ'(x · scale + shift), sums = Σ d, products = Σ d · (x − mean); rows of g are `stride` apart. */
-int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, const float *scale, const float *shift,
-                   const float *mean, int kind, T *d, double *sums, double *products) {
+static int NAME(backward_part)(const T *x, const T *g, long rows, long width, long stride, const float *scale,
+                               const float *shift, const float *mean, int kind, T *d, double *sums,
+                               double *products) {
     long times = repeats(width, rows, stride == width), span = width * times, blocks = rows / times;
     float *tables = malloc(3 * span * sizeof(float)), *one = calloc(2 * span, sizeof(float));
     if (!tables || !one) { free(tables); free(one); return 1; }
@@ -91,9 +102,14 @@ int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, c
     free(tables); free(one);
     return 0;
 }
+int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, const float *scale, const float *shift,
+                   const float *mean, int kind, T *d, double *sums, double *products, int parts) {
+    DEAL(rows, NAME(backward_part)(x + start * width, g + start * stride, stop - start, width, stride, scale, shift,
+                                   mean, kind, d + start * width, sums + part * width, products + part * width))
+}
 
 /* d = d · scale + x · slopes + offsets, in place: the last step of a norm's gradient. */
-int NAME(finish)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
+static int NAME(finish_part)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
                  const float *offsets) {
     long times = repeats(width, rows, 1), span = width * times, blocks = rows / times;
     float *a = repeated(scale, width, times), *e = repeated(slopes, width, times), *f = repeated(offsets, width, times);
@@ -114,9 +130,13 @@ int NAME(finish)(const T *x, T *d, long rows, long width, const float *scale, co
     free(a); free(e); free(f);
     return 0;
 }
+int NAME(finish)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
+                 const float *offsets, int parts) {
+    DEAL(rows, NAME(finish_part)(x + start * width, d + start * width, stop - start, width, scale, slopes, offsets))
+}
 
 /* y[:, :width] += x[:, :width]; rows are `y_stride` and `x_stride` apart. */
-int NAME(add)(T *y, long y_stride, const T *x, long x_stride, long rows, long width) {
+static int NAME(add_part)(T *y, long y_stride, const T *x, long x_stride, long rows, long width) {
     if (y_stride == width && x_stride == width) { width *= rows; rows = 1; }
 #define STEP(c, n) STORE(out + c, LOAD(out + c, n) + LOAD(in + c, n), n);
     for (long r = 0; r < rows; r++) {
@@ -127,9 +147,12 @@ int NAME(add)(T *y, long y_stride, const T *x, long x_stride, long rows, long wi
 #undef STEP
     return 0;
 }
+int NAME(add)(T *y, long y_stride, const T *x, long x_stride, long rows, long width, int parts) {
+    DEAL(rows, NAME(add_part)(y + start * y_stride, y_stride, x + start * x_stride, x_stride, stop - start, width))
+}
 
 /* 2×2 max-pool of images [height, breadth, width]: y, and in `which` the number of the largest, the first of equals. */
-int NAME(pool)(const T *x, long images, long height, long breadth, long width, T *y, uint8_t *which) {
+static int NAME(pool_part)(const T *x, long images, long height, long breadth, long width, T *y, uint8_t *which) {
 #define LARGER(number, pointer)                                                                                        \
     {                                                                                                                  \
         vec v = LOAD(pointer, m);                                                                                      \
@@ -160,9 +183,15 @@ int NAME(pool)(const T *x, long images, long height, long breadth, long width, T
 #undef LARGER
     return 0;
 }
+int NAME(pool)(const T *x, long images, long height, long breadth, long width, T *y, uint8_t *which, int parts) {
+    long whole = height * breadth * width, quarter = (height / 2) * (breadth / 2) * width;
+    DEAL(images, NAME(pool_part)(x + start * whole, stop - start, height, breadth, width, y + start * quarter,
+                                 which + start * quarter))
+}
 
 /* The gradient of pool: g where the largest stood, zero elsewhere; writes all of d. */
-int NAME(unpool)(const T *g, const uint8_t *which, long images, long height, long breadth, long width, T *d) {
+static int NAME(unpool_part)(const T *g, const uint8_t *which, long images, long height, long breadth, long width,
+                             T *d) {
     if (height % 2 || breadth % 2) memset(d, 0, sizeof(T) * images * height * breadth * width);
 #define STEP(c, n)                                                                                                     \
     {                                                                                                                  \
@@ -185,4 +214,10 @@ int NAME(unpool)(const T *g, const uint8_t *which, long images, long height, lon
     }
 #undef STEP
     return 0;
+}
+int NAME(unpool)(const T *g, const uint8_t *which, long images, long height, long breadth, long width, T *d,
+                 int parts) {
+    long whole = height * breadth * width, quarter = (height / 2) * (breadth / 2) * width;
+    DEAL(images, NAME(unpool_part)(g + start * quarter, which + start * quarter, stop - start, height, breadth, width,
+                                   d + start * whole))
 }
