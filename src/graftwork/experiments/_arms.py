@@ -23,9 +23,9 @@ __all__ = ["check_ensembles", "make_beginning", "make_branch", "make_control", "
 
 ALONE: Mapping[str, Any] = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
 """Options that turn a search into the training of one network."""
-LATER = frozenset({"selection", "control"})
-"""Options that act when the first round is over, so that searches which differ in nothing else may share it."""
-PAUSE = 0.9
+LATER = frozenset({"selection"})
+"""What acts when the first round is over, so that searches which differ in nothing else may share it."""
+PAUSE = 0.97
 """Share of the first round after which it is left to the arms: before its end, where selection has its first say."""
 
 
@@ -124,7 +124,7 @@ def make_branch(path: Path, options: Mapping[str, Any], beginning: Path) -> None
 
     Args:
         path: Of the run folder.
-        options: Of `SearchConfig`; only ``selection`` and ``control`` may differ from the beginning's.
+        options: Of `SearchConfig`; only ``selection`` may differ from the beginning's.
         beginning: Run folder that `make_beginning` has left. Where the first round was too short to be stopped in it,
             the run starts by itself.
 

@@ -9,7 +9,6 @@ from graftwork.experiments._arms_table import differences_table, draw_arms, summ
 from graftwork.experiments._common import Row
 from graftwork.experiments._controls import control_entries, control_tasks, ensemble_pairs
 from graftwork.experiments._entries import CHOSEN, Entry, difference, search_entries
-from graftwork.experiments._entries import seed_network as seed_network_entries
 from graftwork.experiments._leak import leak_test
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
@@ -17,24 +16,21 @@ from graftwork.experiments._tasks import Task
 __all__ = ["COEVOLUTION"]
 
 SELECTIONS = ("coevolution", "greedy", "random")
-SEED = "seed network alone"
 LEAK = "coevolution, stackers fitted on training data (leak)"
 
 
 def tasks(case: Case) -> list[Task]:
     """Searches first, on one first round, in which selection has no say; then the controls.
 
-    These train the genome of co-evolution's largest survivor, so they wait for it. Only the co-evolution of seed 0 also
-    trains the seed network alone (``--control``): one look at that control.
+    These train the genome of co-evolution's largest survivor, so they wait for it.
     """
-    options = {**case.options, "budget": case.size}
+    options = {**case.options, "budget": case.size, "control": False}
     check_ensembles(options)
     beginning = case.path("beginning")
-    found = [Task(beginning.name, make_beginning, (beginning, {**options, "selection": SELECTIONS[0]}))]
+    found = [Task(beginning.name, make_beginning, (beginning, options))]
     for selection in SELECTIONS:
-        own = {"selection": selection, "control": selection == SELECTIONS[0] and case.seed == 0}
-        path = case.path(selection)
-        found.append(Task(path.name, make_branch, (path, {**options, **own}, beginning), (beginning.name,)))
+        path, own = case.path(selection), {**options, "selection": selection}
+        found.append(Task(path.name, make_branch, (path, own, beginning), (beginning.name,)))
     source = case.path(SELECTIONS[0])
     first = source.name
     found.append(Task(f"{first}-leak", leak_test, (source,), (first,)))
@@ -49,9 +45,6 @@ def row(case: Case) -> Row:
         arms[selection], diversity[selection] = search_entries(case.path(selection))
     controls, measures = control_entries(case)
     arms, diversity = {**arms, **controls}, {**diversity, **measures}
-    control = seed_network_entries(case.path(SELECTIONS[0]))
-    if control:
-        arms[SEED] = control
     leak = leak_test(case.path(SELECTIONS[0]))  # has been made by a task, and is only read here
     leaked = {row["method"]: row for row in leak["rows"] if row["fitted_on"] == "training"}
     return {
