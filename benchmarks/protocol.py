@@ -16,7 +16,7 @@ of the test split for neither.
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +33,7 @@ from graftwork.evolution import SearchState, search
 from graftwork.member import Member
 from graftwork.runs import keep_memory
 from graftwork.training import Evaluation, Update
+from graftwork.typing import BlockId
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
 GOALS = {"ours_minutes_below": 25, "naive_minutes_above": 75}
@@ -103,9 +104,15 @@ class Timed:
         self._spent: dict[Member, list[float]] = defaultdict(list)
         self._made = 0
 
-    def sync(self) -> None:
+    def sync(
+        self,
+        copies: Mapping[BlockId, BlockId] | None = None,
+        *,
+        trunk: Collection[BlockId] = (),
+        trunk_rate: float = 1.0,
+    ) -> None:
         """A round begins."""
-        self.trainer.sync()
+        self.trainer.sync(copies, trunk=trunk, trunk_rate=trunk_rate)
         self.other.rebuild(self.setup)
         self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
         self.mutation, self._made = 0.0, 0

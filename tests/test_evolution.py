@@ -1,8 +1,8 @@
 """Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,18 @@ class Trainer:
         self.runs: list[list[int]] = []
         self.sizes: list[tuple[int, int] | None] = []
         self.copied: list[dict[BlockId, BlockId]] = []
+        self.trunks: list[tuple[set[BlockId], float]] = []
         self.updates_at_once = updates_at_once
 
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def sync(
+        self,
+        copies: Mapping[BlockId, BlockId] | None = None,
+        *,
+        trunk: Collection[BlockId] = (),
+        trunk_rate: float = 1.0,
+    ) -> None:
         """There is no optimizer."""
+        self.trunks.append((set(trunk), trunk_rate))
         if copies:
             self.copied.append(dict(copies))
 
@@ -221,6 +229,22 @@ def test_a_population_parts_at_the_beginning_of_the_first_round_that_follows_its
     assert rounds[2].members[:2] == state.lines
 
 
+@pytest.mark.parametrize("plan", [Plan(5, 20, 5, fork_fraction=0.4), Plan(5, 4, 4, fork_fraction=0.3)])
+def test_the_trunk_is_what_several_lines_bind_once_there_are_lines(plan: Plan) -> None:
+    plan = replace(plan, fork_layer=1, trunk_rate=0.25)
+    _, trainer, rounds = run(plan, population_size=6)
+    stem = {SEED.layers[0].blocks[0].id}
+    told = [trunk for trunk, _ in trainer.trunks]
+    parted = next(number for number, trunk in enumerate(told) if trunk)
+    assert parted > 0
+    assert told[parted:] == [stem] * len(told[parted:])  # though rounds have widened the first layer, each for itself
+    assert any(len(birth.genome.layers[0].blocks) > 1 for r in rounds for birth in r.births)
+    assert {rate for trunk, rate in trainer.trunks if trunk} == {0.25}
+    _, alone, _ = run(plan, num_survivors=1, population_size=6)
+    assert alone.trunks
+    assert not any(trunk for trunk, _ in alone.trunks)  # one line shares with no other
+
+
 def test_one_of_each_line_survives_whatever_the_selector_prefers() -> None:
     state, _, rounds = run(Plan(4, 4, 4, fork_fraction=0.1, fork_layer=1), population_size=6)
     for r in rounds:
@@ -255,7 +279,7 @@ def test_a_fork_that_would_never_come_is_refused(share: float) -> None:
 
 
 def test_the_control_of_a_search_sees_images_and_rounds_of_the_same_kind() -> None:
-    plan = Plan(2, 6, 2, members_per_step=3, small_share=0.4, small_size=(24, 24), fork_fraction=0.5)
+    plan = Plan(2, 6, 2, members_per_step=3, small_share=0.4, small_size=(24, 24), fork_fraction=0.5, trunk_rate=0)
     expected = Plan(2, flops=77, initial_fraction=0.6, small_share=0.4, small_size=(24, 24))
     assert plan.alone(77) == expected
     assert expected.alone(77) == expected

@@ -125,6 +125,25 @@ def test_a_forked_search_resumes_to_the_same_bits_before_at_and_after_its_fork(t
     assert predictions(tmp_path / "cut") == predictions(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("step", [16, 41])
+def test_a_search_with_votes_on_a_slow_trunk_resumes_to_the_same_bits(tmp_path: Path, step: int, rate: float) -> None:
+    way = {"fork_fraction": 0.25, "fork_layer": 1, "fork_start": "random", "trunk_rate": rate}
+    way |= {"members_per_step": 2, "vote_weight": 0.3}
+    config = tiny(control=False, **way)
+    Session.start(config, tmp_path / "whole").run()
+    box: list[Session] = []
+    box.append(Session.start(config, tmp_path / "cut", listener=StopAt(box, "search", step)))
+    with pytest.raises(SearchInterruptedError):
+        box[0].run()
+    Session.resume(tmp_path / "cut").run()
+    assert result(tmp_path / "cut")["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    assert predictions(tmp_path / "cut") == predictions(tmp_path / "whole")
+    stored = json.loads((tmp_path / "whole" / "provenance.json").read_text())
+    assert stored["plan"]["trunk_rate"] == rate
+
+
 def test_another_seed_gives_another_bank(whole: Path, tmp_path: Path) -> None:
     Session.start(tiny(seed=1, control=False), tmp_path / "other").run()
     assert result(tmp_path / "other")["bank_sha256"] != result(whole)["bank_sha256"]

@@ -4,7 +4,8 @@ Nothing here writes a file or prints: the caller records what is yielded, and ma
 updates, because everything that changes lives in `SearchState`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,7 +34,13 @@ class Trains(Protocol):
     @property
     def updates_at_once(self) -> int: ...
     def run(self, updates: Sequence[Update]) -> float: ...
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None: ...
+    def sync(
+        self,
+        copies: Mapping[BlockId, BlockId] | None = None,
+        *,
+        trunk: Collection[BlockId] = (),
+        trunk_rate: float = 1.0,
+    ) -> None: ...
 
 
 class Scores(Protocol):
@@ -206,6 +213,18 @@ def _part(state: SearchState, plan: Plan, trainer: Trains, count: int) -> None:
     state.lines = parting.lines
 
 
+def _trunk(state: SearchState) -> tuple[BlockId, ...]:
+    """Blocks that members of several lines bind, in order of first use; none before the population has parted."""
+    if not state.lines:
+        return ()
+    owners: dict[BlockId, set[MemberId | None]] = defaultdict(set)
+    for member_id, member in state.population.members.items():
+        line = state.population.ancestor_among(member_id, state.lines)
+        for block_id in member.genome.ids:
+            owners[block_id].add(line)
+    return tuple(block_id for block_id, lines in owners.items() if len(lines) > 1)
+
+
 def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_survivors: int) -> tuple[MemberId, ...]:
     """Survivors in order of choice; once there are lines, the choice of each line by itself, in order of lines."""
     members = tuple(state.population.members)
@@ -241,7 +260,7 @@ def joint_train(
     With ``plan.members_per_step`` above 1, so many different members are drawn for each batch. Under a plan in FLOPs a
     round ends before the update that would leave too little for scoring the population.
     """
-    trainer.sync()
+    trainer.sync(trunk=_trunk(state), trunk_rate=plan.trunk_rate)
     draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes), until)
     while drawn := draw(trainer.updates_at_once):
         loss = trainer.run([entry.update for entry in drawn])

@@ -29,6 +29,7 @@ class Plan:
             first round, otherwise when the next round begins; ``None``: never.
         fork_layer: Number of the first layer, from 0, that each line has for itself (see `Fork`).
         fork_start: How private blocks begin.
+        trunk_rate: Factor on the learning rate of what several lines share; 0 freezes it.
 
     Raises:
         ConfigError: If neither or both are given, or a number is out of its range.
@@ -45,6 +46,7 @@ class Plan:
     fork_fraction: float | None = None
     fork_layer: int = 0
     fork_start: ForkStart = "copy"
+    trunk_rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.small_size is not None:  # JSON has no tuples
@@ -60,6 +62,8 @@ class Plan:
             raise ConfigError(f"plan: members_per_step must be >= 1, got {self.members_per_step!r}")
         if not 0 <= self.small_share <= 1:
             raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
+        if not 0 <= self.trunk_rate <= 1:
+            raise ConfigError(f"plan: trunk_rate must be in [0, 1], got {self.trunk_rate!r}")
         last = self.begins(self.num_generations) if self.num_generations else 1.0
         if self.fork_fraction is not None and not 0 <= self.fork_fraction <= last:
             raise ConfigError(
@@ -91,6 +95,7 @@ class Plan:
             initial_fraction=self.first_fraction,
             members_per_step=1,
             fork_fraction=None,
+            trunk_rate=1.0,
         )
 
     def begins(self, generation: int) -> float:

@@ -100,6 +100,20 @@ def test_outputs_gradients_and_statistics_equal_those_of_torch_within_rounding(
     assert max(gaps.values()) < 2e-5, gaps
 
 
+@pytest.mark.parametrize("stem", ["whiten", "conv", "none"])
+@pytest.mark.parametrize("frozen", ["stem a", "stem a b c", "a0 b1 c", "a1 a2 b0", "b c"])
+def test_gradients_equal_those_of_torch_where_some_blocks_are_frozen(kernels: Kernels, stem: str, frozen: str) -> None:
+    member, x = _member(_genome("relu", stem=stem))
+    for key, parameter in member.parameters_by_key().items():
+        if key.startswith(tuple(frozen.split())):
+            parameter.requires_grad_(False)
+    plain = _everything(member, x, half=False)
+    set_kernels(kernels)
+    gaps = _gaps(_everything(member, x, half=False), plain)
+    assert len(gaps) > 10
+    assert max(gaps.values()) < 2e-5, gaps
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_bfloat16_is_as_near_to_float32_as_it_is_by_torch(kernels: Kernels, activation: str) -> None:
     member, x = _member(_genome(activation, pool="avg"))  # where two are nearly equal, rounding chooses the larger

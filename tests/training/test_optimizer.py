@@ -48,7 +48,8 @@ def test_growth_adds_fresh_state_and_leaves_old_moments_bit_identical(name: str)
     assert same(before, {key: after[key] for key in before})
     assert {_block(key) for key in after if key not in before} == {"right", "head-right"}
     assert not [key for key in after if key not in before and key.count("/") == 2]  # no slots yet
-    assert all(len(part.param_groups) == 1 for part in state.optimizer._parts.values())
+    full_and_slowed = [part.param_groups for part in state.optimizer._parts.values()]
+    assert all(len(groups) == 2 and groups[1]["params"] == [] for groups in full_and_slowed)
 
 
 @each_rule

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from graftwork.errors import GraftworkError
+from graftwork.errors import ConfigError, GraftworkError
 from graftwork.genome import TRAINING_FACTOR, num_parameters
 from graftwork.mutation import part
 from graftwork.population import Population
@@ -27,16 +27,14 @@ def scrambled(rules: str = "adam") -> Setting:
     return state
 
 
-def gradients(
-    state: Setting, members: list[int], together: bool, *, hit_power: float = 0.0
-) -> list[dict[str, torch.Tensor]]:
+def gradients(state: Setting, members: list[int], together: bool, **weights: float) -> list[dict[str, torch.Tensor]]:
     """Of one update together, or of each member alone; nothing is moved."""
 
     class Still(BankOptimizer):
         def step(self, lr_factor: float = 1.0, weight_decay_factor: float = 1.0) -> None:
             """Leave the weights."""
 
-    trainer = Trainer(Still(state.bank, RULES["adam"]), batches=stream(), schedule=constant(), hit_power=hit_power)
+    trainer = Trainer(Still(state.bank, RULES["adam"]), batches=stream(), schedule=constant(), **weights)
     found = []
     for chosen in [members] if together else [[index] for index in members]:
         trainer.step_together([state.members[index] for index in chosen], 3, 0.0)
@@ -167,16 +165,92 @@ def test_with_a_hit_power_members_learn_most_from_what_those_before_them_get_wro
     assert not torch.allclose(weighted[f"head-{second}/weight"], plain[f"head-{second}/weight"], rtol=1e-2)
 
 
-def test_a_hit_power_parts_copies_that_would_otherwise_stay_alike() -> None:
-    genome_ = LEFT
-    for power, alike in ((0.0, True), (2.0, False)):
-        population = Population(bank_of(genome_))
-        parent = population.add_seed(genome_, generator=torch.Generator().manual_seed(0))
-        lines = part(population, [parent], 2, fork=Fork(1), rng=np.random.default_rng(0)).lines
-        members = [population[line] for line in lines]
-        optimizer = BankOptimizer(population.bank, RULES["adam"])
-        trainer = Trainer(optimizer, batches=stream(), schedule=constant(), hit_power=power)
+@pytest.mark.parametrize(("weights", "alike"), [({}, True), ({"vote_weight": 0.5}, True), ({"hit_power": 2.0}, False)])
+def test_a_hit_power_parts_copies_that_would_otherwise_stay_alike_and_votes_do_not(
+    weights: dict[str, float], alike: bool
+) -> None:
+    population = Population(bank_of(LEFT))
+    parent = population.add_seed(LEFT, generator=torch.Generator().manual_seed(0))
+    lines = part(population, [parent], 2, fork=Fork(1), rng=np.random.default_rng(0)).lines
+    members = [population[line] for line in lines]
+    optimizer = BankOptimizer(population.bank, RULES["adam"])
+    trainer = Trainer(optimizer, batches=stream(), schedule=constant(), **weights)
+    for number in range(3):
+        trainer.step_together(members, number, 0.0)
+    heads = [population.bank[member.genome.head.id]["weight"] for member in members]
+    assert torch.equal(*heads) == alike
+
+
+def voted(members: list[int], share: float, power: float, smoothing: float) -> dict[str, torch.Tensor]:
+    """Gradients of one update whose members learn from each other, in float64 and written out example by example."""
+    state = scrambled()
+    for _, parameter, _ in state.bank.parameters():
+        parameter.data = parameter.data.double()
+    x, y = stream().batch(3)
+    logits = [state.members[index].train()(x.double()) for index in members]
+    chances = [torch.exp(own - own.logsumexp(1, keepdim=True)) for own in logits]
+    total = torch.zeros((), dtype=torch.float64)
+    for position, own in enumerate(chances):
+        others = [other.detach() for place, other in enumerate(chances) if place != position]
+        before = torch.stack([one.argmax(1) == y for one in [torch.zeros_like(own), *logits[:position]]])
+        before[0] = False
+        weights = (1.0 + before.sum(0)) ** -power
+        for row in range(len(y)):
+            label = torch.full((own.shape[1],), smoothing / own.shape[1], dtype=torch.float64)
+            label[y[row]] += 1 - smoothing
+            vote = sum(other[row] for other in others) / len(others)
+            target = (1 - share) * label + share * vote
+            total = total - (target * own[row].log()).sum() * weights[row] / weights.sum()
+    total.backward()
+    counts = Counter(key for index in members for key in state.members[index].parameters_by_key())
+    return {key: p.grad / counts[key] for key, p, _ in state.bank.parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("members", [[0, 1], [2, 0, 1]])
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_with_a_vote_weight_each_member_learns_from_labels_and_from_the_mean_of_the_others(
+    members: list[int], power: float
+) -> None:
+    [found] = gradients(scrambled(), members, True, vote_weight=0.3, hit_power=power, label_smoothing=0.1)
+    expected = voted(members, 0.3, power, 0.1)
+    assert set(found) == set(expected)
+    [plain] = gradients(scrambled(), members, True, hit_power=power, label_smoothing=0.1)
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[key].float(), rtol=1e-4, atol=1e-6)
+    heads = [key for key in found if key.startswith("head-")]
+    assert all(not torch.allclose(found[key], plain[key], rtol=1e-2) for key in heads)
+
+
+def test_the_order_of_voters_changes_nothing_beyond_rounding() -> None:
+    [one], [other] = (gradients(scrambled(), order, True, vote_weight=0.6) for order in ([0, 1, 2], [2, 0, 1]))
+    assert set(one) == set(other)
+    for key, gradient in one.items():
+        torch.testing.assert_close(gradient, other[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("members", "share"), [([0, 1], 0.0), ([0], 0.5)])
+def test_no_vote_and_a_vote_that_nobody_else_has_change_no_bit(members: list[int], share: float) -> None:
+    states = scrambled(), scrambled()
+    for state, weights in zip(states, ({}, {"vote_weight": share}), strict=True):
+        trainer = Trainer(state.optimizer, batches=stream(), schedule=constant(), **weights)
         for number in range(3):
-            trainer.step_together(members, number, 0.0)
-        heads = [population.bank[member.genome.head.id]["weight"] for member in members]
-        assert torch.equal(*heads) == alike
+            trainer.step_together([state.members[index] for index in members], number, 0.0)
+    assert same(states[0].snapshot(), states[1].snapshot())
+
+
+def test_a_loss_that_was_set_is_mixed_with_the_vote() -> None:
+    state = scrambled()
+    trainer = Trainer(state.optimizer, batches=stream(), schedule=constant(), vote_weight=0.25)
+    values = []
+    for height in (0.0, 8.0):
+        trainer.loss = lambda x, logits, classes, height=height: logits.sum() * 0 + height
+        values.append(trainer.step_together(state.members[:2], 3, 0.0, None))
+        state = scrambled()
+        trainer.optimizer = state.optimizer
+    assert values[1] - values[0] == pytest.approx(0.75 * 8)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.0, True])
+def test_a_vote_weight_out_of_range_is_refused(weight: float) -> None:
+    with pytest.raises(ConfigError, match="vote_weight"):
+        Trainer(scrambled().optimizer, batches=stream(), schedule=constant(), vote_weight=weight)

@@ -35,6 +35,10 @@ def reproduce(
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="An arm of diversity, by name, beside the controls; may be repeated. [default: all]"),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: options.Config = None,
     precision: options.Precision = None,
@@ -56,13 +60,14 @@ def reproduce(
     extra |= {key: value for key, value in given.items() if value is not None}
     source = str(extra.pop("data", "digits"))
     if isinstance(experiment := EXPERIMENTS.get(name), Study):
+        extra |= {"only": only or None, "jobs": jobs}
         summary = _run_study(
-            experiment, folder, runs, budget=budget, scale=scale, data=source, seeds=seeds or 3, jobs=jobs, extra=extra
+            experiment, folder, runs, budget=budget, scale=scale, data=source, seeds=seeds or 3, extra=extra
         )
         told = (folder / "table.md").read_text(encoding="utf-8")
     else:
-        if budget is not None or runs is not None:
-            raise ConfigError(f"reproduce {name}: takes no --budget and no --runs; its size is set by --scale")
+        if budget is not None or runs is not None or only:
+            raise ConfigError(f"reproduce {name}: takes no --budget, --runs and --only; its size is set by --scale")
         common = {"data": source, "scale": 1.0 if scale is None else scale, "note": say, **extra}
         if experiment is None:
             if config is not None:
@@ -89,7 +94,6 @@ def _run_study(
     scale: float | None,
     data: str,
     seeds: int,
-    jobs: int,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     from graftwork.experiments import run_study
@@ -99,4 +103,4 @@ def _run_study(
     if any(value is not None for value in sizes.values()):
         raise ConfigError(f"reproduce {study.name}: its size is set by --{study.measure}, not by --{next(iter(sizes))}")
     folder = runs or Path("runs") / study.name
-    return run_study(study, out, runs=folder, data=data, seeds=range(seeds), size=size, jobs=jobs, note=say, **extra)
+    return run_study(study, out, runs=folder, data=data, seeds=range(seeds), size=size, note=say, **extra)

@@ -49,6 +49,10 @@ def search(
         float | None,
         typer.Option(help="p: members trained together weigh examples by (1 + hits of those before)^-p. [default: 0]"),
     ] = None,
+    vote_weight: Annotated[
+        float | None,
+        typer.Option(help="w: members trained together learn by this part from the others' mean vote. [default: 0]"),
+    ] = None,
     min_shared_fraction: Annotated[
         float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
     ] = None,
@@ -61,6 +65,10 @@ def search(
     ] = None,
     fork_layer: Annotated[int | None, typer.Option(help="First layer, from 0, that each line has for itself.")] = None,
     fork_start: Annotated[str | None, typer.Option(help="Private blocks: copy, or random (begun anew).")] = None,
+    trunk_rate: Annotated[
+        float | None,
+        typer.Option(help="Factor on the learning rate of what several lines share; 0 freezes it. [default: 1]"),
+    ] = None,
     random_padding: Annotated[
         bool | None, typer.Option("--random-padding", help="Grow without preserving the function (control).")
     ] = None,

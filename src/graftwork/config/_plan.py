@@ -41,6 +41,7 @@ def make_plan(setup: "Setup") -> Plan:
         fork_fraction=recipe.fork_fraction,
         fork_layer=recipe.fork_layer,
         fork_start=recipe.fork_start,
+        trunk_rate=recipe.trunk_rate,
     )
 
 

@@ -228,6 +228,7 @@ def prepare(
         lr_scale=recipe.lr_scale,
         reference_parameters=num_parameters(genome),
         hit_power=recipe.hit_power,
+        vote_weight=recipe.vote_weight,
     )
     scorer = Scorer(
         problem.images(problem.splits.validation),

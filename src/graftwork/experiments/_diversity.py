@@ -34,13 +34,34 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     },
     "branches": {"fork_fraction": 0.0, "fork_layer": 2, "fork_start": "random", "members_per_step": TOGETHER},
     "weighted": {"members_per_step": TOGETHER, "hit_power": 2.0},
+    "fork, weighted, voting": {
+        "fork_fraction": 0.25,
+        "fork_layer": 2,
+        "members_per_step": TOGETHER,
+        "hit_power": 2.0,
+        "vote_weight": 0.3,
+    },
+    "branches, voting": {
+        "fork_fraction": 0.0,
+        "fork_layer": 2,
+        "fork_start": "random",
+        "members_per_step": TOGETHER,
+        "vote_weight": 0.3,
+    },
+    "fork, slow trunk": {"fork_fraction": 0.5, "fork_layer": 2, "trunk_rate": 0.1},
 }
 """Arm → options of the recipe. Forks are copies, branches begin anew (Lee et al. 2015); ``weighted`` has co-evolution's
-weights in the loss."""
+weights in the loss; with ``voting`` members learn from each other (Zhang et al. 2018). Voting alone can't part copies
+that are trained together, so it is added to the two arms whose members part by other means."""
 
 
 def _path(case: Case, arm: str) -> Path:
     return case.path(arm.replace(", ", "-"))
+
+
+def _ways(case: Case) -> dict[str, Mapping[str, Any]]:
+    """Those that were asked for; the plain search is always one, as both controls train what it found."""
+    return {arm: way for arm, way in WAYS.items() if case.takes(arm) or arm == PLAIN}
 
 
 def tasks(case: Case) -> list[Task]:
@@ -48,7 +69,7 @@ def tasks(case: Case) -> list[Task]:
     options = {**case.options, "budget": case.size}
     check_ensembles(options)
     found = []
-    for arm, way in WAYS.items():
+    for arm, way in _ways(case).items():
         own = {key: num_networks(case) if value == TOGETHER else value for key, value in way.items()}
         path = _path(case, arm)
         found.append(Task(path.name, make_run, (path, {**options, **own})))
@@ -59,21 +80,21 @@ def row(case: Case) -> Row:
     """Read the finished runs of one seed."""
     arms: dict[str, dict[str, Entry]] = {}
     diversity: dict[str, dict[str, Any]] = {}
-    for arm in WAYS:
+    for arm in _ways(case):
         arms[arm], diversity[arm] = search_entries(_path(case, arm))
     controls, measures = control_entries(case)
     arms, diversity = {**arms, **controls}, {**diversity, **measures}
     return {
         "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()},
         "diversity": diversity,
-        "differences": _differences(arms),
+        "differences": _differences(arms, list(_ways(case))),
     }
 
 
-def _differences(arms: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
+def _differences(arms: Mapping[str, Mapping[str, Entry]], ways: Sequence[str]) -> dict[str, Any]:
     """Each way's ensemble against its own best member, the plain search's ensemble and both controls."""
     pairs: dict[str, tuple[Entry, Entry]] = {}
-    for arm in WAYS:
+    for arm in ways:
         pairs |= ensemble_pairs(arms, arm)
         if arm != PLAIN:
             pairs[f"{arm}: ensemble − ensemble of {PLAIN}"] = arms[arm][CHOSEN], arms[PLAIN][CHOSEN]
@@ -92,8 +113,9 @@ def draw(summary: Mapping[str, Any], cases: Sequence[Case], out: Path) -> None:
 
 DIVERSITY = Study(
     "diversity",
-    "At equal FLOPs, does training that makes survivors differ (forks, branches, co-evolution's weights in the loss) "
-    "make their ensemble better than the plain search's, one network with all the FLOPs, and a deep ensemble?",
+    "At equal FLOPs, does training that makes survivors differ (forks, branches, co-evolution's weights in the loss, "
+    "votes, a slow trunk) make their ensemble better than the plain search's, one network with all the FLOPs, and a "
+    "deep ensemble?",
     "default",
     "budget",
     "0.05PFLOP",
@@ -102,4 +124,5 @@ DIVERSITY = Study(
     summarise_arms,
     tabulate,
     draw,
+    arms=tuple(WAYS),
 )

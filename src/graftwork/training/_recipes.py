@@ -48,10 +48,14 @@ class Recipe:
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
         hit_power: p of co-evolution's weights ``(1 + hits)^-p`` in the loss of members that a step trains together
             (see `Trainer`); 0: every example counts alike.
+        vote_weight: Share of the loss of members that a step trains together that asks them to agree with the mean of
+            the others (see `Trainer`): co-distillation (Zhang et al. 2018; Anil et al. 2018); 0: none.
         fork_fraction: Share of the budget after which the population parts into K lines with private blocks, of each
             of which one survives; ``None``: never, as in the poster.
         fork_layer: Number of the first layer, from 0, that a line has for itself; all behind it and the head follow.
         fork_start: ``"copy"``: private blocks begin as copies, and the function is preserved; ``"random"``: anew.
+        trunk_rate: Factor in [0, 1] on the learning rate of what several lines share, once the population has parted;
+            0 freezes it.
 
     Raises:
         ConfigError: If a value is out of its range; the message names the key.
@@ -83,9 +87,11 @@ class Recipe:
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
     hit_power: float = 0.0
+    vote_weight: float = 0.0
     fork_fraction: float | None = None
     fork_layer: int = 0
     fork_start: ForkStart = "copy"
+    trunk_rate: float = 1.0
 
     def __post_init__(self) -> None:
         check_rules(self.rules)
@@ -135,6 +141,8 @@ class Recipe:
 
     def _check_lines(self) -> None:
         check_range("recipe: hit_power", self.hit_power, low=0, high=64)
+        check_range("recipe: vote_weight", self.vote_weight, low=0, high=0.999)
+        check_range("recipe: trunk_rate", self.trunk_rate, low=0, high=1)
         check_range("recipe: fork_layer", self.fork_layer, low=0, integer=True)
         check_choice("recipe: fork_start", self.fork_start, get_args(ForkStart))
         if self.hit_power and self.members_per_step == 1:
@@ -142,7 +150,17 @@ class Recipe:
                 f"recipe: hit_power {self.hit_power!r} weighs examples by what other members of a step get right, so "
                 "members_per_step must be at least 2, got 1"
             )
+        if self.vote_weight and self.members_per_step == 1:
+            raise ConfigError(
+                f"recipe: vote_weight {self.vote_weight!r} lets a member learn from the others of its step, so "
+                "members_per_step must be at least 2, got 1"
+            )
         if self.fork_fraction is None:
+            if self.trunk_rate < 1:
+                raise ConfigError(
+                    f"recipe: trunk_rate {self.trunk_rate!r} slows what several lines share, so it needs a "
+                    "fork_fraction, at which the population parts into lines; got None"
+                )
             return
         check_range("recipe: fork_fraction", self.fork_fraction, low=0, high=1)
         alike = self.fork_start == "copy" and not self.hit_power and 1 < self.num_survivors <= self.members_per_step

@@ -1,13 +1,14 @@
 """Trainer: one optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
@@ -46,6 +47,18 @@ class Update:
     size: tuple[int, int] | None = None
 
 
+@contextmanager
+def _without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let a forward pass take these for constants, so that the backward pass leaves out what only they need."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:  # a tensor whose gradient stays off would count as a fixed one ever after
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
 class Trainer:
     """Joint training, one step at a time: any members of a population, one optimizer, one stream of batches.
 
@@ -60,6 +73,9 @@ class Trainer:
         reference_parameters: Parameters of the seed network, ``|θ_reference|``; only for ``"parameter-ratio"``.
         hit_power: p of co-evolution's weights in the loss of members that are trained together: an example counts
             ``(1 + hits)^-p``, where hits are the members before this one in the update that get it right; 0: all alike.
+        vote_weight: w in [0, 1): members that are trained together learn from each other's vote, by a loss of
+            ``(1 - w) · cross-entropy + w · cross-entropy to the mean probabilities of the others in the update``, which
+            are taken as given (Zhang et al. 2018, whose divergence has the same gradient); 0: from the labels alone.
 
     Attributes:
         loss: Cross-entropy; may be set to another `Loss`, such as one that reads a teacher.
@@ -79,6 +95,7 @@ class Trainer:
         lr_scale: LrScale = "none",
         reference_parameters: int | None = None,
         hit_power: float = 0.0,
+        vote_weight: float = 0.0,
     ) -> None:
         check_range("label_smoothing", label_smoothing, low=0, high=0.999)
         check_choice("precision", precision, get_args(Precision))
@@ -89,7 +106,9 @@ class Trainer:
                 f"got {reference_parameters!r}"
             )
         check_range("hit_power", hit_power, low=0, high=64)
+        check_range("vote_weight", vote_weight, low=0, high=0.999)
         self.hit_power = hit_power
+        self.vote_weight = vote_weight
         self.optimizer = optimizer
         self.updates_at_once = 1
         self.batches = batches
@@ -110,16 +129,26 @@ class Trainer:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
 
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def sync(
+        self,
+        copies: Mapping[BlockId, BlockId] | None = None,
+        *,
+        trunk: Collection[BlockId] = (),
+        trunk_rate: float = 1.0,
+    ) -> None:
         """Bring the optimizer in line with the bank after members were born or dropped.
 
         Args:
             copies: New entry → the one whose weights it begins with, and whose moments it takes; ``None``: all new
                 ones begin with fresh moments.
+            trunk: Entries that train more slowly than the others, until the next call.
+            trunk_rate: In [0, 1]: factor on their learning rate; 0: they stay as they are, moments too, and get no
+                gradient.
         """
         self.optimizer.sync()
         for copy, source in (copies or {}).items():
             self.optimizer.copy_state(source, copy)
+        self.optimizer.slow(trunk, trunk_rate)
 
     def _batch(self, number: int, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         x, y = self.batches.batch(number)
@@ -146,7 +175,7 @@ class Trainer:
         x, y = self._batch(number, size)
         self.optimizer.zero_grad()
         member.train()
-        with in_precision(self.precision, x.device):
+        with _without_gradients(self.optimizer.frozen_parameters()), in_precision(self.precision, x.device):
             logits = member(x) if size is None else next(walk([member], x, "train"))[1]
         loss, value = self._checked_loss(member, x, logits, y, number)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -164,7 +193,8 @@ class Trainer:
         ratios.
 
         With `hit_power` the members' order matters: each learns most from what those before it get wrong, as
-        co-evolution would choose it after them. Weights of a member are scaled to a mean of 1.
+        co-evolution would choose it after them. Weights of a member are scaled to a mean of 1. With `vote_weight` they
+        weigh both parts of the loss.
 
         Args:
             members: Different ones over one bank, drawn in this order; put into training mode.
@@ -182,14 +212,15 @@ class Trainer:
         self.optimizer.zero_grad()
         for member in members:
             member.train()
-        with in_precision(self.precision, x.device):
-            logits = dict(walk(members, x, "train"))
+        with _without_gradients(self.optimizer.frozen_parameters()), in_precision(self.precision, x.device):
+            found = dict(walk(members, x, "train"))
+        logits = [found[index] for index in range(len(members))]
         losses: list[tuple[Tensor, float]] = []
         hits = torch.zeros_like(y)
-        for index, member in enumerate(members):
+        for member, own, vote in zip(members, logits, self._votes(logits), strict=True):
             weights = (1.0 + hits) ** -self.hit_power if self.hit_power else None
-            losses.append(self._checked_loss(member, x, logits[index], y, number, weights))
-            hits += logits[index].detach().argmax(1) == y
+            losses.append(self._checked_loss(member, x, own, y, number, weights=weights, vote=vote))
+            hits += own.detach().argmax(1) == y
         sum(loss for loss, _ in losses).backward()  # type: ignore[union-attr]
         uses = Counter(tensor for member in members for tensor in member.parameters_by_key().values())
         for parameter, count in uses.items():
@@ -214,14 +245,34 @@ class Trainer:
                 total += self.step_together(update.members, *rest)
         return total
 
+    def _votes(self, logits: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """For each member the mean of the others' probabilities [B, classes]; ``None``: it learns from labels alone."""
+        if not self.vote_weight or len(logits) < 2:
+            return [None] * len(logits)
+        found = [own.detach().float().softmax(1) for own in logits]
+        return [torch.stack(found[:index] + found[index + 1 :]).mean(0) for index in range(len(found))]
+
     def _checked_loss(
-        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int, weights: Tensor | None = None
+        self,
+        member: Member,
+        x: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        number: int,
+        *,
+        weights: Tensor | None = None,
+        vote: Tensor | None = None,
     ) -> tuple[Tensor, float]:
+        logits = logits.float()
         if weights is None:
-            loss = self.loss(x, logits.float(), labels)
+            loss = self.loss(x, logits, labels)
         else:
-            each = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing, reduction="none")
+            each = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")
             loss = (each * weights).sum() / weights.sum()
+        if vote is not None:
+            each = F.cross_entropy(logits, vote, reduction="none")
+            told = each.mean() if weights is None else (each * weights).sum() / weights.sum()
+            loss = (1 - self.vote_weight) * loss + self.vote_weight * told
         value = float(loss.detach())
         if not isfinite(value):
             raise GraftworkError(

@@ -1,7 +1,7 @@
 """SharedTrainer and SharedScorer: what a trainer and a scorer do, done by all ranks."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -47,15 +47,23 @@ class SharedTrainer:
         return self.trainer.batch_size
 
     @torch.no_grad()
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def sync(
+        self,
+        copies: Mapping[BlockId, BlockId] | None = None,
+        *,
+        trunk: Collection[BlockId] = (),
+        trunk_rate: float = 1.0,
+    ) -> None:
         """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently.
 
         Args:
             copies: As of `Trainer.sync`.
+            trunk: As of `Trainer.sync`.
+            trunk_rate: As of `Trainer.sync`.
         """
         bank = self.trainer.optimizer.bank
         new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
-        self.trainer.sync(copies)
+        self.trainer.sync(copies, trunk=trunk, trunk_rate=trunk_rate)
         for _, parameter, _ in bank.parameters(new):
             values = self.group.spread(parameter.detach().contiguous())
             parameter.copy_(values)
@@ -70,8 +78,9 @@ class SharedTrainer:
         mine = [update for update, rank in zip(updates, hands, strict=True) if rank == self.group.rank]
         loss = self.group.agree_to_stop(self.trainer.run(mine))
         counts: list[Counter[BlockId]] = [Counter() for _ in range(self.group.size)]
+        frozen = self.trainer.optimizer.frozen  # the mean of equal values may round, and slots would be made for them
         for update, rank in zip(updates, hands, strict=True):
-            counts[rank].update({block_id for member in update.members for block_id in member.genome.ids})
+            counts[rank].update({i for member in update.members for i in member.genome.ids if i not in frozen})
         average(self.trainer.optimizer, counts, self.group)
         return loss
 
