@@ -56,7 +56,7 @@ that are trained together, so it is added to the two arms whose members part by 
 
 
 def _path(case: Case, arm: str) -> Path:
-    return case.path(arm.replace(", ", "-"))
+    return case.path(arm.replace(", ", "-").replace(" ", "-"))
 
 
 def _ways(case: Case) -> dict[str, Mapping[str, Any]]:
