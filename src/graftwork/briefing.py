@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.config import Problem, SearchConfig, Setup, parse_budget, prepare
+from graftwork.config import Problem, SearchConfig, Setup, make_plan, parse_budget, prepare
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Plan, SearchState, search
 from graftwork.genome import Genome
 from graftwork.runs import pack_state, unpack_optimizer, unpack_state
-from graftwork.training import BankOptimizer, PrecisionChoice
+from graftwork.training import BankOptimizer, PrecisionChoice, ThreadsChoice
 from graftwork.typing import MemberId
 from graftwork.workers import Group, SharedScorer, SharedTrainer
 
@@ -44,7 +44,8 @@ def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
 def prepare_together(config: SearchConfig, group: Group | None, **known: Any) -> Setup:
     """Prepare a search; rank 0's part.
 
-    A time budget buys the FLOPs that all ranks together do in that time: all are timed at once, as they will run.
+    Precision and threads are rank 0's on all ranks. A time budget buys the FLOPs that all ranks together do in that
+    time: all are timed at once, as they will run.
 
     Args:
         config: Options.
@@ -54,12 +55,36 @@ def prepare_together(config: SearchConfig, group: Group | None, **known: Any) ->
     timed = group is not None and config.budget is not None and parse_budget(config.budget).kind == "seconds"
     if group is None or not timed:
         return prepare(config, **known)
-    group.send({"type": "prepare", "config": config.to_toml()})
-    setup = prepare(config, **known)
+    setup = prepare(config, plan=_UNPLANNED, **known)
+    group.send({"type": "prepare", "config": config.to_toml(), **_chosen(setup)})
+    _plan_together(group, setup)
+    return setup
+
+
+_UNPLANNED = Plan(0, flops=1)
+"""Until all ranks are ready to be timed."""
+
+
+def _plan_together(group: Group, setup: Setup) -> None:
+    """Time all ranks at once, and plan for the FLOPs that they do together."""
+    group.add(torch.zeros(1))  # nobody begins before all are ready
+    setup.plan = make_plan(setup)
     own = setup.speed or 0.0
     setup.speed = float(group.add(torch.tensor([own], dtype=torch.float64)))
     setup.plan = replace(setup.plan, flops=int((setup.plan.flops or 0) * setup.speed / own))
-    return setup
+
+
+def _chosen(setup: Setup) -> dict[str, Any]:
+    """What was chosen for this machine, for the others to follow."""
+    return {"precision": setup.precision.to_dict(), "threads": setup.threads.to_dict()}
+
+
+def _follow_choice(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `prepare`, from what `_chosen` gave."""
+    return {
+        "precision": PrecisionChoice(**message["precision"]),
+        "threads": ThreadsChoice.from_dict(message["threads"]),
+    }
 
 
 def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
@@ -77,8 +102,7 @@ def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
         "config": setup.config.to_toml(),
         "genome": genome.to_dict(),
         "plan": asdict(setup.plan),
-        "precision": setup.precision.to_dict(),
-        "threads": torch.get_num_threads(),
+        **_chosen(setup),
         "fingerprint": setup.problem.dataset.fingerprint,
         "numbers": numbers,
         "search": data,
@@ -109,8 +133,7 @@ def follow(group: Group) -> None:
         config = replace(config, device=group.device(config.device))
         problem = problem or Problem.load(config)
         if message["type"] == "prepare":
-            speed = prepare(config, problem=problem).speed or 0.0
-            group.add(torch.tensor([speed], dtype=torch.float64))
+            _plan_together(group, prepare(config, problem=problem, plan=_UNPLANNED, **_follow_choice(message)))
         else:
             _stage(group, config, problem, message, tensors)
 
@@ -128,9 +151,8 @@ def _stage(
         problem=problem,
         seed_network=Genome.from_dict(message["genome"]),
         plan=Plan(**message["plan"]),
-        precision=PrecisionChoice(**message["precision"]),
+        **_follow_choice(message),
     )
-    torch.set_num_threads(message["threads"])
     adopt(setup, message["search"], tensors)
 
     def observe(state: SearchState, member: MemberId, loss: float, progress: float) -> None:

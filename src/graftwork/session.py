@@ -1,6 +1,6 @@
 """Session: a search from config to finished run folder, with checkpoints and a control."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import torch
 
 from graftwork.briefing import adopt, brief, dismiss, prepare_together, shared_parts
-from graftwork.config import Problem, SearchConfig, Setup, prepare
+from graftwork.config import Problem, SearchConfig, Setup, WorkersChoice, prepare
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.genome import Genome, forward_flops, num_parameters
 from graftwork.metrics import diversity
 from graftwork.outcome import CONTROL, Outcome
 from graftwork.runs import RunFolder, now, pack_state, provenance
-from graftwork.training import PrecisionChoice
+from graftwork.training import PrecisionChoice, ThreadsChoice
 from graftwork.typing import MemberId
 from graftwork.workers import Group
 
@@ -82,14 +82,32 @@ class Session:
 
     @classmethod
     def start(
-        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
+        cls,
+        config: SearchConfig,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        chosen: WorkersChoice | None = None,
     ) -> "Session":
-        """Begin a new run in a folder that is not there yet (or is empty)."""
+        """Begin a new run in a folder that is not there yet (or is empty).
+
+        Args:
+            config: All options.
+            out: The folder.
+            listener: As of the class.
+            group: As of the class.
+            chosen: How the number of workers was chosen, for provenance; what was measured for one process serves a
+                run of one process. ``None``: it was given.
+        """
         RunFolder.check_free(out)
+        if config.workers == "auto":  # nobody is left to be started
+            config = replace(config, workers=group.size if group else 1)
+        known = {} if group or chosen is None else {"precision": chosen.precision, "threads": chosen.threads}
         # first: a mistake in any option must not leave a folder behind
-        setup = prepare_together(config, group)
+        setup = prepare_together(config, group, **known)
         session = cls(RunFolder.create(out), config, listener=listener, group=group)
-        session._problem, session._fresh = setup.problem, setup
+        session._problem, session._fresh, session._chosen = setup.problem, setup, chosen
         genome = setup.population.genomes[0]
         session.folder.write_text("seed_genome.json", genome.to_json(indent=2) + "\n")
         session.folder.write_text("config.toml", config.to_toml())
@@ -110,6 +128,7 @@ class Session:
 
     _problem: Problem | None = None
     _fresh: Setup | None = None
+    _chosen: WorkersChoice | None = None
 
     @property
     def problem(self) -> Problem | None:
@@ -150,6 +169,10 @@ class Session:
                 data=problem.describe(),
                 plan=asdict(setup.plan),
                 precision=setup.precision.to_dict(),
+                calibration={
+                    "threads": setup.threads.to_dict(),
+                    "workers": self._chosen.to_dict() if self._chosen else None,
+                },
                 training_flops_per_second=setup.speed,
                 workers=self._workers(),
                 started_at=now(),
@@ -159,9 +182,7 @@ class Session:
         self._compare(problem)
         plan = Plan(**self._stored["plan"])
         precision = PrecisionChoice(**self._stored["precision"])
-        if self.config.threads is None:
-            torch.set_num_threads(int(self._stored["machine"]["threads"]))
-        return self._setup(problem, plan, precision)
+        return self._setup(problem, plan, precision, _stored_threads(self._stored))
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
@@ -171,9 +192,11 @@ class Session:
         """From the folder: the file that the config names may be another one by now."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
-    def _setup(self, problem: Problem, plan: Plan, precision: PrecisionChoice) -> Setup:
+    def _setup(self, problem: Problem, plan: Plan, precision: PrecisionChoice, threads: ThreadsChoice) -> Setup:
         genome = self._seed_network()
-        return prepare(self.config, problem=problem, seed_network=genome, plan=plan, precision=precision)
+        return prepare(
+            self.config, problem=problem, seed_network=genome, plan=plan, precision=precision, threads=threads
+        )
 
     def _compare(self, problem: Problem) -> None:
         """Other data can't be resumed; another machine can, but not to the same bits."""
@@ -235,7 +258,8 @@ class Session:
 
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
         """The seed network alone, by the same recipe, with the FLOPs of the whole search."""
-        alone = self._setup(setup.problem, setup.plan.alone(searched.spent_flops), setup.precision)
+        plan = setup.plan.alone(searched.spent_flops)
+        alone = self._setup(setup.problem, plan, setup.precision, setup.threads)
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
         return alone
 
@@ -293,6 +317,13 @@ class Session:
         }
         self.folder.write_json("result.json", result)
         return result
+
+
+def _stored_threads(stored: dict[str, Any]) -> ThreadsChoice:
+    """Threads of a run that is gone on with; runs of before they were timed say only how many they had."""
+    if "calibration" in stored:
+        return ThreadsChoice.from_dict(stored["calibration"]["threads"])
+    return ThreadsChoice(int(stored["machine"]["threads"]), "as the run was begun")
 
 
 def _generation_row(state: SearchState, generation: Generation) -> dict[str, Any]:

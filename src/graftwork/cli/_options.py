@@ -41,7 +41,7 @@ Precision = Annotated[str | None, typer.Option(help="auto (timed at the start), 
 Passes = Annotated[
     str | None, typer.Option(help="Between products: auto, compiled (needs a C compiler) or torch.", metavar="WAY")
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. [default: torch's choice]")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. [default: timed at the start]")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with options; flags win.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the outcome.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines for machines.")]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
@@ -36,9 +36,10 @@ class SearchConfig:
         precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
         passes: What runs the passes between products: ``auto`` (compiled where there is a C compiler and, with
             precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
-        threads: Of torch's CPU operations, in each worker; ``None``: torch's choice, or with several workers the cores
-            of a machine shared among its workers.
-        workers: Processes that search together (see ``docs/scaling.md``).
+        threads: Of torch's CPU operations, in each worker; ``None``: measured at the start, between one and torch's
+            choice, or with several workers between one and the worker's share of its machine's cores.
+        workers: Processes that search together (see ``docs/scaling.md``); ``auto``: one, or as many as there are cores
+            for where that is measured to be clearly faster (by ``graftwork search``; a `Session` by itself is one).
         sync_every: Updates that each worker makes between two averagings of the blocks they touched.
         validation: Share or number of training images that selection sees.
         blend: Share or number of training images that ensembles are fitted on.
@@ -69,7 +70,7 @@ class SearchConfig:
     precision: str = "auto"
     passes: str = "auto"
     threads: int | None = None
-    workers: int = 1
+    workers: int | Literal["auto"] = 1
     sync_every: int = 16
     validation: float = 0.1
     blend: float = 0.05
@@ -95,6 +96,10 @@ class SearchConfig:
         counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size")
         for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") else 1
+            if name == "workers" and isinstance(value, str):
+                if value != "auto":
+                    raise ConfigError(f"workers: expected an integer >= 1 or auto, got {value!r}")
+                continue
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
         if not self.checkpoint_every > 0:

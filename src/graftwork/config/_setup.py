@@ -1,7 +1,8 @@
 """From a config to the objects of a search."""
 
-import logging
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,28 @@ import torch
 from torch import Tensor
 
 from graftwork.config._config import SearchConfig
+from graftwork.config._machine import choose_kernels, choose_precision, choose_threads, device_of
 from graftwork.config._plan import make_plan
-from graftwork.datasets import ImageDataset, Splits, cache_folder, describe, load_dataset, split
+from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, SearchState
 from graftwork.execution import InputTransform, set_kernels
 from graftwork.genome import Genome, num_parameters, seed_genome
-from graftwork.kernels import Kernels, build
-from graftwork.member import Member, bind
+from graftwork.member import bind
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
 from graftwork.selection import make_selector
 from graftwork.training import (
     BankOptimizer,
     BatchStream,
-    Passes,
     PrecisionChoice,
     Scorer,
+    ThreadsChoice,
     Trainer,
-    measure_precision,
     take_images,
 )
 
 __all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
-
-_log = logging.getLogger(__name__)
 
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""
@@ -120,6 +118,7 @@ class Setup:
         scorer: On the validation split.
         plan: How much work each round gets.
         precision: What products and passes run in, and what was measured for it. Passes are a setting of the process.
+        threads: How many it runs on, and what was measured for it; a setting of the process, too.
         speed: Measured training FLOPs per second; ``None`` where the budget needs none.
     """
 
@@ -130,6 +129,7 @@ class Setup:
     scorer: Scorer
     plan: Plan
     precision: PrecisionChoice
+    threads: ThreadsChoice
     speed: float | None = None
 
     @property
@@ -172,6 +172,7 @@ def prepare(
     seed_network: Genome | None = None,
     plan: Plan | None = None,
     precision: PrecisionChoice | None = None,
+    threads: ThreadsChoice | None = None,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -182,6 +183,7 @@ def prepare(
         seed_network: h_i; ``None``: the recipe's.
         plan: Of an earlier run that is followed again; ``None``: made from the budget.
         precision: Of an earlier run; ``None``: as the config says.
+        threads: Of an earlier run; ``None``: as the config says. They are set for the process.
         **options: Only without ``config``.
 
     Raises:
@@ -191,20 +193,21 @@ def prepare(
     if config is not None and options:
         raise ConfigError(f"prepare: give either a config or options, got both: {sorted(options)}")
     config = config or SearchConfig.from_dict(options)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if threads is not None or config.threads is not None:  # otherwise they are measured further down
+        torch.set_num_threads(threads.threads if threads is not None else config.threads or 1)
     problem = problem or Problem.load(config)
-    recipe, device = config.recipe, _device(config.device)
+    recipe, device = config.recipe, device_of(config.device)
     genome = seed_network or seed_of(config, problem)
     calibration = problem.images(problem.calibration_rows(recipe.num_calibration))
     rng = np.random.default_rng(config.seed)
     population = Population()
-    population.add_seed(
-        genome,
-        generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
-        initialisation=recipe.initialisation,
-        images=problem.transform(calibration),
-    )
+    with _one_thread():
+        population.add_seed(
+            genome,
+            generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
+            initialisation=recipe.initialisation,
+            images=problem.transform(calibration),
+        )
     population.to(device)
     batches = BatchStream(
         problem.dataset.images,
@@ -216,8 +219,9 @@ def prepare(
         transform=problem.transform,
         device=device,
     )
-    kernels = _kernels(config, device, precision)
-    precision = precision or _precision(config, population, batches, kernels)
+    kernels = choose_kernels(config, device, precision)
+    member = bind(genome, population.bank)
+    precision = precision or choose_precision(config, member, batches.batch(0), kernels)
     set_kernels(kernels if precision.passes == "compiled" else None)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
@@ -238,9 +242,22 @@ def prepare(
         precision=precision.precision,
         device=device,
     )
-    setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision)
+    threads = threads or choose_threads(config, genome, trainer)
+    torch.set_num_threads(threads.threads)
+    setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision, threads)
     setup.plan = plan or make_plan(setup)
     return setup
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is made inside does not depend on how many threads the process has, which are not chosen yet."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def seed_of(config: SearchConfig, problem: Problem) -> Genome:
@@ -263,46 +280,3 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
             f"have {problem.input_shape} and {classes}"
         )
     return genome
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} can't be used here: {error}; use cpu") from error
-    return device
-
-
-def _kernels(config: SearchConfig, device: torch.device, precision: PrecisionChoice | None) -> Kernels | None:
-    """The compiled passes, where they can be wanted and had.
-
-    Raises:
-        ConfigError: If they were asked for and can't be had.
-    """
-    unwanted = config.passes == "torch" if precision is None else precision.passes == "torch"
-    if unwanted or (device.type != "cpu" and config.passes != "compiled"):
-        return None
-    kernels = build(cache_folder()) if device.type == "cpu" else None
-    if kernels is None and config.passes == "compiled":
-        raise ConfigError(
-            "passes: compiled passes need a CPU and a C compiler ($CC, cc, gcc or clang) that takes the package's "
-            "kernels.c; install one, or use passes = auto"
-        )
-    if kernels is None and precision is not None:
-        _log.warning(
-            "the run was made with compiled passes, which can't be built here: its bits may differ from now on"
-        )
-    return kernels
-
-
-def _precision(
-    config: SearchConfig, population: Population, batches: BatchStream, kernels: Kernels | None
-) -> PrecisionChoice:
-    """What to run in: measured, or as asked for; whoever asks for a precision depends on no clock."""
-    passes: Passes = "torch" if kernels is None else "compiled"
-    if config.precision != "auto":
-        return PrecisionChoice(config.precision, 0.0, None, "as asked for", passes)  # type: ignore[arg-type]
-    member: Member = next(iter(population))
-    choice = measure_precision(bind(member.genome, population.bank), batches.batch(0), kernels=kernels)
-    return replace(choice, passes=passes) if config.passes != "auto" else choice

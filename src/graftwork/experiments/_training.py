@@ -8,6 +8,7 @@ from graftwork.config import Problem, SearchConfig, Setup, prepare
 from graftwork.evolution import Plan
 from graftwork.genome import Genome
 from graftwork.member import Member
+from graftwork.training import ThreadsChoice
 from graftwork.typing import Initialisation
 
 __all__ = ["set_up", "test_accuracy", "train_steps", "validation_accuracy"]
@@ -21,7 +22,9 @@ def set_up(
         recipe = config.recipe.replace(initialisation=initialisation)
         config = SearchConfig.from_dict({**config.to_dict(), "recipe": recipe})
     plan = Plan(0, max(1, steps), 0)
-    return prepare(config, problem=problem, seed_network=genome, plan=plan)
+    # not timed for each network anew: those that are compared run alike
+    threads = ThreadsChoice(config.threads or torch.get_num_threads(), "as the process has them")
+    return prepare(config, problem=problem, seed_network=genome, plan=plan, threads=threads)
 
 
 def train_steps(

@@ -25,8 +25,9 @@ from graftwork.training._schedules import (
 )
 from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
-from graftwork.training._speed import calibrate_speed
+from graftwork.training._speed import Throwaway, calibrate_speed
 from graftwork.training._step import Loss, LrScale, Trainer, Update
+from graftwork.training._threads import ThreadsChoice, candidate_threads, measure_threads
 
 __all__ = [
     "RECIPES",
@@ -52,9 +53,12 @@ __all__ = [
     "Rules",
     "Schedule",
     "Scorer",
+    "ThreadsChoice",
+    "Throwaway",
     "Trainer",
     "Update",
     "calibrate_speed",
+    "candidate_threads",
     "check_rules",
     "constant",
     "cosine",
@@ -65,6 +69,7 @@ __all__ = [
     "make_schedule",
     "measure_peak",
     "measure_precision",
+    "measure_threads",
     "orthogonalize",
     "same_rule",
     "shrink",

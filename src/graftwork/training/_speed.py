@@ -1,7 +1,5 @@
 """Training speed of this machine, to turn a budget of time into FLOPs."""
 
-from collections.abc import Iterator
-from itertools import count
 from time import perf_counter
 
 import torch
@@ -9,7 +7,7 @@ import torch
 from graftwork.bank import BlockBank, grow_bank
 from graftwork.execution import InputTransform
 from graftwork.genome import Genome, training_flops
-from graftwork.member import bind
+from graftwork.member import Member, bind
 from graftwork.training._augment import Augmentation
 from graftwork.training._batches import BatchStream
 from graftwork.training._optimizer import BankOptimizer
@@ -18,34 +16,68 @@ from graftwork.training._rules import Rules
 from graftwork.training._seeding import generator_for
 from graftwork.training._step import Trainer
 
-__all__ = ["calibrate_speed"]
+__all__ = ["Throwaway", "calibrate_speed"]
 
 
-def _throwaway_steps(
-    genome: Genome, rules: Rules, batch_size: int, augmentation: Augmentation | None, precision: Precision
-) -> Iterator[float]:
-    """Losses of training steps of a network of its own, on noise."""
-    channels, height, width = genome.input_shape
-    generator = generator_for("speed")
-    images = torch.randint(0, 256, (batch_size, height, width, channels), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, genome.num_classes, (batch_size,), generator=generator)
-    transform = InputTransform((0.5,) * channels, (0.25,) * channels)
-    bank = BlockBank()
-    grow_bank(bank, genome, generator=generator, images=transform(images))
-    batches = BatchStream(
-        images,
-        labels,
-        torch.arange(batch_size),
-        batch_size=batch_size,
-        seed=0,
-        transform=transform,
-        augmentation=augmentation,
-    )
-    # rate 0: noise must not make the loss diverge, and the arithmetic costs the same
-    trainer = Trainer(BankOptimizer(bank, rules), batches=batches, schedule=lambda progress: 0.0, precision=precision)
-    member = bind(genome, bank)
-    for number in count():
-        yield trainer.step(member, number, 0.0)
+class Throwaway:
+    """A network of its own that is trained on noise, to be timed: batches, passes and optimizer cost what they will.
+
+    Its rate is 0: noise must not make the loss diverge, and the arithmetic is the same. It draws from a generator of
+    its own.
+
+    Args:
+        genome: The network to train; the seed, or something of its size.
+        rules: Of the recipe.
+        batch_size: Images a step.
+        augmentation: Of the recipe.
+        precision: As chosen for the run.
+    """
+
+    def __init__(
+        self,
+        genome: Genome,
+        *,
+        rules: Rules,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        channels, height, width = genome.input_shape
+        generator = generator_for("speed")
+        images = torch.randint(0, 256, (batch_size, height, width, channels), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(0, genome.num_classes, (batch_size,), generator=generator)
+        transform = InputTransform((0.5,) * channels, (0.25,) * channels)
+        bank = BlockBank()
+        grow_bank(bank, genome, generator=generator, images=transform(images))
+        batches = BatchStream(
+            images,
+            labels,
+            torch.arange(batch_size),
+            batch_size=batch_size,
+            seed=0,
+            transform=transform,
+            augmentation=augmentation,
+        )
+        self.trainer = Trainer(
+            BankOptimizer(bank, rules), batches=batches, schedule=lambda progress: 0.0, precision=precision
+        )
+        self.member: Member = bind(genome, bank)
+        self.num_steps = 0
+
+    def step(self) -> float:
+        """Make the next step; returns its loss."""
+        loss = self.trainer.step(self.member, self.num_steps, 0.0)
+        self.num_steps += 1
+        return loss
+
+    def rate(self, seconds: float) -> float:
+        """Steps per second over about so many seconds, and three steps at least, after two that warm up."""
+        for _ in range(2):  # the first steps prepare kernels
+            self.step()
+        first, start = self.num_steps, perf_counter()
+        while self.num_steps < first + 3 or perf_counter() - start < seconds:
+            self.step()
+        return (self.num_steps - first) / (perf_counter() - start)
 
 
 def calibrate_speed(
@@ -70,11 +102,5 @@ def calibrate_speed(
     Returns:
         Analytic training FLOPs per second.
     """
-    steps = _throwaway_steps(genome, rules, batch_size, augmentation, precision)
-    for _ in range(2):  # the first steps prepare kernels
-        next(steps)
-    num_steps, start = 0, perf_counter()
-    while num_steps < 3 or perf_counter() - start < seconds:
-        next(steps)
-        num_steps += 1
-    return num_steps * training_flops(genome, batch_size) / (perf_counter() - start)
+    network = Throwaway(genome, rules=rules, batch_size=batch_size, augmentation=augmentation, precision=precision)
+    return network.rate(seconds) * training_flops(genome, batch_size)

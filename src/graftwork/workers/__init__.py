@@ -8,7 +8,7 @@ on one or several. The rules are explained in ``docs/scaling.md``.
 
 from graftwork.workers._averaging import average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
-from graftwork.workers._group import Group, given_size, restarted
+from graftwork.workers._group import Group, given_size, num_cores, restarted
 from graftwork.workers._launch import launch
 from graftwork.workers._shared import SharedScorer, SharedTrainer
 
@@ -22,6 +22,7 @@ __all__ = [
     "deal_scoring",
     "given_size",
     "launch",
+    "num_cores",
     "restarted",
     "scoring_flops",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graftwork.errors import ResourceError
 
-__all__ = ["Group", "given_size", "restarted"]
+__all__ = ["Group", "given_size", "num_cores", "restarted"]
 
 _TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another that is silent; one that dies on a machine that lives is noticed at once."""
@@ -31,7 +31,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -86,7 +86,7 @@ class Group:
                 backend, init_method=method, rank=rank, world_size=environment["WORLD_SIZE"], timeout=_TIMEOUT
             )
         local_size = environment["LOCAL_WORLD_SIZE"]
-        torch.set_num_threads(max(1, _num_cores() // local_size))
+        torch.set_num_threads(max(1, num_cores() // local_size))
         return cls(rank, environment["WORLD_SIZE"], local_rank=local_rank, local_size=local_size)
 
     @property
