@@ -1,12 +1,15 @@
 """``graftwork bench`` measures what it is asked for, and says what is wrong with a wrong request."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from graftwork.cli import main
+from graftwork.config import Way
 from graftwork.execution import get_kernels
 from graftwork.genome import seed_genome
 
@@ -35,8 +38,34 @@ def test_bench_tells_peaks_and_steps_of_a_genome_in_each_precision(
         ("small", "bfloat16"),
     ]
     assert all(0 < row["share_of_peak"] < 1 and row["steps_per_second"] > 0 for row in found["steps"])
+    assert [(row["network"], row["workers"], row["threads"]) for row in found["cores"]] == [("small", 1, 1)]
+    assert found["cores"][0]["steps_per_second"] > 0
     assert get_kernels() is None
     assert torch.get_num_threads() == 1
+
+
+def test_bench_measures_every_way_to_use_the_cores(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[int, tuple[int, ...], str]] = []
+
+    def measure(config: Any, genome: Any, *, size: int, threads: tuple[int, ...], **rest: Any) -> dict[str, Any]:
+        asked.append((size, threads, rest["precision"].passes))
+        return {"ways": [asdict(Way(size, each, 100.0 * size + each, 0.1)) for each in threads]}
+
+    monkeypatch.setattr("graftwork.config.measure_workers", measure)
+    monkeypatch.setattr("graftwork.workers.num_cores", lambda: 4)
+    path = tmp_path / "small.json"
+    path.write_text(seed_genome("poster", (1, 8, 8), 4).to_json())
+    code, out, _ = _run(capsys, str(path), "--seconds", "0.01", "--batch-size", "4", "--passes", "torch")
+    assert code == 0
+    assert asked == [(4, (1,), "torch")]
+    assert torch.get_num_threads() == 1
+    header, one, four = out.splitlines()[-3:]
+    assert header.split() == ["workers", "1", "thread", "4", "threads"]
+    assert one.split()[0] == "1"
+    assert len(one.split()) == 3
+    assert four.split() == ["4", "401.00", "-"]
 
 
 @pytest.mark.parametrize(
