@@ -36,12 +36,12 @@ def core_rows(
 
     from graftwork.config import SearchConfig, Way, measure_way, measure_workers
     from graftwork.execution import using_kernels
-    from graftwork.training import PrecisionChoice, Throwaway, candidate_threads
+    from graftwork.training import PrecisionChoice, Throwaway
     from graftwork.workers import num_cores
 
     most, ways, before = cores or num_cores(), list[Way](), torch.get_num_threads()
     with using_kernels(kernels[fastest["passes"]]):
-        for threads in candidate_threads(most):
+        for threads in _powers(most):
             torch.set_num_threads(threads)
             network = Throwaway(
                 genome,
@@ -54,19 +54,24 @@ def core_rows(
     torch.set_num_threads(before)
     config = SearchConfig(recipe=recipe)
     precision = PrecisionChoice(fastest["precision"], 0.0, None, "the fastest", fastest["passes"])
-    for workers in candidate_threads(most)[1:]:
+    for workers in _powers(most)[1:]:
         found = measure_workers(
             config,
             genome,
             batch_size=batch_size,
             size=workers,
-            threads=candidate_threads(most // workers),
+            threads=_powers(most // workers),
             precision=precision,
             seconds=seconds,
         )
         ways += [Way(**way) for way in found["ways"]]
     names = {name: fastest[name] for name in ("network", "precision", "passes")}
     return [{**names, **asdict(way)} for way in ways]
+
+
+def _powers(most: int) -> tuple[int, ...]:
+    """Powers of two up to a number, and the number."""
+    return tuple(sorted({*(2**power for power in range(most.bit_length())), most}))
 
 
 def core_lines(rows: list[dict[str, Any]]) -> list[str]:
