@@ -235,8 +235,10 @@ def prepare(
         problem.labels(problem.splits.validation),
         transform=problem.transform,
         calibration=calibration,
+        batch_size=config.scoring_batch_size,
         precision=precision.precision,
         device=device,
+        early_stop=config.early_stop_scoring,
     )
     setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision)
     setup.plan = plan or make_plan(setup)
