@@ -12,13 +12,14 @@ from typing import Any
 from graftwork.runs import provenance
 
 
-def times(ways: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+def times(ways: Mapping[str, Callable[[], object]], repetitions: int, *, warm: bool = False) -> dict[str, list[float]]:
     """Seconds of each way in each repetition; the ways take turns, so that what disturbs one disturbs all.
 
-    The order alternates: neither always runs on what the other has left in the caches.
+    The order alternates: neither always runs on what the other has left in the caches. The first run of a way prepares
+    kernels and is not measured; with ``warm`` the caller has made it.
     """
-    for way in ways.values():
-        way()  # the first run prepares kernels
+    for way in () if warm else ways.values():
+        way()
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(repetitions):
         for name in list(ways) if number % 2 else reversed(ways):

@@ -32,7 +32,7 @@ from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import SearchState, search
 from graftwork.member import Member
 from graftwork.runs import keep_memory
-from graftwork.training import Evaluation, Update
+from graftwork.training import Evaluation, Hopeless, Update
 from graftwork.typing import BlockId
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
@@ -131,9 +131,9 @@ class Timed:
     def flops(self, genomes: Sequence[Any]) -> int:
         return self.scorer.flops(genomes)
 
-    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
         began = perf_counter()
-        found = self.scorer.evaluate(members)
+        found = self.scorer.evaluate(members, hopeless)
         seconds = perf_counter() - began
         times = {"ours_scoring": seconds, "naive_scoring": self.other.scoring_seconds()}
         self.rounds[-1] |= {**times, "flops": self.flops([member.genome for member in members])}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
 from graftwork.execution import shared_flops
@@ -18,8 +19,8 @@ from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator, part
 from graftwork.plan import Plan
 from graftwork.population import Birth, Population
-from graftwork.selection import Selector, SoftSelector
-from graftwork.training import Evaluation, Update
+from graftwork.selection import BoundedSelector, Selector, SoftSelector
+from graftwork.training import Evaluation, Hopeless, Update
 from graftwork.transforms import Fork
 from graftwork.typing import BlockId, MemberId
 
@@ -46,7 +47,7 @@ class Trains(Protocol):
 class Scores(Protocol):
     """What members say about the validation split (see `graftwork.training.Scorer`)."""
 
-    def evaluate(self, members: Sequence[Member]) -> Evaluation: ...
+    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation: ...
     def flops(self, genomes: Sequence[Genome]) -> int: ...
 
 
@@ -64,7 +65,8 @@ class SearchState:
         training_flops: Spent on updates so far.
         scoring_flops: Spent on scoring so far.
         survivors: Selected at the end of the last round, in order of choice.
-        accuracies: Of the members scored last: member → fraction of the validation split.
+        accuracies: Of the members scored last: member → fraction of the validation split; ``None`` where scoring was
+            stopped early.
         report: Of this round's mutation.
         loss_sum: Of this round's updates, with their number in ``loss_count``.
         loss_count: Updates of this round.
@@ -80,7 +82,7 @@ class SearchState:
     training_flops: int = 0
     scoring_flops: int = 0
     survivors: tuple[MemberId, ...] = ()
-    accuracies: dict[MemberId, float] = field(default_factory=dict)
+    accuracies: dict[MemberId, float | None] = field(default_factory=dict)
     report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
     loss_sum: float = 0.0
     loss_count: int = 0
@@ -98,7 +100,7 @@ class Generation:
 
     Args:
         number: 0 for the round that trains the seed alone.
-        members: Scored, in order of birth.
+        members: Scored, in order of birth; the scoring of some may have been stopped early.
         evaluation: What each of them says about the validation split.
         survivors: In order of choice.
         births: Members born in this round.
@@ -123,20 +125,29 @@ class Generation:
     last: bool
 
     @property
-    def accuracies(self) -> dict[MemberId, float]:
-        """Member → fraction of validation examples that it gets right."""
-        correct = self.evaluation.correct
-        counts = correct.sum(axis=1)
-        return {m: int(c) / correct.shape[1] for m, c in zip(self.members, counts, strict=True)}
+    def accuracies(self) -> dict[MemberId, float | None]:
+        """Member → fraction of validation examples that it gets right; ``None`` where scoring was stopped early."""
+        return {member: low if low == high else None for member, (low, high) in self.accuracy_bounds.items()}
+
+    @property
+    def accuracy_bounds(self) -> dict[MemberId, tuple[float, float]]:
+        """Member → the lowest and highest fraction that it can get right, as far as it was asked; mostly equal."""
+        bounds, count = self.evaluation.bounds, len(self.evaluation.labels)
+        return {m: (int(low) / count, int(high) / count) for m, low, high in zip(self.members, *bounds, strict=True)}
 
     @property
     def best(self) -> MemberId:
-        """The member with the highest validation accuracy; the older of equals."""
+        """The member with the highest validation accuracy; the older of equals. It is always scored to the end."""
         return self.members[int(np.argmax(self.evaluation.correct.sum(axis=1)))]
 
+    @property
+    def best_accuracy(self) -> float:
+        """Of `best`: the fraction of validation examples that it gets right."""
+        return self.accuracy_bounds[self.best][0]
+
     def __repr__(self) -> str:
-        top = self.accuracies[self.best]
-        return f"<Generation {self.number}: {len(self.members)} members, best {self.best} at {top:.4f} validation>"
+        top = f"best {self.best} at {self.best_accuracy:.4f} validation"
+        return f"<Generation {self.number}: {len(self.members)} members, {top}>"
 
 
 Observer = Callable[[SearchState, MemberId, float, float], None]
@@ -170,7 +181,8 @@ def search(
         selector: Chooses survivors from what each member classifies correctly.
         mutate: Grows the population to a size.
         trainer: Makes updates.
-        scorer: Correctness on the validation split.
+        scorer: Correctness on the validation split. It is told who has lost already, where the selector can tell, and
+            may stop scoring them; survivors and their order do not depend on it.
         plan: How much work each round gets.
         num_survivors: K.
         population_size: M, at least K.
@@ -195,8 +207,8 @@ def search(
             joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer, until=plan.fork_fraction)
             _part(state, plan, trainer, num_survivors)
         joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
-        evaluation = scorer.evaluate(list(state.population))
-        state.scoring_flops += scorer.flops(state.population.genomes)
+        evaluation = scorer.evaluate(list(state.population), _lost(state, selector, num_survivors))
+        state.scoring_flops += evaluation.flops
         chosen = _select(state, selector, evaluation, num_survivors)
         yield _finish_round(state, plan, evaluation, chosen)
     state.population.keep(state.survivors)
@@ -225,15 +237,35 @@ def _trunk(state: SearchState) -> tuple[BlockId, ...]:
     return tuple(block_id for block_id, lines in owners.items() if len(lines) > 1)
 
 
+def _contests(state: SearchState, num_survivors: int) -> tuple[list[NDArray[np.int64]], int]:
+    """Rows that compete with one another, and for how many places: all for K; with lines, each line for one."""
+    members = tuple(state.population.members)
+    if not state.lines:
+        return [np.arange(len(members))], num_survivors
+    owners = [state.population.ancestor_among(member, state.lines) for member in members]
+    return [np.array([row for row, owner in enumerate(owners) if owner == line]) for line in state.lines], 1
+
+
+def _lost(state: SearchState, selector: Selector, num_survivors: int) -> Hopeless | None:
+    """Who has lost already, by bounds; ``None``: under this selector a part of the examples does not tell."""
+    if not isinstance(selector, BoundedSelector):
+        return None
+    groups, count = _contests(state, num_survivors)
+
+    def hopeless(fewest: NDArray[np.int64], most: NDArray[np.int64]) -> NDArray[np.bool_]:
+        out = np.zeros(len(fewest), dtype=np.bool_)
+        for rows in groups:
+            out[rows] = selector.hopeless(fewest[rows], most[rows], count)
+        return out
+
+    return hopeless
+
+
 def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_survivors: int) -> tuple[MemberId, ...]:
     """Survivors in order of choice; once there are lines, the choice of each line by itself, in order of lines."""
     members = tuple(state.population.members)
     costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
-    groups, count = [np.arange(len(members))], num_survivors
-    if state.lines:
-        owners = [state.population.ancestor_among(member, state.lines) for member in members]
-        groups = [np.array([row for row, owner in enumerate(owners) if owner == line]) for line in state.lines]
-        count = 1
+    groups, count = _contests(state, num_survivors)
     chosen: list[MemberId] = []
     for rows in groups:
         if isinstance(selector, SoftSelector):

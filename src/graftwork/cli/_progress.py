@@ -26,12 +26,10 @@ def _headline(stage: str, setup: "Setup") -> str:
 
 
 def _generation_line(stage: str, generation: "Generation") -> str:
-    accuracies = generation.accuracies
-    best = generation.best
     born = ", ".join(f"{birth.id} from {birth.parent}" for birth in generation.births)
     return (
-        f"{stage} generation {generation.number}: best {best} {accuracies[best]:.4f} validation, "
-        f"{len(accuracies)} members, {generation.training_flops / 1e15:.4g} PFLOP trained"
+        f"{stage} generation {generation.number}: best {generation.best} {generation.best_accuracy:.4f} validation, "
+        f"{len(generation.members)} members, {generation.training_flops / 1e15:.4g} PFLOP trained"
         + (f"; born: {born}" if born and generation.number else "")
     )
 
@@ -148,7 +146,7 @@ class BarListener:
 
     def on_generation(self, stage: str, generation: "Generation") -> None:
         """Print what a round gave above the bar."""
-        self._best = f"{generation.accuracies[generation.best]:.4f}"
+        self._best = f"{generation.best_accuracy:.4f}"
         self._console.print(_generation_line(stage, generation), highlight=False)
 
     def on_note(self, text: str) -> None:

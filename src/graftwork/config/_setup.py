@@ -239,8 +239,10 @@ def prepare(
         problem.labels(problem.splits.validation),
         transform=problem.transform,
         calibration=calibration,
+        batch_size=config.scoring_batch_size,
         precision=precision.precision,
         device=device,
+        early_stop=config.early_stop_scoring,
     )
     threads = threads or choose_threads(config, genome, trainer)
     torch.set_num_threads(threads.threads)

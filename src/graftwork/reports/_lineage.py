@@ -68,7 +68,7 @@ def lay_out_lineage(births: Mapping[MemberId, Birth], last: Mapping[MemberId, in
 @styled
 def lineage_figure(run: RunData) -> "Figure":
     """The family tree of the search; the ancestry of the survivors stands out."""
-    last = {member_id: scores[-1].generation for member_id, scores in run.scores.items()}
+    last = {member_id: one.generation for one in run.rounds for member_id in one.members}
     kin = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
     branches = lay_out_lineage(run.births, last, kin)
     generations = max((branch.last for branch in branches), default=0)
