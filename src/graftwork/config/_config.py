@@ -119,10 +119,10 @@ class SearchConfig:
                 f"early_stop_scoring: expected a selection whose choice a part of the examples can bound ({able}), got "
                 f"{self.selection!r}; leave it off, or change the selection"
             )
-        if self.workers > 1:
+        if self.workers != 1:
             raise ConfigError(
                 "early_stop_scoring: expected workers = 1, as no worker sees the others' answers before the end, got "
-                f"{self.workers}; leave it off, or search with one worker"
+                f"{self.workers!r}; leave it off, or search with one worker"
             )
 
     def to_dict(self) -> dict[str, Any]:
