@@ -7,7 +7,8 @@
 Every architecture has a written list of the sites that a person would call widenable or deepenable (`benchmarks/zoo`).
 Each listed site is grown by `r2r` in float64 on a fresh copy, and compared with the model before at four batch sizes in
 evaluation and training mode. An architecture runs in a process of its own, with a time and a memory limit. The JSON is
-rewritten after each, and a second call goes on where the first was stopped; the table stands beside it, as Markdown.
+rewritten after each, and a second call goes on where the first was stopped; every row names the commit that it was
+measured at. The table stands beside it, as Markdown.
 """
 
 import argparse
@@ -75,7 +76,8 @@ def table(result: dict[str, Any]) -> str:
     """Return the table, the totals and the refusals by reason, as Markdown."""
     rows = result["architectures"]
     measured = [row for row in rows.values() if row["status"] == "measured"]
-    lines = ["# Coverage of surgery", "", INTRODUCTION.format(command=result["command"], **result["provenance"]), ""]
+    introduction = INTRODUCTION.format(command=result["command"], commits=commits(result), **result["provenance"])
+    lines = ["# Coverage of surgery", "", introduction, ""]
     lines += ["| " + " | ".join(HEADER) + " |"]
     lines += ["|---" + "|---:" * 13 + "|"]
     for name, row in rows.items():
@@ -96,7 +98,7 @@ HEADER = (
     *("deepen: listed", "tried", "exact", "refused", "beyond the list: exact / tried"),
     *("apart: norm, output, fixed", "largest gap", "moved"),
 )
-INTRODUCTION = """`{command}`, graftwork {graftwork} at commit {git_commit}, Python {python}, float64, `r2r`.
+INTRODUCTION = """`{command}`, graftwork {graftwork} at {commits}, Python {python}, float64, `r2r`.
 
 *Listed*: sites on the written list of `benchmarks/zoo`, made before anything was measured; *tried*: a seeded sample
 where a list is longer. *Exact*: the outputs differ by at most 1e-10 relative at every batch size (4, 1, 2, 5) and in
@@ -104,6 +106,18 @@ both modes. *Apart*: modules whose channels reach a LayerNorm or RMSNorm over ch
 dimension that is no channel; they are refused, or stand under *beyond the list* where `growth_sites` offers them.
 *Moved*: grown or new parameters of which a new slot has moved after three steps of Adam, of those that had a gradient
 there."""
+
+
+def commits(result: dict[str, Any]) -> str:
+    """Return the commit that the rows were measured at; where it is not one, which rows at which."""
+    found: dict[str, list[str]] = {}
+    for name, row in result["architectures"].items():
+        found.setdefault(row.get("commit") or result["provenance"]["git_commit"], []).append(name)
+    if len(found) <= 1:
+        return f"commit {next(iter(found), result['provenance']['git_commit'])}"
+    often = max(found, key=lambda commit: len(found[commit]))
+    others = [f"{', '.join(names)} at {commit}" for commit, names in found.items() if commit != often]
+    return f"commit {often} (but {'; '.join(others)})"
 
 
 def moved(rows: list[dict[str, Any]]) -> tuple[int, int]:
@@ -167,12 +181,15 @@ def main() -> None:
     names = [n for n, a in ARCHITECTURES.items() if not given.only or n in given.only or a.package in given.only]
     if unknown := set(given.only or ()) - set(names) - {a.package for a in ARCHITECTURES.values()}:
         parser.error(f"no architecture or package {sorted(unknown)}: pick from {', '.join(ARCHITECTURES)}")
-    held = json.loads(given.json.read_text())["architectures"] if given.json.is_file() else {}
+    old = json.loads(given.json.read_text()) if given.json.is_file() else {"architectures": {}}
+    held = {name: {"commit": old["provenance"]["git_commit"], **row} for name, row in old["architectures"].items()}
+    commit = provenance()["git_commit"]
     command = f"python benchmarks/coverage.py --sites {given.sites} --json {given.json}"
     for name in names:
         if name not in held or given.again or held[name]["status"] != "measured":
             began = time.monotonic()
-            held[name] = measure_apart(name, ARCHITECTURES[name].package, sites=given.sites, seconds=given.seconds)
+            row = measure_apart(name, ARCHITECTURES[name].package, sites=given.sites, seconds=given.seconds)
+            held[name] = {"commit": commit, **row}
             print(f"{name}: {held[name]['status']}, {time.monotonic() - began:.0f} s", flush=True)
         ordered = {key: held[key] for key in ARCHITECTURES if key in held}
         result = {"command": command, "provenance": provenance(), "architectures": ordered}

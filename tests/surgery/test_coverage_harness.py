@@ -55,6 +55,23 @@ def test_the_command_measures_two_architectures_and_goes_on_where_it_stopped(
     assert "| widen | 15 | 4 | 4 | 100.0 % | 0 | 0 | 0 |" in table
 
 
+def test_every_row_says_at_which_commit_it_was_measured(
+    harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"package": "own", "status": "timed out"}
+    monkeypatch.setattr(harness, "measure_apart", lambda *_, **__: dict(measured))
+    out = tmp_path / "coverage.json"
+    for commit, name in (("aaa", "mlp-mixer"), ("bbb", "seq2seq")):
+        base = {"graftwork": "0", "python": "3", "git_commit": commit}
+        monkeypatch.setattr(harness, "provenance", lambda base=base: base)
+        _run(harness, monkeypatch, "--json", out, "--only", name)
+    rows = json.loads(out.read_text())["architectures"]
+    assert {name: row["commit"] for name, row in rows.items()} == {"mlp-mixer": "aaa", "seq2seq": "bbb"}
+    assert "at commit aaa (but seq2seq at bbb)" in out.with_suffix(".md").read_text()
+    _run(harness, monkeypatch, "--json", out, "--again")
+    assert "at commit bbb, Python" in out.with_suffix(".md").read_text()
+
+
 def test_an_unknown_architecture_is_told_and_known_ones_are_offered(
     harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
