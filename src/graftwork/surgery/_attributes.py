@@ -44,7 +44,9 @@ def _conv(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, An
 
 
 def _rnn(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
-    return {"hidden_size": shapes["weight_hh_l0"][1], "input_size": shapes["weight_ih_l0"][1]}
+    gates = module.weight_hh_l0.shape[0] // module.hidden_size
+    sizes = {"hidden_size": shapes["weight_hh_l0"][0] // gates, "input_size": shapes["weight_ih_l0"][1]}
+    return sizes | ({"proj_size": shapes["weight_hr_l0"][0]} if module.proj_size else {})
 
 
 def _cell(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:

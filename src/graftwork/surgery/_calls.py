@@ -16,6 +16,7 @@ __all__ = [
     "ExampleInput",
     "call_of",
     "norms_in_training",
+    "other_values",
     "sandbox",
     "training_without_dropout",
 ]
@@ -66,6 +67,25 @@ def call_of(example_input: ExampleInput) -> Call:
         f"example_input must be a tensor, a tuple of arguments or a mapping of keyword arguments, got "
         f"{type(example_input).__name__}: pass one batch as the model's forward takes it"
     )
+
+
+def other_values(call: Call) -> list[tuple[str, Call]]:
+    """Return the call with other numbers in its floating-point inputs, for a forward that branches on them.
+
+    Empty where no input is a floating-point tensor.
+    """
+    leaves = tree_flatten((list(call.arguments), call.keywords))[0]
+    if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+        return []
+
+    def times(value: Any, factor: float) -> Any:
+        return value * factor if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    found = []
+    for name, factor in (("negated", -1.0), ("enlarged", 8.0), ("zero", 0.0)):
+        arguments, keywords = tree_map(lambda v, f=factor: times(v, f), (list(call.arguments), call.keywords))
+        found.append((name, Call(tuple(arguments), keywords)))
+    return found
 
 
 @contextmanager

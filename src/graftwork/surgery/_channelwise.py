@@ -239,7 +239,13 @@ def _triangle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) 
     "_assert_tensor_metadata", "_assert_scalar",
 )  # fmt: skip
 def _read(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
-    """Values that leave the tensor world: what Python does with them is for the check to catch."""
+    """Values that leave the tensor world: what Python does with one number is for the check to catch."""
+    name = op_name(func)
+    for tensor in _tensors((args, kwargs)) if name in {"_local_scalar_dense", "item", "nonzero", "equal"} else []:
+        trace.read(tensor)
+        if name in {"nonzero", "equal"}:  # how many indices there are, and whether all are equal, hangs on every one
+            for expr in trace.info(tensor).dims:
+                trace.freeze(expr, f"{name} looks at the whole dimension")
     for output in _tensors(result):
         reason = Reason(f"indices found by {op_name(func)}{trace.where()}")
         trace.put(output, Info([fresh(n, reason) for n in output.shape]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.numerics import output_gap, tolerance_for
-from graftwork.surgery._calls import Call, norms_in_training, sandbox, training_without_dropout
+from graftwork.surgery._calls import Call, norms_in_training, other_values, sandbox, training_without_dropout
 
 __all__ = ["Probe", "Probes"]
 
@@ -48,14 +48,18 @@ class Probes:
     gaps: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def before(cls, model: nn.Module, call: Call) -> "Probes":
+    def before(cls, model: nn.Module, call: Call, *, branches: bool = False) -> "Probes":
         """Run the example, and two more batch sizes where the model allows, in both modes.
 
-        Inputs are the example's; dropout is off, norms run in evaluation and in training mode. Buffers, modes
-        and random state are restored.
+        Dropout is off, norms run in evaluation and in training mode. Buffers, modes and random state are restored.
+
+        Args:
+            model: The model.
+            call: The example; its inputs are used as they are, in three batch sizes.
+            branches: Whether the forward branches on values: then inputs of other values run too.
         """
         runs: list[Probe] = []
-        for batch, variant in _variants(call):
+        for batch, variant in [*_variants(call), *(other_values(call) if branches else [])]:
             modes = ["evaluation", "training norms"]
             if batch == "example" and _repeats(model, variant):
                 modes.append("training")

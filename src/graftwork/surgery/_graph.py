@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError
-from graftwork.surgery._calls import Call, norms_in_training, sandbox, training_without_dropout
+from graftwork.surgery._calls import Call, norms_in_training, other_values, sandbox, training_without_dropout
 from graftwork.surgery._channelwise import CHANNELWISE
 from graftwork.surgery._indexing import INDEXING
 from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
 from graftwork.surgery._products import PRODUCTS
 from graftwork.surgery._reparametrized import PARAMETRIZED, REMOVE, WEIGHT_NORM, spectral_norms
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
-from graftwork.surgery._trace import Trace
+from graftwork.surgery._trace import Trace, output_tensors
 from graftwork.surgery._views import VIEWS
 from graftwork.surgery._wrappers import refuse_wrappers
 
@@ -61,6 +62,7 @@ class ChannelGraph:
             model.eval()
             graph._run(call, "evaluation")
         graph._trace_training(call)
+        graph._trace_branches(call)
         graph._freeze_conflicts()
         graph._freeze_stock_attention()
         graph._freeze_spectral_norms()
@@ -68,13 +70,18 @@ class ChannelGraph:
 
     def _run(self, call: Call, mode: str) -> None:
         try:
-            self.trace.run(call.arguments, call.keywords)
+            result = self.trace.run(call.arguments, call.keywords)
         except Exception as error:
             raise SurgeryError(
                 f"the model fails on example_input in {mode} mode ({type(error).__name__}: {error}): "
                 f"pass a batch as "
                 "its forward takes it"
             ) from error
+        if not output_tensors(result):
+            raise SurgeryError(
+                f"the model returns no tensor ({type(result).__name__}), so whether a growth keeps its function could "
+                "not be checked: grow a module that returns tensors, alone or in tuples, mappings or objects"
+            )
 
     def _trace_training(self, call: Call) -> None:
         """Some branches run in training only (auxiliary heads)."""
@@ -84,6 +91,23 @@ class ChannelGraph:
                 self._run(call, "training")
             except SurgeryError as error:
                 self.notes.append(f"training mode was not traced: {error}")
+
+    def _trace_branches(self, call: Call) -> None:
+        """Where Python reads values, the forward may take another way with other numbers: follow some of those too."""
+        if not self.trace.reads:
+            return
+        for _, variant in other_values(call):
+            for training in (False, True):
+                with sandbox(self.model), norms_in_training(self.model), suppress(SurgeryError):
+                    if training:
+                        training_without_dropout(self.model)
+                    else:
+                        self.model.eval()
+                    self._run(variant, "training" if training else "evaluation")
+        self.notes.append(
+            f"the forward reads values that depend on activations ({', '.join(list(self.trace.reads)[:3])}): ways that "
+            "neither the example nor the same inputs negated, enlarged or zero take were neither followed nor checked"
+        )
 
     # -- conditions
     # ----------------------------------------------------------------------------------------------
@@ -251,6 +275,30 @@ class ChannelGraph:
             if any(id(var) in ids for expr in dims for var in atoms(expr))
         ]
 
+    def refuse_idle(self, touched: Iterable[str]) -> None:
+        """Refuse a growth that experts of a kind share, where the example reaches some of them only.
+
+        Raises:
+            SurgeryError: A tensor did not run whose like in a sibling (of a ``ModuleList`` or ``ModuleDict``) grows,
+                and the forward reads values, so that another batch may run it.
+        """
+        names = list(touched) if self.trace.reads else []
+        for name in names:
+            parts = name.split(".")
+            for at in range(1, len(parts) - 1):
+                path, child, leaf = ".".join(parts[:at]), parts[at], ".".join(parts[at + 1 :])
+                holder = self.model.get_submodule(path)
+                own = all(other.startswith(f"{path}.{child}.") for other in names)
+                if own or not isinstance(holder, (nn.ModuleList, nn.ModuleDict)):
+                    continue
+                for other in dict(holder.named_children()):
+                    like = f"{path}.{other}.{leaf}"
+                    if like in self.trace.tensors and not self.trace.uses[like]:
+                        raise SurgeryError(
+                            f"{like!r} did not run on the example input, though {name!r} grows and the forward reads "
+                            f"values ({next(iter(self.trace.reads))}): pass a batch that runs all of {path!r}"
+                        )
+
     def cost(self, growth: dict[Var, int]) -> int:
         """Return how many parameters (not buffers) a growth adds."""
         added = 0
@@ -263,7 +311,10 @@ class ChannelGraph:
 
     def _hidden_size(self, name: str) -> int:
         """Hidden units of the recurrent layer that holds a tensor, 0 for other layers."""
-        module = self.model.get_submodule(name.rpartition(".")[0])
+        path, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        if leaf.startswith("weight_hr"):  # the projection of an LSTM, whose rows are no gates
+            return 0
         return module.hidden_size if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) else 0
 
 

@@ -100,6 +100,7 @@ def grow_tensor(
     *,
     generator: torch.Generator,
     scale: float | None = None,
+    fixed: bool = False,
 ) -> Tensor:
     """Return a parameter or buffer with its volumes grown.
 
@@ -108,13 +109,17 @@ def grow_tensor(
         layouts: One layout for every dimension; their factors weigh what is summed over.
         generator: Source of randomness.
         scale: Standard deviation of new weights. None matches the old ones.
+        fixed: Whether it is a buffer, which nobody trains: one number for each channel (statistics) continues at its
+            mean whatever its shape, and what is equal for all channels (a blur kernel) goes on so.
 
     Returns:
         The grown tensor: same dtype, device and memory format.
     """
     with torch.no_grad():
         reduced_shape = [layout.reduced for layout in layouts]
-        reduced = _fresh_like(old, reduced_shape, generator=generator, scale=scale)
+        reduced = _continued(old, layouts) if fixed else None
+        if reduced is None:
+            reduced = _fresh_like(old, reduced_shape, generator=generator, scale=scale)
         kept = [layout.source[layout.old >= 0] for layout in layouts]
         reduced[_grid(kept, old.device)] = old
         # One gather over all dimensions: nothing else of the tensor's size is alive beside these two.
@@ -130,8 +135,23 @@ def _weigh(value: Tensor, layouts: Sequence[Layout]) -> None:
             value.mul_(factor.reshape([-1 if i == dim else 1 for i in range(value.dim())]))
 
 
+def _continued(old: Tensor, layouts: Sequence[Layout]) -> Tensor | None:
+    """A buffer of the reduced shape as it continues, None where its channels differ in more than one number."""
+    shape = [layout.reduced for layout in layouts]
+    if old.is_floating_point() and sum(size > 1 for size in old.shape) == 1:
+        return old.new_full(shape, float(old.double().mean()))
+    first = old
+    for dim, layout in enumerate(layouts):
+        if layout.grows:
+            first = first.narrow(dim, 0, 1)
+    return first.expand(shape).clone() if torch.equal(first.expand_as(old), old) else None
+
+
 def _fresh_like(old: Tensor, shape: Sequence[int], *, generator: torch.Generator, scale: float | None) -> Tensor:
     """Vectors (biases, norm weights and statistics) continue at their mean, weights at their scale."""
+    if old.is_complex():
+        parts = (_fresh_like(part, shape, generator=generator, scale=scale) for part in (old.real, old.imag))
+        return torch.complex(*parts)
     if not old.is_floating_point():
         return old.new_zeros(shape)
     if sum(size > 1 for size in old.shape) <= 1 and old.dim() <= 1:

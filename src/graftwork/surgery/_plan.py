@@ -80,7 +80,7 @@ class WidenPlan:
             if tuple(self._graph.trace.tensors[change.name].shape) != change.old_shape:
                 raise SurgeryError(f"{change.name!r} has changed since the plan was made: plan again")
         before = count_parameters(self.model)
-        probes = Probes.before(self.model, self._call) if self._options["check"] else Probes([])
+        probes = self._probes() if self._options["check"] else Probes([])
         with Transaction() as transaction:
             self._swap_tensors(transaction)
             for attribute in self.attributes:
@@ -95,7 +95,7 @@ class WidenPlan:
 
     def trial(self) -> SurgeryError | None:
         """Make the growth, run the check, and undo it; returns what went wrong, None where nothing did."""
-        probes = Probes.before(self.model, self._call)
+        probes = self._probes()
         transaction = Transaction()
         try:
             self._swap_tensors(transaction)
@@ -111,6 +111,9 @@ class WidenPlan:
     # -- steps
     # ---------------------------------------------------------------------------------------------------
 
+    def _probes(self) -> Probes:
+        return Probes.before(self.model, self._call, branches=bool(self._graph.trace.reads))
+
     def _swap_tensors(self, transaction: Transaction) -> None:
         generator = self._options["generator"]
         # Large tensors first: what their making frees is then taken by the smaller ones, and the peak stays low.
@@ -118,7 +121,8 @@ class WidenPlan:
             tensor = self._graph.trace.tensors[change.name]
             layouts = self._layouts[change.name]
             data, grad = tensor.data, tensor.grad
-            new = grow_tensor(data, layouts, generator=generator, scale=self._options["scale"])
+            fixed = not isinstance(tensor, nn.Parameter)
+            new = grow_tensor(data, layouts, generator=generator, scale=self._options["scale"], fixed=fixed)
             new_grad = place_old(grad, layouts) if grad is not None else None
             transaction.step(
                 f"tensor {change.name}",
@@ -194,17 +198,22 @@ class WidenPlan:
     def _pruned(
         self, transaction: Transaction, probes: Probes, guess: list[AttributeChange]
     ) -> tuple[AttributeChange, ...]:
-        """Put back numbers of the grown layers themselves that the forward does not need after all."""
-        owners = {change.name.rpartition(".")[0] for change in self.tensors}
+        """Put back numbers that the forward does not need after all: they equal the old width by chance.
+
+        One by one, or all of a name where there are many.
+        """
+        groups: dict[tuple[str, str], list[AttributeChange]] = {}
+        for change in guess:
+            groups.setdefault((change.path if len(guess) <= 8 else "", change.name), []).append(change)
         kept = list(guess)
-        for attribute in guess:
-            if attribute.path in owners:
-                back = AttributeChange(attribute.path, attribute.name, attribute.new, attribute.old)
-                with Attempt(transaction) as attempt:
+        for group in groups.values():
+            with Attempt(transaction) as attempt:
+                for change in group:
+                    back = AttributeChange(change.path, change.name, change.new, change.old)
                     set_attribute(transaction, self.model, back)
-                    if self._try(probes) is None:
-                        attempt.keep()
-                        kept.remove(attribute)
+                if self._try(probes) is None:
+                    attempt.keep()
+                    kept = [change for change in kept if change not in group]
         self._try(probes)
         return tuple(kept)
 

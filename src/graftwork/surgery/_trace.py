@@ -6,15 +6,18 @@ operation has a handler (see `_operations`) that says what it does to index spac
 freezes what it touches.
 """
 
-import traceback
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -57,6 +60,9 @@ class Use:
     consumed: bool
 
 
+# What Tensor methods give away without an ATen operation.
+_OUT_OF_SIGHT = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "apply_", "map_", "map2_"})
+
 Handler = Callable[["Trace", Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
@@ -76,6 +82,8 @@ class Trace:
             first run.
         varying: Modules that run several times with outputs of different shapes.
         activations: Names of the activation functions that ran, in order.
+        reads: Lines of code where Python has read values that depend on activations: the way that the forward takes
+            may depend on them.
     """
 
     def __init__(self, model: nn.Module, handlers: Mapping[str, Handler]) -> None:
@@ -90,7 +98,9 @@ class Trace:
         self.module_outputs: dict[str, tuple[list[Expr], torch.dtype]] = {}
         self.varying: set[str] = set()
         self.activations: list[str] = []
+        self.reads: dict[str, None] = {}
         self.stack: list[str] = []
+        self._real: Any = WeakTensorKeyDictionary()
         self._infos: Any = WeakTensorKeyDictionary()
         self.model = model
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -104,14 +114,16 @@ class Trace:
 
     def run(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Run the model in its present mode and follow it; inputs and outputs are frozen."""
-        self._infos = WeakTensorKeyDictionary()
+        self._infos, self._real = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         for name, tensor in self.tensors.items():
             sources = [frozenset({dim}) for dim in range(tensor.dim())]
             self._infos[tensor] = Info(list(self.spaces[name]), name, sources)
         for leaf in tree_flatten((list(arguments), dict(keywords)))[0]:
             if isinstance(leaf, Tensor):
                 self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
-        with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self):
+                if leaf.is_floating_point():
+                    self._real[leaf] = True
+        with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self), _Calls(self):
             result = self.model(*arguments, **keywords)
         for leaf in output_tensors(result):
             info = self.info(leaf)
@@ -210,6 +222,10 @@ class Trace:
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Let the handler of one operation follow it."""
         name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
+        if any(self._depends(leaf) for leaf in tree_flatten((args, kwargs))[0]):
+            for leaf in tree_flatten(result)[0]:
+                if isinstance(leaf, Tensor):
+                    self._real[leaf] = True
         handler = self.handlers.get(name)
         if handler is None and torch.Tag.pointwise in func.tags:
             handler = self.handlers["pointwise"]
@@ -221,6 +237,39 @@ class Trace:
         except Misaligned as problem:
             why = str(problem) or "regroups a dimension in a way that can't be followed"
             self._unknown(func, args, kwargs, result, why)
+
+    def read(self, tensor: Tensor) -> None:
+        """Note that Python reads values of a tensor: a branch may hang on them."""
+        if self.info(tensor).parameter is None and self._depends(tensor):
+            self.reads[_user_line().strip(" ()") or "the forward"] = None
+
+    def called(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Freeze what a call takes out of sight: to NumPy, to Python, into a tensor that no operation has made."""
+        inputs = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        name = getattr(func, "__name__", str(func))
+        unseen = [
+            leaf
+            for leaf in outputs
+            if leaf not in self._infos
+            and not any(leaf is tensor for tensor in inputs)
+            and not is_functorch_wrapped_tensor(leaf)  # inside vmap: the operations run on what it wraps
+        ]
+        if name not in _OUT_OF_SIGHT and not unseen:
+            return
+        reason = Reason(f"{name} takes values out of sight{self.where()}{_user_line()}", unsupported=True)
+        for tensor in inputs:
+            self.read(tensor)
+            for expr in self.info(tensor).dims:
+                freeze(expr, reason)
+
+    def _depends(self, leaf: Any) -> bool:
+        """Whether a value depends on activations: on an input or a parameter that is no index or mask."""
+        if not isinstance(leaf, Tensor):
+            return False
+        return leaf in self._real or (
+            leaf.is_floating_point() and leaf in self._infos and self._infos[leaf].parameter is not None
+        )
 
     def _unknown(self, func: Any, args: Any, kwargs: Any, result: Any, why: str) -> None:
         reason = Reason(f"operation {func} {why}{self.where()}{_user_line()}", unsupported=True)
@@ -245,6 +294,20 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+class _Calls(TorchFunctionMode):
+    """Sees calls that run no ATen operation, such as ``x.numpy()``."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = kwargs or {}
+        result = func(*args, **keywords)
+        self._trace.called(func, args, keywords, result)
+        return result
+
+
 def output_tensors(value: Any) -> list[Tensor]:
     """Return every tensor of an output, also where it is an object with fields.
 
@@ -257,16 +320,26 @@ def output_tensors(value: Any) -> list[Tensor]:
         return [leaf for item in value.values() for leaf in output_tensors(item)]
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in output_tensors(item)]
-    if hasattr(value, "__dict__") and "Cache" not in type(value).__name__:
-        return [leaf for item in vars(value).values() for leaf in output_tensors(item)]
-    return []
+    if "Cache" in type(value).__name__:
+        return []
+    names = [name for base in type(value).__mro__ for name in _slots(base)]
+    fields = [getattr(value, name) for name in names if hasattr(value, name)]
+    return [leaf for item in [*fields, *getattr(value, "__dict__", {}).values()] for leaf in output_tensors(item)]
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _user_line() -> str:
     """Return the innermost line of the user's own code, for messages."""
-    for frame in reversed(traceback.extract_stack()):
-        if "/torch/" not in frame.filename and "graftwork/surgery" not in frame.filename.replace("\\", "/"):
-            return f" ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - traceback.extract_stack would read every file on the way
+    while frame is not None:
+        file = frame.f_code.co_filename.replace("\\", "/")
+        if "/torch/" not in file and "graftwork/surgery" not in file:
+            return f" ({file.rsplit('/', 1)[-1]}:{frame.f_lineno})"
+        frame = frame.f_back
     return ""
 
 

@@ -1,6 +1,7 @@
 """What stands around a model or in its tensors and forbids to grow it in place."""
 
 import gc
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -9,7 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from graftwork.errors import SurgeryError
 
-__all__ = ["refuse_wrappers"]
+__all__ = ["refuse_views", "refuse_wrappers"]
 
 _UNWRAP = "unwrap it, grow, wrap again"
 
@@ -65,6 +66,32 @@ def _refuse_tensors(model: nn.Module) -> None:
                     f"{name!r} and {other!r} are different parameters in one storage: make them one "
                     f"parameter "
                     "(share the object) or copy one of them"
+                )
+
+
+def refuse_views(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse to grow parameters of which the model holds a view: it would go on showing the old storage.
+
+    Args:
+        model: The model.
+        names: Tensors that would grow.
+
+    Raises:
+        SurgeryError: Another parameter or buffer, or a tensor that is an attribute, lies in the storage of one of them.
+    """
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    growing = {tensors[name].untyped_storage().data_ptr(): name for name in names if tensors[name].numel()}
+    for path, module in model.named_modules():
+        kept = {k: v for k, v in vars(module).items() if isinstance(v, torch.Tensor)}
+        held = {**module._parameters, **module._buffers, **kept}  # noqa: SLF001
+        for leaf, tensor in held.items():
+            if tensor is None or not tensor.numel() or tensor.layout is not torch.strided or tensor.is_meta:
+                continue
+            name = growing.get(tensor.untyped_storage().data_ptr())
+            label = f"{path}.{leaf}".lstrip(".")
+            if name is not None and name != label and tensor is not tensors[name]:
+                raise SurgeryError(
+                    f"{label!r} is a view of {name!r} and would not grow along: use {name!r} itself, or copy it"
                 )
 
 
