@@ -11,6 +11,7 @@ from graftwork.surgery._deepen import DeepenPlan, deepen, plan_deepen
 from graftwork.surgery._first_update import resume_optimizer
 from graftwork.surgery._groups import rescale
 from graftwork.surgery._optimizers import OptimizerCarry, ParameterGrowth, register_optimizer_carry
+from graftwork.surgery._options import DeepenOptions, GrowthOptions, WidenOptions
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
 from graftwork.surgery._saving import growth_log, load, replay, save, save_log
@@ -23,7 +24,9 @@ GrowthPlan = WidenPlan | DeepenPlan
 
 __all__ = [
     "Deepen",
+    "DeepenOptions",
     "DeepenPlan",
+    "GrowthOptions",
     "GrowthPlan",
     "GrowthSchedule",
     "GrowthSite",
@@ -35,6 +38,7 @@ __all__ = [
     "TensorChange",
     "Widen",
     "WidenAll",
+    "WidenOptions",
     "WidenPlan",
     "deepen",
     "growth_log",

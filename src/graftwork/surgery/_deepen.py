@@ -3,7 +3,7 @@
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn, optim
@@ -17,12 +17,13 @@ from graftwork.surgery._configs import config_notes
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._groups import adopt
 from graftwork.surgery._optimizers import check_optimizers
+from graftwork.surgery._options import DeepenOptions, Optimizers
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
 from graftwork.surgery._specs import BlockSpec, LikeSpec, around, block_spec
 from graftwork.surgery._steps import append_log, count_parameters, forward_failed
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery._twin_copy import twin_copy
-from graftwork.surgery._widen import Optimizers, optimizer_tuple
+from graftwork.surgery._widen import optimizer_tuple
 
 __all__ = ["BlockSpec", "DeepenPlan", "deepen", "plan_deepen"]
 
@@ -105,17 +106,7 @@ class DeepenPlan:
 
 
 def plan_deepen(
-    model: nn.Module,
-    after: str,
-    *,
-    example_input: ExampleInput,
-    kernel_size: int = 3,
-    hidden: int | None = None,
-    norm: str | None = None,
-    activation: str | None = None,
-    like: str | None = None,
-    optimizer: Optimizers = None,
-    **options: Any,
+    model: nn.Module, after: str, *, example_input: ExampleInput, **options: Unpack[DeepenOptions]
 ) -> DeepenPlan:
     """Plan to pass a module's output through a new residual R2R block; nothing changes until ``apply()``.
 
@@ -128,23 +119,50 @@ def plan_deepen(
         after: Path of the module; its output must be one floating-point tensor (or a tuple that starts with
             one).
         example_input: One batch as the model's forward takes it.
-        kernel_size: Odd size of the convolution.
-        hidden: Hidden channels of both halves together, even. None takes the number of channels.
-        norm: ``"batch"``, ``"instance"``, ``"group"``, ``"layer"``, ``"rms"`` or ``"none"``. None takes what
-            the neighborhood of the module uses.
-        activation: Class name in ``torch.nn``. None takes what the neighborhood uses.
-        like: Path of a residual block of the model (a transformer block, a ResNet block). The new block is
-            then a copy of it with fresh weights of the same scale that starts as the identity, instead of an
-            R2R block; it gets the arguments of the module that it follows. The options of the R2R block don't
-            apply.
-        optimizer: Optimizer or optimizers that shall train the block: it joins the group that trains its
-            neighbors, with their step count and moments that its first gradient sets. None leaves optimizers alone.
-        **options: ``generator`` (None derives one from the place), ``check`` (True), ``scale`` (standard
-            deviation of W; None matches neighboring weights).
+        **options: The keys of `DeepenOptions`: ``kernel_size`` (3), ``hidden`` (channels of the block), ``norm`` and
+            ``activation`` (those of the neighborhood), ``like`` (path of a block to copy instead), ``optimizer`` (that
+            shall train the block), ``check`` (True), ``generator``, ``scale`` (of new weights).
 
     Raises:
         SurgeryError: There is no such module, it is not run, or its output is no tensor of channels.
     """
+    return _planned(model, after, example_input, **options)
+
+
+def deepen(
+    model: nn.Module, after: str, *, example_input: ExampleInput, **options: Unpack[DeepenOptions]
+) -> SurgeryReceipt:
+    """Pass a module's output through a new residual R2R block, in place: `plan_deepen` and ``apply()``.
+
+    Raises the errors of `plan_deepen`, too.
+
+    Args:
+        model: Any eager ``nn.Module``; changed in place.
+        after: As in `plan_deepen`.
+        example_input: As in `plan_deepen`.
+        **options: The keys of `DeepenOptions`: ``kernel_size`` (3), ``hidden`` (channels of the block), ``norm`` and
+            ``activation`` (those of the neighborhood), ``like`` (path of a block to copy instead), ``optimizer`` (that
+            shall train the block), ``check`` (True), ``generator``, ``scale`` (of new weights).
+
+    Raises:
+        NotPreservedError: The outputs changed; everything was put back.
+    """
+    return plan_deepen(model, after, example_input=example_input, **options).apply()
+
+
+def _planned(
+    model: nn.Module,
+    after: str,
+    example_input: ExampleInput,
+    *,
+    kernel_size: int = 3,
+    hidden: int | None = None,
+    norm: str | None = None,
+    activation: str | None = None,
+    like: str | None = None,
+    optimizer: Optimizers = None,
+    **options: Any,
+) -> DeepenPlan:
     call = call_of(example_input)
     graph = ChannelGraph.of(model, call)
     if after not in dict(model.named_modules()) or not after:
@@ -153,41 +171,6 @@ def plan_deepen(
         return _build_like(graph, after, like, call=call, optimizers=optimizer_tuple(optimizer), **options)
     spec, dtype = block_spec(graph, after, kernel_size=kernel_size, hidden=hidden, norm=norm, activation=activation)
     return _build(graph, after, spec, dtype=dtype, call=call, optimizers=optimizer_tuple(optimizer), **options)
-
-
-def deepen(
-    model: nn.Module,
-    after: str,
-    *,
-    example_input: ExampleInput,
-    kernel_size: int = 3,
-    hidden: int | None = None,
-    norm: str | None = None,
-    activation: str | None = None,
-    like: str | None = None,
-    optimizer: Optimizers = None,
-    **options: Any,
-) -> SurgeryReceipt:
-    """Pass a module's output through a new residual R2R block, in place: `plan_deepen` and ``apply()``.
-
-    Takes the arguments of `plan_deepen` and raises its errors.
-
-    Raises:
-        NotPreservedError: The outputs changed; everything was put back.
-    """
-    plan = plan_deepen(
-        model,
-        after,
-        example_input=example_input,
-        kernel_size=kernel_size,
-        hidden=hidden,
-        norm=norm,
-        activation=activation,
-        like=like,
-        optimizer=optimizer,
-        **options,
-    )
-    return plan.apply()
 
 
 def _build(

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from torch import nn
 
 from graftwork.errors import ConfigError, SurgeryError
-from graftwork.surgery._calls import ExampleInput, call_of
+from graftwork.surgery._calls import ExampleInput
 from graftwork.surgery._deepen import deepen
-from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._methods import method_named
+from graftwork.surgery._options import WidenOptions
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt
-from graftwork.surgery._widen import Optimizers, build_plan, choose_growth
+from graftwork.surgery._widen import choose_growth, prepared
 
 if TYPE_CHECKING:
     from graftwork.surgery._space import Var
@@ -27,10 +26,7 @@ def plan_widen_all(
     *,
     example_input: ExampleInput,
     only: Callable[[str], bool] | Sequence[str] | None = None,
-    method: str = "r2r",
-    optimizer: Optimizers = None,
-    approximate: bool = False,
-    **options: Any,
+    **options: Unpack[WidenOptions],
 ) -> WidenPlan:
     """Plan to widen every site that can be widened by one factor, in one growth.
 
@@ -39,24 +35,21 @@ def plan_widen_all(
         factor: Ratio of new to old width (> 1); every volume is rounded up to what it allows.
         example_input: One batch as the model's forward takes it.
         only: Names of sites, or a function of a name that says whether to widen it. None takes all.
-        method: As in `plan_widen`.
-        optimizer: As in `plan_widen`.
-        approximate: As in `plan_widen`.
-        **options: As in `plan_widen`.
+        **options: The keys of `WidenOptions`: ``method`` (``"r2r"``, ``"net2net"``, ``"netmorph"`` or
+            ``"random-padding"``), ``optimizer`` (whose state is carried), ``approximate`` (False), ``check`` (True),
+            ``generator``, ``scale`` (of new weights), ``mirrors`` (that grow along).
 
     Raises:
         SurgeryError: Nothing can be widened.
     """
-    call = call_of(example_input)
-    graph = ChannelGraph.of(model, call, approximate=approximate)
-    chosen = method_named(method)
+    graph, method, finish = prepared(model, example_input, **options)
     growths: dict[str, dict[Var, int]] = {}
     taken: set[int] = set()
     for site in graph.producers():
         if not _wanted(site, only):
             continue
         try:
-            growth = choose_growth(graph, site, chosen, extra=None, width=None, factor=factor)
+            growth = choose_growth(graph, site, method, extra=None, width=None, factor=factor)
         except SurgeryError:
             continue  # this site can't be widened: growth_sites says why
         if any(id(var) in taken for var in growth):
@@ -65,7 +58,7 @@ def plan_widen_all(
         growths[site] = growth
     if not growths:
         raise SurgeryError("no site of the model can be widened: graftwork.growth_sites says why")
-    return build_plan(graph, growths, chosen, call=call, optimizer=optimizer, **options)
+    return finish(growths)
 
 
 def _wanted(site: str, only: Callable[[str], bool] | Sequence[str] | None) -> bool:
@@ -80,38 +73,44 @@ def widen_all(
     *,
     example_input: ExampleInput,
     only: Callable[[str], bool] | Sequence[str] | None = None,
-    method: str = "r2r",
-    optimizer: Optimizers = None,
-    approximate: bool = False,
-    **options: Any,
+    **options: Unpack[WidenOptions],
 ) -> SurgeryReceipt:
     """Widen every site that can be widened by one factor, in place, all or nothing.
 
     Sites whose code can't follow (a number that depends on the width) are left out and named in the receipt's notes.
 
-    Takes the arguments of `plan_widen_all` and raises its errors.
+    Raises the errors of `plan_widen_all`, too.
+
+    Args:
+        model: Any eager ``nn.Module``; changed in place.
+        factor: As in `plan_widen_all`.
+        example_input: As in `plan_widen_all`.
+        only: As in `plan_widen_all`.
+        **options: The keys of `WidenOptions`: ``method`` (``"r2r"``, ``"net2net"``, ``"netmorph"`` or
+            ``"random-padding"``), ``optimizer`` (whose state is carried), ``approximate`` (False), ``check`` (True),
+            ``generator``, ``scale`` (of new weights), ``mirrors`` (that grow along).
 
     Raises:
         NotPreservedError: The grown model computes something else; everything was put back.
     """
-    how: dict[str, Any] = {"example_input": example_input, "method": method, "approximate": approximate}
-    plan = plan_widen_all(model, factor, only=only, optimizer=optimizer, **how, **options)
+    plan = plan_widen_all(model, factor, example_input=example_input, only=only, **options)
     try:
         return plan.apply()
     except SurgeryError as error:
         problem = error
     # Some site's code can't follow: find out which by trying each alone, and leave those out.
+    how = WidenOptions(method=options.get("method", "r2r"), approximate=options.get("approximate", False))
     good: list[str] = []
     bad: list[str] = []
     for site in plan.sites:
         try:
-            alone = plan_widen_all(model, factor, only=[site], **how)
+            alone = plan_widen_all(model, factor, example_input=example_input, only=[site], **how)
             (bad if alone.trial() else good).append(site)
         except SurgeryError:
             bad.append(site)
     if not good or not bad:
         raise problem
-    receipt = plan_widen_all(model, factor, only=good, optimizer=optimizer, **how, **options).apply()
+    receipt = plan_widen_all(model, factor, example_input=example_input, only=good, **options).apply()
     return replace(receipt, notes=(*receipt.notes, f"left out, their code can't follow: {', '.join(bad)} ({problem})"))
 
 

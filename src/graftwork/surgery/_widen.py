@@ -1,8 +1,8 @@
 """Widen a volume of any module: plan, then apply all or nothing."""
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -17,14 +17,13 @@ from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, unit_map
 from graftwork.surgery._methods import Method, method_named
 from graftwork.surgery._optimizers import check_optimizers
+from graftwork.surgery._options import Optimizers, WidenOptions
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
 from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._wrappers import refuse_views
 
-__all__ = ["Optimizers", "WidenPlan", "build_plan", "choose_growth", "optimizer_tuple", "plan_widen", "widen"]
-
-Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
+__all__ = ["WidenPlan", "build_plan", "choose_growth", "optimizer_tuple", "plan_widen", "prepared", "widen"]
 
 
 def optimizer_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
@@ -43,10 +42,8 @@ def plan_widen(
     extra: int | None = None,
     width: int | None = None,
     factor: float | None = None,
-    method: str = "r2r",
-    optimizer: Optimizers = None,
-    approximate: bool = False,
-    **options: Any,
+    skip: int = 0,
+    **options: Unpack[WidenOptions],
 ) -> WidenPlan:
     """Plan to widen the channels that a module makes; nothing changes until ``apply()``.
 
@@ -59,20 +56,11 @@ def plan_widen(
             channels are grouped). Exactly one of ``extra``, ``width`` and ``factor`` is given.
         width: Number of channels afterwards.
         factor: Ratio of the new width to the old one (> 1), rounded up to what the site allows.
-        method: ``"r2r"`` (new twins cancel), ``"net2net"`` (copies share their consumers' weights),
-            ``"netmorph"`` (new channels are not heard yet) or ``"random-padding"`` (the control: changes the
-            function).
-        optimizer: Optimizer or optimizers whose state is carried. None leaves optimizers alone.
-        approximate: True also grows channels that a LayerNorm, an RMSNorm or a written-out mean or variance outside
-            the pair runs over. New channels shift their statistics, so the function changes: the plan names the norms,
-            the receipt the measured gap. ``net2net`` with ``factor=2`` copies every channel once, which keeps mean and
-            variance. What is exact without it stays exact and checked. Needs ``check=True``.
-        **options: ``generator`` (a CPU ``torch.Generator``; None derives one from the site and width),
-            ``check`` (True: compare outputs before and after and roll back on a change), ``scale`` (standard deviation
-            of new weights; None matches the old ones), ``mirrors`` (modules of the same structure, such as a
-            moving average, that grow along), ``skip`` (where the width is made of several volumes, such as groups
-            and channels in a group, or heads and their width: how many ways to grow it to pass over; 0, the default,
-            takes the outermost volume).
+        skip: Where the width is made of several volumes, such as groups and channels in a group, or heads and their
+            width: how many ways to grow it to pass over; 0 takes the outermost volume.
+        **options: The keys of `WidenOptions`: ``method`` (``"r2r"``, ``"net2net"``, ``"netmorph"`` or
+            ``"random-padding"``), ``optimizer`` (whose state is carried), ``approximate`` (False), ``check`` (True),
+            ``generator``, ``scale`` (of new weights), ``mirrors`` (that grow along).
 
     Returns:
         The plan.
@@ -82,12 +70,9 @@ def plan_widen(
             place.
         SurgeryError: The channels can't grow without changing the function, or not by that number.
     """
-    call = call_of(example_input)
-    graph = ChannelGraph.of(model, call, approximate=approximate)
-    chosen = method_named(method)
-    skip = options.pop("skip", 0)
-    growth = choose_growth(graph, site, chosen, extra=extra, width=width, factor=factor, skip=skip)
-    return build_plan(graph, {site: growth}, chosen, call=call, optimizer=optimizer, **options)
+    graph, method, finish = prepared(model, example_input, **options)
+    growth = choose_growth(graph, site, method, extra=extra, width=width, factor=factor, skip=skip)
+    return finish({site: growth})
 
 
 def widen(
@@ -98,38 +83,34 @@ def widen(
     extra: int | None = None,
     width: int | None = None,
     factor: float | None = None,
-    method: str = "r2r",
-    optimizer: Optimizers = None,
-    approximate: bool = False,
-    **options: Any,
+    **options: Unpack[WidenOptions],
 ) -> SurgeryReceipt:
     """Widen the channels that a module makes, in place, all or nothing: `plan_widen` and ``apply()``.
 
-    Takes the arguments of `plan_widen` and raises its errors.
+    Raises the errors of `plan_widen`, too.
+
+    Args:
+        model: As in `plan_widen`; changed in place.
+        site: As in `plan_widen`.
+        example_input: As in `plan_widen`.
+        extra: Number of new channels in total. Exactly one of ``extra``, ``width`` and ``factor`` is given.
+        width: Number of channels afterwards.
+        factor: Ratio of the new width to the old one (> 1), rounded up to what the site allows.
+        **options: The keys of `WidenOptions`: ``method`` (``"r2r"``, ``"net2net"``, ``"netmorph"`` or
+            ``"random-padding"``), ``optimizer`` (whose state is carried), ``approximate`` (False), ``check`` (True),
+            ``generator``, ``scale`` (of new weights), ``mirrors`` (that grow along).
 
     Raises:
         NotPreservedError: The grown model computes something else; everything was put back. Not with ``approximate``
             where a norm runs over the channels: there the receipt states how much the outputs changed.
     """
+    size: dict[str, Any] = {"extra": extra, "width": width, "factor": factor}
     first: SurgeryError | None = None
     for skip in range(8):
-        # A width may be made of several volumes (groups, channels in a group): where the user's code can't
-        # follow
+        # A width may be made of several volumes (groups, channels in a group): where the user's code can't follow
         # the growth of one, another may do.
         try:
-            plan = plan_widen(
-                model,
-                site,
-                example_input=example_input,
-                extra=extra,
-                width=width,
-                factor=factor,
-                method=method,
-                optimizer=optimizer,
-                skip=skip,
-                approximate=approximate,
-                **options,
-            )
+            plan = plan_widen(model, site, example_input=example_input, skip=skip, **size, **options)
         except SurgeryError as error:
             raise first or error from None
         try:
@@ -137,6 +118,24 @@ def widen(
         except SurgeryError as error:
             first = first or error
     raise first or SurgeryError(f"{site!r} can't be widened")
+
+
+Growths: TypeAlias = dict[str, dict[Var, int]]  # site → volume → new units
+
+
+def prepared(
+    model: nn.Module,
+    example_input: ExampleInput,
+    *,
+    method: str = "r2r",
+    approximate: bool = False,
+    **options: Any,
+) -> tuple[ChannelGraph, Method, Callable[[Growths], WidenPlan]]:
+    """Return a model's graph, the method, and what makes chosen growths a plan (options as in `WidenOptions`)."""
+    call = call_of(example_input)
+    graph = ChannelGraph.of(model, call, approximate=approximate)
+    chosen = method_named(method)
+    return graph, chosen, lambda growths: build_plan(graph, growths, chosen, call=call, **options)
 
 
 def choose_growth(
@@ -189,7 +188,7 @@ def choose_growth(
 
 def build_plan(
     graph: ChannelGraph,
-    growths: dict[str, dict[Var, int]],
+    growths: Growths,
     method: Method,
     *,
     call: Call,
@@ -199,7 +198,7 @@ def build_plan(
     scale: float | None = None,
     mirrors: Sequence[nn.Module] = (),
 ) -> WidenPlan:
-    """Turn chosen growths (site → volume → new units) into a plan."""
+    """Turn chosen growths into a plan."""
     optimizers = optimizer_tuple(optimizer)
     check_optimizers(optimizers, graph.model)
     label = ", ".join(growths) if len(growths) <= 4 else f"{len(growths)} sites from {next(iter(growths))} on"
