@@ -173,6 +173,7 @@ def test_experts_that_the_example_does_not_reach_do_not_stay_behind() -> None:
         widen(model, "up", extra=2, example_input=few)
     assert torch.equal(model(many), before)
     own = growth_sites(model, few)
+    assert "did not run" in (own["up"].refusal or "")
     inner = next(name for name in own.widenable if name.endswith(".0"))
     widen(model, inner, extra=2, example_input=few)  # its hidden units are its own
     widen(model, "up", extra=2, example_input=many)

@@ -19,7 +19,7 @@ from graftwork.surgery._reparametrized import PARAMETRIZED, REMOVE, WEIGHT_NORM,
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
 from graftwork.surgery._trace import Trace, output_tensors
 from graftwork.surgery._views import VIEWS
-from graftwork.surgery._wrappers import refuse_wrappers
+from graftwork.surgery._wrappers import refuse_wrappers, views
 
 __all__ = ["ChannelGraph"]
 
@@ -35,12 +35,14 @@ class ChannelGraph:
         trace: Index spaces, uses, ties.
         notes: What could not be traced (for example training mode with a batch of one).
         approximate: Whether volumes may grow whose mean and variance a norm takes.
+        views: Parameter or buffer → another tensor in its storage.
     """
 
     model: nn.Module
     trace: Trace
     notes: list[str] = field(default_factory=list)
     approximate: bool = False
+    views: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, call: Call, *, approximate: bool = False) -> "ChannelGraph":
@@ -57,7 +59,7 @@ class ChannelGraph:
         """
         refuse_wrappers(model)
         trace = Trace(model, _HANDLERS)
-        graph = cls(model, trace, approximate=approximate)
+        graph = cls(model, trace, approximate=approximate, views=views(model))
         with sandbox(model):
             model.eval()
             graph._run(call, "evaluation")
@@ -275,14 +277,23 @@ class ChannelGraph:
             if any(id(var) in ids for expr in dims for var in atoms(expr))
         ]
 
-    def refuse_idle(self, touched: Iterable[str]) -> None:
-        """Refuse a growth that experts of a kind share, where the example reaches some of them only.
+    def refuse_left_behind(self, growth: Iterable[Var]) -> None:
+        """Refuse a growth that some part of the model would not follow, and say which.
 
         Raises:
-            SurgeryError: A tensor did not run whose like in a sibling (of a ``ModuleList`` or ``ModuleDict``) grows,
-                and the forward reads values, so that another batch may run it.
+            SurgeryError: The model holds a view of a tensor that grows; or a tensor did not run whose like in a sibling
+                (of a ``ModuleList`` or ``ModuleDict``) grows, and the forward reads values, so that another batch may
+                run it.
         """
-        names = list(touched) if self.trace.reads else []
+        names = self.touched(growth)
+        for name in names:
+            if name in self.views:
+                other = self.views[name]
+                raise SurgeryError(
+                    f"{other!r} is a view of {name!r} and would not grow along: use {name!r} itself, or copy it"
+                )
+        if not self.trace.reads:
+            return
         for name in names:
             parts = name.split(".")
             for at in range(1, len(parts) - 1):

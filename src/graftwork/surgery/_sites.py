@@ -129,6 +129,7 @@ def _site(graph: ChannelGraph, name: str, step: int, *, makes: bool) -> GrowthSi
     for var in graph.candidates(name):
         try:
             growth = graph.close({var: step}, step=step)
+            graph.refuse_left_behind(growth)
         except SurgeryError as error:
             problem = problem or error
             continue

@@ -21,7 +21,6 @@ from graftwork.surgery._options import Optimizers, WidenOptions
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
 from graftwork.surgery._space import Var, atoms
-from graftwork.surgery._wrappers import refuse_views
 
 __all__ = ["WidenPlan", "build_plan", "choose_growth", "optimizer_tuple", "plan_widen", "prepared", "widen"]
 
@@ -178,6 +177,7 @@ def choose_growth(
             problem = problem or error
             continue
         if skip == 0:
+            graph.refuse_left_behind(growth)
             return growth
         skip -= 1
     if steps:
@@ -216,8 +216,6 @@ def build_plan(
     rng = np.random.default_rng(seed)
     maps = {var: unit_map(var.size, count, pairing=method.pairing, rng=rng) for var, count in units.items()}
     layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
-    graph.refuse_idle(layouts)
-    refuse_views(graph.model, layouts)
     changes = tuple(_change(graph, name, layouts[name], maps) for name in layouts)
     shapes = _new_shapes(graph, layouts)
     attributes = tuple(standard_attributes(graph, maps, shapes))

@@ -1,7 +1,6 @@
 """What stands around a model or in its tensors and forbids to grow it in place."""
 
 import gc
-from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -10,7 +9,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from graftwork.errors import SurgeryError
 
-__all__ = ["refuse_views", "refuse_wrappers"]
+__all__ = ["refuse_wrappers", "views"]
 
 _UNWRAP = "unwrap it, grow, wrap again"
 
@@ -69,30 +68,25 @@ def _refuse_tensors(model: nn.Module) -> None:
                 )
 
 
-def refuse_views(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse to grow parameters of which the model holds a view: it would go on showing the old storage.
+def views(model: nn.Module) -> dict[str, str]:
+    """Return parameters and buffers → another tensor that a module holds in the same storage, if there is one.
 
-    Args:
-        model: The model.
-        names: Tensors that would grow.
-
-    Raises:
-        SurgeryError: Another parameter or buffer, or a tensor that is an attribute, lies in the storage of one of them.
+    It may be a parameter, a buffer or a plain attribute. If one grew, the other would go on showing the old storage.
     """
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    growing = {tensors[name].untyped_storage().data_ptr(): name for name in names if tensors[name].numel()}
+    names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    held: dict[int, dict[int, str]] = {}
     for path, module in model.named_modules():
-        kept = {k: v for k, v in vars(module).items() if isinstance(v, torch.Tensor)}
-        held = {**module._parameters, **module._buffers, **kept}  # noqa: SLF001
-        for leaf, tensor in held.items():
-            if tensor is None or not tensor.numel() or tensor.layout is not torch.strided or tensor.is_meta:
-                continue
-            name = growing.get(tensor.untyped_storage().data_ptr())
-            label = f"{path}.{leaf}".lstrip(".")
-            if name is not None and name != label and tensor is not tensors[name]:
-                raise SurgeryError(
-                    f"{label!r} is a view of {name!r} and would not grow along: use {name!r} itself, or copy it"
-                )
+        kept = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
+        for leaf, tensor in {**module._parameters, **module._buffers, **kept}.items():  # noqa: SLF001
+            if tensor is not None and tensor.numel() and tensor.layout is torch.strided and not tensor.is_meta:
+                storage = held.setdefault(tensor.untyped_storage().data_ptr(), {})
+                storage.setdefault(id(tensor), f"{path}.{leaf}".lstrip("."))
+    found: dict[str, str] = {}
+    for storage in held.values():
+        for key in storage:
+            if key in names and len(storage) > 1:
+                found[names[key]] = next(label for other, label in storage.items() if other != key)
+    return found
 
 
 def _refuse_live_reducers(model: nn.Module) -> None:
