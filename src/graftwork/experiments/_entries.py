@@ -10,14 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftwork.combination import StoredPredictions
 from graftwork.ensembles import MeanCombiner
 from graftwork.errors import RunError
 from graftwork.metrics import bootstrap_interval, diversity, wilson_interval
-from graftwork.outcome import CONTROL
 from graftwork.runs import RunFolder
 
-__all__ = ["BEST", "CHOSEN", "ORACLE", "Entry", "deep_ensemble_entries", "difference", "search_entries", "seed_network"]
+__all__ = ["BEST", "CHOSEN", "ORACLE", "Entry", "deep_ensemble_entries", "difference", "search_entries"]
 
 BEST, CHOSEN, ORACLE = "best member", "ensemble chosen on validation", "oracle"
 """Lines of a table. The oracle picks, for each example, a member that is right: a bound, no method."""
@@ -85,16 +83,6 @@ def _diversity(outputs: Tensor, labels: Tensor) -> dict[str, Any]:
     if len(outputs) < 2:
         return {}
     return asdict(diversity(outputs.argmax(2).numpy(), labels.numpy()))
-
-
-def seed_network(path: Path) -> dict[str, Entry]:
-    """The seed network alone with the FLOPs of the search, where the run has this control."""
-    run = RunFolder.open(path)
-    row = run.read_json("result.json")["seed_network"]
-    if not row:
-        return {}
-    stored = StoredPredictions.load(run, "test", [CONTROL])
-    return {BEST: _entry(stored.outputs[:, 0], stored.labels, row)}
 
 
 def deep_ensemble_entries(paths: Sequence[Path]) -> tuple[dict[str, Entry], dict[str, Any]]:

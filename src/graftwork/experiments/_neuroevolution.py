@@ -12,7 +12,7 @@ from graftwork.experiments._arms_table import bars_of_arms, differences_table, f
 from graftwork.experiments._arms_table import table_of_arms as _table_of_arms
 from graftwork.experiments._base_network import BASE_NETWORK
 from graftwork.experiments._common import Row, mean_and_spread
-from graftwork.experiments._entries import BEST, Entry, difference, search_entries, seed_network
+from graftwork.experiments._entries import BEST, Entry, difference, search_entries
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
 from graftwork.runs import write_json
@@ -21,7 +21,6 @@ __all__ = ["NEUROEVOLUTION"]
 
 ARMS = {"neuroevolution": "greedy", "co-evolution": "coevolution"}
 """As the poster calls it → the selection."""
-CONTROL = "seed network alone"
 POSTER = {
     "base network, best of its test samples": 0.70,
     "neuroevolution, best model": 0.74,
@@ -33,9 +32,10 @@ STACKED = "stacked"
 
 
 def tasks(case: Case) -> list[Task]:
-    """Both searches, and the base network; seed 0 also trains h_i alone with the FLOPs of its co-evolution.
+    """Both searches, and the base network, as in the poster's table.
 
-    At a small scale that control takes as long as all the rest of a seed, as scoring is not scaled.
+    There is no control at the FLOPs of a search: scoring is not scaled, so at a small scale it would take as long as
+    all the rest. ``graftwork search --recipe paper --control`` has one.
     """
     recipe, scale = check_ensembles(case.options).recipe, float(case.size)
     if recipe.initial_steps is None or recipe.steps_per_generation is None:
@@ -45,7 +45,7 @@ def tasks(case: Case) -> list[Task]:
     found = []
     for selection in reversed(ARMS.values()):  # the longest first
         path = case.path(selection)
-        own = {"selection": selection, "control": selection == "coevolution" and case.seed == 0, **steps}
+        own = {"selection": selection, "control": False, **steps}
         found.append(Task(path.name, make_run, (path, {**case.options, **own})))
     base = case.path("base.json")
     return [*found, Task(base.name, train_base, (base, case.options, scale))]
@@ -67,10 +67,6 @@ def row(case: Case) -> Row:
         arms[arm], diversity[arm] = search_entries(case.path(selection))
     pairs = {f"{arm}: {STACKED} − its best model": (arms[arm][STACKED], arms[arm][BEST]) for arm in ARMS}
     pairs["best model: co-evolution − neuroevolution"] = arms["co-evolution"][BEST], arms["neuroevolution"][BEST]
-    control = seed_network(case.path("coevolution"))
-    if control:
-        pairs |= {f"{arm}: best model − {CONTROL}": (arms[arm][BEST], control[BEST]) for arm in ARMS}
-        arms[CONTROL] = control
     return {
         "base": json.loads(case.path("base.json").read_text(encoding="utf-8")),
         "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()},
@@ -94,8 +90,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         {"row": name, "poster": value, "ours": mine} for (name, value), mine in zip(POSTER.items(), ours, strict=True)
     ]
     extra = {"row": "base network, final", "poster": None, "ours": base["final"]}
-    control = {"row": f"{CONTROL}, FLOPs of the search", "poster": None}
-    return {"poster": [*poster, extra, {**control, "ours": found["arms"][CONTROL][BEST]["test_accuracy"]}], **found}
+    return {"poster": [*poster, extra], **found}
 
 
 def tabulate(summary: Mapping[str, Any]) -> str:
