@@ -82,8 +82,8 @@ def _chosen(setup: Setup) -> dict[str, Any]:
 def _follow_choice(message: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `prepare`, from what `_chosen` gave."""
     return {
-        "precision": PrecisionChoice(**message["precision"]),
-        "threads": ThreadsChoice.from_dict(message["threads"]),
+        "precision_choice": PrecisionChoice(**message["precision"]),
+        "threads_choice": ThreadsChoice.from_dict(message["threads"]),
     }
 
 

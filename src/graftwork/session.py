@@ -103,7 +103,9 @@ class Session:
         RunFolder.check_free(out)
         if config.workers == "auto":  # nobody is left to be started
             config = replace(config, workers=group.size if group else 1)
-        known = {} if group or chosen is None else {"precision": chosen.precision, "threads": chosen.threads}
+        known = (
+            {} if group or chosen is None else {"precision_choice": chosen.precision, "threads_choice": chosen.threads}
+        )
         # first: a mistake in any option must not leave a folder behind
         setup = prepare_together(config, group, **known)
         session = cls(RunFolder.create(out), config, listener=listener, group=group)
@@ -195,7 +197,12 @@ class Session:
     def _setup(self, problem: Problem, plan: Plan, precision: PrecisionChoice, threads: ThreadsChoice) -> Setup:
         genome = self._seed_network()
         return prepare(
-            self.config, problem=problem, seed_network=genome, plan=plan, precision=precision, threads=threads
+            self.config,
+            problem=problem,
+            seed_network=genome,
+            plan=plan,
+            precision_choice=precision,
+            threads_choice=threads,
         )
 
     def _compare(self, problem: Problem) -> None:

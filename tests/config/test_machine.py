@@ -90,8 +90,14 @@ def test_who_asks_for_threads_gets_them_untimed(monkeypatch: pytest.MonkeyPatch)
     clock(monkeypatch, None)
     setup = prepare(tiny(threads=2))
     assert (setup.threads, torch.get_num_threads()) == (ThreadsChoice(2, "as asked for"), 2)
-    setup = prepare(unasked(), threads=ThreadsChoice(1, "as before"))
+    setup = prepare(unasked(), threads_choice=ThreadsChoice(1, "as before"))
     assert (setup.threads.reason, torch.get_num_threads()) == ("as before", 1)
+
+
+def test_options_may_be_given_by_name() -> None:
+    options = unasked().to_dict() | {"threads": 2, "precision": "bfloat16", "passes": "torch"}
+    setup = prepare(**options)
+    assert (setup.threads.threads, setup.precision.precision, setup.precision.reason) == (2, "bfloat16", "as asked for")
 
 
 def test_the_seed_network_is_the_same_on_any_number_of_threads() -> None:

@@ -171,8 +171,8 @@ def prepare(
     problem: Problem | None = None,
     seed_network: Genome | None = None,
     plan: Plan | None = None,
-    precision: PrecisionChoice | None = None,
-    threads: ThreadsChoice | None = None,
+    precision_choice: PrecisionChoice | None = None,
+    threads_choice: ThreadsChoice | None = None,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -182,8 +182,8 @@ def prepare(
         problem: The data, if it is loaded already.
         seed_network: h_i; ``None``: the recipe's.
         plan: Of an earlier run that is followed again; ``None``: made from the budget.
-        precision: Of an earlier run; ``None``: as the config says.
-        threads: Of an earlier run; ``None``: as the config says. They are set for the process.
+        precision_choice: Of an earlier run; ``None``: as the config says.
+        threads_choice: Of an earlier run; ``None``: as the config says. They are set for the process.
         **options: Only without ``config``.
 
     Raises:
@@ -193,8 +193,9 @@ def prepare(
     if config is not None and options:
         raise ConfigError(f"prepare: give either a config or options, got both: {sorted(options)}")
     config = config or SearchConfig.from_dict(options)
-    if threads is not None or config.threads is not None:  # otherwise they are measured further down
-        torch.set_num_threads(threads.threads if threads is not None else config.threads or 1)
+    known = threads_choice.threads if threads_choice is not None else config.threads
+    if known is not None:  # otherwise they are measured further down
+        torch.set_num_threads(known)
     problem = problem or Problem.load(config)
     recipe, device = config.recipe, device_of(config.device)
     genome = seed_network or seed_of(config, problem)
@@ -219,9 +220,9 @@ def prepare(
         transform=problem.transform,
         device=device,
     )
-    kernels = choose_kernels(config, device, precision)
+    kernels = choose_kernels(config, device, precision_choice)
     member = bind(genome, population.bank)
-    precision = precision or choose_precision(config, member, batches.batch(0), kernels)
+    precision = precision_choice or choose_precision(config, member, batches.batch(0), kernels)
     set_kernels(kernels if precision.passes == "compiled" else None)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
@@ -244,7 +245,7 @@ def prepare(
         device=device,
         early_stop=config.early_stop_scoring,
     )
-    threads = threads or choose_threads(config, genome, trainer)
+    threads = threads_choice or choose_threads(config, genome, trainer)
     torch.set_num_threads(threads.threads)
     setup = Setup(config, problem, SearchState(population, rng), trainer, scorer, Plan(0, flops=1), precision, threads)
     setup.plan = plan or make_plan(setup)

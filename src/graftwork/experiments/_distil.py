@@ -145,7 +145,7 @@ def _set_up(run: RunFolder, config: SearchConfig, problem: Problem, genome: Geno
     stored = run.read_json("provenance.json")
     config = replace(config, threads=config.threads or int(stored["machine"]["threads"]))
     precision = PrecisionChoice(**stored["precision"])
-    return prepare(config, problem=problem, seed_network=genome, plan=Plan(0, 1, 0), precision=precision)
+    return prepare(config, problem=problem, seed_network=genome, plan=Plan(0, 1, 0), precision_choice=precision)
 
 
 def _load(setup: Setup, weights: Mapping[str, Tensor]) -> None:

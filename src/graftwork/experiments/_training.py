@@ -24,7 +24,7 @@ def set_up(
     plan = Plan(0, max(1, steps), 0)
     # not timed for each network anew: those that are compared run alike
     threads = ThreadsChoice(config.threads or torch.get_num_threads(), "as the process has them")
-    return prepare(config, problem=problem, seed_network=genome, plan=plan, threads=threads)
+    return prepare(config, problem=problem, seed_network=genome, plan=plan, threads_choice=threads)
 
 
 def train_steps(
