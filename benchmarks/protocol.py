@@ -16,7 +16,7 @@ of the test split for neither.
 
 import argparse
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from statistics import fmean
@@ -104,18 +104,15 @@ class Timed:
         self._spent: dict[Member, list[float]] = defaultdict(list)
         self._made = 0
 
-    def sync(
-        self,
-        copies: Mapping[BlockId, BlockId] | None = None,
-        *,
-        trunk: Collection[BlockId] = (),
-        trunk_rate: float = 1.0,
-    ) -> None:
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
         """A round begins."""
-        self.trainer.sync(copies, trunk=trunk, trunk_rate=trunk_rate)
+        self.trainer.sync(copies)
         self.other.rebuild(self.setup)
         self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
         self.mutation, self._made = 0.0, 0
+
+    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
+        self.trainer.slow(block_ids, rate)
 
     def run(self, updates: Sequence[Update]) -> float:
         began = perf_counter()

@@ -1,7 +1,7 @@
 """Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -40,17 +40,13 @@ class Trainer:
         self.trunks: list[tuple[set[BlockId], float]] = []
         self.updates_at_once = updates_at_once
 
-    def sync(
-        self,
-        copies: Mapping[BlockId, BlockId] | None = None,
-        *,
-        trunk: Collection[BlockId] = (),
-        trunk_rate: float = 1.0,
-    ) -> None:
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
         """There is no optimizer."""
-        self.trunks.append((set(trunk), trunk_rate))
         if copies:
             self.copied.append(dict(copies))
+
+    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
+        self.trunks.append((set(block_ids), rate))
 
     def run(self, updates: Sequence[Update]) -> float:
         self.runs.append([update.number for update in updates])

@@ -111,18 +111,25 @@ def test_a_stopped_and_resumed_search_ends_with_the_same_bits(
     assert predictions(path) == predictions(whole)
 
 
+def check_resume(config: SearchConfig, folder: Path, step: int) -> Path:
+    """Cut a search after a step and go on with it: all is as without the cut. Returns the uncut run's folder."""
+    whole, cut = folder / "whole", folder / "cut"
+    Session.start(config, whole).run()
+    box: list[Session] = []
+    box.append(Session.start(config, cut, listener=StopAt(box, "search", step)))
+    with pytest.raises(SearchInterruptedError):
+        box[0].run()
+    Session.resume(cut).run()
+    assert result(cut)["bank_sha256"] == result(whole)["bank_sha256"]
+    assert records(cut) == records(whole)
+    assert predictions(cut) == predictions(whole)
+    return whole
+
+
 @pytest.mark.parametrize("step", [9, 15, 16, 41])
 def test_a_forked_search_resumes_to_the_same_bits_before_at_and_after_its_fork(tmp_path: Path, step: int) -> None:
     config = tiny(control=False, fork_fraction=0.25, fork_layer=1)
-    Session.start(config, tmp_path / "whole").run()
-    box: list[Session] = []
-    box.append(Session.start(config, tmp_path / "cut", listener=StopAt(box, "search", step)))
-    with pytest.raises(SearchInterruptedError):
-        box[0].run()
-    Session.resume(tmp_path / "cut").run()
-    assert result(tmp_path / "cut")["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
-    assert records(tmp_path / "cut") == records(tmp_path / "whole")
-    assert predictions(tmp_path / "cut") == predictions(tmp_path / "whole")
+    check_resume(config, tmp_path, step)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -131,16 +138,7 @@ def test_a_search_with_votes_on_a_slow_trunk_resumes_to_the_same_bits(tmp_path: 
     way = {"fork_fraction": 0.25, "fork_layer": 1, "fork_start": "random", "trunk_rate": rate}
     way |= {"members_per_step": 2, "vote_weight": 0.3}
     config = tiny(control=False, **way)
-    Session.start(config, tmp_path / "whole").run()
-    box: list[Session] = []
-    box.append(Session.start(config, tmp_path / "cut", listener=StopAt(box, "search", step)))
-    with pytest.raises(SearchInterruptedError):
-        box[0].run()
-    Session.resume(tmp_path / "cut").run()
-    assert result(tmp_path / "cut")["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
-    assert records(tmp_path / "cut") == records(tmp_path / "whole")
-    assert predictions(tmp_path / "cut") == predictions(tmp_path / "whole")
-    stored = json.loads((tmp_path / "whole" / "provenance.json").read_text())
+    stored = json.loads((check_resume(config, tmp_path, step) / "provenance.json").read_text())
     assert stored["plan"]["trunk_rate"] == rate
 
 
@@ -179,18 +177,10 @@ def test_a_search_that_stops_scoring_early_trains_and_keeps_the_same_networks(tm
 @pytest.mark.parametrize("step", [79, 90])  # before and after a round with members whose scoring stopped
 def test_a_search_that_stops_scoring_early_resumes_to_the_same_bits_and_flops(tmp_path: Path, step: int) -> None:
     config = tiny(**STOPPING, early_stop_scoring=True, budget="0.00001PFLOP", validation=0.3)
-    Session.start(config, tmp_path / "whole").run()
-    box: list[Session] = []
-    box.append(Session.start(config, tmp_path / "cut", listener=StopAt(box, "search", step)))
-    with pytest.raises(SearchInterruptedError):
-        box[0].run()
-    Session.resume(tmp_path / "cut").run()
-    found = result(tmp_path / "cut")
-    assert records(tmp_path / "cut") == records(tmp_path / "whole")
-    rows = records(tmp_path / "cut")
+    whole = check_resume(config, tmp_path, step)
+    found, rows = result(whole), records(whole)
     assert {row["generation"] for row in rows if row.get("validation_accuracy", 0) is None} == {1, 2}
     assert min(row["step"] for row in rows if row["generation"] == 1) <= 90 < rows[-1]["step"]
-    assert found["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
     assert found["training_flops"] + found["scoring_flops"] <= 1e10
 
 

@@ -5,7 +5,7 @@ updates, because everything that changes lives in `SearchState`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,13 +35,8 @@ class Trains(Protocol):
     @property
     def updates_at_once(self) -> int: ...
     def run(self, updates: Sequence[Update]) -> float: ...
-    def sync(
-        self,
-        copies: Mapping[BlockId, BlockId] | None = None,
-        *,
-        trunk: Collection[BlockId] = (),
-        trunk_rate: float = 1.0,
-    ) -> None: ...
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None: ...
+    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None: ...
 
 
 class Scores(Protocol):
@@ -292,7 +287,9 @@ def joint_train(
     With ``plan.members_per_step`` above 1, so many different members are drawn for each batch. Under a plan in FLOPs a
     round ends before the update that would leave too little for scoring the population.
     """
-    trainer.sync(trunk=_trunk(state), trunk_rate=plan.trunk_rate)
+    trainer.sync()
+    if plan.trunk_rate < 1:
+        trainer.slow(_trunk(state), plan.trunk_rate)
     draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes), until)
     while drawn := draw(trainer.updates_at_once):
         loss = trainer.run([entry.update for entry in drawn])

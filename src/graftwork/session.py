@@ -3,12 +3,12 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from graftwork.briefing import adopt, brief, dismiss, prepare_together, shared_parts
-from graftwork.config import Problem, SearchConfig, Setup, WorkersChoice, prepare
+from graftwork.config import Problem, SearchConfig, Setup, prepare
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.genome import Genome, forward_flops, num_parameters
@@ -18,6 +18,9 @@ from graftwork.runs import RunFolder, now, pack_state, provenance
 from graftwork.training import PrecisionChoice, ThreadsChoice
 from graftwork.typing import MemberId
 from graftwork.workers import Group
+
+if TYPE_CHECKING:
+    from graftwork.ways import WorkersChoice
 
 __all__ = ["Listener", "SearchInterruptedError", "Session", "SilentListener"]
 
@@ -88,7 +91,7 @@ class Session:
         *,
         listener: Listener | None = None,
         group: Group | None = None,
-        chosen: WorkersChoice | None = None,
+        chosen: "WorkersChoice | None" = None,
     ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty).
 
@@ -130,7 +133,7 @@ class Session:
 
     _problem: Problem | None = None
     _fresh: Setup | None = None
-    _chosen: WorkersChoice | None = None
+    _chosen: "WorkersChoice | None" = None
 
     @property
     def problem(self) -> Problem | None:

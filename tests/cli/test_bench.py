@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from graftwork.cli import main
-from graftwork.config import Way
 from graftwork.execution import get_kernels
 from graftwork.genome import seed_genome
+from graftwork.ways import Way
 
 SHORT = ["--seconds", "0.01", "--batch-size", "4", "--threads", "1"]
 

@@ -11,24 +11,14 @@ import torch
 
 from graftwork.briefing import follow
 from graftwork.cli import _workers as commands
-from graftwork.config import (
-    SearchConfig,
-    Setup,
-    Way,
-    WorkersChoice,
-    _machine,
-    _ways,
-    choose_workers,
-    measure_way,
-    measure_workers,
-    prepare,
-)
+from graftwork.config import SearchConfig, Setup, _machine, prepare
 from graftwork.errors import ConfigError, RunError
 from graftwork.genome import seed_genome
 from graftwork.population import Population
 from graftwork.session import SearchInterruptedError, Session
 from graftwork.training import PrecisionChoice, ThreadsChoice, Throwaway
 from graftwork.training import _threads as timing
+from graftwork.ways import Way, WorkersChoice, choose_workers, measure_way, measure_workers
 from tests.test_session import StopAt, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
@@ -187,8 +177,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, alone: float, shared: float, cores
         ways = [Way(1, 1, alone), Way(size, 1, shared, 0.01)]
         return WorkersChoice(0, "", tuple(ways), SINGLE, ThreadsChoice(1, "")).to_dict()
 
-    monkeypatch.setattr(_ways, "measure_workers", measure)
-    monkeypatch.setattr(_ways, "num_cores", lambda: cores)
+    monkeypatch.setattr("graftwork.ways.measure_workers", measure)
+    monkeypatch.setattr("graftwork.ways.num_cores", lambda: cores)
     return sizes
 
 

@@ -287,7 +287,13 @@ def test_a_search_on_a_shared_first_round_equals_one_that_ran_by_itself(tmp_path
     assert not (beginning / "result.json").exists()
 
 
-def test_a_first_round_too_short_to_be_stopped_in_is_not_shared(tmp_path: Path) -> None:
+def test_a_first_round_too_short_to_be_stopped_in_is_not_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(path: Path, fill: Any) -> None:
+        pytest.fail(f"{path} took over a beginning whose first round is over")
+
+    monkeypatch.setattr("graftwork.experiments._arms.write_folder", share)
     options = {**BRANCHED, "budget": None, "initial_steps": 0, "steps_per_generation": 4, "selection": "greedy"}
     make_beginning(tmp_path / "beginning", options)
     make_branch(tmp_path / "branch", options, tmp_path / "beginning")

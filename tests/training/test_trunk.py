@@ -46,7 +46,7 @@ def parts(snapshot: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
 @pytest.mark.parametrize("together", [False, True])
 def test_a_trunk_at_the_full_rate_changes_no_bit(name: str, together: bool) -> None:
     one, other = trained(name), trained(name)
-    other.trainer.sync(trunk=TRUNK, trunk_rate=1)
+    other.trainer.slow(TRUNK, 1)
     for number in range(4):
         update(one, number, together=together)
         update(other, number, together=together)
@@ -58,7 +58,7 @@ def test_a_trunk_at_the_full_rate_changes_no_bit(name: str, together: bool) -> N
 def test_a_frozen_trunk_keeps_every_bit_of_weights_and_moments_while_the_lines_move(name: str, together: bool) -> None:
     state = trained(name)
     before = state.snapshot()
-    state.trainer.sync(trunk=TRUNK, trunk_rate=0)
+    state.trainer.slow(TRUNK, 0)
     for number in range(4):
         update(state, number, together=together)
         assert all(parameter.grad is None for parameter in state.bank["root"].values())
@@ -72,7 +72,7 @@ def test_a_frozen_trunk_keeps_every_bit_of_weights_and_moments_while_the_lines_m
 @pytest.mark.parametrize("together", [False, True])
 def test_over_a_frozen_trunk_the_lines_take_the_same_step_to_the_bit(together: bool) -> None:
     one, other = trained("adam"), trained("adam")
-    other.trainer.sync(trunk=TRUNK, trunk_rate=0)
+    other.trainer.slow(TRUNK, 0)
     update(one, 7, together=together)
     update(other, 7, together=together)
     assert same(parts(one.snapshot())[1], parts(other.snapshot())[1])
@@ -85,7 +85,7 @@ def test_a_frozen_block_beside_a_private_one_and_above_it_lets_the_gradient_thro
     above = layer("left", 8)
     wide = genome(beside, above, head="head-left")
     states = [trained("adam", (wide, RIGHT)) for _ in range(2)]
-    states[1].trainer.sync(trunk=[*TRUNK, BlockId("left")], trunk_rate=0)
+    states[1].trainer.slow([*TRUNK, BlockId("left")], 0)
     before = states[1].snapshot()
     for state in states:
         state.trainer.step(state.members[0], 7, 0.0)
@@ -100,7 +100,7 @@ def test_the_gradients_of_a_frozen_trunk_are_not_computed() -> None:
     counts = []
     for rate in (1, 0):
         state = trained("adam")
-        state.trainer.sync(trunk=TRUNK, trunk_rate=rate)
+        state.trainer.slow(TRUNK, rate)
         with FlopCounterMode(display=False) as counter:
             state.trainer.step(state.members[0], 0, 0.0)
         counts.append(counter.get_total_flops())
@@ -114,7 +114,7 @@ def test_the_gradients_of_a_frozen_trunk_are_not_computed() -> None:
 def test_a_slowed_trunk_makes_that_part_of_its_step_and_keeps_the_same_moments(name: str) -> None:
     full, slow = trained(name), trained(name)
     before = parts(full.snapshot())[0]
-    slow.trainer.sync(trunk=TRUNK, trunk_rate=0.25)
+    slow.trainer.slow(TRUNK, 0.25)
     for state in (full, slow):
         state.trainer.step(state.members[0], 7, 0.0)
     (trunk, lines), (slow_trunk, slow_lines) = parts(full.snapshot()), parts(slow.snapshot())
@@ -129,10 +129,12 @@ def test_a_slowed_trunk_makes_that_part_of_its_step_and_keeps_the_same_moments(n
 
 def test_a_trunk_is_slow_until_the_next_call_and_new_and_forgotten_entries_are_no_part_of_it() -> None:
     state, other = trained("adam"), trained("adam")
-    state.trainer.sync(trunk=TRUNK, trunk_rate=0)
+    state.trainer.slow(TRUNK, 0)
     assert state.optimizer.frozen == set(TRUNK)
     grow_bank(state.bank, genome(layer("new", 6), head="head-new"), generator=torch.Generator().manual_seed(5))
     state.trainer.sync()
+    assert state.optimizer.frozen == set(TRUNK)
+    state.trainer.slow((), 1.0)
     assert state.optimizer.frozen == set()
     update(state, 7, together=True)
     update(other, 7, together=True)
@@ -145,7 +147,7 @@ def test_a_trunk_is_slow_until_the_next_call_and_new_and_forgotten_entries_are_n
 
 def test_a_trunk_thaws_though_a_step_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     state = trained("adam")
-    state.trainer.sync(trunk=TRUNK, trunk_rate=0)
+    state.trainer.slow(TRUNK, 0)
 
     def broken(*arguments: Any) -> Tensor:
         assert not any(parameter.requires_grad for parameter in state.bank["root"].values())

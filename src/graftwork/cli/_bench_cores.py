@@ -34,9 +34,10 @@ def core_rows(
 
     import torch
 
-    from graftwork.config import SearchConfig, Way, measure_way, measure_workers
+    from graftwork.config import SearchConfig
     from graftwork.execution import using_kernels
     from graftwork.training import PrecisionChoice, Throwaway
+    from graftwork.ways import Way, measure_way, measure_workers
     from graftwork.workers import num_cores
 
     most, ways, before = cores or num_cores(), list[Way](), torch.get_num_threads()

@@ -14,7 +14,8 @@ from graftwork.cli._app import app, emit, say
 from graftwork.errors import ConfigError
 
 if TYPE_CHECKING:
-    from graftwork.config import SearchConfig, WorkersChoice
+    from graftwork.config import SearchConfig
+    from graftwork.ways import WorkersChoice
     from graftwork.workers import Group
 
 Count = Annotated[int | None, typer.Option(min=1)]

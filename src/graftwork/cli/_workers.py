@@ -11,9 +11,10 @@ from typing import Any
 
 from graftwork.cli._app import guarded, say
 from graftwork.cli._search import session_to_its_end
-from graftwork.config import Problem, SearchConfig, WorkersChoice, choose_workers, seed_of
+from graftwork.config import Problem, SearchConfig, seed_of
 from graftwork.errors import ConfigError, InputError, ResourceError
 from graftwork.runs import RunFolder
+from graftwork.ways import WorkersChoice, choose_workers
 
 __all__ = ["launch_session", "lead", "settle_workers", "wanted_workers"]
 

@@ -2,26 +2,24 @@
 
 `SearchConfig` holds every option (`read_options` reads a file of them), `parse_budget` reads a `Budget`, `Problem` is
 the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the
-`Plan` that `make_plan` fixes before the first step. `choose_workers` decides between one process and several workers,
-by `measure_workers`; each `Way` is how fast the machine trains so.
+`Plan` that `make_plan` fixes before the first step. `device_of`, `choose_kernels` and `choose_precision` are its parts
+that decide how this machine is used.
 """
 
 from graftwork.config._budget import Budget, parse_budget
 from graftwork.config._config import SearchConfig, read_options
+from graftwork.config._machine import choose_kernels, choose_precision, device_of
 from graftwork.config._setup import Problem, Setup, make_plan, prepare, seed_of
-from graftwork.config._ways import Way, WorkersChoice, choose_workers, measure_way, measure_workers
 
 __all__ = [
     "Budget",
     "Problem",
     "SearchConfig",
     "Setup",
-    "Way",
-    "WorkersChoice",
-    "choose_workers",
+    "choose_kernels",
+    "choose_precision",
+    "device_of",
     "make_plan",
-    "measure_way",
-    "measure_workers",
     "parse_budget",
     "prepare",
     "read_options",

@@ -84,9 +84,13 @@ class _Pause(SilentListener):
 
     def on_step(self, state: SearchState, member: MemberId, loss: float, progress: float) -> None:
         """Stop in time; a round too short to be stopped has run over, which `make_branch` finds."""
-        plan = self._setup.plan
-        if plan.share(state.step, state.spent_flops) >= PAUSE * plan.first_fraction:
+        if _nearly_over(self._setup.plan, state.step, state.spent_flops):
             self.session.stop_requested = True
+
+
+def _nearly_over(plan: Plan, step: int, spent: int) -> bool:
+    """Whether the first round is, after so many updates and FLOPs, so far that arms can go on from here."""
+    return plan.share(step, spent) >= PAUSE * plan.first_fraction
 
 
 def make_beginning(path: Path, options: Mapping[str, Any]) -> None:
@@ -99,7 +103,7 @@ def make_beginning(path: Path, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If a run with other options lies there.
     """
-    if (path / "config.toml").is_file() and _checkpoint_of_pause(path) is not None:
+    if (path / "config.toml").is_file() and _is_paused(path):
         return
     listener = _Pause()
     listener.session = _open(path, options, listener)
@@ -107,16 +111,15 @@ def make_beginning(path: Path, options: Mapping[str, Any]) -> None:
         listener.session.run()
 
 
-def _checkpoint_of_pause(path: Path) -> dict[str, Any] | None:
-    """Newest checkpoint of a beginning, if the first round was far enough and is not over."""
-    found = RunFolder.open(path).load_checkpoint("search")
+def _is_paused(path: Path) -> bool:
+    """Whether a beginning has come to where it is left; one whose first round is over has missed it."""
+    run = RunFolder.open(path)
+    found = run.load_checkpoint("search")
     if found is None:
-        return None
-    state = found[0]["search"]
-    plan = Plan(**RunFolder.open(path).read_json("provenance.json")["plan"])
+        return False
+    state, plan = found[0]["search"], Plan(**run.read_json("provenance.json")["plan"])
     spent = state["training_flops"] + state["scoring_flops"]
-    paused = plan.share(state["step"], spent) >= PAUSE * plan.first_fraction
-    return state if paused and state["generation"] == 0 else None
+    return state["generation"] == 0 and _nearly_over(plan, state["step"], spent)
 
 
 def make_branch(path: Path, options: Mapping[str, Any], beginning: Path) -> None:
@@ -138,7 +141,7 @@ def make_branch(path: Path, options: Mapping[str, Any], beginning: Path) -> None
         if changed:
             raise ConfigError(f"{beginning} began with other options ({', '.join(changed)}) than {path} has")
         _clear_stillborn(path)
-        if _checkpoint_of_pause(beginning) is not None:
+        if _is_paused(beginning):
 
             def fill(folder: Path) -> None:
                 shutil.copytree(beginning, folder, dirs_exist_ok=True)

@@ -99,7 +99,9 @@ def widen_all(
     except SurgeryError as error:
         problem = error
     # Some site's code can't follow: find out which by trying each alone, and leave those out.
-    how = WidenOptions(method=options.get("method", "r2r"), approximate=options.get("approximate", False))
+    how = options.copy()
+    for key in ("optimizer", "mirrors", "generator"):  # a trial leaves them alone
+        how.pop(key, None)  # type: ignore[misc]
     good: list[str] = []
     bad: list[str] = []
     for site in plan.sites:

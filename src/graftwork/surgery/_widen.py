@@ -106,8 +106,8 @@ def widen(
     size: dict[str, Any] = {"extra": extra, "width": width, "factor": factor}
     first: SurgeryError | None = None
     for skip in range(8):
-        # A width may be made of several volumes (groups, channels in a group): where the user's code can't follow
-        # the growth of one, another may do.
+        # A width may be made of several volumes (groups, channels in a group): where the user's code can't
+        # follow the growth of one, another may do.
         try:
             plan = plan_widen(model, site, example_input=example_input, skip=skip, **size, **options)
         except SurgeryError as error:

@@ -1,7 +1,7 @@
 """Trainer: one optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -129,26 +129,25 @@ class Trainer:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
 
-    def sync(
-        self,
-        copies: Mapping[BlockId, BlockId] | None = None,
-        *,
-        trunk: Collection[BlockId] = (),
-        trunk_rate: float = 1.0,
-    ) -> None:
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
         """Bring the optimizer in line with the bank after members were born or dropped.
 
         Args:
             copies: New entry → the one whose weights it begins with, and whose moments it takes; ``None``: all new
                 ones begin with fresh moments.
-            trunk: Entries that train more slowly than the others, until the next call.
-            trunk_rate: In [0, 1]: factor on their learning rate; 0: they stay as they are, moments too, and get no
-                gradient.
         """
         self.optimizer.sync()
         for copy, source in (copies or {}).items():
             self.optimizer.copy_state(source, copy)
-        self.optimizer.slow(trunk, trunk_rate)
+
+    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
+        """Train some entries more slowly than the others, until the next call (see `BankOptimizer.slow`).
+
+        Args:
+            block_ids: Entries.
+            rate: In [0, 1]: factor on their learning rate; 0: they stay as they are, moments too, and get no gradient.
+        """
+        self.optimizer.slow(block_ids, rate)
 
     def _batch(self, number: int, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         x, y = self.batches.batch(number)

@@ -1,7 +1,7 @@
 """SharedTrainer and SharedScorer: what a trainer and a scorer do, done by all ranks."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -47,26 +47,22 @@ class SharedTrainer:
         return self.trainer.batch_size
 
     @torch.no_grad()
-    def sync(
-        self,
-        copies: Mapping[BlockId, BlockId] | None = None,
-        *,
-        trunk: Collection[BlockId] = (),
-        trunk_rate: float = 1.0,
-    ) -> None:
+    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
         """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently.
 
         Args:
             copies: As of `Trainer.sync`.
-            trunk: As of `Trainer.sync`.
-            trunk_rate: As of `Trainer.sync`.
         """
         bank = self.trainer.optimizer.bank
         new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
-        self.trainer.sync(copies, trunk=trunk, trunk_rate=trunk_rate)
+        self.trainer.sync(copies)
         for _, parameter, _ in bank.parameters(new):
             values = self.group.spread(parameter.detach().contiguous())
             parameter.copy_(values)
+
+    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
+        """As `Trainer.slow`, on every rank alike."""
+        self.trainer.slow(block_ids, rate)
 
     def run(self, updates: Sequence[Update]) -> float:
         """Make this rank's part of the updates, and put all parts together.

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from graftwork.config._config import SearchConfig
-from graftwork.config._machine import choose_kernels, choose_precision, device_of
+from graftwork.config import SearchConfig, choose_kernels, choose_precision, device_of
 from graftwork.errors import ResourceError
 from graftwork.execution import using_kernels
 from graftwork.genome import Genome
