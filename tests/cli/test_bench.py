@@ -53,7 +53,7 @@ def test_bench_measures_every_way_to_use_the_cores(
         asked.append((size, threads, rest["precision"].passes))
         return {"ways": [asdict(Way(size, each, 100.0 * size + each, 0.1)) for each in threads]}
 
-    monkeypatch.setattr("graftwork.config.measure_workers", measure)
+    monkeypatch.setattr("graftwork.ways.measure_workers", measure)
     monkeypatch.setattr("graftwork.workers.num_cores", lambda: 4)
     said = [1]  # real threads, on cores that other tests use, would be slow
     monkeypatch.setattr(torch, "get_num_threads", lambda: said[0])
