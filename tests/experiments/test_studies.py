@@ -193,6 +193,13 @@ def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
     config = config_of(tmp_path / "runs" / "s0-coevolution")
     assert (config.recipe.initial_steps, config.recipe.steps_per_generation) == (10, 10)
     assert (tmp_path / "results" / "poster.svg").is_file()
+    assert list(arms)[2:] == ["largest survivor's genome alone", "deep ensemble"]
+    trained = {
+        name: json.loads((tmp_path / "runs" / f"s0-{name}" / "result.json").read_text())["training_flops"]
+        for name in ("coevolution", "alone", "deep-0", "deep-1")
+    }
+    for name, share in (("alone", 1), ("deep-0", 2), ("deep-1", 2)):
+        assert 0.5 * trained["coevolution"] / share < trained[name] <= trained["coevolution"] / share
     with pytest.raises(ConfigError, match="counts steps"):
         study("neuroevolution", tmp_path / "other", recipe="default")
 

@@ -157,7 +157,7 @@ def _clear_stillborn(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def make_control(path: Path, options: Mapping[str, Any], source: Path, share: int) -> None:
+def make_control(path: Path, options: Mapping[str, Any], source: Path, share: int, with_scoring: bool = True) -> None:
     """Train the genome of a search's largest survivor from scratch and alone.
 
     The blend split, which no control needs, goes to training. The FLOPs are those that the search has spent.
@@ -168,6 +168,7 @@ def make_control(path: Path, options: Mapping[str, Any], source: Path, share: in
             ``split_seed``.
         source: Run folder of the finished search.
         share: The control gets the FLOPs divided by this: 1 for one network, K for each of K networks.
+        with_scoring: Whether the FLOPs that the search spent on scoring are among them.
     """
     run = RunFolder.open(source)
     result = run.read_json("result.json")
@@ -175,6 +176,6 @@ def make_control(path: Path, options: Mapping[str, Any], source: Path, share: in
     genome = Genome.from_dict(run.read_json(f"members/{largest['id']}.json")["genome"])
     file = path.with_name(f"{path.name}-genome.json")
     write_text(file, genome.to_json(indent=2) + "\n")
-    flops = (result["training_flops"] + result["scoring_flops"]) // share
+    flops = (result["training_flops"] + (result["scoring_flops"] if with_scoring else 0)) // share
     budget = f"{flops / 1e9!r}GFLOP"
     make_run(path, {**options, **ALONE, "genome": str(file), "budget": budget, "blend": 0, "control": False})

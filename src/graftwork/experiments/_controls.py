@@ -24,20 +24,21 @@ def _networks(case: Case) -> list[Path]:
     return [case.path(f"deep-{number}") for number in range(num_networks(case))]
 
 
-def control_tasks(case: Case, source: Path) -> list[Task]:
+def control_tasks(case: Case, source: Path, *, with_scoring: bool = True) -> list[Task]:
     """Train the genome of a search's largest survivor once with all its FLOPs, and K times with 1/K of them.
 
     Args:
         case: Of the study.
         source: Run folder of the search, for whose task the controls wait.
+        with_scoring: Whether they get the FLOPs that the search spent on scoring, too.
     """
     needs = (source.name,)
     alone = case.path("alone")
-    found = [Task(alone.name, make_control, (alone, case.options, source, 1), needs)]
+    found = [Task(alone.name, make_control, (alone, case.options, source, 1, with_scoring), needs)]
     networks = _networks(case)
     for number, path in enumerate(networks):
         own = {**case.options, "seed": case.seed + 1000 * (number + 1)}
-        found.append(Task(path.name, make_control, (path, own, source, len(networks)), needs))
+        found.append(Task(path.name, make_control, (path, own, source, len(networks), with_scoring), needs))
     return found
 
 

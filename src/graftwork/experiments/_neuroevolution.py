@@ -12,6 +12,7 @@ from graftwork.experiments._arms_table import bars_of_arms, differences_table, f
 from graftwork.experiments._arms_table import table_of_arms as _table_of_arms
 from graftwork.experiments._base_network import BASE_NETWORK
 from graftwork.experiments._common import Row, mean_and_spread
+from graftwork.experiments._controls import ALONE, DEEP, control_entries, control_tasks
 from graftwork.experiments._entries import BEST, Entry, difference, search_entries
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
@@ -27,15 +28,14 @@ POSTER = {
     "co-evolution, best model": 0.72,
     "co-evolution, ensemble of the last three": 0.75,
 }
-STACKED = "stacked"
-"""The poster's ensemble: a small network over the outputs of the last three."""
+STACKED, GRAFTED = "stacked", "grafted"
+"""The poster's ensemble, a small network over the outputs of the last three; and the same added to their mean."""
 
 
 def tasks(case: Case) -> list[Task]:
-    """Both searches, and the base network, as in the poster's table.
+    """Both searches, and the base network, as in the poster's table; and the controls of co-evolution.
 
-    There is no control at the FLOPs of a search: scoring is not scaled, so at a small scale it would take as long as
-    all the rest. ``graftwork search --recipe paper --control`` has one.
+    The controls get its training FLOPs alone: scoring is not scaled, so at a small scale it would be half of theirs.
     """
     recipe, scale = check_ensembles(case.options).recipe, float(case.size)
     if recipe.initial_steps is None or recipe.steps_per_generation is None:
@@ -48,7 +48,8 @@ def tasks(case: Case) -> list[Task]:
         own = {"selection": selection, "control": False, **steps}
         found.append(Task(path.name, make_run, (path, {**case.options, **own})))
     base = case.path("base.json")
-    return [*found, Task(base.name, train_base, (base, case.options, scale))]
+    found.append(Task(base.name, train_base, (base, case.options, scale)))
+    return found + control_tasks(case, case.path("coevolution"), with_scoring=False)
 
 
 def train_base(path: Path, options: Mapping[str, Any], scale: float) -> None:
@@ -67,6 +68,11 @@ def row(case: Case) -> Row:
         arms[arm], diversity[arm] = search_entries(case.path(selection))
     pairs = {f"{arm}: {STACKED} − its best model": (arms[arm][STACKED], arms[arm][BEST]) for arm in ARMS}
     pairs["best model: co-evolution − neuroevolution"] = arms["co-evolution"][BEST], arms["neuroevolution"][BEST]
+    controls, measures = control_entries(case)
+    arms, diversity = {**arms, **controls}, {**diversity, **measures}
+    for line in (STACKED, GRAFTED):
+        pairs[f"co-evolution: {line} − {ALONE}"] = arms["co-evolution"][line], arms[ALONE][BEST]
+        pairs[f"co-evolution: {line} − mean of the deep ensemble"] = arms["co-evolution"][line], arms[DEEP]["mean"]
     return {
         "base": json.loads(case.path("base.json").read_text(encoding="utf-8")),
         "arms": {arm: {line: entry.to_dict() for line, entry in lines.items()} for arm, lines in arms.items()},
