@@ -4,24 +4,29 @@
     python benchmarks/members_per_step.py --quick --json members_per_step.json
 
 Every search has the same budget in FLOPs (training and scoring; what members have in common counts once), so that a
-larger S makes fewer updates of more members. The sizes take turns within each seed. Searches that stand in the JSON
-file are not run again. The test split stays shut.
+larger S makes fewer updates of more members. The sizes take turns within each seed. With ``--jobs 2`` two searches run
+at a time, so seconds are those of a machine that is shared by two. Searches that stand in the JSON file are not run
+again. The test split stays shut.
 """
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean, median
 
-from graftwork.config import Problem, SearchConfig, prepare
+from graftwork.config import SearchConfig, prepare
 from graftwork.evolution import search
 from graftwork.runs import keep_memory, provenance
 
 
-def one(problem: Problem, options: dict[str, object]) -> dict[str, object]:
-    setup = prepare(SearchConfig.from_dict(options), problem=problem)
+def one(options: dict[str, object]) -> dict[str, object]:
+    keep_memory()
+    setup = prepare(SearchConfig.from_dict(options))
     start = time.perf_counter()
     rounds = list(search(setup.state, **setup.parts))
     last = rounds[-1]
@@ -72,29 +77,40 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at a time")
     parser.add_argument("--quick", action="store_true", help="digits, small budget, one seed")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     if given.quick:
         given.data, given.budget, given.seeds, given.sizes = "digits", "0.00003PFLOP", 1, [1, 4]
-    keep_memory()
     options = {"data": given.data, "budget": given.budget, "threads": given.threads, "precision": given.precision}
     options |= {"recipe": "paper", "num_generations": 2, "num_calibration": 100} if given.quick else {}
     options |= {"population_size": given.population_size, "validation": 0.1, "blend": 0}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {"trials": {}}
+    found |= {"command": f"python benchmarks/members_per_step.py {public(sys.argv[1:], given.data)}"}
+    found |= {"budget": given.budget, "population_size": given.population_size, "jobs": given.jobs}
     trials = found["trials"]
-    for seed in range(given.seeds):
-        problem = Problem.load(SearchConfig.from_dict({**options, "seed": seed}))
-        for size in given.sizes:
-            if str(seed) not in trials.setdefault(str(size), {}):
-                row = one(problem, {**options, "seed": seed, "members_per_step": size})
-                trials[str(size)][str(seed)] = row
-                print(f"seed {seed}, S = {size}: {row}", flush=True)
-            found |= {"command": f"python benchmarks/members_per_step.py {public(sys.argv[1:], given.data)}"}
-            found |= {"budget": given.budget, "population_size": given.population_size, "provenance": provenance()}
-            found["sizes"] = summary(trials)
-            given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for size, seed, row in run(pool, options, given.seeds, given.sizes, trials):
+            trials.setdefault(str(size), {})[str(seed)] = row
+            print(f"seed {seed}, S = {size}: {row}", flush=True)
+            found |= {"sizes": summary(trials), "provenance": provenance()}
             given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def run(
+    pool: Executor, options: dict[str, object], seeds: int, sizes: list[int], trials: dict[str, dict[str, dict]]
+) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """Size, seed and what was found, of every search that is not yet among the trials, as they end."""
+    waiting = {
+        pool.submit(one, {**options, "seed": seed, "members_per_step": size}): (size, seed)
+        for seed in range(seeds)
+        for size in sizes
+        if str(seed) not in trials.get(str(size), {})
+    }
+    for future in as_completed(waiting):
+        yield *waiting[future], future.result()
 
 
 if __name__ == "__main__":
