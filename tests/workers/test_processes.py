@@ -1,5 +1,6 @@
 """Real processes over gloo: one is killed, the run goes on from its checkpoint, to the same bits."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from graftwork.workers import Group, launch
 from tests.test_session import result, tiny
 from tests.workers.test_shared_search import SHARED, assert_equal_runs, shared_run
 
@@ -56,6 +59,31 @@ def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: P
     assert done.returncode == 0, done.stderr.decode()
     shared_run(tmp_path / "threads")
     assert_equal_runs(run, tmp_path / "threads")
+
+
+def _train_and_leave(method: str, out: str) -> None:
+    group = Group.join(method=method)
+    network = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(group.add(torch.ones(2, 3))).sum().backward()
+    optimizer.step()
+    joined = _names_of_threads()
+    group.leave()
+    Path(f"{out}.{group.rank}").write_text(json.dumps([joined, _names_of_threads()]))
+
+
+def _names_of_threads() -> list[str]:
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds threads in /proc")
+def test_leaving_ends_the_threads_of_the_backend(tmp_path: Path) -> None:
+    # one that outlives Python's end may abort the process: "terminate called without an active exception"
+    assert launch(_train_and_leave, 2, str(tmp_path / "threads")) == 0
+    for rank in range(2):
+        joined, left = json.loads((tmp_path / f"threads.{rank}").read_text())
+        assert any("gloo" in name for name in joined)
+        assert not any("gloo" in name for name in left)
 
 
 @pytest.mark.slow

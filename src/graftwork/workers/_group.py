@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # see `Group.leave`
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -99,7 +100,13 @@ class Group:
         return f"cuda:{self.local_rank}" if name == "cuda" else name
 
     def leave(self) -> None:
-        """Part from the others, who need not be there any more."""
+        """Part from the others, who need not be there any more.
+
+        The threads of the backend end here. Left to the end of the process, they may still hold a tensor when Python
+        has gone, and abort it. They live as long as anything holds the process group, and a module of torch does for
+        ever, in its default arguments, if it is first imported (by an optimizer's first step, for instance) between
+        `join` and `leave`: therefore it is imported together with this one.
+        """
         if dist.is_initialized():
             dist.destroy_process_group()
 
