@@ -36,6 +36,7 @@ class Trainer:
         self.drawn: list[tuple[Member, ...]] = []
         self.runs: list[list[int]] = []
         self.sizes: list[tuple[int, int] | None] = []
+        self.lines: list[int | None] = []
         self.copied: list[dict[BlockId, BlockId]] = []
         self.trunks: list[tuple[set[BlockId], float]] = []
         self.updates_at_once = updates_at_once
@@ -54,6 +55,7 @@ class Trainer:
         self.trained += [update.members[0].genome for update in updates]
         self.drawn += [update.members for update in updates]
         self.sizes += [update.size for update in updates]
+        self.lines += [update.line for update in updates]
         return float(sum(update.number for update in updates))
 
 
@@ -273,6 +275,18 @@ def test_one_of_each_line_survives_whatever_the_selector_prefers() -> None:
             assert survivor == kin[-1]  # the youngest, which the selector likes best
     ids = [set(genome.ids) for genome in state.population.genomes]
     assert ids[0] & ids[1] == {SEED.layers[0].blocks[0].id}
+
+
+def test_an_update_knows_the_line_of_its_member() -> None:
+    state, trainer, rounds = run(Plan(2, 20, 20, fork_fraction=0.2), population_size=6)
+    parted = next(number for number, line in enumerate(trainer.lines) if line is not None)
+    assert {genome.id for genome in trainer.trained[:parted]} == {SEED.id}
+    heads = [birth.genome.head.id for birth in rounds[0].births[1:]]  # each line has a head of its own
+    assert trainer.lines[parted:] == [heads.index(genome.head.id) for genome in trainer.trained[parted:]]
+    assert set(trainer.lines[parted:]) == {0, 1}
+    assert [state.line_of(member) for member in rounds[-1].survivors] == [0, 1]
+    _, together, _ = run(Plan(2, 20, 20))
+    assert set(together.lines) == {None}
 
 
 def test_forking_draws_the_same_updates_however_many_are_drawn_at_once() -> None:

@@ -128,7 +128,7 @@ def check_resume(config: SearchConfig, folder: Path, step: int) -> Path:
 
 @pytest.mark.parametrize("step", [9, 15, 16, 41])
 def test_a_forked_search_resumes_to_the_same_bits_before_at_and_after_its_fork(tmp_path: Path, step: int) -> None:
-    config = tiny(control=False, fork_fraction=0.25, fork_layer=1)
+    config = tiny(control=False, fork_fraction=0.25, fork_layer=1, line_shifts=[0, 1])
     check_resume(config, tmp_path, step)
 
 

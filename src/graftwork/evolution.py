@@ -88,6 +88,11 @@ class SearchState:
         """Training and scoring together."""
         return self.training_flops + self.scoring_flops
 
+    def line_of(self, member_id: MemberId) -> int | None:
+        """Number of the line, from 0, that a member belongs to; ``None`` before the population has parted."""
+        owner = self.population.ancestor_among(member_id, self.lines)
+        return None if owner is None else self.lines.index(owner)
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -224,11 +229,10 @@ def _trunk(state: SearchState) -> tuple[BlockId, ...]:
     """Blocks that members of several lines bind, in order of first use; none before the population has parted."""
     if not state.lines:
         return ()
-    owners: dict[BlockId, set[MemberId | None]] = defaultdict(set)
+    owners: dict[BlockId, set[int | None]] = defaultdict(set)
     for member_id, member in state.population.members.items():
-        line = state.population.ancestor_among(member_id, state.lines)
         for block_id in member.genome.ids:
-            owners[block_id].add(line)
+            owners[block_id].add(state.line_of(member_id))
     return tuple(block_id for block_id, lines in owners.items() if len(lines) > 1)
 
 
@@ -237,8 +241,8 @@ def _contests(state: SearchState, num_survivors: int) -> tuple[list[NDArray[np.i
     members = tuple(state.population.members)
     if not state.lines:
         return [np.arange(len(members))], num_survivors
-    owners = [state.population.ancestor_among(member, state.lines) for member in members]
-    return [np.array([row for row, owner in enumerate(owners) if owner == line]) for line in state.lines], 1
+    owners = np.array([state.line_of(member) for member in members])
+    return [np.flatnonzero(owners == line) for line in range(len(state.lines))], 1
 
 
 def _lost(state: SearchState, selector: Selector, num_survivors: int) -> Hopeless | None:
@@ -325,7 +329,7 @@ class _Draw:
         self._until = until
         self._state, self._plan, self._reserved = state, plan, reserved
         self._ids = list(state.population.members)
-        self._members = list(state.population)
+        self._members, self._lines = list(state.population), [state.line_of(member) for member in self._ids]
         self._size = min(plan.members_per_step, len(self._ids))
         self._factor = TRAINING_FACTOR * batch_size
         self._genomes: dict[tuple[int, int] | None, list[Genome]] = {None: state.population.genomes}
@@ -344,7 +348,8 @@ class _Draw:
             flops = self._costs[size][rows[0]]
             if len(rows) > 1:
                 flops = self._factor * shared_flops([self._genomes[size][row] for row in rows])
-            update = Update(tuple(self._members[row] for row in rows), step, progress, size)
+            trained, line = tuple(self._members[row] for row in rows), self._lines[rows[0]]
+            update = Update(trained, step, progress, size, line)
             drawn.append(_Drawn(update, self._ids[rows[0]], flops))
             step, spent = step + 1, spent + flops
         return drawn

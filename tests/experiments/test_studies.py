@@ -206,7 +206,7 @@ def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
 
 def test_ways_to_train_stand_beside_the_plain_search_and_both_controls(tmp_path: Path) -> None:
     summary = study("diversity", tmp_path)
-    searches = ["search", "fork", "fork, weighted", "branches", "weighted"]
+    searches = ["search", "fork", "fork, weighted", "fork, own augmentations", "private heads", "branches", "weighted"]
     searches += ["fork, weighted, voting", "branches, voting", "fork, slow trunk"]
     controls = ["largest survivor's genome alone", "deep ensemble"]
     assert list(summary["arms"]) == [*searches, *controls]
@@ -226,6 +226,7 @@ def test_ways_to_train_stand_beside_the_plain_search_and_both_controls(tmp_path:
         plain, voting = (config_of(tmp_path / "runs" / f"s0-{name}").recipe for name in (arm, f"{arm}-voting"))
         assert voting == plain.replace(**change)
     assert config_of(tmp_path / "runs" / "s0-fork-slow-trunk").recipe.trunk_rate == 0.1
+    assert config_of(tmp_path / "runs" / "s0-fork-own-augmentations").recipe.line_shifts == (0, 2, 4)
     table = (tmp_path / "results" / "table.md").read_text()
     for words in ("disagreement", "double fault", "fork: ensemble − ensemble of search", ORACLE):
         assert words in table
@@ -258,7 +259,7 @@ def test_a_seed_that_was_stored_before_recipes_had_a_value_counts_as_run_without
     row = json.loads((folder / "results" / "seed-0.json").read_text())
     (tmp_path / "results").mkdir()
     recipe = row["settings"]["options"]["recipe"]
-    del recipe["vote_weight"], recipe["trunk_rate"]
+    del recipe["vote_weight"], recipe["trunk_rate"], recipe["line_shifts"]
     (tmp_path / "results" / "seed-0.json").write_text(json.dumps(row))
     assert study("coevolution", tmp_path)["seeds"] == [0]
     recipe["vote_weight"] = 0.5

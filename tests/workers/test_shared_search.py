@@ -204,7 +204,7 @@ def test_new_blocks_are_rank_0s_on_all_ranks_and_every_batch_is_met_once() -> No
                     parameter.add_(1e-3)  # as another machine might round
         met: list[int] = []
         batch = setup.trainer.batches.batch
-        setup.trainer.batches.batch = lambda number: (met.append(number), batch(number))[1]
+        setup.trainer.batches.batch = lambda number, line: (met.append(number), batch(number, line))[1]
         trainer = SharedTrainer(setup.trainer, group, sync_every=4)
         setup.state.generation = 1
         digests = [setup.population.bank.digest()]

@@ -71,6 +71,10 @@ def search(
     ] = None,
     fork_layer: Annotated[int | None, typer.Option(help="First layer, from 0, that each line has for itself.")] = None,
     fork_start: Annotated[str | None, typer.Option(help="Private blocks: copy, or random (begun anew).")] = None,
+    line_shifts: Annotated[
+        list[int] | None,
+        typer.Option("--line-shift", help="Largest shift of images, for each line its own: repeat in order of lines."),
+    ] = None,
     trunk_rate: Annotated[
         float | None,
         typer.Option(help="Factor on the learning rate of what several lines share; 0 freezes it. [default: 1]"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +210,16 @@ def prepare(
             images=problem.transform(calibration),
         )
     population.to(device)
+    augmentations = [recipe.augmentation, *(replace(recipe.augmentation, shift=n) for n in recipe.line_shifts)]
+    augmentation, *of_lines = (entry.resolve(problem.input_shape) for entry in augmentations)
     batches = BatchStream(
         problem.dataset.images,
         problem.dataset.labels,
         problem.splits.train,
         batch_size=recipe.batch_size,
         seed=config.seed,
-        augmentation=recipe.augmentation.resolve(problem.input_shape),
+        augmentation=augmentation,
+        line_augmentations=of_lines,
         transform=problem.transform,
         device=device,
     )

@@ -32,6 +32,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
         "members_per_step": TOGETHER,
         "hit_power": 2.0,
     },
+    "fork, own augmentations": {"fork_fraction": 0.25, "fork_layer": 2, "line_shifts": (0, 2, 4)},
+    "private heads": {"fork_fraction": 0.25, "fork_layer": 99},
     "branches": {"fork_fraction": 0.0, "fork_layer": 2, "fork_start": "random", "members_per_step": TOGETHER},
     "weighted": {"members_per_step": TOGETHER, "hit_power": 2.0},
     "fork, weighted, voting": {
@@ -50,8 +52,9 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     },
     "fork, slow trunk": {"fork_fraction": 0.5, "fork_layer": 2, "trunk_rate": 0.1},
 }
-"""Arm → options of the recipe. Forks are copies, branches begin anew (Lee et al. 2015); ``weighted`` has co-evolution's
-weights in the loss; with ``voting`` members learn from each other (Zhang et al. 2018). Voting alone can't part copies
+"""Arm → options of the recipe. Forks are copies (of the head alone, if the layer lies behind all), branches begin anew
+(Lee et al. 2015); own augmentations shift by up to 0, 2 and 4 pixels; ``weighted`` has co-evolution's weights in the
+loss; with ``voting`` members learn from each other (Zhang et al. 2018). Voting alone can't part copies
 that are trained together, so it is added to the two arms whose members part by other means."""
 
 
@@ -113,9 +116,9 @@ def draw(summary: Mapping[str, Any], cases: Sequence[Case], out: Path) -> None:
 
 DIVERSITY = Study(
     "diversity",
-    "At equal FLOPs, does training that makes survivors differ (forks, branches, co-evolution's weights in the loss, "
-    "votes, a slow trunk) make their ensemble better than the plain search's, one network with all the FLOPs, and a "
-    "deep ensemble?",
+    "At equal FLOPs, does training that makes survivors differ (forks, private heads, own augmentations, branches, "
+    "co-evolution's weights in the loss, votes, a slow trunk) make their ensemble better than the plain search's, one "
+    "network with all the FLOPs, and a deep ensemble?",
     "default",
     "budget",
     "0.05PFLOP",

@@ -22,6 +22,11 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
     return torch.where(positions >= size, 2 * (size - 1) - positions, positions)
 
 
+def _check_shift(shift: int, height: int, width: int) -> None:
+    if shift >= min(height, width):
+        raise ConfigError(f"augmentation: shift must be smaller than the images, {height}x{width}; got {shift}")
+
+
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """Mirror images left to right and shift them, reflecting at the border.
@@ -47,10 +52,15 @@ class Augmentation:
             check_range("augmentation: shift", self.shift, low=0, integer=True)
 
     def resolve(self, input_shape: Shape) -> "Augmentation":
-        """Decide what is ``"auto"`` for images of a shape (channels, height, width)."""
+        """Decide what is ``"auto"`` for images of a shape (channels, height, width).
+
+        Raises:
+            ConfigError: If ``shift`` is not smaller than the images.
+        """
         channels, height, width = input_shape
         flip: Flip = self.flip if self.flip != "auto" else ("none" if channels == 1 else "alternate")
         shift = self.shift if self.shift != "auto" else max(1, round(min(height, width) / 16))
+        _check_shift(shift, height, width)
         return Augmentation(flip, shift)
 
     def __call__(self, images: Tensor, *, examples: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
@@ -75,10 +85,7 @@ class Augmentation:
                 images, examples=examples, epoch=epoch, generator=generator
             )
         batch, height, width, channels = images.shape
-        if self.shift >= min(height, width):
-            raise ConfigError(
-                f"augmentation: shift must be smaller than the images, {height}x{width}; got {self.shift}"
-            )
+        _check_shift(self.shift, height, width)
         rows, columns = torch.arange(height).expand(batch, -1), torch.arange(width).expand(batch, -1)
         if self.shift:
             offsets = torch.randint(-self.shift, self.shift + 1, (2, batch, 1), generator=generator)

@@ -54,6 +54,8 @@ class Recipe:
             of which one survives; ``None``: never, as in the poster.
         fork_layer: Number of the first layer, from 0, that a line has for itself; all behind it and the head follow.
         fork_start: ``"copy"``: private blocks begin as copies, and the function is preserved; ``"random"``: anew.
+        line_shifts: Largest shift of the images that each line is trained on after the parting, in place of the
+            augmentation's: line *n* takes entry *n* modulo their number; empty: all take the augmentation's.
         trunk_rate: Factor in [0, 1] on the learning rate of what several lines share, once the population has parted;
             0 freezes it.
 
@@ -91,12 +93,14 @@ class Recipe:
     fork_fraction: float | None = None
     fork_layer: int = 0
     fork_start: ForkStart = "copy"
+    line_shifts: tuple[int, ...] = ()
     trunk_rate: float = 1.0
 
     def __post_init__(self) -> None:
         check_rules(self.rules)
         self.make_schedule()
         object.__setattr__(self, "kernel_probabilities", tuple(self.kernel_probabilities))
+        object.__setattr__(self, "line_shifts", tuple(self.line_shifts))
         for key in ("batch_size", "members_per_step", "num_survivors", "population_size"):
             check_range(f"recipe: {key}", getattr(self, key), low=1, integer=True)
         check_range("recipe: num_generations", self.num_generations, low=0, integer=True)
@@ -155,6 +159,14 @@ class Recipe:
                 f"recipe: vote_weight {self.vote_weight!r} lets a member learn from the others of its step, so "
                 "members_per_step must be at least 2, got 1"
             )
+        for shift in self.line_shifts:
+            check_range("recipe: line_shifts", shift, low=0, integer=True)
+        if self.line_shifts and (self.fork_fraction is None or self.members_per_step > 1):
+            raise ConfigError(
+                f"recipe: line_shifts {list(self.line_shifts)} give lines images of their own, so they need a "
+                "fork_fraction, at which the population parts into lines, and members_per_step 1; got "
+                f"{self.fork_fraction!r} and {self.members_per_step}"
+            )
         if self.fork_fraction is None:
             if self.trunk_rate < 1:
                 raise ConfigError(
@@ -195,6 +207,7 @@ class Recipe:
         data["schedule_options"] = dict(self.schedule_options)
         data["augmentation"] = self.augmentation.to_dict()
         data["kernel_probabilities"] = list(self.kernel_probabilities)
+        data["line_shifts"] = list(self.line_shifts)
         return data
 
     @classmethod

@@ -39,12 +39,15 @@ class Update:
         number: Of the update, from 0: chooses the batch.
         progress: Of the whole search, 0 to 1: drives the schedule.
         size: Height and width that the images are shrunk to; ``None``: as they are.
+        line: Number of the first member's line, from 0, for lines that augment their images each in its own way;
+            ``None``: there are no lines.
     """
 
     members: tuple[Member, ...]
     number: int
     progress: float
     size: tuple[int, int] | None = None
+    line: int | None = None
 
 
 @contextmanager
@@ -149,11 +152,18 @@ class Trainer:
         """
         self.optimizer.slow(block_ids, rate)
 
-    def _batch(self, number: int, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-        x, y = self.batches.batch(number)
+    def _batch(self, number: int, size: tuple[int, int] | None, line: int | None = None) -> tuple[Tensor, Tensor]:
+        x, y = self.batches.batch(number, line)
         return (x if size is None else shrink(x, size)), y
 
-    def step(self, member: Member, number: int, progress: float, size: tuple[int, int] | None = None) -> float:
+    def step(
+        self,
+        member: Member,
+        number: int,
+        progress: float,
+        size: tuple[int, int] | None = None,
+        line: int | None = None,
+    ) -> float:
         """Train ``member`` on batch ``number``.
 
         Only tensors that the member binds are moved. Running statistics are not written.
@@ -164,6 +174,7 @@ class Trainer:
             progress: Of the whole search, 0 to 1: drives the schedule.
             size: Height and width that the images are shrunk to, for a member whose head pools globally; ``None``: as
                 they are.
+            line: Number of the member's line, whose augmentation is taken (see `BatchStream`); ``None``: that of all.
 
         Returns:
             The loss before the update.
@@ -171,7 +182,7 @@ class Trainer:
         Raises:
             GraftworkError: If the loss is not finite; no weight has been moved by this step.
         """
-        x, y = self._batch(number, size)
+        x, y = self._batch(number, size, line)
         self.optimizer.zero_grad()
         member.train()
         with _without_gradients(self.optimizer.frozen_parameters()), in_precision(self.precision, x.device):
@@ -239,7 +250,7 @@ class Trainer:
         for update in updates:
             rest = update.number, update.progress, update.size
             if len(update.members) == 1:
-                total += self.step(update.members[0], *rest)
+                total += self.step(update.members[0], *rest, update.line)
             else:
                 total += self.step_together(update.members, *rest)
         return total
