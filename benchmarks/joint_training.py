@@ -8,12 +8,20 @@ First both train the same members on the same batches from the same weights: the
 do at the recipe's rate: it is the same arithmetic. In float32 they do at a hundredth of the rate; at the full rate the
 gap is told too, but Adam's first update moves every weight by the whole rate whatever the size of its gradient, so
 where a gradient is zero but for rounding, rounding says which way, and deep members part.
+
+With ``--workers`` (``--threads 2 --workers 2 --json results/speed/joint-workers.json``) the threads are shared among
+so many workers, which exchange as those of ``graftwork search`` do; while the naive way runs, with all threads, they
+wait. Only the whole pipeline is compared then, and not for the same losses: workers average what each has made of the
+same weights (``workers.py --searches`` says what that costs).
 """
 
 import argparse
+import json
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +44,12 @@ from graftwork.training import (
     BatchStream,
     Precision,
     Trainer,
+    Update,
     in_precision,
     measure_precision,
     same_rule,
 )
+from graftwork.workers import Group, SharedTrainer, launch
 
 PAPER = RECIPES["paper"]
 RULE = PAPER.rules["filter"]
@@ -112,20 +122,10 @@ def agreement(genomes, batches: BatchStream, num_steps: int) -> dict[str, object
 
 def compare(genomes, problem: Problem, batches: BatchStream, precision: Precision, *, steps: int, repetitions: int):
     """Seconds of both ways, over the pipeline and over ready batches."""
-    draws = np.random.default_rng(0).integers(len(genomes), size=steps)
+    draws, numbers = np.random.default_rng(0).integers(len(genomes), size=steps), count()
     ready = [batches.batch(number) for number in range(8)]
     plain = [(x.contiguous(), y) for x, y in ready]
     ours, theirs = Ours(genomes, batches, precision), Naive(genomes)
-    rows = problem.splits.train[: 64 * batches.batch_size]
-    pictures = naive.pictures(problem, rows, shift=2, flip=True)
-    numbers = count()
-
-    def theirs_pipeline() -> None:
-        endless = (
-            pair for epoch in count() for pair in naive.loader(pictures, batch_size=batches.batch_size, seed=epoch)
-        )
-        for drawn, (x, y) in zip(draws, endless, strict=False):
-            theirs.on_batch(theirs.members[drawn], x, y)
 
     def ours_pipeline() -> None:
         for drawn in draws:
@@ -136,7 +136,7 @@ def compare(genomes, problem: Problem, batches: BatchStream, precision: Precisio
             side.on_batch(side.members[drawn], *data[step % len(data)])
 
     ways = {
-        "naive_pipeline": theirs_pipeline,
+        "naive_pipeline": naive_pipeline(theirs, problem, draws, batches.batch_size),
         "pipeline": ours_pipeline,
         "naive_ready": lambda: over(theirs, plain),
         "ready": lambda: over(ours, ready),
@@ -144,26 +144,97 @@ def compare(genomes, problem: Problem, batches: BatchStream, precision: Precisio
     return _ratio.times(ways, repetitions)
 
 
+def naive_pipeline(theirs: Naive, problem: Problem, draws: np.ndarray, batch_size: int):
+    """Images from the data set through PIL into one update of each member that was drawn."""
+    pictures = naive.pictures(problem, problem.splits.train[: 64 * batch_size], shift=2, flip=True)
+
+    def run() -> None:
+        endless = (pair for epoch in count() for pair in naive.loader(pictures, batch_size=batch_size, seed=epoch))
+        for drawn, (x, y) in zip(draws, endless, strict=False):
+            theirs.on_batch(theirs.members[drawn], x, y)
+
+    return run
+
+
+def compare_together(problem: Problem, batches: BatchStream, group: Group, given: dict[str, Any]):
+    """Seconds of both ways on rank 0; the other ranks take part in ours."""
+    genomes = population.load()
+    draws, numbers = np.random.default_rng(0).integers(len(genomes), size=given["steps"]), count()
+    ours = Ours(genomes, batches, given["precision"])
+    trainer = SharedTrainer(ours.trainer, group, sync_every=given["sync_every"])
+    trainer.sync()
+
+    def together() -> None:
+        group.add(torch.zeros(1))  # who has nothing to do while the naive way runs waits here
+        updates = [Update((ours.members[drawn],), next(numbers), 0.0) for drawn in draws]
+        for start in range(0, len(updates), trainer.updates_at_once):
+            trainer.run(updates[start : start + trainer.updates_at_once])
+
+    ways = {"pipeline": together}
+    if group.leads:
+        alone = naive_pipeline(Naive(genomes), problem, draws, batches.batch_size)
+
+        def on_all_threads() -> None:
+            own = torch.get_num_threads()
+            torch.set_num_threads(given["threads"])
+            alone()
+            torch.set_num_threads(own)
+
+        ways = {"naive_pipeline": on_all_threads, **ways}
+    return _ratio.times(ways, given["repetitions"])
+
+
+def rank(method: str, given: dict[str, Any], out: str) -> None:
+    """One worker of several; rank 0 writes the seconds."""
+    keep_memory()
+    set_kernels(build(cache_folder()) if given["passes"] == "compiled" else None)
+    group = Group.join(method=method)
+    try:
+        torch.set_num_threads(given["threads"] // group.size)
+        found = compare_together(*loaded(given["data"]), group, given)
+        if group.leads:
+            Path(out).write_text(json.dumps(found))
+    finally:
+        group.leave()
+
+
+def loaded(data: str) -> tuple[Problem, BatchStream]:
+    problem = Problem.load(SearchConfig.from_dict({"data": data}))
+    return problem, BatchStream(
+        problem.dataset.images, problem.dataset.labels, problem.splits.train, batch_size=PAPER.batch_size, seed=0,
+        transform=problem.transform, augmentation=Augmentation("random", 2),
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="that share the threads")
     parser.add_argument("--quick", action="store_true", help="Few steps: checks that it runs, measures nothing.")
     parser.add_argument("--passes", choices=("auto", "torch"), default="auto")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    if given.workers < 1 or given.threads % given.workers:
+        parser.error(f"--workers: expected a divisor of the {given.threads} threads, got {given.workers}")
+    torch.set_num_threads(given.threads // given.workers)
     keep_memory()
-    config = SearchConfig.from_dict({"data": given.data})
-    problem, genomes = Problem.load(config), population.load()
-    batches = BatchStream(
-        problem.dataset.images, problem.dataset.labels, problem.splits.train, batch_size=PAPER.batch_size, seed=0,
-        transform=problem.transform, augmentation=Augmentation("random", 2),
-    )  # fmt: skip
+    problem, batches = loaded(given.data)
+    genomes = population.load()
     kernels = build(cache_folder()) if given.passes == "auto" else None
     choice = measure_precision(bind(genomes[-1], population.grow(genomes)), batches.batch(0), kernels=kernels)
     set_kernels(kernels if choice.passes == "compiled" else None)
     steps, repetitions, compared = (4, 1, 3) if given.quick else (40, 7, 20)
+    if given.workers > 1:
+        how = {"data": given.data, "threads": given.threads, "precision": choice.precision, "passes": choice.passes}
+        how |= {"steps": 8, "sync_every": 2} if given.quick else {"steps": 64, "sync_every": 16}
+        with TemporaryDirectory() as folder:
+            launch(rank, given.workers, {**how, "repetitions": repetitions}, f"{folder}/seconds.json")
+            found = json.loads(Path(f"{folder}/seconds.json").read_text())
+        known = {"threads": given.threads, "workers": given.workers, "quick": given.quick, "choice": choice.to_dict()}
+        ratio = _ratio.ratio(found["naive_pipeline"], found["pipeline"])
+        _ratio.write(given.json, {**known, "ratio": ratio, "seconds": found})
+        return
     losses = agreement(genomes, batches, compared)
     found = compare(genomes, problem, batches, choice.precision, steps=steps, repetitions=repetitions)
     _ratio.write(

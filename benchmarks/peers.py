@@ -12,7 +12,7 @@
   of its own beside torch: ``pip install --no-deps neural-pipeline-search botorch==0.12.0 gpytorch==1.13
   linear_operator==0.5.3`` and, likewise, ``ifbo pymoo submitit pyro-ppl pyro-api jaxtyping wadler-lindig opt_einsum
   multipledispatch pyre-extensions typing-inspect more-itertools portalocker cma autograd networkx pandas seaborn
-  tensorboard``.
+  tensorboard absl-py``.
 
 All train by Adam at the paper's rate, on batches of 64 without augmentation, and spend the same FLOPs on training and
 scoring together (counted from the genome, or by PyTorch's own counter, three forward passes a training step). Each

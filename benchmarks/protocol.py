@@ -1,7 +1,7 @@
 """How long the poster's full protocol takes, ours and naive: a part of it is run and extrapolated.
 
     python benchmarks/protocol.py --data PATH-TO-CIFAR10 --threads 2 --json results/speed/protocol-2.json
-    python benchmarks/protocol.py --data PATH-TO-CIFAR10 --threads 1 --json results/speed/protocol-1.json
+    python benchmarks/protocol.py --data PATH-TO-CIFAR10 --workers 2 --json results/speed/protocol-workers-2.json
 
 The protocol is 5,000 updates of the seed and 15 rounds of 5,000 with M = 10, K = 3, each round scored on the validation
 split. A real search makes a tenth of each round's updates (it selects and mutates as it would, so that populations
@@ -12,28 +12,36 @@ An update of a round costs what its members cost on average (each is drawn equal
 5,000 updates a round, naive scoring to all images, and the sixteen rounds are added: once for each of the five stops,
 whose spread is the error. `ratio` is naive over ours. Mutation is counted for ours alone; checkpoints and the opening
 of the test split for neither.
+
+With ``--workers`` the threads are shared among so many workers, which exchange as those of ``graftwork search`` do;
+while the naive way is timed, with all threads, they wait. An update is then the round's seconds by its updates.
 """
 
 import argparse
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import _ratio
 import naive
+from graftwork.briefing import shared_parts
 from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import SearchState, search
 from graftwork.member import Member
 from graftwork.runs import keep_memory
-from graftwork.training import Evaluation, Hopeless, Update
+from graftwork.training import Evaluation, Hopeless, PrecisionChoice, ThreadsChoice, Update
 from graftwork.typing import BlockId
+from graftwork.workers import Group, launch
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
 GOALS = {"ours_minutes_below": 25, "naive_minutes_above": 75}
@@ -89,25 +97,47 @@ class Timed:
 
     Args:
         setup: Of the search.
-        other: The naive way.
+        other: The naive way; ``None``: another rank times it.
+        threads: Of the naive way.
         num_updates: Of a round of the short search.
         stops: In each round.
+        group: The ranks; ``None``: this process alone.
+
+    Raises:
+        ValueError: If a stretch of updates is longer than what lies between two stops.
     """
 
-    def __init__(self, setup: Setup, other: Naive, *, num_updates: int, stops: int) -> None:
-        self.setup, self.other = setup, other
+    def __init__(
+        self, setup: Setup, other: Naive | None, *, threads: int, num_updates: int, stops: int, group: Group | None
+    ) -> None:
+        parts = shared_parts(setup, group)
+        self.setup, self.other, self.group, self.threads = setup, other, group, threads
         self.stop_every, self.stops = num_updates // stops, stops
-        self.trainer, self.scorer, self.mutate = setup.trainer, setup.scorer, setup.parts["mutate"]
-        self.batch_size, self.updates_at_once = self.trainer.batch_size, 1
+        self.trainer, self.scorer, self.mutate = parts["trainer"], parts["scorer"], parts["mutate"]
+        self.batch_size, self.updates_at_once = self.trainer.batch_size, self.trainer.updates_at_once
+        if self.updates_at_once > self.stop_every:
+            raise ValueError(f"a stop every {self.stop_every} updates, but {self.updates_at_once} are made at once")
         self.rounds: list[dict[str, Any]] = []
         self.mutation = 0.0
-        self._spent: dict[Member, list[float]] = defaultdict(list)
+        self._spent: dict[Member | None, list[float]] = defaultdict(list)
         self._made = 0
+
+    def _beside(self, measure: Callable[[Naive], float | None]) -> float | None:
+        """Let the naive way run on all threads, and all other ranks wait for it."""
+        found = None
+        if self.other is not None:
+            own = torch.get_num_threads()
+            torch.set_num_threads(self.threads)
+            found = measure(self.other)
+            torch.set_num_threads(own)
+        if self.group is not None:
+            self.group.add(torch.zeros(1))
+        return found
 
     def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
         """A round begins."""
         self.trainer.sync(copies)
-        self.other.rebuild(self.setup)
+        self._beside(lambda other: other.rebuild(self.setup))
         self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
         self.mutation, self._made = 0.0, 0
 
@@ -117,11 +147,13 @@ class Timed:
     def run(self, updates: Sequence[Update]) -> float:
         began = perf_counter()
         loss = self.trainer.run(updates)
-        self._spent[updates[0].members[0]].append(perf_counter() - began)
-        self._made += 1
-        if self._made % self.stop_every == 0 and len(self.rounds[-1]["ours_update"]) < self.stops:
+        each = (perf_counter() - began) / len(updates)
+        self._spent[updates[0].members[0] if len(updates) == 1 else None] += [each] * len(updates)
+        self._made += len(updates)
+        stop = len(self.rounds[-1]["ours_update"]) + 1
+        if stop <= self.stops and self._made >= stop * self.stop_every:
             self.rounds[-1]["ours_update"].append(fmean(map(fmean, self._spent.values())))
-            self.rounds[-1]["naive_update"].append(self.other.update_seconds())
+            self.rounds[-1]["naive_update"].append(self._beside(Naive.update_seconds))
             self._spent.clear()
         return loss
 
@@ -132,7 +164,7 @@ class Timed:
         began = perf_counter()
         found = self.scorer.evaluate(members, hopeless)
         seconds = perf_counter() - began
-        times = {"ours_scoring": seconds, "naive_scoring": self.other.scoring_seconds()}
+        times = {"ours_scoring": seconds, "naive_scoring": self._beside(Naive.scoring_seconds)}
         self.rounds[-1] |= {**times, "flops": self.flops([member.genome for member in members])}
         self.rounds[-1]["layers"] = [len(member.genome.layers) for member in members]
         return found
@@ -150,42 +182,84 @@ def extrapolated(rounds: Sequence[dict[str, Any]], stop: int) -> tuple[float, fl
     return ours, sum(UPDATES * row["naive_update"][stop] + row["naive_scoring"] for row in rounds)
 
 
-def measured(options: dict[str, Any], *, share: int, stops: int) -> tuple[Setup, list[dict[str, Any]]]:
-    """Run the short search."""
-    setup = prepare(SearchConfig.from_dict(options))
-    other = Naive(setup, share=share, updates=setup.config.recipe.population_size)
-    timed = Timed(setup, other, num_updates=options["initial_steps"], stops=stops)
+def measured(
+    options: dict[str, Any], *, share: int, stops: int, threads: int, group: Group | None = None
+) -> tuple[Setup, list[dict[str, Any]]]:
+    """Run the short search; the naive way has ``threads``, the search those that its options give."""
+    config = SearchConfig.from_dict(options)
+    setup = prepared(config, group)
+    leads = group is None or group.leads
+    other = Naive(setup, share=share, updates=config.recipe.population_size) if leads else None
+    steps = options["initial_steps"]
+    timed = Timed(setup, other, threads=threads, num_updates=steps, stops=stops, group=group)
     parts = setup.parts | {"trainer": timed, "scorer": timed, "mutate": timed.mutation_of}
     state: SearchState = setup.state
     for generation in search(state, **parts):
-        print(f"round {generation.number}: {generation.step} updates", flush=True)
+        if leads:
+            print(f"round {generation.number}: {generation.step} updates", flush=True)
     return setup, timed.rounds
+
+
+def prepared(config: SearchConfig, group: Group | None) -> Setup:
+    """What rank 0 chooses for this machine, all ranks follow."""
+    if group is None:
+        return prepare(config)
+    if group.leads:
+        setup = prepare(config)
+        group.send({"precision": setup.precision.to_dict(), "threads": setup.threads.to_dict()})
+        return setup
+    told, _ = group.receive()
+    choices = PrecisionChoice(**told["precision"]), ThreadsChoice.from_dict(told["threads"])
+    return prepare(config, precision_choice=choices[0], threads_choice=choices[1])
+
+
+def rank(method: str, options: dict[str, Any], how: dict[str, Any], out: str) -> None:
+    """One worker of several; rank 0 writes what it measured."""
+    keep_memory()
+    group = Group.join(method=method)
+    try:
+        setup, rounds = measured(options, group=group, **how)
+        if group.leads:
+            Path(out).write_text(json.dumps([setup.precision.to_dict(), rounds]))
+    finally:
+        group.leave()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="that share the threads")
     parser.add_argument("--share", type=int, default=10, help="a part of so many is run, of updates and naive scoring")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="Two rounds, few updates: checks that it runs.")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.workers < 1 or given.threads % given.workers:
+        parser.error(f"--workers: expected a divisor of the {given.threads} threads, got {given.workers}")
     keep_memory()
     rounds, share, stops = (2, 100, 2) if given.quick else (ROUNDS, given.share, STOPS)
     steps = 20 if given.quick else UPDATES // share
-    options = {"data": given.data, "recipe": "paper", "threads": given.threads, "seed": given.seed}
+    options = {"data": given.data, "recipe": "paper", "threads": given.threads // given.workers, "seed": given.seed}
     options |= {"num_generations": rounds, "initial_steps": steps, "steps_per_generation": steps}
-    options |= {"validation": 0.02, "num_calibration": 100} if given.quick else {}
-    setup, found = measured(options, share=share, stops=stops)
+    options |= {"validation": 0.02, "num_calibration": 100, "sync_every": 2} if given.quick else {}
+    how = {"share": share, "stops": stops, "threads": given.threads}
+    if given.workers == 1:
+        setup, found = measured(options, **how)
+        choice = setup.precision.to_dict()
+    else:
+        with TemporaryDirectory() as folder:
+            launch(rank, given.workers, options, how, f"{folder}/measured.json")
+            choice, found = json.loads(Path(f"{folder}/measured.json").read_text())
     totals = [extrapolated(found, stop) for stop in range(stops)]
     ours, other = ([side / 60 for side in sides] for sides in zip(*totals, strict=True))
     _ratio.write(
         given.json,
         {
             "threads": given.threads,
+            "workers": given.workers,
             "quick": given.quick,
-            "choice": setup.precision.to_dict(),
+            "choice": choice,
             "ratio": _ratio.ratio(other, ours),
             "minutes": {"ours": _ratio.spread(ours), "naive": _ratio.spread(other)},
             "goals": GOALS,

@@ -1,13 +1,14 @@
 """Scaling: a cost model fitted to this machine, checked against real runs, and followed to many ranks.
 
     python benchmarks/scaling.py --data PATH-TO-CIFAR10 --json results/scaling/scaling.json
+    python benchmarks/scaling.py --data PATH-TO-CIFAR10 --recipe paper --json results/scaling/scaling-paper.json
     python benchmarks/scaling.py --quick --json scaling.json
 
 What is measured: seconds of a training step against its FLOPs, of putting blocks together against their bytes (packing
 alone, and with another rank), of scoring against its FLOPs, of mutation against the number of members. What is
 checked: the rates of one and of two workers, which took no part in the fit. What is simulated: one generation on 2 to
-256 machines of one rank each, with the very deals that a search would make, over a network of a given bandwidth and
-latency (an assumption, not a measurement). ``docs/scaling.md`` explains the model.
+256 machines of one rank each, with the very deals that a search would make, over networks of given bandwidths and a
+given latency (assumptions, not measurements). ``docs/scaling.md`` explains the model.
 """
 
 import argparse
@@ -172,32 +173,32 @@ def lineage(config: SearchConfig, count: int, shape: tuple[int, int, int], rng: 
     return found
 
 
-def simulate(model: Model, genomes: Sequence[Genome], size: int, given: argparse.Namespace) -> dict[str, Any]:
-    """One generation: mutation on every rank, stretches, scoring."""
+def simulate(model: Model, genomes: Sequence[Genome], size: int, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """One generation (mutation on every rank, stretches, scoring), over each of the assumed networks."""
     rng = np.random.default_rng(0)
     dealt = [deal_stretch(genomes, size, given.sync_every, rng, batch_size=given.batch_size) for _ in range(3)]
-    network = {"bandwidth": given.bandwidth, "latency": given.latency}
-    stretches = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
-    updates = given.updates_per_member * len(genomes)
-    training = fmean(stretches) * updates / (size * given.sync_every)
     jobs = deal_scoring(genomes, num_images=given.validation, batch_size=500, size=size)
     each = [scoring_flops(genomes, [hand], num_calibration=given.calibration) for hand in jobs]
     answers = 8 * len(genomes) * given.validation
-    scoring = max(each) / model.scoring_flops_per_second
-    if size > 1:
-        scoring += 2 * (size - 1) * (given.latency + answers / size / given.bandwidth)
+    updates = given.updates_per_member * len(genomes)
     mutation = model.mutation_seconds_per_child * len(genomes)
-    return {
-        "ranks": size,
-        "members": len(genomes),
-        "training_seconds": training,
-        "scoring_seconds": scoring,
-        "mutation_seconds": mutation,
+    alike = {
         "averaged_megabytes": fmean(n for _, n in dealt) * model.bytes_per_parameter / 1e6,
         "slowest_rank_over_mean": fmean(max(map(sum, h)) * size / sum(map(sum, h)) for h, _ in dealt),
         "scoring_flops_over_trie": sum(each) / (shared_flops(genomes) * (given.validation + given.calibration)),
-        "seconds": training + scoring + mutation,
     }
+    rows = []
+    for bandwidth in given.bandwidth:
+        network = {"bandwidth": bandwidth, "latency": given.latency}
+        stretches = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
+        training = fmean(stretches) * updates / (size * given.sync_every)
+        scoring = max(each) / model.scoring_flops_per_second
+        if size > 1:
+            scoring += 2 * (size - 1) * (given.latency + answers / size / bandwidth)
+        times = {"training_seconds": training, "scoring_seconds": scoring, "mutation_seconds": mutation}
+        known = {"bandwidth": bandwidth, "ranks": size, "members": len(genomes)}
+        rows.append({**known, **times, "seconds": training + scoring + mutation, **alike})
+    return rows
 
 
 def checked(model: Model, network: dict[str, float], given: argparse.Namespace, options: dict) -> dict[str, Any]:
@@ -228,7 +229,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
     parser.add_argument("--sync-every", type=int, default=16)
     parser.add_argument("--updates-per-member", type=int, default=500)
-    parser.add_argument("--bandwidth", type=float, default=1.25e9, help="assumed, bytes a second (10 Gbit/s)")
+    parser.add_argument(
+        "--bandwidth", type=float, nargs="+", default=[1.25e9, 1.25e8], help="assumed, bytes a second (10 and 1 Gbit/s)"
+    )
     parser.add_argument("--latency", type=float, default=5e-5, help="assumed, seconds a message")
     parser.add_argument("--validation", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=96, help="updates of each real run of the check")
@@ -256,13 +259,14 @@ def main() -> None:
     shape = (1, 8, 8) if given.data == "digits" else (3, 32, 32)
     for count in given.populations:
         genomes = lineage(config, count, shape, np.random.default_rng(0))
-        base = 0.0
+        base = 0.0  # of one rank, which sends nothing
         for size in given.ranks:
-            row = simulate(model, genomes, size, given)
-            base = base or row["seconds"] * size
-            row |= {"speedup": base / row["seconds"], "efficiency": base / row["seconds"] / size}
-            found["simulation"].append(row)
-            print(f"{count} members, {size} ranks: {row['speedup']:.1f} times as fast", flush=True)
+            for row in simulate(model, genomes, size, given):
+                base = base or row["seconds"] * size
+                row |= {"speedup": base / row["seconds"], "efficiency": base / row["seconds"] / size}
+                found["simulation"].append(row)
+                where = f"{count} members, {size} ranks, {row['bandwidth']:.3g} bytes/s"
+                print(f"{where}: {row['speedup']:.1f} times as fast", flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(found, indent=2) + "\n")
 

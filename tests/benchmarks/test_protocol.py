@@ -1,6 +1,8 @@
 """What `benchmarks/protocol.py` measures in a short search, and how it adds it up."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,3 +40,14 @@ def test_a_short_search_is_measured_in_every_round(
     assert minutes["naive"]["max"] / minutes["ours"]["min"] >= spread["max"]
     assert found["updates_run_of_each_round"] == 20
     assert found["protocol"] == {"rounds": 3, "updates_of_each_round": 5000}
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_rounds(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "protocol.json"
+    command = [sys.executable, "benchmarks/protocol.py", "--quick", "--threads", "2", "--workers", "2"]
+    subprocess.run([*command, "--data", str(pictures), "--json", str(out)], check=True, stdout=subprocess.DEVNULL)
+    found = json.loads(out.read_text())
+    assert [len(row["layers"]) for row in found["rounds"]] == [1, 10, 10]
+    assert all(len(row["ours_update"]) == len(row["naive_update"]) == 2 for row in found["rounds"])
+    assert found["workers"] == 2
