@@ -5,6 +5,8 @@
 * ``filters``: gradients of 3×3 filters, at the sizes of the default recipe's network: oneDNN's, by nine products of
   shifted images, and by one product with unfolded images (im2col).
 * ``batches``: forward and backward over the recipe's batch at once, or in parts.
+* ``padding``: layers of the evolved population (``population.json``) whose blocks have several kernel sizes, at the
+  poster's batch: a convolution for each size, forth and back, or one of all filters, padded with zeros to the largest.
 * ``settings``: whole steps in processes of their own: memory given back to the kernel after each tensor (without
   `keep_memory`), one arena of malloc, huge pages, and kernels compiled with ``-O3`` and 512-bit vectors.
 
@@ -18,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -29,10 +32,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import _ratio
+import population
 from graftwork.bank import BlockBank, grow_bank
 from graftwork.datasets import cache_folder
 from graftwork.execution import set_kernels
-from graftwork.genome import seed_genome
+from graftwork.genome import Layer, Pool, seed_genome
 from graftwork.kernels import build
 from graftwork.member import bind
 from graftwork.runs import keep_memory
@@ -125,6 +129,67 @@ def batches(batch: int, repetitions: int) -> dict[str, Any]:
     }
 
 
+Mixture = tuple[int, int, tuple[tuple[int, int], ...]]
+"""Input channels and side of a layer, and its kernel sizes with their hidden channels."""
+
+
+def mixed_layers() -> list[Mixture]:
+    """Those of the evolved population that have several kernel sizes, each kind once."""
+    found: list[Mixture] = []
+    for genome in population.load():
+        channels, side = genome.input_shape[:2]
+        for item in genome.body:
+            if isinstance(item, Pool):
+                side //= item.size
+            if isinstance(item, Layer):
+                hidden: dict[int, int] = defaultdict(int)
+                for block in item.blocks:
+                    hidden[block.kernel_size] += block.hidden_channels
+                if len(hidden) > 1:
+                    found.append((channels, side, tuple(sorted(hidden.items()))))
+                channels = item.out_channels
+    return sorted(set(found))
+
+
+def for_each_size(x: Tensor, filters: Sequence[Tensor]) -> list[Tensor]:
+    """What we do: a convolution for each kernel size."""
+    return [F.conv2d(x, one, padding=one.shape[-1] // 2) for one in filters]
+
+
+def padded(x: Tensor, filters: Sequence[Tensor]) -> list[Tensor]:
+    """One convolution of all filters, padded with zeros to the largest."""
+    largest = max(one.shape[-1] for one in filters)
+    whole = torch.cat([F.pad(one, [(largest - one.shape[-1]) // 2] * 4) for one in filters])
+    return [F.conv2d(x, whole, padding=largest // 2)]
+
+
+def convolved(mixture: Mixture, batch: int) -> dict[str, Callable[[], None]]:
+    """Both ways over noise, forth and back to it and to the filters."""
+    channels, side, hidden = mixture
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((batch, channels, side, side), *((n, channels, k, k) for k, n in hidden))
+    made = (torch.randn(shape, generator=generator).to(torch.bfloat16) for shape in shapes)
+    inputs = [tensor.contiguous(memory_format=torch.channels_last).requires_grad_() for tensor in made]
+
+    def run(way: Callable[[Tensor, Sequence[Tensor]], list[Tensor]]) -> None:
+        volumes = way(inputs[0], inputs[1:])
+        torch.autograd.grad(volumes, inputs, [torch.ones_like(volume) for volume in volumes])
+
+    return {name: (lambda way=way: run(way)) for name, way in (("each size", for_each_size), ("padded", padded))}
+
+
+def padding(batch: int, repetitions: int) -> dict[str, Any]:
+    rows = {}
+    for mixture in mixed_layers():
+        seconds = _ratio.times(convolved(mixture, batch), repetitions)
+        blocks = " + ".join(f"{kernel}×{kernel}·{hidden}" for kernel, hidden in mixture[2])
+        rows["{} on {} channels, {} pixels".format(blocks, *mixture)] = {
+            **{name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()},
+            "ratio": _ratio.ratio(*seconds.values()),
+        }
+    return rows
+
+
 def settings(folder: Path) -> dict[str, dict[str, str]]:
     """Environments of a process that makes steps."""
     compiler = folder / "cc"
@@ -186,6 +251,7 @@ def main() -> None:
     found: dict[str, Any] = {"threads": given.threads, "quick": given.quick}
     found["filters"] = filter_gradients(SIZES[-1:] if given.quick else SIZES, batch, repetitions)
     found["batches"] = batches(batch, repetitions)
+    found["padding"] = padding(2 if given.quick else RECIPES["paper"].batch_size, repetitions)
     found["settings"] = processes(given.threads, recipe, steps, starts)
     _ratio.write(given.json, {"ratio": found["settings"]["huge pages"]["ratio"], **found})
 

@@ -30,3 +30,21 @@ def test_each_alternative_is_held_against_what_we_do(alternatives: Any) -> None:
     parts = alternatives.batches(10, 1)
     assert list(parts) == ["10 at a time", "5 at a time", "2 at a time"]
     assert parts["10 at a time"]["ratio"]["median"] == 1
+
+
+def test_filters_padded_to_one_size_give_the_volumes_of_each_size(alternatives: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 6, 6), (4, 3, 1, 1), (2, 3, 3, 3), (5, 3, 5, 5))
+    x, *filters = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    volumes = alternatives.for_each_size(x, filters)
+    assert len(volumes) == 3
+    (whole,) = alternatives.padded(x, filters)
+    torch.testing.assert_close(whole, torch.cat(volumes, 1))
+
+
+def test_layers_of_several_kernel_sizes_are_found_where_they_stand(alternatives: Any) -> None:
+    found = alternatives.mixed_layers()
+    places = {(3, 32), (16, 32), (16, 16), (32, 16), (32, 8), (64, 8)}
+    assert found
+    assert all((channels, side) in places and len(hidden) > 1 for channels, side, hidden in found)
+    assert all("ratio" in row for row in alternatives.padding(1, 1).values())

@@ -163,6 +163,45 @@ def test_several_threads_give_the_same_values_and_the_same_bits_each_time(kernel
     assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(single, first, strict=True))
 
 
+def _noise(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 3, 8, 16, 24, 48, 64, 80])
+@pytest.mark.parametrize("gap", [0, 5])
+def test_sums_and_ways_back_hold_for_rows_of_any_width(
+    kernels: Kernels, dtype: torch.dtype, width: int, gap: int
+) -> None:
+    volume, wide = (
+        _noise(dtype, 3, width, 13, 7) + 2,
+        _noise(dtype, 3, width + gap, 13, 7),
+    )  # 273 rows: no whole flushes
+    mean, variance, scale, shift = kernels.normaliser(volume, torch.rand(width) + 0.5, torch.randn(width))
+    exact = volume.double()
+    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(variance.double(), exact.var((0, 2, 3), correction=0), atol=1e-5, rtol=1e-5)
+    d, sums = kernels.backward(volume, wide, gap, scale, shift, mean, "tanh")
+    z = (exact * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)).requires_grad_()
+    (expected,) = torch.autograd.grad(z.tanh(), z, wide[:, gap:].double())
+    products = expected * (exact - mean.double().view(-1, 1, 1))
+    close = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
+    torch.testing.assert_close(d.double(), expected, **close)
+    for found, terms in zip(sums, (expected, products), strict=True):
+        gaps = (found - terms.sum((0, 2, 3))).abs() / terms.abs().sum((0, 2, 3))
+        assert gaps.max() < close["rtol"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 16, 20])
+def test_adding_fewer_channels_equals_torch_to_the_bit(kernels: Kernels, dtype: torch.dtype, width: int) -> None:
+    out, x = _noise(dtype, 2, 16, 5, 5), _noise(dtype, 2, width, 5, 5)
+    expected, common = out.clone(), min(16, width)
+    expected[:, :common] += x[:, :common]
+    kernels.add(out, x)
+    assert torch.equal(out, expected)
+
+
 def test_nan_is_handed_on(kernels: Kernels) -> None:
     member, x = _member(_genome())
     set_kernels(kernels)

@@ -16,6 +16,7 @@
 enum { IDENTITY, RELU, GELU, SILU, LEAKY_RELU, TANH };
 enum { LANES = 16 };
 enum { FLUSH = 64 }; /* rows whose sums are kept in float32 before they are added up in float64 */
+enum { SHORT = 64 }; /* channels of rows that lie so close together that one channel's are walked down fast */
 
 typedef uint16_t bf16;
 typedef float f32;
@@ -45,6 +46,16 @@ INLINE void store_bf16(bf16 *p, vec x, long n) { /* to the nearest, ties to even
     uvec bits = (uvec)x;
     hvec h = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec);
     copy(p, &h, n, 2);
+}
+
+/* One number, for rows too narrow for vectors: the copies of less than 8 lanes go through memory, and wait for it. */
+INLINE f32 get_f32(const f32 *p) { return *p; }
+INLINE void put_f32(f32 *p, f32 x) { *p = x; }
+INLINE f32 get_bf16(const bf16 *p) { uint32_t bits = (uint32_t)*p << 16; f32 x; memcpy(&x, &bits, 4); return x; }
+INLINE void put_bf16(bf16 *p, f32 x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    *p = (bf16)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 /* e^x as 2^n · e^r with |r| <= ln 2 / 2, and e^r by its series: to 1.2e-7, or 4e-5 if rough. */
@@ -133,7 +144,8 @@ static float *repeated(const float *values, long width, long times) {
 }
 
 static void flush(float *from, double *to, long width, long span) {
-    for (long c = 0; c < span; c++) to[c % width] += from[c];
+    for (long first = 0; first < span; first += width)
+        for (long c = 0; c < width; c++) to[c] += from[first + c];
     memset(from, 0, span * sizeof(float));
 }
 
@@ -181,6 +193,8 @@ int threaded(void) {
 #define NAME(name) NAME1(name, T)
 #define LOAD NAME(load)
 #define STORE NAME(store)
+#define GET NAME(get)
+#define PUT NAME(put)
 
 /* From the sums of moments: mean and variance (biased), and the scale and shift that normalise, by weight and bias. */
 int normaliser(const double *sums, const double *squares, const float *pivot, const float *weight, const float *bias,

@@ -13,10 +13,26 @@ static int NAME(moments_part)(const T *x, long rows, long width, const float *pi
         store_f32(one + c, load_f32(one + c, n) + v, n);                                                               \
         store_f32(two + c, load_f32(two + c, n) + v * v, n);                                                           \
     }
-    for (long b = 0; b < blocks; b++) {
-        const T *row = x + b * span;
-        ACROSS(span, STEP)
-        if (b % FLUSH == FLUSH - 1) { flush(one, sums, width, span); flush(two, squares, width, span); }
+    for (long b = 0; b < blocks; b += FLUSH) {
+        long until = b + FLUSH < blocks ? b + FLUSH : blocks;
+        if (span % LANES == 0 && span <= SHORT) { /* down the rows, with the sums in registers */
+            for (long c = 0; c < span; c += LANES) {
+                vec p = load_f32(shift + c, LANES), sum = {0}, square = {0};
+                for (const T *row = x + b * span + c; row < x + until * span; row += span) {
+                    vec v = LOAD(row, LANES) - p;
+                    sum += v;
+                    square += v * v;
+                }
+                store_f32(one + c, sum, LANES);
+                store_f32(two + c, square, LANES);
+            }
+        } else
+            for (long n = b; n < until; n++) {
+                const T *row = x + n * span;
+                ACROSS(span, STEP)
+            }
+        flush(one, sums, width, span);
+        flush(two, squares, width, span);
     }
     for (long r = blocks * times; r < rows; r++) {
         const T *row = x + r * width;
@@ -60,19 +76,41 @@ int NAME(forward)(const T *x, long rows, long width, const float *scale, const f
                                   stride))
 }
 
+/* d of some lanes, by what normalises them: from x and g; adds to their sums and products. */
+INLINE vec NAME(backward_lanes)(vec v, vec g, vec scale, vec shift, vec mean, vec *sum, vec *product, int kind) {
+    vec e = g * slope(v * scale + shift, kind, ROUGH);
+    *sum += e;
+    *product += e * (v - mean);
+    return e;
+}
+
 INLINE void NAME(backward_row)(const T *x, const T *g, const float *tables, T *d, float *sums, long all, long span,
                                int kind) {
     const float *a = tables, *b = tables + all, *m = tables + 2 * all;
 #define STEP(c, n)                                                                                                     \
     {                                                                                                                  \
-        vec v = LOAD(x + c, n), z = v * load_f32(a + c, n) + load_f32(b + c, n);                                       \
-        vec e = LOAD(g + c, n) * slope(z, kind, ROUGH);                                                                \
-        store_f32(sums + c, load_f32(sums + c, n) + e, n);                                                             \
-        store_f32(sums + all + c, load_f32(sums + all + c, n) + e * (v - load_f32(m + c, n)), n);                      \
-        STORE(d + c, e, n);                                                                                            \
+        vec sum = load_f32(sums + c, n), product = load_f32(sums + all + c, n);                                        \
+        STORE(d + c, NAME(backward_lanes)(LOAD(x + c, n), LOAD(g + c, n), load_f32(a + c, n), load_f32(b + c, n),      \
+                                          load_f32(m + c, n), &sum, &product, kind), n);                               \
+        store_f32(sums + c, sum, n);                                                                                   \
+        store_f32(sums + all + c, product, n);                                                                         \
     }
     ACROSS(span, STEP)
 #undef STEP
+}
+
+/* The same of all rows for 16 channels, with their sums in registers; rows of g are `far` apart. */
+INLINE void NAME(backward_down)(const T *x, const T *g, const float *tables, T *d, float *sums, long span, long far,
+                                long rows, int kind) {
+    vec scale = load_f32(tables, LANES), shift = load_f32(tables + span, LANES);
+    vec mean = load_f32(tables + 2 * span, LANES), sum = {0}, product = {0};
+    for (long r = 0; r < rows; r++) {
+        vec e = NAME(backward_lanes)(LOAD(x + r * span, LANES), LOAD(g + r * far, LANES), scale, shift, mean, &sum,
+                                     &product, kind);
+        STORE(d + r * span, e, LANES);
+    }
+    store_f32(sums, sum, LANES);
+    store_f32(sums + span, product, LANES);
 }
 
 /* d = g · σ'(x · scale + shift), sums = Σ d, products = Σ d · (x − mean); rows of g are `stride` apart. */
@@ -89,9 +127,17 @@ static int NAME(backward_part)(const T *x, const T *g, long rows, long width, lo
     }
     for (long c = 0; c < width; c++) sums[c] = products[c] = 0;
 #define LOOP(KIND)                                                                                                     \
-    for (long n = 0; n < blocks; n++) {                                                                                \
-        NAME(backward_row)(x + n * span, g + n * times * stride, tables, d + n * span, one, span, span, KIND);         \
-        if (n % FLUSH == FLUSH - 1) { flush(one, sums, width, span); flush(one + span, products, width, span); }       \
+    for (long n = 0; n < blocks; n += FLUSH) {                                                                         \
+        long until = n + FLUSH < blocks ? n + FLUSH : blocks, far = times * stride;                                    \
+        if (span % LANES == 0 && span <= SHORT)                                                                        \
+            for (long c = 0; c < span; c += LANES)                                                                     \
+                NAME(backward_down)(x + n * span + c, g + n * far + c, tables + c, d + n * span + c, one + c, span,    \
+                                    far, until - n, KIND);                                                             \
+        else                                                                                                           \
+            for (long r = n; r < until; r++)                                                                           \
+                NAME(backward_row)(x + r * span, g + r * far, tables, d + r * span, one, span, span, KIND);            \
+        flush(one, sums, width, span);                                                                                 \
+        flush(one + span, products, width, span);                                                                      \
     }                                                                                                                  \
     for (long r = blocks * times; r < rows; r++)                                                                       \
         NAME(backward_row)(x + r * width, g + r * stride, tables, d + r * width, one, span, width, KIND);
@@ -138,6 +184,11 @@ int NAME(finish)(const T *x, T *d, long rows, long width, const float *scale, co
 /* y[:, :width] += x[:, :width]; rows are `y_stride` and `x_stride` apart. */
 static int NAME(add_part)(T *y, long y_stride, const T *x, long x_stride, long rows, long width) {
     if (y_stride == width && x_stride == width) { width *= rows; rows = 1; }
+    if (width < 8) { /* the images themselves, as residual of a first layer */
+        for (long r = 0; r < rows; r++, y += y_stride, x += x_stride)
+            for (long c = 0; c < width; c++) PUT(y + c, GET(y + c) + GET(x + c));
+        return 0;
+    }
 #define STEP(c, n) STORE(out + c, LOAD(out + c, n) + LOAD(in + c, n), n);
     for (long r = 0; r < rows; r++) {
         T *out = y + r * y_stride;
