@@ -5,8 +5,9 @@
     python benchmarks/workers.py --quick --json workers.json
 
 The rates are of joint training, averaging included, on a population that has been grown by the recipe's own mutation;
-the three take turns. With ``--searches``, whole searches by one and by two workers at the same FLOPs follow, for that
-many seeds; those that stand in the JSON file are not run again.
+the three take turns. With ``--searches``, whole searches at the same FLOPs follow, for that many seeds: by one worker,
+by two as they come (each makes ``--sync-every`` updates on whole batches between two averagings), and by two that share
+a batch (half a batch each, averaged after every update). Those that stand in the JSON file are not run again.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from graftwork.runs import keep_memory, provenance
 from graftwork.workers import Group, SharedTrainer, launch
 
 WAYS = {"one worker, one thread": (1, 1), "one process, two threads": (1, 2), "two workers, one thread each": (2, 1)}
+SEARCHES = {"1": (1, 1, None), "2": (2, 1, None), "2, sharing a batch": (2, 2, 1)}
+"""Workers, parts of a batch, and updates between two averagings (``None``: as the options say)."""
 
 
 def grown(config: SearchConfig, members: int) -> Setup:
@@ -94,19 +97,14 @@ def rates(given: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def searched(options: dict[str, Any], budget: str, seed: int, workers: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report", "--threads", "1"]
-    command += [
-        "--data",
-        options["data"],
-        "--recipe",
-        options["recipe"],
-        "--precision",
-        options["precision"],
-        "--budget",
-        budget,
-    ]
-    command += ["--sync-every", str(options["sync_every"]), "--seed", str(seed), "--workers", str(workers)]
+def searched(options: dict[str, Any], budget: str, seed: int, way: tuple[int, int, int | None]) -> dict[str, Any]:
+    workers, parts, sync_every = way
+    size = SearchConfig.from_dict({"data": options["data"], "recipe": options["recipe"]}).recipe.batch_size
+    flags = {name: options[name] for name in ("data", "recipe", "precision")}
+    flags |= {"budget": budget, "seed": seed, "workers": workers, "threads": 1, "batch-size": size // parts}
+    flags |= {"sync-every": sync_every or options["sync_every"]}
+    command = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report"]
+    command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*command, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
         result = json.loads(Path(f"{folder}/run/result.json").read_text())
@@ -117,13 +115,19 @@ def searched(options: dict[str, Any], budget: str, seed: int, workers: int) -> d
 
 
 def compared(rows: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    seeds = sorted(set(rows["1"]) & set(rows["2"]))
-    values = {n: [rows[n][seed]["test_accuracy"] for seed in seeds] for n in ("1", "2")}
-    return {
-        "test_accuracy": {f"{n} workers": {"mean": fmean(v), "deviation": stdev(v)} for n, v in values.items()},
-        "difference": spread([b - a for a, b in zip(values["1"], values["2"], strict=True)]),
-        "seconds_ratio": spread([rows["1"][seed]["seconds"] / rows["2"][seed]["seconds"] for seed in seeds]),
+    """Two workers against one, over the seeds that both ran."""
+    seeds = sorted(set.intersection(*(set(rows[name]) for name in SEARCHES)))
+    values = {name: [rows[name][seed]["test_accuracy"] for seed in seeds] for name in SEARCHES}
+    found: dict[str, Any] = {
+        "test_accuracy": {f"{n} workers": {"mean": fmean(v), "deviation": stdev(v)} for n, v in values.items()}
     }
+    for name in list(SEARCHES)[1:]:
+        pairs = [(rows["1"][seed], rows[name][seed]) for seed in seeds]
+        found[f"{name} workers against 1"] = {
+            "difference": spread([two["test_accuracy"] - one["test_accuracy"] for one, two in pairs]),
+            "seconds_ratio": spread([one["seconds"] / two["seconds"] for one, two in pairs]),
+        }
+    return found
 
 
 def public(arguments: list[str], data: str) -> str:
@@ -163,14 +167,14 @@ def main() -> None:
     if "ratio" not in found:
         found |= rates(given, options)
         store()
-    rows = found.setdefault("searches", {"1": {}, "2": {}})
+    rows = found.setdefault("searches", {})
     for seed in map(str, range(given.searches)):
-        for workers in ("1", "2"):
-            if seed not in rows[workers]:
-                rows[workers][seed] = searched(options, given.budget, int(seed), int(workers))
-                print(f"seed {seed}, {workers} workers: {rows[workers][seed]}", flush=True)
+        for name, way in SEARCHES.items():
+            if seed not in rows.setdefault(name, {}):
+                rows[name][seed] = searched(options, given.budget, int(seed), way)
+                print(f"seed {seed}, {name} workers: {rows[name][seed]}", flush=True)
                 store()
-    if len(set(rows["1"]) & set(rows["2"])) > 1:
+    if given.searches > 1:
         found |= compared(rows)
         store()
 
