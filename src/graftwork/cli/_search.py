@@ -103,7 +103,11 @@ def search(
         ),
     ] = None,
     sync_every: Annotated[
-        int | None, typer.Option(help="Updates of each worker between two averagings. [default: 16]")
+        int | None,
+        typer.Option(
+            help="Updates of each worker between two averagings; 1, with --batch-size divided by the workers, "
+            "shares every batch among them (docs/scaling.md). [default: 16]"
+        ),
     ] = None,
     checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,
     config: options.Config = None,
