@@ -1,10 +1,12 @@
 """Several members per step: validation accuracy at equal FLOPs, and seconds, for S = 1, 2, 4, 8.
 
-    python benchmarks/members_per_step.py --data PATH-TO-CIFAR10 --json results/members-per-step/members_per_step.json
+    python benchmarks/members_per_step.py --data PATH-TO-CIFAR10 --recipe paper --generations 3 --budget 3TFLOP \\
+        --json results/members-per-step/members_per_step.json
     python benchmarks/members_per_step.py --quick --json members_per_step.json
 
 Every search has the same budget in FLOPs (training and scoring; what members have in common counts once), so that a
-larger S makes fewer updates of more members. The sizes take turns within each seed. With ``--jobs 2`` two searches run
+larger S makes fewer updates of more members. The first round, of the seed alone, is the same for every S, so the budget
+has to leave something for the others. The sizes take turns within each seed. With ``--jobs 2`` two searches run
 at a time, so seconds are those of a machine that is shared by two. Searches that stand in the JSON file are not run
 again. The test split stays shut.
 """
@@ -72,6 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--budget", default="0.02PFLOP")
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--generations", type=int, help="rounds after the first; the recipe's own")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--population-size", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
@@ -84,11 +88,17 @@ def main() -> None:
     if given.quick:
         given.data, given.budget, given.seeds, given.sizes = "digits", "0.00003PFLOP", 1, [1, 4]
     options = {"data": given.data, "budget": given.budget, "threads": given.threads, "precision": given.precision}
+    options |= {"recipe": given.recipe, "num_generations": given.generations}
     options |= {"recipe": "paper", "num_generations": 2, "num_calibration": 100} if given.quick else {}
     options |= {"population_size": given.population_size, "validation": 0.1, "blend": 0}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {"trials": {}}
     found |= {"command": f"python benchmarks/members_per_step.py {public(sys.argv[1:], given.data)}"}
-    found |= {"budget": given.budget, "population_size": given.population_size, "jobs": given.jobs}
+    found |= {
+        "recipe": options["recipe"],
+        "budget": given.budget,
+        "population_size": given.population_size,
+        "jobs": given.jobs,
+    }
     trials = found["trials"]
     given.json.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
