@@ -1,7 +1,7 @@
 """Several members per step: validation accuracy at equal FLOPs, and seconds, for S = 1, 2, 4, 8.
 
     python benchmarks/members_per_step.py --data PATH-TO-CIFAR10 --recipe paper --generations 3 --budget 3TFLOP \\
-        --json results/members-per-step/members_per_step.json
+        --validation 0.04 --calibration 250 --json results/members-per-step/members_per_step.json
     python benchmarks/members_per_step.py --quick --json members_per_step.json
 
 Every search has the same budget in FLOPs (training and scoring; what members have in common counts once), so that a
@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--budget", default="0.02PFLOP")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--generations", type=int, help="rounds after the first; the recipe's own")
+    parser.add_argument("--validation", type=float, default=0.1)
+    parser.add_argument("--calibration", type=int, help="images to calibrate with; the recipe's own")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--population-size", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
@@ -88,9 +90,9 @@ def main() -> None:
     if given.quick:
         given.data, given.budget, given.seeds, given.sizes = "digits", "0.00003PFLOP", 1, [1, 4]
     options = {"data": given.data, "budget": given.budget, "threads": given.threads, "precision": given.precision}
-    options |= {"recipe": given.recipe, "num_generations": given.generations}
+    options |= {"recipe": given.recipe, "num_generations": given.generations, "num_calibration": given.calibration}
     options |= {"recipe": "paper", "num_generations": 2, "num_calibration": 100} if given.quick else {}
-    options |= {"population_size": given.population_size, "validation": 0.1, "blend": 0}
+    options |= {"population_size": given.population_size, "validation": given.validation, "blend": 0}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {"trials": {}}
     found |= {"command": f"python benchmarks/members_per_step.py {public(sys.argv[1:], given.data)}"}
     found |= {
