@@ -230,9 +230,9 @@ def _trunk(state: SearchState) -> tuple[BlockId, ...]:
     if not state.lines:
         return ()
     owners: dict[BlockId, set[int | None]] = defaultdict(set)
-    for member_id, member in state.population.members.items():
+    for line, member in ((state.line_of(name), found) for name, found in state.population.members.items()):
         for block_id in member.genome.ids:
-            owners[block_id].add(state.line_of(member_id))
+            owners[block_id].add(line)
     return tuple(block_id for block_id, lines in owners.items() if len(lines) > 1)
 
 
