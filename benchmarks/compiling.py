@@ -34,7 +34,7 @@ from graftwork.datasets import cache_folder
 from graftwork.execution import set_kernels
 from graftwork.genome import Genome, seed_genome
 from graftwork.kernels import build
-from graftwork.member import bind
+from graftwork.member import Member, bind
 from graftwork.mutation import R2RMutation
 from graftwork.runs import keep_memory
 from graftwork.training import RECIPES, in_precision
@@ -68,7 +68,8 @@ def networks(recipe: str, growths: int, batch: int) -> tuple[nn.Module, nn.Modul
 
 def passes(network: nn.Module, x: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
     """Forward and backward."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    bound = network.parameters_by_key().values() if isinstance(network, Member) else network.parameters()
+    parameters = [p for p in bound if p.requires_grad]
 
     def run() -> None:
         with in_precision(precision, x.device):

@@ -10,9 +10,9 @@ gap is told too, but Adam's first update moves every weight by the whole rate wh
 where a gradient is zero but for rounding, rounding says which way, and deep members part.
 
 With ``--workers`` (``--threads 2 --workers 2 --json results/speed/joint-workers.json``) the threads are shared among
-so many workers, which exchange as those of ``graftwork search`` do; while the naive way runs, with all threads, they
-wait. Only the whole pipeline is compared then, and not for the same losses: workers average what each has made of the
-same weights (``workers.py --searches`` says what that costs).
+so many workers, which exchange as those of ``graftwork search`` do, with and without ``--sync-every``; while the naive
+way runs, with all threads, they wait. Only the whole pipeline is compared then (what the two ways are worth,
+``workers.py --searches`` says).
 """
 
 import argparse
@@ -49,7 +49,7 @@ from graftwork.training import (
     measure_precision,
     same_rule,
 )
-from graftwork.workers import Group, SharedTrainer, launch
+from graftwork.workers import Group, launch, train_together
 
 PAPER = RECIPES["paper"]
 RULE = PAPER.rules["filter"]
@@ -161,7 +161,7 @@ def compare_together(problem: Problem, batches: BatchStream, group: Group, given
     genomes = population.load()
     draws, numbers = np.random.default_rng(0).integers(len(genomes), size=given["steps"]), count()
     ours = Ours(genomes, batches, given["precision"])
-    trainer = SharedTrainer(ours.trainer, group, sync_every=given["sync_every"])
+    trainer = train_together(ours.trainer, group, given["sync_every"])
     trainer.sync()
 
     def together() -> None:
@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="that share the threads")
+    parser.add_argument("--sync-every", type=int, help="workers average so often; without it they share every batch")
     parser.add_argument("--quick", action="store_true", help="Few steps: checks that it runs, measures nothing.")
     parser.add_argument("--passes", choices=("auto", "torch"), default="auto")
     parser.add_argument("--json", type=Path)
@@ -227,11 +228,17 @@ def main() -> None:
     steps, repetitions, compared = (4, 1, 3) if given.quick else (40, 7, 20)
     if given.workers > 1:
         how = {"data": given.data, "threads": given.threads, "precision": choice.precision, "passes": choice.passes}
-        how |= {"steps": 8, "sync_every": 2} if given.quick else {"steps": 64, "sync_every": 16}
+        how |= {"steps": 8 if given.quick else 64, "sync_every": given.sync_every}
         with TemporaryDirectory() as folder:
             launch(rank, given.workers, {**how, "repetitions": repetitions}, f"{folder}/seconds.json")
             found = json.loads(Path(f"{folder}/seconds.json").read_text())
-        known = {"threads": given.threads, "workers": given.workers, "quick": given.quick, "choice": choice.to_dict()}
+        known = {
+            "threads": given.threads,
+            "workers": given.workers,
+            "sync_every": given.sync_every,
+            "quick": given.quick,
+        }
+        known |= {"choice": choice.to_dict()}
         ratio = _ratio.ratio(found["naive_pipeline"], found["pipeline"])
         _ratio.write(given.json, {**known, "ratio": ratio, "seconds": found})
         return

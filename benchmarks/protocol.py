@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="that share the threads")
+    parser.add_argument("--sync-every", type=int, help="workers average so often; without it they share every batch")
     parser.add_argument("--share", type=int, default=10, help="a part of so many is run, of updates and naive scoring")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="Two rounds, few updates: checks that it runs.")
@@ -241,8 +242,9 @@ def main() -> None:
     rounds, share, stops = (2, 100, 2) if given.quick else (ROUNDS, given.share, STOPS)
     steps = 20 if given.quick else UPDATES // share
     options = {"data": given.data, "recipe": "paper", "threads": given.threads // given.workers, "seed": given.seed}
+    options |= {"sync_every": given.sync_every}
     options |= {"num_generations": rounds, "initial_steps": steps, "steps_per_generation": steps}
-    options |= {"validation": 0.02, "num_calibration": 100, "sync_every": 2} if given.quick else {}
+    options |= {"validation": 0.02, "num_calibration": 100} if given.quick else {}
     how = {"share": share, "stops": stops, "threads": given.threads}
     if given.workers == 1:
         setup, found = measured(options, **how)
@@ -258,6 +260,7 @@ def main() -> None:
         {
             "threads": given.threads,
             "workers": given.workers,
+            "sync_every": given.sync_every,
             "quick": given.quick,
             "choice": choice,
             "ratio": _ratio.ratio(other, ours),

@@ -6,9 +6,10 @@
 
 What is measured: seconds of a training step against its FLOPs, of putting blocks together against their bytes (packing
 alone, and with another rank), of scoring against its FLOPs, of mutation against the number of members. What is
-checked: the rates of one and of two workers, which took no part in the fit. What is simulated: one generation on 2 to
-256 machines of one rank each, with the very deals that a search would make, over networks of given bandwidths and a
-given latency (assumptions, not measurements). ``docs/scaling.md`` explains the model.
+checked: the rates of one worker, of two that share every batch, and of two that average every ``--sync-every``
+updates, none of which took part in the fit. What is simulated: one generation on 2 to 256 machines of one rank each, in
+both ways, with the very deals that a search would make, over networks of given bandwidths and a given latency
+(assumptions, not measurements). ``docs/scaling.md`` explains the model.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import torch
 
 from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.execution import shared_flops
-from graftwork.genome import Genome, parameters_per_entry, seed_genome, training_flops
+from graftwork.genome import Genome, num_parameters, parameters_per_entry, seed_genome, training_flops
 from graftwork.mutation import R2RMutation
 from graftwork.runs import keep_memory, provenance
 from graftwork.workers import Group, average, deal, deal_scoring, launch, scoring_flops
@@ -56,11 +57,19 @@ class Model:
     def stretch(self, ranks: Sequence[Sequence[int]], num_bytes: float, *, bandwidth: float, latency: float) -> float:
         """Of the slowest rank's steps (training FLOPs of each), and of one averaging."""
         slowest = max(len(hand) * self.step_seconds + sum(hand) / self.flops_per_second for hand in ranks)
-        if len(ranks) == 1:
-            return slowest
+        return slowest + self.exchange(num_bytes, len(ranks), bandwidth=bandwidth, latency=latency)
+
+    def update(self, flops: int, num_bytes: float, size: int, *, bandwidth: float, latency: float) -> float:
+        """Of one that all ranks make together, each on its part of the batch; of its gradients' bytes."""
+        own = self.step_seconds + flops / size / self.flops_per_second
+        return own + self.exchange(num_bytes, size, bandwidth=bandwidth, latency=latency)
+
+    def exchange(self, num_bytes: float, size: int, *, bandwidth: float, latency: float) -> float:
+        """Of packing, and of a ring in which each passes on one of its parts at a time."""
+        if size == 1:
+            return 0.0
         pack = self.pack_seconds + num_bytes / self.pack_bytes_per_second
-        turns = 2 * (len(ranks) - 1)  # of a ring: each passes on one of its parts at a time
-        return slowest + pack + turns * (latency + num_bytes / len(ranks) / bandwidth)
+        return pack + 2 * (size - 1) * (latency + num_bytes / size / bandwidth)
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
@@ -192,32 +201,51 @@ def simulate(model: Model, genomes: Sequence[Genome], size: int, given: argparse
         network = {"bandwidth": bandwidth, "latency": given.latency}
         stretches = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
         training = fmean(stretches) * updates / (size * given.sync_every)
+        sharing = None  # where a rank would have less than two images
+        if 2 * size <= given.batch_size:
+            sharing = updates * shared_update(model, genomes, size, batch_size=given.batch_size, **network)
         scoring = max(each) / model.scoring_flops_per_second
         if size > 1:
             scoring += 2 * (size - 1) * (given.latency + answers / size / bandwidth)
         times = {"training_seconds": training, "scoring_seconds": scoring, "mutation_seconds": mutation}
         known = {"bandwidth": bandwidth, "ranks": size, "members": len(genomes)}
-        rows.append({**known, **times, "seconds": training + scoring + mutation, **alike})
+        whole = {"seconds": training + scoring + mutation}
+        whole |= {"seconds_sharing": None if sharing is None else sharing + scoring + mutation}
+        rows.append({**known, **times, "sharing_seconds": sharing, **whole, **alike})
     return rows
+
+
+def shared_update(model: Model, genomes: Sequence[Genome], size: int, *, batch_size: int, **network: float) -> float:
+    """Mean seconds of an update whose batch all ranks share."""
+    return fmean(
+        model.update(training_flops(genome, batch_size), 4 * num_parameters(genome), size, **network)
+        for genome in genomes
+    )
 
 
 def checked(model: Model, network: dict[str, float], given: argparse.Namespace, options: dict) -> dict[str, Any]:
     """Predicted and real member-steps a second of one and of two workers, on the population of the fit."""
     setup = grown(SearchConfig.from_dict(options), given.members)
-    genomes, rng, found = setup.population.genomes, np.random.default_rng(1), {}
-    for size in (1, 2):
-        dealt = [
-            deal_stretch(genomes, size, given.sync_every, rng, batch_size=setup.trainer.batch_size) for _ in range(200)
-        ]
-        seconds = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
-        predicted = size * given.sync_every / fmean(seconds)
-        real = [timed(options, given.members, given.steps, (size, 1)) for _ in range(given.repetitions)]
-        found[f"{size} workers"] = {
-            "predicted": predicted,
-            "real": spread(real),
-            "ratio": spread([value / predicted for value in real]),
+    genomes, rng, batch_size = setup.population.genomes, np.random.default_rng(1), setup.trainer.batch_size
+    dealt = [deal_stretch(genomes, 2, given.sync_every, rng, batch_size=batch_size) for _ in range(200)]
+    stretches = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
+    predicted = {
+        f"{size} workers": 1 / shared_update(model, genomes, size, batch_size=batch_size, **network) for size in (1, 2)
+    }
+    predicted["2 workers, averaging"] = 2 * given.sync_every / fmean(stretches)
+    real: dict[str, list[float]] = {name: [] for name in predicted}
+    for _ in range(given.repetitions):
+        for name, values in real.items():
+            how = options | ({"sync_every": given.sync_every} if "averaging" in name else {})
+            values.append(timed(how, given.members, given.steps, size=int(name[0])))
+    return {
+        name: {
+            "predicted": predicted[name],
+            "real": spread(values),
+            "ratio": spread([value / predicted[name] for value in values]),
         }
-    return found
+        for name, values in real.items()
+    }
 
 
 def main() -> None:
@@ -244,7 +272,6 @@ def main() -> None:
         given.steps, given.repetitions, given.sync_every = 16, 1, 4
     keep_memory()
     options = {"data": given.data, "recipe": given.recipe, "precision": "float32", "threads": 1}
-    options |= {"sync_every": given.sync_every}
     config = SearchConfig.from_dict(options)
     given.batch_size, given.calibration = config.recipe.batch_size, config.recipe.num_calibration
     model, measured = fitted(options, given.members, 2 * given.repetitions)
@@ -264,9 +291,12 @@ def main() -> None:
             for row in simulate(model, genomes, size, given):
                 base = base or row["seconds"] * size
                 row |= {"speedup": base / row["seconds"], "efficiency": base / row["seconds"] / size}
+                shared = row["seconds_sharing"]
+                row |= {"speedup_sharing": None if shared is None else base / shared}
                 found["simulation"].append(row)
                 where = f"{count} members, {size} ranks, {row['bandwidth']:.3g} bytes/s"
-                print(f"{where}: {row['speedup']:.1f} times as fast", flush=True)
+                told = "too many to share batches" if shared is None else f"{base / shared:.1f} sharing batches"
+                print(f"{where}: {row['speedup']:.1f} times as fast by averaging, {told}", flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(found, indent=2) + "\n")
 

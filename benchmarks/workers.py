@@ -4,10 +4,10 @@
     python benchmarks/workers.py --data PATH-TO-CIFAR10 --json results/workers/workers.json --searches 3
     python benchmarks/workers.py --quick --json workers.json
 
-The rates are of joint training, averaging included, on a population that has been grown by the recipe's own mutation;
-the three take turns. With ``--searches``, whole searches at the same FLOPs follow, for that many seeds: by one worker,
-by two as they come (each makes ``--sync-every`` updates on whole batches between two averagings), and by two that share
-a batch (half a batch each, averaged after every update). Those that stand in the JSON file are not run again.
+The rates are of joint training, all exchange included, on a population that has been grown by the recipe's own
+mutation; the four take turns. With ``--searches``, whole searches at the same FLOPs follow, for that many seeds: by one
+worker, by two as they come (which share every batch), and by two that each make ``--sync-every`` updates on whole
+batches between two averagings. Those that stand in the JSON file are not run again.
 """
 
 import argparse
@@ -26,11 +26,17 @@ import torch
 from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import Plan, joint_train
 from graftwork.runs import keep_memory, provenance
-from graftwork.workers import Group, SharedTrainer, launch
+from graftwork.workers import Group, launch, train_together
 
-WAYS = {"one worker, one thread": (1, 1), "one process, two threads": (1, 2), "two workers, one thread each": (2, 1)}
-SEARCHES = {"1": (1, 1, None), "2": (2, 1, None), "2, sharing a batch": (2, 2, 1)}
-"""Workers, parts of a batch, and updates between two averagings (``None``: as the options say)."""
+WAYS = {
+    "one worker, one thread": (1, 1, False),
+    "one process, two threads": (1, 2, False),
+    "two workers, one thread each": (2, 1, False),
+    "two workers, one thread each, averaging": (2, 1, True),
+}
+"""Workers, threads of each, and whether they average now and then instead of sharing every batch."""
+SEARCHES = {"1": (1, False), "2": (2, False), "2, averaging": (2, True)}
+"""Workers, and the same."""
 
 
 def grown(config: SearchConfig, members: int) -> Setup:
@@ -47,7 +53,7 @@ def train(method: str | None, options: dict[str, Any], members: int, steps: int,
     group = None if method is None else Group.join(method=method)
     torch.set_num_threads(options["threads"])
     setup = grown(SearchConfig.from_dict(options), members)
-    trainer = setup.trainer if group is None else SharedTrainer(setup.trainer, group, sync_every=options["sync_every"])
+    trainer = setup.trainer if group is None else train_together(setup.trainer, group, setup.config.sync_every)
     setup.state.generation = 1
     seconds = []
     for until in (max(4, steps // 5), max(4, steps // 5) + steps):
@@ -62,8 +68,8 @@ def train(method: str | None, options: dict[str, Any], members: int, steps: int,
         group.leave()
 
 
-def timed(options: dict[str, Any], members: int, steps: int, way: tuple[int, int]) -> float:
-    size, threads = way
+def timed(options: dict[str, Any], members: int, steps: int, *, size: int, threads: int = 1) -> float:
+    """Member-steps a second."""
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/seconds.json"
         arguments = ({**options, "threads": threads}, members, steps, out)
@@ -87,22 +93,28 @@ def rates(given: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     for repetition in range(given.repetitions):
         for name, way in WAYS.items():
-            found[name].append(timed(options, given.members, given.steps, way))
+            size, threads, averaging = way
+            how = options | ({"sync_every": given.sync_every} if averaging else {})
+            found[name].append(timed(how, given.members, given.steps, size=size, threads=threads))
             print(f"repetition {repetition}, {name}: {found[name][-1]:.2f} member-steps/s", flush=True)
-    one, threads, two = found.values()
+    one, threads, *two = found.values()
+
+    def over(values: list[float], others: list[float]) -> dict[str, float]:
+        return spread([a / b for a, b in zip(values, others, strict=True)])
+
     return {
         "member_steps_per_second": {name: spread(values) for name, values in found.items()},
-        "ratio": spread([a / b for a, b in zip(two, one, strict=True)]),
-        "ratio_to_two_threads": spread([a / b for a, b in zip(two, threads, strict=True)]),
+        "ratio": over(two[0], one),
+        "ratio_to_two_threads": over(two[0], threads),
+        "averaging": {"ratio": over(two[1], one), "ratio_to_two_threads": over(two[1], threads)},
     }
 
 
-def searched(options: dict[str, Any], budget: str, seed: int, way: tuple[int, int, int | None]) -> dict[str, Any]:
-    workers, parts, sync_every = way
-    size = SearchConfig.from_dict({"data": options["data"], "recipe": options["recipe"]}).recipe.batch_size
-    flags = {name: options[name] for name in ("data", "recipe", "precision")}
-    flags |= {"budget": budget, "seed": seed, "workers": workers, "threads": 1, "batch-size": size // parts}
-    flags |= {"sync-every": sync_every or options["sync_every"]}
+def searched(
+    options: dict[str, Any], budget: str, seed: int, *, workers: int, sync_every: int | None
+) -> dict[str, Any]:
+    flags = {**options, "budget": budget, "seed": seed, "workers": workers, "threads": 1}
+    flags |= {} if sync_every is None else {"sync-every": sync_every}
     command = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report"]
     command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +167,6 @@ def main() -> None:
         given.data, given.recipe, given.steps, given.repetitions, given.members = "digits", "paper", 32, 1, 4
         given.sync_every, given.budget = 4, "0.0001PFLOP"
     options = {"data": given.data, "recipe": given.recipe, "precision": given.precision}
-    options |= {"sync_every": given.sync_every}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {}
 
     def store() -> None:
@@ -171,7 +182,9 @@ def main() -> None:
     for seed in map(str, range(given.searches)):
         for name, way in SEARCHES.items():
             if seed not in rows.setdefault(name, {}):
-                rows[name][seed] = searched(options, given.budget, int(seed), way)
+                workers, averaging = way
+                every = given.sync_every if averaging else None
+                rows[name][seed] = searched(options, given.budget, int(seed), workers=workers, sync_every=every)
                 print(f"seed {seed}, {name} workers: {rows[name][seed]}", flush=True)
                 store()
     if given.searches > 1:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.config import Problem, SearchConfig, Setup, make_plan, parse_budget, prepare
+from graftwork.config import Problem, SearchConfig, Setup, make_plan, measure_speed, parse_budget, prepare
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Plan, SearchState, search
-from graftwork.genome import Genome
+from graftwork.genome import Genome, num_parameters, training_flops
 from graftwork.runs import pack_state, unpack_optimizer, unpack_state
 from graftwork.training import BankOptimizer, PrecisionChoice, ThreadsChoice
 from graftwork.typing import MemberId
-from graftwork.workers import Group, SharedScorer, SharedTrainer
+from graftwork.workers import Group, SharedScorer, part_of, time_exchange, train_together
 
 __all__ = ["adopt", "brief", "dismiss", "follow", "prepare_together", "shared_parts"]
 
@@ -37,7 +37,7 @@ def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
     """The parts of a search, of which all ranks of a group do their share; ``None``: this process alone."""
     if group is None:
         return setup.parts
-    trainer = SharedTrainer(setup.trainer, group, sync_every=setup.config.sync_every)
+    trainer = train_together(setup.trainer, group, setup.config.sync_every)
     return {**setup.parts, "trainer": trainer, "scorer": SharedScorer(setup.scorer, group)}
 
 
@@ -66,12 +66,18 @@ _UNPLANNED = Plan(0, flops=1)
 
 
 def _plan_together(group: Group, setup: Setup) -> None:
-    """Time all ranks at once, and plan for the FLOPs that they do together."""
+    """Time all ranks at once, as they will run, and plan for the FLOPs that they do together."""
+    batch_size, shares = setup.trainer.batch_size, setup.config.sync_every is None
+    part = part_of(batch_size, group) if shares else slice(0, batch_size)
     group.add(torch.zeros(1))  # nobody begins before all are ready
+    own = measure_speed(setup, part.stop - part.start)
+    speed = float(group.add(torch.tensor([own], dtype=torch.float64)))
+    if shares:  # an update waits for its exchange
+        genome = setup.population.genomes[0]
+        update = training_flops(genome, batch_size)
+        speed = update / (update / speed + time_exchange(num_parameters(genome), group, setup.config.device))
+    setup.speed = speed
     setup.plan = make_plan(setup)
-    own = setup.speed or 0.0
-    setup.speed = float(group.add(torch.tensor([own], dtype=torch.float64)))
-    setup.plan = replace(setup.plan, flops=int((setup.plan.flops or 0) * setup.speed / own))
 
 
 def _chosen(setup: Setup) -> dict[str, Any]:

@@ -16,16 +16,19 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from graftwork.config import SearchConfig, choose_kernels, choose_precision, device_of
 from graftwork.errors import ResourceError
 from graftwork.execution import using_kernels
-from graftwork.genome import Genome
+from graftwork.genome import Genome, num_parameters
 from graftwork.runs import keep_memory
 from graftwork.training import PrecisionChoice, ThreadsChoice, Throwaway, measure_threads
-from graftwork.workers import Group, average, launch, num_cores
+from graftwork.workers import Group, average, launch, num_cores, part_of, time_exchange
 
 __all__ = ["Way", "WorkersChoice", "choose_workers", "measure_way", "measure_workers"]
 
-GAIN = 1.2
-"""How many times as many updates workers must make to be chosen. Their updates are worth less than one process's, each
-being made from weights that miss what the others did since the last averaging."""
+GAIN = 1.1
+"""How many times as many updates workers must make to be chosen, where they share every batch."""
+
+GAIN_BY_LOCAL_STEPS = 1.2
+"""The same where each makes updates by itself. These are worth less than one process's, being made from weights that
+miss what the others did since the last averaging."""
 
 _SECONDS = 0.7
 """About how long each of the two ways is timed for ``workers = "auto"``."""
@@ -38,8 +41,9 @@ class Way:
     Args:
         workers: Processes, all of them at work.
         threads: Of each.
-        steps_per_second: Updates of all workers together; with several, their averaging included.
-        average_seconds: Of one averaging of all blocks; 0 for one worker.
+        steps_per_second: Updates of all workers together; with several, what they exchange included.
+        average_seconds: Of one exchange: the sum of an update's gradients, or one averaging of all blocks; 0 for one
+            worker.
     """
 
     workers: int
@@ -87,7 +91,8 @@ def choose_workers(config: SearchConfig, genome: Genome, batch_size: int) -> Wor
     """Decide between one process and as many workers as there are cores for, by measuring both.
 
     The workers are started for it, each of them a process that has to import torch first. There are as many as cores,
-    or cores by ``config.threads`` where that is set; but at most as many as the population has members.
+    or cores by ``config.threads`` where that is set; but no more than can share a batch, or, with ``sync_every``, than
+    the population has members.
 
     Args:
         config: Options.
@@ -95,8 +100,8 @@ def choose_workers(config: SearchConfig, genome: Genome, batch_size: int) -> Wor
         batch_size: Images an update.
 
     Returns:
-        Several workers where they make `GAIN` times as many updates a second as one process on the threads that it
-        would choose; otherwise one.
+        Several workers where they make `GAIN` (or `GAIN_BY_LOCAL_STEPS`) times as many updates a second as one process
+        on the threads that it would choose; otherwise one.
 
     Raises:
         ResourceError: If a worker could not be started.
@@ -104,17 +109,20 @@ def choose_workers(config: SearchConfig, genome: Genome, batch_size: int) -> Wor
     if device_of(config.device).type != "cpu":
         return WorkersChoice(1, f"steps run on {config.device}")
     cores, members = num_cores(), config.recipe.population_size
-    size = min(cores // (config.threads or 1), members)
+    most = members if config.sync_every else batch_size // 2
+    size = min(cores // (config.threads or 1), most)
     if size < 2:
-        return WorkersChoice(1, f"there is nothing to share: {cores} cores, {members} members at most")
+        work = f"{members} members at most" if config.sync_every else f"batches of {batch_size} images"
+        return WorkersChoice(1, f"there is nothing to share: {cores} cores, {work}")
     found = measure_workers(config, genome, batch_size=batch_size, size=size, seconds=_SECONDS)
     alone, shared = (Way(**way) for way in found["ways"])
     gain = shared.steps_per_second / alone.steps_per_second
+    enough = GAIN_BY_LOCAL_STEPS if config.sync_every else GAIN
     reason = (
         f"{shared.workers} workers of {shared.threads} make {gain:.2f} times the updates of one process of "
-        f"{alone.threads}; they are chosen from {GAIN:g} times on"
+        f"{alone.threads}; they are chosen from {enough:g} times on"
     )
-    return WorkersChoice.from_dict({**found, "workers": size if gain >= GAIN else 1, "reason": reason})
+    return WorkersChoice.from_dict({**found, "workers": size if gain >= enough else 1, "reason": reason})
 
 
 def measure_workers(
@@ -165,23 +173,28 @@ def measure_workers(
     return found
 
 
-def measure_way(network: Throwaway, *, seconds: float, group: Group | None = None, sync_every: int = 16) -> Way:
+def measure_way(
+    network: Throwaway, *, seconds: float, group: Group | None = None, sync_every: int | None = None
+) -> Way:
     """Time a network's steps on the threads that the process has, by all ranks at once.
 
-    Averaging is timed by itself and dealt out over the steps of a stretch, so that a stretch, which may take
-    long, need not be waited for.
+    What ranks exchange is timed by itself. Averaging is dealt out over the steps of a stretch, so that a stretch, which
+    may take long, need not be waited for.
 
     Args:
-        network: To be trained.
+        network: To be trained; where batches are shared, on as many images as are this rank's.
         seconds: About how long.
         group: The ranks that measure together; ``None``: this process alone.
-        sync_every: Updates of each worker between two averagings.
+        sync_every: Updates of each worker between two averagings; ``None``: batches are shared.
     """
     threads = torch.get_num_threads()
     if group is None:
         return Way(1, threads, network.rate(seconds))
     group.add(torch.zeros(1))  # nobody begins before all are ready
     together = float(group.add(torch.tensor([network.rate(seconds)], dtype=torch.float64)))
+    if sync_every is None:
+        exchange = time_exchange(num_parameters(network.member.genome), group)
+        return Way(group.size, threads, 1 / (group.size / together + exchange), exchange)
     optimizer = network.trainer.optimizer
     counts = [Counter(network.member.genome.ids)] * group.size
     average_seconds = float("inf")
@@ -212,27 +225,31 @@ def _measured(group: Group, options: Mapping[str, Any], most: int) -> dict[str, 
     genome, seconds = Genome.from_json(options["genome"]), options["seconds"]
     share = config.threads or torch.get_num_threads()
 
-    def network(precision: PrecisionChoice) -> Throwaway:
+    def network(precision: PrecisionChoice, batch_size: int) -> Throwaway:
         recipe = config.recipe
         return Throwaway(
             genome,
             rules=recipe.rules,
-            batch_size=options["batch_size"],
+            batch_size=batch_size,
             augmentation=recipe.augmentation.resolve(genome.input_shape),
             precision=precision.precision,
         )
 
-    given = options["precision"]
+    whole, given = options["batch_size"], options["precision"]
+    part = whole
+    if config.sync_every is None:
+        images = part_of(whole, group)
+        part = images.stop - images.start
     precision = None if given is None else PrecisionChoice(**given)
     kernels = choose_kernels(config, torch.device("cpu"), precision)
     found: dict[str, Any] = {"ways": [], "threads": None, "precision": given}
     if group.leads and not options["threads"]:
         torch.set_num_threads(config.threads or most)
         if precision is None:
-            probe = network(PrecisionChoice("float32", 0.0, None, ""))
+            probe = network(PrecisionChoice("float32", 0.0, None, ""), whole)
             precision = choose_precision(config, probe.member, probe.trainer.batches.batch(0), kernels)
         with using_kernels(kernels if precision.passes == "compiled" else None):
-            alone = network(precision)
+            alone = network(precision, whole)
             asked = None if config.threads is None else ThreadsChoice(config.threads, "as asked for")
             choice = asked or measure_threads(alone.step)
             torch.set_num_threads(choice.threads)
@@ -243,7 +260,7 @@ def _measured(group: Group, options: Mapping[str, Any], most: int) -> dict[str, 
     with using_kernels(kernels if precision.passes == "compiled" else None):
         for threads in options["threads"] or [share]:
             torch.set_num_threads(threads)
-            way = measure_way(network(precision), seconds=seconds, group=group, sync_every=config.sync_every)
+            way = measure_way(network(precision, part), seconds=seconds, group=group, sync_every=config.sync_every)
             found["ways"] += [asdict(way)]
     return found
 

@@ -15,4 +15,5 @@ def test_plain_modules_are_the_same_network(benchmark: Callable[[str], Any], rec
     torch.testing.assert_close(plain(x), ours(x), atol=1e-4, rtol=1e-4)
     seed, grown = (len(list(compiling.genome_of(recipe, number).blocks())) for number in (0, growths))
     assert grown - seed == growths
-    compiling.passes(plain, x, labels, "float32")()
+    for network in (ours, plain):
+        compiling.passes(network, x, labels, "float32")()

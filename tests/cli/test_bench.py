@@ -60,7 +60,7 @@ def test_bench_measures_every_way_to_use_the_cores(
     monkeypatch.setattr(torch, "set_num_threads", lambda count: said.__setitem__(0, count))
     path = tmp_path / "small.json"
     path.write_text(seed_genome("poster", (1, 8, 8), 4).to_json())
-    code, out, _ = _run(capsys, str(path), "--seconds", "0.01", "--batch-size", "4", "--passes", "torch")
+    code, out, _ = _run(capsys, str(path), "--seconds", "0.01", "--batch-size", "8", "--passes", "torch")
     assert code == 0
     assert asked == [(2, (1, 2), "torch"), (4, (1,), "torch")]
     assert torch.get_num_threads() == 1
@@ -69,6 +69,9 @@ def test_bench_measures_every_way_to_use_the_cores(
     assert (one[0], len(one)) == ("1", 4)
     assert two == ["2", "201.00", "202.00", "-"]
     assert four == ["4", "401.00", "-", "-"]
+    asked.clear()
+    code, *_ = _run(capsys, str(path), "--seconds", "0.01", "--batch-size", "7", "--passes", "torch")
+    assert [size for size, *_ in asked] == [2, 3]  # each needs two images of a batch
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from graftwork.briefing import follow
 from graftwork.cli import _workers as commands
 from graftwork.config import SearchConfig, Setup, _machine, prepare
 from graftwork.errors import ConfigError, RunError
-from graftwork.genome import seed_genome
+from graftwork.genome import Genome, seed_genome, training_flops
 from graftwork.population import Population
 from graftwork.session import SearchInterruptedError, Session
 from graftwork.training import PrecisionChoice, ThreadsChoice, Throwaway
@@ -137,7 +137,10 @@ def test_a_run_of_before_threads_were_timed_can_be_resumed(monkeypatch: pytest.M
     assert torch.get_num_threads() == old["machine"]["threads"] == 1
 
 
-def test_ranks_follow_rank_0s_threads_and_are_timed_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync_every", [None, 2])
+def test_ranks_follow_rank_0s_threads_and_are_timed_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sync_every: int | None
+) -> None:
     chosen: list[int] = []
 
     def measure_threads(step: object) -> ThreadsChoice:
@@ -146,23 +149,32 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(monkeypatch: pytest
 
     set_up: list[int] = []
     monkeypatch.setattr(_machine, "measure_threads", measure_threads)
-    monkeypatch.setattr("graftwork.config._plan.calibrate_speed", lambda *a, **k: 2e10)
+    timed: list[int] = []
+    monkeypatch.setattr(
+        "graftwork.config._plan.calibrate_speed", lambda *a, batch_size, **k: timed.append(batch_size) or 2e10
+    )
+    monkeypatch.setattr("graftwork.briefing.time_exchange", lambda *a: 0.01)
     monkeypatch.setattr(torch, "set_num_threads", set_up.append)
+    config = unasked(**{**SHORT, "workers": 2, "sync_every": sync_every, "budget": "1s"})
 
     def work(group: ThreadGroup) -> None:
         if not group.leads:
             follow(group)
         else:
-            Session.start(
-                unasked(**{**SHORT, "workers": 2, "sync_every": 2, "budget": "1s"}), tmp_path / "run", group=group
-            ).run()
+            Session.start(config, tmp_path / "run", group=group).run()
 
     together(2, work)
     assert chosen == [1]
     assert set(set_up) == {1}
     found = provenance(tmp_path / "run")
-    assert found["training_flops_per_second"] == 4e10
-    assert found["plan"]["flops"] == 2 * int(2e10 * 0.92)
+    speed, size = 4e10, config.recipe.batch_size
+    if sync_every is None:  # each is timed on its half of a batch, and what they exchange is paid for
+        genome = Genome.from_dict(json.loads((tmp_path / "run" / "seed_genome.json").read_text()))
+        update, size = training_flops(genome, size), size // 2
+        speed = update / (update / speed + 0.01)
+    assert set(timed) == {size}
+    assert found["training_flops_per_second"] == speed
+    assert found["plan"]["flops"] == int(speed * 0.92)
     assert found["workers"]["threads_each"] == 1
 
 
@@ -182,26 +194,32 @@ def measured(monkeypatch: pytest.MonkeyPatch, alone: float, shared: float, cores
     return sizes
 
 
-@pytest.mark.parametrize(("shared", "expected"), [(2.0, 2), (1.2, 2), (1.19, 1), (0.5, 1)])
+@pytest.mark.parametrize(
+    ("sync_every", "shared", "expected"),
+    [(None, 2.0, 2), (None, 1.1, 2), (None, 1.09, 1), (16, 1.2, 2), (16, 1.19, 1), (16, 0.5, 1)],
+)
 def test_workers_are_chosen_where_they_win_clearly(
-    monkeypatch: pytest.MonkeyPatch, shared: float, expected: int
+    monkeypatch: pytest.MonkeyPatch, sync_every: int | None, shared: float, expected: int
 ) -> None:
     measured(monkeypatch, 1.0, shared)
-    choice = choose_workers(unasked(), SMALL, 8)
+    choice = choose_workers(unasked(sync_every=sync_every), SMALL, 8)
     assert choice.workers == expected
     assert [way.steps_per_second for way in choice.ways] == [1.0, shared]
     assert WorkersChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
 
 
-def test_there_are_at_most_as_many_workers_as_members_and_as_threads_leave_cores(
+def test_there_are_at_most_as_many_workers_as_have_work_and_as_threads_leave_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = measured(monkeypatch, 1.0, 9.0, cores=8)
-    assert choose_workers(unasked(population_size=3), SMALL, 8).workers == 3
+    assert choose_workers(unasked(sync_every=4, population_size=3), SMALL, 8).workers == 3
+    assert choose_workers(unasked(population_size=3), SMALL, 7).workers == 3
+    assert choose_workers(unasked(population_size=3), SMALL, 99).workers == 8
     assert choose_workers(tiny(threads=4, population_size=8), SMALL, 8).workers == 2
     assert choose_workers(tiny(threads=5), SMALL, 8).workers == 1
-    assert choose_workers(unasked(population_size=1, num_survivors=1), SMALL, 8).ways == ()
-    assert sizes == [3, 2]
+    alone = choose_workers(unasked(sync_every=4, population_size=1, num_survivors=1), SMALL, 8)
+    assert (alone.ways, choose_workers(unasked(), SMALL, 3).ways) == ((), ())
+    assert sizes == [3, 3, 8, 2]
 
 
 def test_the_steps_of_all_ranks_count_and_averaging_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +234,12 @@ def test_the_steps_of_all_ranks_count_and_averaging_is_paid_for(monkeypatch: pyt
         way = measure_way(mine, seconds=0.0, group=group, sync_every=3)
         assert mine.trainer.optimizer.bank.digest() == before
         return way, before
+
+    def share(group: ThreadGroup) -> Way:
+        return measure_way(network(), seconds=0.0, group=group)
+
+    for way in together(2, share):  # steps on parts, in lockstep
+        assert way.steps_per_second == pytest.approx(1 / (1 / 10 + way.average_seconds))
 
     for way, _ in together(2, work):
         assert (way.workers, way.threads) == (2, 1)

@@ -7,7 +7,7 @@ import torch
 
 from graftwork.training import Update
 from graftwork.typing import BlockId
-from graftwork.workers import SharedTrainer, average
+from graftwork.workers import LocalStepsTrainer, average
 from tests.training.small import LEFT, RULES, Setting, genome, layer, same, setting
 from tests.workers.ranks import ThreadGroup, together
 
@@ -98,7 +98,7 @@ def updates(state: Setting, numbers: range) -> list[Update]:
 def test_ranks_end_a_stretch_with_the_same_bits_and_the_same_loss(size: int) -> None:
     def work(group: ThreadGroup) -> tuple[float, dict[str, torch.Tensor]]:
         state = setting(RULES["adam"])
-        shared = SharedTrainer(state.trainer, group, sync_every=4)
+        shared = LocalStepsTrainer(state.trainer, group, sync_every=4)
         assert shared.updates_at_once == 4 * size
         losses = [shared.run(updates(state, range(start, start + 8))) for start in (0, 8)]
         return losses[1], state.snapshot()
@@ -118,7 +118,7 @@ def test_members_that_share_nothing_train_on_two_ranks_as_on_one_to_the_bit() ->
 
     def work(group: ThreadGroup) -> tuple[float, dict[str, torch.Tensor]]:
         state = setting(RULES["adam"], *apart)
-        chosen = SharedTrainer(state.trainer, group, sync_every=4)
+        chosen = LocalStepsTrainer(state.trainer, group, sync_every=4)
         given = updates(state, range(8))
         return chosen.run(given), state.snapshot()
 
@@ -131,7 +131,7 @@ def test_a_wish_to_stop_on_any_rank_stops_all_after_the_stretch() -> None:
     def work(group: ThreadGroup) -> bool:
         state = setting(RULES["adam"])
         group.stop_wanted = group.rank == 1
-        SharedTrainer(state.trainer, group, sync_every=1).run(updates(state, range(2)))
+        LocalStepsTrainer(state.trainer, group, sync_every=1).run(updates(state, range(2)))
         return group.stopping
 
     assert together(2, work) == [True, True]

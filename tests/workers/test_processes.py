@@ -13,7 +13,7 @@ import torch
 
 from graftwork.workers import Group, launch
 from tests.test_session import result, tiny
-from tests.workers.test_shared_search import SHARED, assert_equal_runs, shared_run
+from tests.workers.test_shared_search import SHARED, WAYS, assert_equal_runs, shared_run
 
 GRAFTWORK = ["-m", "graftwork", "search", "--quiet", "--no-report"]
 
@@ -43,10 +43,11 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("sync_every", WAYS)
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds processes in /proc")
-def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: Path, sync_every: int | None) -> None:
     run, command = tmp_path / "run", [sys.executable, *GRAFTWORK]
-    start = [*command, "--config", str(config_file(tmp_path)), "--out", str(run)]
+    start = [*command, "--config", str(config_file(tmp_path, sync_every=sync_every)), "--out", str(run)]
     with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         wait_for_checkpoint(run, process)
         os.kill(ranks_of(process, "spawn_main")[1], signal.SIGKILL)
@@ -57,7 +58,7 @@ def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: P
     assert "Traceback" not in said.decode()
     done = subprocess.run([*command, "--resume", str(run)], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    shared_run(tmp_path / "threads")
+    shared_run(tmp_path / "threads", sync_every=sync_every)
     assert_equal_runs(run, tmp_path / "threads")
 
 

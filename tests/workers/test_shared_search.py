@@ -16,12 +16,14 @@ from graftwork.evolution import SearchState, joint_train, search
 from graftwork.genome import forward_flops
 from graftwork.session import Session, SilentListener
 from graftwork.typing import MemberId
-from graftwork.workers import SharedScorer, SharedTrainer
+from graftwork.workers import LocalStepsTrainer, SharedScorer, train_together
 from tests.strategies import scramble
 from tests.test_session import records, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
 SHARED = {"workers": 2, "sync_every": 2, "control": False}
+WAYS = [None, 2]
+"""Sharing every batch, and local steps between averagings."""
 
 
 def shared_run(path: Path, *, size: int = 2, resume: bool = False, stop_at: int | None = None, **changes: Any) -> None:
@@ -45,11 +47,17 @@ def shared_run(path: Path, *, size: int = 2, resume: bool = False, stop_at: int 
     together(size, work)
 
 
+@pytest.fixture(scope="module", params=WAYS)
+def sync_every(request: pytest.FixtureRequest) -> int | None:
+    found: int | None = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, sync_every: int | None) -> Path:
     """A search by two ranks that nothing disturbs."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    shared_run(path, control=True)
+    shared_run(path, control=True, sync_every=sync_every)
     return path
 
 
@@ -60,11 +68,11 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert len(stages[0]) > 8
 
 
-def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    shared_run(tmp_path / "again")
+def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Path, sync_every: int | None) -> None:
+    shared_run(tmp_path / "again", sync_every=sync_every)
     assert_equal_runs(tmp_path / "again", whole)
     found = json.loads((whole / "provenance.json").read_text())["workers"]
-    assert found == {"size": 2, "backend": "threads", "threads_each": 1, "sync_every": 2}
+    assert found == {"size": 2, "backend": "threads", "threads_each": 1, "sync_every": sync_every}
 
 
 def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, tmp_path: Path) -> None:
@@ -78,15 +86,20 @@ def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, 
 
 
 @pytest.mark.parametrize("stop_at", [8, 40])
-def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(whole: Path, tmp_path: Path, stop_at: int) -> None:
+def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
+    whole: Path, tmp_path: Path, stop_at: int, sync_every: int | None
+) -> None:
     with pytest.raises(SearchInterruptedError, match="--resume"):
-        shared_run(tmp_path / "run", stop_at=stop_at)
+        shared_run(tmp_path / "run", stop_at=stop_at, sync_every=sync_every)
     shared_run(tmp_path / "run", resume=True)
     assert_equal_runs(tmp_path / "run", whole)
 
 
-def test_a_forked_shared_search_has_one_line_a_survivor_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    way = {"fork_fraction": 0.2, "fork_layer": 1, "hit_power": 2.0, "members_per_step": 2}
+def test_a_forked_shared_search_has_one_line_a_survivor_and_resumes_to_the_same_bits(
+    tmp_path: Path, sync_every: int | None
+) -> None:
+    way: dict[str, Any] = {"sync_every": sync_every}
+    way |= {"fork_fraction": 0.2, "fork_layer": 1, "hit_power": 2.0, "members_per_step": 2}
     way |= {"vote_weight": 0.3, "trunk_rate": 0.5}
     shared_run(tmp_path / "whole", **way)
     with pytest.raises(SearchInterruptedError, match="--resume"):
@@ -97,14 +110,15 @@ def test_a_forked_shared_search_has_one_line_a_survivor_and_resumes_to_the_same_
     assert first["members"] == ["m1", "m2"]
 
 
-def test_ranks_leave_every_bit_of_a_frozen_trunk_alone() -> None:
+@pytest.mark.parametrize("sync_every", [None, 3])
+def test_ranks_leave_every_bit_of_a_frozen_trunk_alone(sync_every: int | None) -> None:
     """Though the mean of three equal numbers need not be that number."""
     config = tiny(control=False, fork_fraction=0.2, fork_layer=1, trunk_rate=0.0)
     prepare(config)  # here, where nobody else compiles kernels
 
     def work(group: ThreadGroup) -> list[dict[str, torch.Tensor]]:
         setup, found = prepare(config), []
-        trainer = SharedTrainer(setup.trainer, group, sync_every=3)
+        trainer = train_together(setup.trainer, group, sync_every)
 
         def look(state: SearchState, member: MemberId, loss: float, progress: float) -> None:
             frozen = setup.trainer.optimizer.frozen
@@ -124,8 +138,10 @@ def test_ranks_leave_every_bit_of_a_frozen_trunk_alone() -> None:
             assert all(torch.equal(found[0][key], later[key]) for key in later)
 
 
-def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(whole: Path, tmp_path: Path) -> None:
-    shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", members_per_step=2)
+def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(
+    whole: Path, tmp_path: Path, sync_every: int | None
+) -> None:
+    shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", members_per_step=2, sync_every=sync_every)
     found = result(tmp_path / "run")
     assert found["bank_sha256"] != result(whole)["bank_sha256"]
     spent = found["training_flops"] + found["scoring_flops"]
@@ -204,8 +220,8 @@ def test_new_blocks_are_rank_0s_on_all_ranks_and_every_batch_is_met_once() -> No
                     parameter.add_(1e-3)  # as another machine might round
         met: list[int] = []
         batch = setup.trainer.batches.batch
-        setup.trainer.batches.batch = lambda number, line: (met.append(number), batch(number, line))[1]
-        trainer = SharedTrainer(setup.trainer, group, sync_every=4)
+        setup.trainer.batches.batch = lambda number, *rest: (met.append(number), batch(number, *rest))[1]
+        trainer = LocalStepsTrainer(setup.trainer, group, sync_every=4)
         setup.state.generation = 1
         digests = [setup.population.bank.digest()]
         trainer.sync()

@@ -55,7 +55,7 @@ def core_rows(
     torch.set_num_threads(before)
     config = SearchConfig(recipe=recipe)
     precision = PrecisionChoice(fastest["precision"], 0.0, None, "the fastest", fastest["passes"])
-    for workers in _powers(most)[1:]:
+    for workers in _powers(min(most, batch_size // 2))[1:]:  # each needs two images of a batch
         found = measure_workers(
             config,
             genome,
@@ -82,7 +82,7 @@ def core_lines(rows: list[dict[str, Any]]) -> list[str]:
         mine = [row for row in rows if row["network"] == network]
         columns = sorted({row["threads"] for row in mine})
         lines.append(
-            f"steps/s of {network} in {mine[0]['precision']}, by workers and threads of each (averaging included)"
+            f"steps/s of {network} in {mine[0]['precision']}, by workers and threads of each (their exchange included)"
         )
         lines.append("  workers " + "".join(f"{count:>6} thread{'s' if count > 1 else ' '}" for count in columns))
         for workers in sorted({row["workers"] for row in mine}):

@@ -105,8 +105,8 @@ def search(
     sync_every: Annotated[
         int | None,
         typer.Option(
-            help="Updates of each worker between two averagings; 1, with --batch-size divided by the workers, "
-            "shares every batch among them (docs/scaling.md). [default: 16]"
+            help="Let each worker make so many updates by itself between two averagings; faster where updates are "
+            "short, but worth less (docs/scaling.md). [default: workers share the batch of every update]"
         ),
     ] = None,
     checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,

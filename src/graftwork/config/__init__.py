@@ -9,7 +9,7 @@ that decide how this machine is used.
 from graftwork.config._budget import Budget, parse_budget
 from graftwork.config._config import SearchConfig, read_options
 from graftwork.config._machine import choose_kernels, choose_precision, device_of
-from graftwork.config._setup import Problem, Setup, make_plan, prepare, seed_of
+from graftwork.config._setup import Problem, Setup, make_plan, measure_speed, prepare, seed_of
 
 __all__ = [
     "Budget",
@@ -20,6 +20,7 @@ __all__ = [
     "choose_precision",
     "device_of",
     "make_plan",
+    "measure_speed",
     "parse_budget",
     "prepare",
     "read_options",

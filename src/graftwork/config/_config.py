@@ -43,7 +43,8 @@ class SearchConfig:
             choice, or with several workers between one and the worker's share of its machine's cores.
         workers: Processes that search together (see ``docs/scaling.md``); ``auto``: one, or as many as there are cores
             for where that is measured to be clearly faster (by ``graftwork search``; a `Session` by itself is one).
-        sync_every: Updates that each worker makes between two averagings of the blocks they touched.
+        sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched;
+            ``None``: workers share the images of every update, and its gradients.
         validation: Share or number of training images that selection sees.
         blend: Share or number of training images that ensembles are fitted on.
         test: Share or number of images held out as test split where the data set has none.
@@ -76,7 +77,7 @@ class SearchConfig:
     passes: str = "auto"
     threads: int | None = None
     workers: int | Literal["auto"] = 1
-    sync_every: int = 16
+    sync_every: int | None = None
     validation: float = 0.1
     blend: float = 0.05
     test: float = 0.15
@@ -107,10 +108,19 @@ class SearchConfig:
                 continue
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
+        self._check_shared_batch()
         if self.early_stop_scoring:
             self._check_early_stop(selector)
         if not self.checkpoint_every > 0:
             raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
+
+    def _check_shared_batch(self) -> None:
+        size = self.recipe.batch_size
+        if self.sync_every is None and isinstance(self.workers, int) and 1 < self.workers > size // 2:
+            raise ConfigError(
+                f"workers: expected at most {size // 2}, as they share batches of {size} images and need two each, got "
+                f"{self.workers}; search with fewer, or give sync_every, with which each trains on whole batches"
+            )
 
     def _check_early_stop(self, selector: Selector) -> None:
         if not isinstance(selector, BoundedSelector):

@@ -13,7 +13,7 @@ from graftwork.training import Recipe, calibrate_speed
 if TYPE_CHECKING:
     from graftwork.config._setup import Setup
 
-__all__ = ["make_plan"]
+__all__ = ["make_plan", "measure_speed"]
 
 SMALLEST_SIDE = 16
 """Images are not shrunk below so many pixels a side."""
@@ -28,13 +28,15 @@ TIME_MARGIN = 0.92
 def make_plan(setup: "Setup") -> Plan:
     """Turn the config's budget into a plan, and say what an update is.
 
+    A budget of time is turned into FLOPs by ``setup.speed``, which is measured here unless it is known.
+
     Raises:
         ConfigError: If the budget does not reach for one step a round.
     """
     recipe = setup.config.recipe
     size = _small_size(recipe, setup.population.genomes[0])
     return replace(
-        _budgeted(setup, size),
+        _budgeted(setup),
         members_per_step=recipe.members_per_step,
         small_share=0.0 if size is None else recipe.small_share,
         small_size=size,
@@ -57,10 +59,8 @@ def _small_size(recipe: Recipe, genome: Genome) -> tuple[int, int] | None:
     return height, width
 
 
-def _budgeted(setup: "Setup", small_size: tuple[int, int] | None) -> Plan:
-    """How much work each round gets.
-
-    Steps are split as the recipe's own are; a time budget is turned into FLOPs by timing training steps here.
+def _budgeted(setup: "Setup") -> Plan:
+    """How much work each round gets; steps are split as the recipe's own are.
 
     Raises:
         ConfigError: If the budget does not reach for one step a round.
@@ -85,14 +85,16 @@ def _budgeted(setup: "Setup", small_size: tuple[int, int] | None) -> Plan:
         return Plan(generations, initial, each)
     flops = budget.amount
     if budget.kind == "seconds":
-        setup.speed = _speed(setup, small_size)
+        if setup.speed is None:
+            setup.speed = measure_speed(setup, setup.trainer.batch_size)
         flops = setup.speed * budget.amount * TIME_MARGIN
     return _flops_plan(setup, generations, int(flops), fraction)
 
 
-def _speed(setup: "Setup", small_size: tuple[int, int] | None) -> float:
-    """Training FLOPs per second over a whole search."""
+def measure_speed(setup: "Setup", batch_size: int) -> float:
+    """Training FLOPs per second over a whole search, timed on updates of ``batch_size`` images."""
     genome, recipe = setup.population.genomes[0], setup.config.recipe
+    small_size = _small_size(recipe, genome)
     shares = {genome: 1.0}
     if small_size is not None:
         shares = {genome: 1 - recipe.small_share, genome.at_size(*small_size): recipe.small_share}
@@ -101,7 +103,7 @@ def _speed(setup: "Setup", small_size: tuple[int, int] | None) -> float:
         seconds += share / calibrate_speed(
             network,
             rules=recipe.rules,
-            batch_size=setup.trainer.batch_size,
+            batch_size=batch_size,
             augmentation=setup.trainer.batches.augmentation,
             precision=setup.precision.precision,
         )

@@ -108,12 +108,13 @@ class BatchStream:
             self._epoch = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def batch(self, number: int, line: int | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, line: int | None = None, part: slice | None = None) -> tuple[Tensor, Tensor]:
         """Batch ``number`` (from 0): network input float [B, C, H, W], channels last in memory; classes int64 [B].
 
         Args:
             number: Of the batch.
             line: Number of the line, from 0, that trains on it; ``None``: there are no lines.
+            part: Which of its images are wanted; they are the same, to the bit, as in the whole. ``None``: all.
         """
         examples = self.examples(number)
         augmentation = self.augmentation
@@ -126,6 +127,8 @@ class BatchStream:
             generator=generator_for("augmentation", self.seed, number),
         )
         labels = self._labels[examples]
+        if part is not None:  # only now: flips and shifts are drawn for the whole batch
+            images, labels = images[part], labels[part]
         if self._device is not None:
             images = images.to(self._device)
         return self.transform(images), labels.to(images.device)

@@ -152,10 +152,6 @@ class Trainer:
         """
         self.optimizer.slow(block_ids, rate)
 
-    def _batch(self, number: int, size: tuple[int, int] | None, line: int | None = None) -> tuple[Tensor, Tensor]:
-        x, y = self.batches.batch(number, line)
-        return (x if size is None else shrink(x, size)), y
-
     def step(
         self,
         member: Member,
@@ -182,16 +178,7 @@ class Trainer:
         Raises:
             GraftworkError: If the loss is not finite; no weight has been moved by this step.
         """
-        x, y = self._batch(number, size, line)
-        self.optimizer.zero_grad()
-        member.train()
-        with _without_gradients(self.optimizer.frozen_parameters()), in_precision(self.precision, x.device):
-            logits = member(x) if size is None else next(walk([member], x, "train"))[1]
-        loss, value = self._checked_loss(member, x, logits, y, number)
-        loss.backward()  # type: ignore[no-untyped-call]
-        ratio = self.ratio(member)
-        self.optimizer.step(self.schedule(progress) * ratio, ratio)
-        return value
+        return self.run([Update((member,), number, progress, size, line)])
 
     def step_together(
         self, members: Sequence[Member], number: int, progress: float, size: tuple[int, int] | None = None
@@ -218,27 +205,7 @@ class Trainer:
         Raises:
             GraftworkError: If a loss is not finite; no weight has been moved by this step.
         """
-        x, y = self._batch(number, size)
-        self.optimizer.zero_grad()
-        for member in members:
-            member.train()
-        with _without_gradients(self.optimizer.frozen_parameters()), in_precision(self.precision, x.device):
-            found = dict(walk(members, x, "train"))
-        logits = [found[index] for index in range(len(members))]
-        losses: list[tuple[Tensor, float]] = []
-        hits = torch.zeros_like(y)
-        for member, own, vote in zip(members, logits, self._votes(logits), strict=True):
-            weights = (1.0 + hits) ** -self.hit_power if self.hit_power else None
-            losses.append(self._checked_loss(member, x, own, y, number, weights=weights, vote=vote))
-            hits += own.detach().argmax(1) == y
-        sum(loss for loss, _ in losses).backward()  # type: ignore[union-attr]
-        uses = Counter(tensor for member in members for tensor in member.parameters_by_key().values())
-        for parameter, count in uses.items():
-            if count > 1 and parameter.grad is not None:
-                parameter.grad.div_(count)
-        ratio = sum(self.ratio(member) for member in members) / len(members)
-        self.optimizer.step(self.schedule(progress) * ratio, ratio)
-        return sum(value for _, value in losses) / len(members)
+        return self.run([Update(tuple(members), number, progress, size)])
 
     def run(self, updates: Sequence[Update]) -> float:
         """Make updates one after the other.
@@ -248,12 +215,63 @@ class Trainer:
         """
         total = 0.0
         for update in updates:
-            rest = update.number, update.progress, update.size
-            if len(update.members) == 1:
-                total += self.step(update.members[0], *rest, update.line)
-            else:
-                total += self.step_together(update.members, *rest)
+            total += self.gradients(update)
+            self.move(update)
         return total
+
+    def gradients(self, update: Update, part: slice | None = None) -> float:
+        """The first half of an update: leave its gradients in the tensors that its members bind.
+
+        Args:
+            update: Its members are put into training mode.
+            part: Images of the batch to learn from; ``None``: all. Statistics of norms are then those of the part, and
+                so is the mean that `hit_power` scales to 1.
+
+        Returns:
+            The mean of the members' losses.
+
+        Raises:
+            GraftworkError: If a loss is not finite.
+        """
+        alone = len(update.members) == 1
+        x, y = self.batches.batch(update.number, update.line if alone else None, part)
+        if update.size is not None:
+            x = shrink(x, update.size)
+        self.optimizer.zero_grad()
+        for member in update.members:
+            member.train()
+        with _without_gradients(self.optimizer.frozen_parameters()), in_precision(self.precision, x.device):
+            if alone and update.size is None:
+                found = {0: update.members[0](x)}
+            else:
+                found = dict(walk(update.members, x, "train"))
+        logits = [found[index] for index in range(len(update.members))]
+        losses = self._losses(update, x, logits, y)
+        torch.autograd.backward([loss for loss, _ in losses])
+        if not alone:
+            uses = Counter(tensor for member in update.members for tensor in member.parameters_by_key().values())
+            for parameter, count in uses.items():
+                if count > 1 and parameter.grad is not None:
+                    parameter.grad.div_(count)
+        return sum(value for _, value in losses) / len(losses)
+
+    def move(self, update: Update) -> None:
+        """The second half: move every tensor that has a gradient."""
+        ratio = sum(self.ratio(member) for member in update.members) / len(update.members)
+        self.optimizer.step(self.schedule(update.progress) * ratio, ratio)
+
+    def _losses(
+        self, update: Update, x: Tensor, logits: Sequence[Tensor], labels: Tensor
+    ) -> list[tuple[Tensor, float]]:
+        """Of each member, as a tensor and as a number."""
+        found: list[tuple[Tensor, float]] = []
+        hits = torch.zeros_like(labels)
+        for member, own, vote in zip(update.members, logits, self._votes(logits), strict=True):
+            weights = (1.0 + hits) ** -self.hit_power if self.hit_power and len(logits) > 1 else None
+            found.append(self._checked_loss(member, x, own, labels, update.number, weights=weights, vote=vote))
+            if weights is not None:
+                hits += own.detach().argmax(1) == labels
+        return found
 
     def _votes(self, logits: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """For each member the mean of the others' probabilities [B, classes]; ``None``: it learns from labels alone."""

@@ -1,14 +1,50 @@
-"""Putting together what ranks have changed."""
+"""Putting together what ranks have found or changed."""
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from graftwork.training import BankOptimizer
 from graftwork.typing import BlockId
 from graftwork.workers._group import Group
 
-__all__ = ["average"]
+__all__ = ["add_up", "average", "time_exchange"]
+
+
+@torch.no_grad()
+def add_up(tensors: Sequence[Tensor], weight: float, group: Group) -> int:
+    """Replace tensors, in place, by their sum over the ranks, each rank's multiplied by its own weight.
+
+    Args:
+        tensors: As many on every rank, of the same shapes.
+        weight: Of this rank.
+        group: The ranks.
+
+    Returns:
+        Bytes of the buffer that was summed.
+    """
+    if not tensors:
+        return 0
+    buffer = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).mul_(weight)
+    group.add(buffer)
+    parts = torch.split(buffer, [tensor.numel() for tensor in tensors])
+    for tensor, values in zip(tensors, parts, strict=True):
+        tensor.copy_(values.view(tensor.shape))
+    return buffer.numel() * buffer.element_size()
+
+
+def time_exchange(num_values: int, group: Group, device: torch.device | str = "cpu") -> float:
+    """Seconds that `add_up` takes for so many gradients, on the slowest rank; all ranks call this at once."""
+    tensors, seconds = [torch.zeros(num_values, device=device)], []
+    for _ in range(4):  # the first ones open connections and get memory
+        start = perf_counter()
+        add_up(tensors, 1.0, group)
+        seconds.append(perf_counter() - start)
+    told = torch.zeros(group.size, dtype=torch.float64)
+    told[group.rank] = min(seconds[1:])
+    return float(group.add(told).max())
 
 
 @torch.no_grad()

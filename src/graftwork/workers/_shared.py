@@ -1,4 +1,4 @@
-"""SharedTrainer and SharedScorer: what a trainer and a scorer do, done by all ranks."""
+"""What a trainer and a scorer do, done by all ranks: the trainer in either of two ways."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,34 +12,19 @@ from graftwork.genome import Genome
 from graftwork.member import Member
 from graftwork.training import Evaluation, Hopeless, Scorer, Trainer, Update
 from graftwork.typing import BlockId
-from graftwork.workers._averaging import average
+from graftwork.workers._averaging import add_up, average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
 from graftwork.workers._group import Group
 
-__all__ = ["SharedScorer", "SharedTrainer"]
+__all__ = ["DataParallelTrainer", "LocalStepsTrainer", "SharedScorer", "part_of", "train_together"]
 
 
-class SharedTrainer:
-    """Makes the updates of a stretch on all ranks, then averages the touched blocks (see `average`).
+class _Together:
+    """What trainers of all ranks have in common."""
 
-    A stretch is ``sync_every`` updates for each rank on average; all ranks draw it alike. Update *n* trains on batch
-    *n* whoever makes it, so ranks never repeat each other's batches.
-
-    Args:
-        trainer: Of this rank.
-        group: The ranks.
-        sync_every: Local steps between two averagings.
-
-    Raises:
-        ConfigError: If ``sync_every`` is below 1.
-    """
-
-    def __init__(self, trainer: Trainer, group: Group, *, sync_every: int) -> None:
-        if sync_every < 1:
-            raise ConfigError(f"sync_every: expected an integer >= 1, got {sync_every!r}")
+    def __init__(self, trainer: Trainer, group: Group) -> None:
         self.trainer = trainer
         self.group = group
-        self.updates_at_once = sync_every * group.size
 
     @property
     def batch_size(self) -> int:
@@ -64,6 +49,77 @@ class SharedTrainer:
         """As `Trainer.slow`, on every rank alike."""
         self.trainer.slow(block_ids, rate)
 
+
+def part_of(batch_size: int, group: Group) -> slice:
+    """The images of a batch that are this rank's; parts differ by one image at most.
+
+    Raises:
+        ConfigError: If there are not two for every rank, which batch norm needs.
+    """
+    if batch_size < 2 * group.size:
+        raise ConfigError(
+            f"workers: expected at most {batch_size // 2}, as they share batches of {batch_size} images and need two "
+            f"each, got {group.size}; search with fewer, or give sync_every, with which each trains on whole batches"
+        )
+    return slice(batch_size * group.rank // group.size, batch_size * (group.rank + 1) // group.size)
+
+
+class DataParallelTrainer(_Together):
+    """Makes every update on all ranks: each finds the gradients of its part of the batch, and all move by their mean.
+
+    Draws, batches and the number of updates are those of one worker. Results differ from its by rounding, and by
+    norms, which take their statistics from a rank's part (as with `torch.nn.parallel.DistributedDataParallel`).
+
+    Args:
+        trainer: Of this rank.
+        group: The ranks.
+
+    Raises:
+        ConfigError: If a batch has not two images for every rank.
+    """
+
+    def __init__(self, trainer: Trainer, group: Group) -> None:
+        super().__init__(trainer, group)
+        self.updates_at_once = 1
+        self._part = part_of(trainer.batch_size, group)
+
+    def run(self, updates: Sequence[Update]) -> float:
+        """Make updates one after the other.
+
+        Returns:
+            The sum of all losses.
+        """
+        total, share = 0.0, (self._part.stop - self._part.start) / self.batch_size
+        for update in updates:
+            loss = self.trainer.gradients(update, self._part)
+            total += self.group.agree_to_stop(loss * share)
+            bound = {tensor: None for member in update.members for tensor in member.parameters_by_key().values()}
+            add_up([tensor.grad for tensor in bound if tensor.grad is not None], share, self.group)
+            self.trainer.move(update)
+        return total
+
+
+class LocalStepsTrainer(_Together):
+    """Makes the updates of a stretch on all ranks, then averages the touched blocks (see `average`).
+
+    A stretch is ``sync_every`` updates for each rank on average; all ranks draw it alike. Update *n* trains on batch
+    *n* whoever makes it, so ranks never repeat each other's batches.
+
+    Args:
+        trainer: Of this rank.
+        group: The ranks.
+        sync_every: Local steps between two averagings.
+
+    Raises:
+        ConfigError: If ``sync_every`` is below 1.
+    """
+
+    def __init__(self, trainer: Trainer, group: Group, *, sync_every: int) -> None:
+        if sync_every < 1:
+            raise ConfigError(f"sync_every: expected an integer >= 1, got {sync_every!r}")
+        super().__init__(trainer, group)
+        self.updates_at_once = sync_every * group.size
+
     def run(self, updates: Sequence[Update]) -> float:
         """Make this rank's part of the updates, and put all parts together.
 
@@ -85,6 +141,22 @@ class SharedTrainer:
         keys = [numbers.setdefault(id(update.members[0]), len(numbers)) for update in updates]
         costs = [shared_flops([member.genome for member in update.members]) for update in updates]
         return deal(keys, costs, self.group.size)
+
+
+def train_together(trainer: Trainer, group: Group, sync_every: int | None) -> DataParallelTrainer | LocalStepsTrainer:
+    """A trainer that does its share.
+
+    Args:
+        trainer: Of this rank.
+        group: The ranks.
+        sync_every: Local steps between two averagings; ``None``: every batch is shared.
+
+    Raises:
+        ConfigError: If a batch is too small to be shared, or ``sync_every`` is below 1.
+    """
+    if sync_every is None:
+        return DataParallelTrainer(trainer, group)
+    return LocalStepsTrainer(trainer, group, sync_every=sync_every)
 
 
 class SharedScorer:
