@@ -86,3 +86,16 @@ def test_norm_reset_holds_the_norm_of_the_weights_before_each_update() -> None:
     optimizer.step()
     moved = (parameter.detach() - before).reshape(6, -1) / 0.1
     assert 0.6 < float(torch.linalg.svdvals(moved).min()) <= float(torch.linalg.svdvals(moved).max()) < 1.3
+
+
+@pytest.mark.parametrize("rank", [2, 16])
+@pytest.mark.parametrize("shape", [(16, 80), (80, 16), (16, 32), (16, 33)])
+def test_small_singular_values_do_not_let_rounding_through(shape: tuple[int, int], rank: int) -> None:
+    """The Gram matrix squares them, and an iteration multiplies what is small by 3.4, rounding too."""
+    generator = torch.Generator().manual_seed(2)
+    left, right = (torch.randn(size, rank, generator=generator, dtype=torch.float64) for size in shape)
+    matrix = left @ torch.diag(torch.logspace(0, -8, rank, dtype=torch.float64)) @ right.T
+    for count, gap in ((1, 1e-6), (3, 2e-5), (5, 1e-3)):
+        exact = orthogonalize(matrix, num_iterations=count)
+        found = orthogonalize(matrix.float(), num_iterations=count)
+        torch.testing.assert_close(found.double(), exact, atol=gap, rtol=0)

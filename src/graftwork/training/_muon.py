@@ -18,7 +18,8 @@ def orthogonalize(matrix: Tensor, *, num_iterations: int = 5, eps: float = 1e-7)
     """Nearly the orthogonal factor ``U Vᵀ`` of ``matrix = U S Vᵀ``, by a Newton–Schulz iteration.
 
     Computed in the dtype of ``matrix`` (float32 as a rule): bfloat16, which others use, is hundreds of times slower on
-    processors without it.
+    processors without it. A matrix more than twice as long as wide is multiplied twice only, at the beginning and at
+    the end: all that happens in between is a polynomial in its Gram matrix.
 
     Args:
         matrix: [rows, columns].
@@ -32,10 +33,30 @@ def orthogonalize(matrix: Tensor, *, num_iterations: int = 5, eps: float = 1e-7)
     tall = matrix.shape[0] > matrix.shape[1]
     out = matrix.mT if tall else matrix
     out = out / out.norm().clamp(min=eps)
+    if out.shape[1] > 2 * out.shape[0]:
+        out = _product_of_factors(out @ out.mT, num_iterations) @ out
+        return out.mT if tall else out
     for _ in range(num_iterations):
         gram = out @ out.mT
         out = torch.addmm(out, torch.addmm(gram, gram, gram, beta=b, alpha=c), out, beta=a)
     return out.mT if tall else out
+
+
+def _product_of_factors(gram: Tensor, num_iterations: int) -> Tensor:
+    """What the iteration multiplies a matrix by, from its Gram matrix ``G``.
+
+    An iteration is ``X ← P X`` with ``P = a I + b G + c G²``, after which the Gram matrix is ``P G P``. Everything here
+    is a polynomial in the first ``G``: symmetric, and in any order the same product.
+    """
+    a, b, c = _COEFFICIENTS
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for number in range(num_iterations):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product if number else factor
+        if number < num_iterations - 1:
+            gram = factor @ (gram @ factor)
+    return product
 
 
 class Muon(torch.optim.Optimizer):

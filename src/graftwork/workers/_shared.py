@@ -105,6 +105,10 @@ class LocalStepsTrainer(_Together):
     A stretch is ``sync_every`` updates for each rank on average; all ranks draw it alike. Update *n* trains on batch
     *n* whoever makes it, so ranks never repeat each other's batches.
 
+    Where a stretch trains fewer members than there are ranks, as in the first round, they would only make updates of
+    one network in parallel; then every batch is shared instead (see `DataParallelTrainer`), if it has two images for
+    every rank.
+
     Args:
         trainer: Of this rank.
         group: The ranks.
@@ -119,6 +123,7 @@ class LocalStepsTrainer(_Together):
             raise ConfigError(f"sync_every: expected an integer >= 1, got {sync_every!r}")
         super().__init__(trainer, group)
         self.updates_at_once = sync_every * group.size
+        self._sharing = DataParallelTrainer(trainer, group) if trainer.batch_size >= 2 * group.size else None
 
     def run(self, updates: Sequence[Update]) -> float:
         """Make this rank's part of the updates, and put all parts together.
@@ -126,6 +131,9 @@ class LocalStepsTrainer(_Together):
         Returns:
             The sum of all losses.
         """
+        trained = {id(member) for update in updates for member in update.members}
+        if self._sharing is not None and len(trained) < self.group.size:
+            return self._sharing.run(updates)
         hands = self._deal(updates)
         mine = [update for update, rank in zip(updates, hands, strict=True) if rank == self.group.rank]
         loss = self.group.agree_to_stop(self.trainer.run(mine))
