@@ -34,8 +34,8 @@ def orthogonalize(matrix: Tensor, *, num_iterations: int = 5, eps: float = 1e-7)
     out = matrix.mT if tall else matrix
     out = out / out.norm().clamp(min=eps)
     if out.shape[1] > 2 * out.shape[0]:
-        out = _product_of_factors(out @ out.mT, num_iterations) @ out
-        return out.mT if tall else out
+        out = torch.mm(_product_of_factors(torch.mm(out, out.mT), num_iterations), out)
+        num_iterations = 0  # all of them are done
     for _ in range(num_iterations):
         gram = out @ out.mT
         out = torch.addmm(out, torch.addmm(gram, gram, gram, beta=b, alpha=c), out, beta=a)
