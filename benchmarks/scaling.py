@@ -6,10 +6,10 @@
 
 What is measured: seconds of a training step against its FLOPs, of putting blocks together against their bytes (packing
 alone, and with another rank), of scoring against its FLOPs, of mutation against the number of members. What is
-checked: the rates of one worker, of two that share every batch, and of two that average every ``--sync-every``
-updates, none of which took part in the fit. What is simulated: one generation on 2 to 256 machines of one rank each, in
-both ways, with the very deals that a search would make, over networks of given bandwidths and a given latency
-(assumptions, not measurements). ``docs/scaling.md`` explains the model.
+checked: the rates of one worker, of two that deal members and average every ``--sync-every`` updates, and of two that
+share every batch, none of which took part in the fit. What is simulated: one generation on 2 to 256 machines of one
+rank each, in both ways, with the very deals that a search would make, over networks of given bandwidths and a given
+latency (assumptions, not measurements). ``docs/scaling.md`` explains the model.
 """
 
 import argparse
@@ -229,14 +229,13 @@ def checked(model: Model, network: dict[str, float], given: argparse.Namespace, 
     genomes, rng, batch_size = setup.population.genomes, np.random.default_rng(1), setup.trainer.batch_size
     dealt = [deal_stretch(genomes, 2, given.sync_every, rng, batch_size=batch_size) for _ in range(200)]
     stretches = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
-    predicted = {
-        f"{size} workers": 1 / shared_update(model, genomes, size, batch_size=batch_size, **network) for size in (1, 2)
-    }
-    predicted["2 workers, averaging"] = 2 * given.sync_every / fmean(stretches)
+    one, shared = (shared_update(model, genomes, size, batch_size=batch_size, **network) for size in (1, 2))
+    predicted = {"1 workers": 1 / one, "2 workers": 2 * given.sync_every / fmean(stretches)}
+    predicted["2 workers, sharing batches"] = 1 / shared
     real: dict[str, list[float]] = {name: [] for name in predicted}
     for _ in range(given.repetitions):
         for name, values in real.items():
-            how = options | ({"sync_every": given.sync_every} if "averaging" in name else {})
+            how = options | {"sync_every": 0 if "sharing" in name else given.sync_every}
             values.append(timed(how, given.members, given.steps, size=int(name[0])))
     return {
         name: {
@@ -255,7 +254,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=10, help="of the population that is measured")
     parser.add_argument("--populations", type=int, nargs="+", default=[10, 100, 1000, 10000])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
-    parser.add_argument("--sync-every", type=int, default=16)
+    parser.add_argument("--sync-every", type=int, default=4)
     parser.add_argument("--updates-per-member", type=int, default=500)
     parser.add_argument(
         "--bandwidth", type=float, nargs="+", default=[1.25e9, 1.25e8], help="assumed, bytes a second (10 and 1 Gbit/s)"
@@ -269,7 +268,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.data, given.recipe, given.members, given.populations, given.ranks = "digits", "paper", 4, [10], [1, 2, 16]
-        given.steps, given.repetitions, given.sync_every = 16, 1, 4
+        given.steps, given.repetitions = 16, 1
     keep_memory()
     options = {"data": given.data, "recipe": given.recipe, "precision": "float32", "threads": 1}
     config = SearchConfig.from_dict(options)

@@ -5,9 +5,9 @@
     python benchmarks/workers.py --quick --json workers.json
 
 The rates are of joint training, all exchange included, on a population that has been grown by the recipe's own
-mutation; the four take turns. With ``--searches``, whole searches at the same FLOPs follow, for that many seeds: by one
-worker, by two as they come (which share every batch), and by two that each make ``--sync-every`` updates on whole
-batches between two averagings. Those that stand in the JSON file are not run again.
+mutation; the four take turns. With ``--searches``, whole searches at the same FLOPs follow, for that many seeds, by one
+worker and by two (which share batches in the first round, and deal members and average afterwards). Those that stand in
+the JSON file are not run again.
 """
 
 import argparse
@@ -32,11 +32,11 @@ WAYS = {
     "one worker, one thread": (1, 1, False),
     "one process, two threads": (1, 2, False),
     "two workers, one thread each": (2, 1, False),
-    "two workers, one thread each, averaging": (2, 1, True),
+    "two workers, one thread each, sharing batches": (2, 1, True),
 }
-"""Workers, threads of each, and whether they average now and then instead of sharing every batch."""
-SEARCHES = {"1": (1, False), "2": (2, False), "2, averaging": (2, True)}
-"""Workers, and the same."""
+"""Workers, threads of each, and whether they share every batch."""
+SEARCHES = ("1", "2")
+"""Workers."""
 
 
 def grown(config: SearchConfig, members: int) -> Setup:
@@ -93,8 +93,8 @@ def rates(given: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     for repetition in range(given.repetitions):
         for name, way in WAYS.items():
-            size, threads, averaging = way
-            how = options | ({"sync_every": given.sync_every} if averaging else {})
+            size, threads, sharing = way
+            how = options | {"sync_every": 0 if sharing else given.sync_every}
             found[name].append(timed(how, given.members, given.steps, size=size, threads=threads))
             print(f"repetition {repetition}, {name}: {found[name][-1]:.2f} member-steps/s", flush=True)
     one, threads, *two = found.values()
@@ -106,15 +106,11 @@ def rates(given: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
         "member_steps_per_second": {name: spread(values) for name, values in found.items()},
         "ratio": over(two[0], one),
         "ratio_to_two_threads": over(two[0], threads),
-        "averaging": {"ratio": over(two[1], one), "ratio_to_two_threads": over(two[1], threads)},
+        "sharing_batches": {"ratio": over(two[1], one), "ratio_to_two_threads": over(two[1], threads)},
     }
 
 
-def searched(
-    options: dict[str, Any], budget: str, seed: int, *, workers: int, sync_every: int | None
-) -> dict[str, Any]:
-    flags = {**options, "budget": budget, "seed": seed, "workers": workers, "threads": 1}
-    flags |= {} if sync_every is None else {"sync-every": sync_every}
+def searched(flags: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report"]
     command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +129,7 @@ def compared(rows: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "test_accuracy": {f"{n} workers": {"mean": fmean(v), "deviation": stdev(v)} for n, v in values.items()}
     }
-    for name in list(SEARCHES)[1:]:
+    for name in SEARCHES[1:]:
         pairs = [(rows["1"][seed], rows[name][seed]) for seed in seeds]
         found[f"{name} workers against 1"] = {
             "difference": spread([two["test_accuracy"] - one["test_accuracy"] for one, two in pairs]),
@@ -155,7 +151,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--steps", type=int, default=160, help="timed updates of each measurement")
-    parser.add_argument("--sync-every", type=int, default=16)
+    parser.add_argument("--sync-every", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--searches", type=int, default=0, help="seeds of whole searches; 0: none")
@@ -165,7 +161,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.data, given.recipe, given.steps, given.repetitions, given.members = "digits", "paper", 32, 1, 4
-        given.sync_every, given.budget = 4, "0.0001PFLOP"
+        given.budget = "0.0001PFLOP"
     options = {"data": given.data, "recipe": given.recipe, "precision": given.precision}
     found = json.loads(given.json.read_text()) if given.json.is_file() else {}
 
@@ -180,11 +176,10 @@ def main() -> None:
         store()
     rows = found.setdefault("searches", {})
     for seed in map(str, range(given.searches)):
-        for name, way in SEARCHES.items():
+        for name in SEARCHES:
             if seed not in rows.setdefault(name, {}):
-                workers, averaging = way
-                every = given.sync_every if averaging else None
-                rows[name][seed] = searched(options, given.budget, int(seed), workers=workers, sync_every=every)
+                how = options | {"workers": int(name), "sync-every": given.sync_every, "threads": 1}
+                rows[name][seed] = searched(how | {"budget": given.budget, "seed": seed})
                 print(f"seed {seed}, {name} workers: {rows[name][seed]}", flush=True)
                 store()
     if given.searches > 1:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.config import Problem, SearchConfig, Setup, make_plan, measure_speed, parse_budget, prepare
+from graftwork.config import Problem, SearchConfig, Setup, make_plan, measure_speed, parse_budget, prepare, shared_part
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Plan, SearchState, search
 from graftwork.genome import Genome, num_parameters, training_flops
@@ -67,17 +67,25 @@ _UNPLANNED = Plan(0, flops=1)
 
 def _plan_together(group: Group, setup: Setup) -> None:
     """Time all ranks at once, as they will run, and plan for the FLOPs that they do together."""
-    batch_size, shares = setup.trainer.batch_size, setup.config.sync_every is None
-    part = part_of(batch_size, group) if shares else slice(0, batch_size)
-    group.add(torch.zeros(1))  # nobody begins before all are ready
-    own = measure_speed(setup, part.stop - part.start)
-    speed = float(group.add(torch.tensor([own], dtype=torch.float64)))
-    if shares:  # an update waits for its exchange
-        genome = setup.population.genomes[0]
+    batch_size = setup.trainer.batch_size
+    shared = shared_part(setup.config, batch_size=batch_size, num_workers=group.size)
+    seconds = 0.0  # a FLOP, of all ranks
+    if shared > 0:  # an update waits for its exchange
+        genome, part = setup.population.genomes[0], part_of(batch_size, group)
         update = training_flops(genome, batch_size)
-        speed = update / (update / speed + time_exchange(num_parameters(genome), group, setup.config.device))
-    setup.speed = speed
+        exchange = time_exchange(num_parameters(genome), group, setup.config.device)
+        seconds += shared * (1 / _sum_of_speeds(group, setup, part.stop - part.start) + exchange / update)
+    if shared < 1:
+        seconds += (1 - shared) / _sum_of_speeds(group, setup, batch_size)
+    setup.speed = 1 / seconds
     setup.plan = make_plan(setup)
+
+
+def _sum_of_speeds(group: Group, setup: Setup, batch_size: int) -> float:
+    """Training FLOPs per second of all ranks at once."""
+    group.add(torch.zeros(1))  # nobody begins before all are ready
+    own = measure_speed(setup, batch_size)
+    return float(group.add(torch.tensor([own], dtype=torch.float64)))
 
 
 def _chosen(setup: Setup) -> dict[str, Any]:

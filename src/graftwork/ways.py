@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from graftwork.config import SearchConfig, choose_kernels, choose_precision, device_of
+from graftwork.config import SearchConfig, choose_kernels, choose_precision, device_of, shared_part
 from graftwork.errors import ResourceError
 from graftwork.execution import using_kernels
 from graftwork.genome import Genome, num_parameters
@@ -24,11 +24,7 @@ from graftwork.workers import Group, average, launch, num_cores, part_of, time_e
 __all__ = ["Way", "WorkersChoice", "choose_workers", "measure_way", "measure_workers"]
 
 GAIN = 1.1
-"""How many times as many updates workers must make to be chosen, where they share every batch."""
-
-GAIN_BY_LOCAL_STEPS = 1.2
-"""The same where each makes updates by itself. These are worth less than one process's, being made from weights that
-miss what the others did since the last averaging."""
+"""How many times as many updates workers must make to be chosen: what timing can tell from noise."""
 
 _SECONDS = 0.7
 """About how long each of the two ways is timed for ``workers = "auto"``."""
@@ -42,8 +38,8 @@ class Way:
         workers: Processes, all of them at work.
         threads: Of each.
         steps_per_second: Updates of all workers together; with several, what they exchange included.
-        average_seconds: Of one exchange: the sum of an update's gradients, or one averaging of all blocks; 0 for one
-            worker.
+        average_seconds: Of one exchange, the sum of an update's gradients or one averaging of all blocks (a mean where
+            a search has both); 0 for one worker.
     """
 
     workers: int
@@ -91,8 +87,7 @@ def choose_workers(config: SearchConfig, genome: Genome, batch_size: int) -> Wor
     """Decide between one process and as many workers as there are cores for, by measuring both.
 
     The workers are started for it, each of them a process that has to import torch first. There are as many as cores,
-    or cores by ``config.threads`` where that is set; but no more than can share a batch, or, with ``sync_every``, than
-    the population has members.
+    or cores by ``config.threads`` where that is set; but no more than can share a batch.
 
     Args:
         config: Options.
@@ -100,29 +95,26 @@ def choose_workers(config: SearchConfig, genome: Genome, batch_size: int) -> Wor
         batch_size: Images an update.
 
     Returns:
-        Several workers where they make `GAIN` (or `GAIN_BY_LOCAL_STEPS`) times as many updates a second as one process
-        on the threads that it would choose; otherwise one.
+        Several workers where they make `GAIN` times as many updates a second as one process on the threads that it
+        would choose; otherwise one.
 
     Raises:
         ResourceError: If a worker could not be started.
     """
     if device_of(config.device).type != "cpu":
         return WorkersChoice(1, f"steps run on {config.device}")
-    cores, members = num_cores(), config.recipe.population_size
-    most = members if config.sync_every else batch_size // 2
-    size = min(cores // (config.threads or 1), most)
+    cores = num_cores()
+    size = min(cores // (config.threads or 1), batch_size // 2)
     if size < 2:
-        work = f"{members} members at most" if config.sync_every else f"batches of {batch_size} images"
-        return WorkersChoice(1, f"there is nothing to share: {cores} cores, {work}")
+        return WorkersChoice(1, f"there is nothing to share: {cores} cores, batches of {batch_size} images")
     found = measure_workers(config, genome, batch_size=batch_size, size=size, seconds=_SECONDS)
     alone, shared = (Way(**way) for way in found["ways"])
     gain = shared.steps_per_second / alone.steps_per_second
-    enough = GAIN_BY_LOCAL_STEPS if config.sync_every else GAIN
     reason = (
         f"{shared.workers} workers of {shared.threads} make {gain:.2f} times the updates of one process of "
-        f"{alone.threads}; they are chosen from {enough:g} times on"
+        f"{alone.threads}; they are chosen from {GAIN:g} times on"
     )
-    return WorkersChoice.from_dict({**found, "workers": size if gain >= enough else 1, "reason": reason})
+    return WorkersChoice.from_dict({**found, "workers": size if gain >= GAIN else 1, "reason": reason})
 
 
 def measure_workers(
@@ -173,9 +165,7 @@ def measure_workers(
     return found
 
 
-def measure_way(
-    network: Throwaway, *, seconds: float, group: Group | None = None, sync_every: int | None = None
-) -> Way:
+def measure_way(network: Throwaway, *, seconds: float, group: Group | None = None, sync_every: int = 0) -> Way:
     """Time a network's steps on the threads that the process has, by all ranks at once.
 
     What ranks exchange is timed by itself. Averaging is dealt out over the steps of a stretch, so that a stretch, which
@@ -185,14 +175,14 @@ def measure_way(
         network: To be trained; where batches are shared, on as many images as are this rank's.
         seconds: About how long.
         group: The ranks that measure together; ``None``: this process alone.
-        sync_every: Updates of each worker between two averagings; ``None``: batches are shared.
+        sync_every: Updates of each worker between two averagings; 0: batches are shared.
     """
     threads = torch.get_num_threads()
     if group is None:
         return Way(1, threads, network.rate(seconds))
     group.add(torch.zeros(1))  # nobody begins before all are ready
     together = float(group.add(torch.tensor([network.rate(seconds)], dtype=torch.float64)))
-    if sync_every is None:
+    if sync_every == 0:
         exchange = time_exchange(num_parameters(network.member.genome), group)
         return Way(group.size, threads, 1 / (group.size / together + exchange), exchange)
     optimizer = network.trainer.optimizer
@@ -236,10 +226,7 @@ def _measured(group: Group, options: Mapping[str, Any], most: int) -> dict[str, 
         )
 
     whole, given = options["batch_size"], options["precision"]
-    part = whole
-    if config.sync_every is None:
-        images = part_of(whole, group)
-        part = images.stop - images.start
+    shared = shared_part(config, batch_size=whole, num_workers=group.size)
     precision = None if given is None else PrecisionChoice(**given)
     kernels = choose_kernels(config, torch.device("cpu"), precision)
     found: dict[str, Any] = {"ways": [], "threads": None, "precision": given}
@@ -260,9 +247,27 @@ def _measured(group: Group, options: Mapping[str, Any], most: int) -> dict[str, 
     with using_kernels(kernels if precision.passes == "compiled" else None):
         for threads in options["threads"] or [share]:
             torch.set_num_threads(threads)
-            way = measure_way(network(precision, part), seconds=seconds, group=group, sync_every=config.sync_every)
-            found["ways"] += [asdict(way)]
+            ways: list[tuple[float, Way]] = []
+            if shared > 0:
+                images = part_of(whole, group)
+                mine = network(precision, images.stop - images.start)
+                ways.append((shared, measure_way(mine, seconds=seconds, group=group)))
+            if shared < 1:
+                mine, every = network(precision, whole), config.sync_every
+                ways.append((1 - shared, measure_way(mine, seconds=seconds, group=group, sync_every=every)))
+            found["ways"] += [asdict(_mixed(ways))]
     return found
+
+
+def _mixed(ways: Sequence[tuple[float, Way]]) -> Way:
+    """What a search comes to that makes these parts of its updates in these ways."""
+    _, first = ways[0]
+    return Way(
+        first.workers,
+        first.threads,
+        1 / sum(part / way.steps_per_second for part, way in ways),
+        sum(part * way.average_seconds for part, way in ways),
+    )
 
 
 def _told(group: Group, found: dict[str, Any]) -> dict[str, Any]:

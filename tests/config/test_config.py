@@ -63,7 +63,6 @@ def test_effective_config_holds_every_option_that_is_set() -> None:
     assert unset == {"genome", "budget", "split_seed", "threads", "image_size", "image_column", "label_column"} | {
         "max_parameters",
         "max_flops",
-        "sync_every",
     }
     recipe = RECIPES["default"]
     none = {entry.name for entry in fields(recipe) if getattr(recipe, entry.name) is None}

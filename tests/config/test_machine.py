@@ -11,7 +11,7 @@ import torch
 
 from graftwork.briefing import follow
 from graftwork.cli import _workers as commands
-from graftwork.config import SearchConfig, Setup, _machine, prepare
+from graftwork.config import SearchConfig, Setup, _machine, prepare, shared_part
 from graftwork.errors import ConfigError, RunError
 from graftwork.genome import Genome, seed_genome, training_flops
 from graftwork.population import Population
@@ -137,9 +137,9 @@ def test_a_run_of_before_threads_were_timed_can_be_resumed(monkeypatch: pytest.M
     assert torch.get_num_threads() == old["machine"]["threads"] == 1
 
 
-@pytest.mark.parametrize("sync_every", [None, 2])
+@pytest.mark.parametrize("sync_every", [0, 2])
 def test_ranks_follow_rank_0s_threads_and_are_timed_together(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sync_every: int | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sync_every: int
 ) -> None:
     chosen: list[int] = []
 
@@ -167,14 +167,16 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(
     assert chosen == [1]
     assert set(set_up) == {1}
     found = provenance(tmp_path / "run")
-    speed, size = 4e10, config.recipe.batch_size
-    if sync_every is None:  # each is timed on its half of a batch, and what they exchange is paid for
-        genome = Genome.from_dict(json.loads((tmp_path / "run" / "seed_genome.json").read_text()))
-        update, size = training_flops(genome, size), size // 2
-        speed = update / (update / speed + 0.01)
-    assert set(timed) == {size}
-    assert found["training_flops_per_second"] == speed
-    assert found["plan"]["flops"] == int(speed * 0.92)
+    genome = Genome.from_dict(json.loads((tmp_path / "run" / "seed_genome.json").read_text()))
+    size = config.recipe.batch_size
+    # shared batches: each is timed on its half of one, and what they exchange is paid for
+    sharing = 1 / 4e10 + 0.01 / training_flops(genome, size)
+    part = shared_part(config, batch_size=size, num_workers=2)
+    assert part == 1 if sync_every == 0 else 0 < part < 1
+    speed = 1 / (part * sharing + (1 - part) / 4e10)
+    assert set(timed) == ({size // 2} if sync_every == 0 else {size // 2, size})
+    assert found["training_flops_per_second"] == pytest.approx(speed)
+    assert found["plan"]["flops"] == int(found["training_flops_per_second"] * 0.92)
     assert found["workers"]["threads_each"] == 1
 
 
@@ -194,15 +196,12 @@ def measured(monkeypatch: pytest.MonkeyPatch, alone: float, shared: float, cores
     return sizes
 
 
-@pytest.mark.parametrize(
-    ("sync_every", "shared", "expected"),
-    [(None, 2.0, 2), (None, 1.1, 2), (None, 1.09, 1), (16, 1.2, 2), (16, 1.19, 1), (16, 0.5, 1)],
-)
+@pytest.mark.parametrize(("shared", "expected"), [(2.0, 2), (1.1, 2), (1.09, 1), (0.5, 1)])
 def test_workers_are_chosen_where_they_win_clearly(
-    monkeypatch: pytest.MonkeyPatch, sync_every: int | None, shared: float, expected: int
+    monkeypatch: pytest.MonkeyPatch, shared: float, expected: int
 ) -> None:
     measured(monkeypatch, 1.0, shared)
-    choice = choose_workers(unasked(sync_every=sync_every), SMALL, 8)
+    choice = choose_workers(unasked(), SMALL, 8)
     assert choice.workers == expected
     assert [way.steps_per_second for way in choice.ways] == [1.0, shared]
     assert WorkersChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
@@ -212,14 +211,12 @@ def test_there_are_at_most_as_many_workers_as_have_work_and_as_threads_leave_cor
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = measured(monkeypatch, 1.0, 9.0, cores=8)
-    assert choose_workers(unasked(sync_every=4, population_size=3), SMALL, 8).workers == 3
     assert choose_workers(unasked(population_size=3), SMALL, 7).workers == 3
     assert choose_workers(unasked(population_size=3), SMALL, 99).workers == 8
     assert choose_workers(tiny(threads=4, population_size=8), SMALL, 8).workers == 2
     assert choose_workers(tiny(threads=5), SMALL, 8).workers == 1
-    alone = choose_workers(unasked(sync_every=4, population_size=1, num_survivors=1), SMALL, 8)
-    assert (alone.ways, choose_workers(unasked(), SMALL, 3).ways) == ((), ())
-    assert sizes == [3, 3, 8, 2]
+    assert choose_workers(unasked(), SMALL, 3).ways == ()
+    assert sizes == [3, 8, 2]
 
 
 def test_the_steps_of_all_ranks_count_and_averaging_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from graftwork.config import SearchConfig
+from graftwork.config import SearchConfig, shared_part
 from graftwork.errors import ConfigError
 from graftwork.evolution import joint_train
 from graftwork.genome import num_parameters
@@ -114,20 +114,64 @@ def test_a_batch_too_small_to_share_is_refused_before_anything_begins() -> None:
     with pytest.raises(ConfigError, match=r"workers: expected at most 8, .* 16 images .* got 9"):
         part_of(16, map_ranks(9)[0])
     for workers, batch_size in ((3, 5), (2, 1), (2, 3)):
-        with pytest.raises(ConfigError, match=rf"batches of {batch_size} images .* got {workers}; .* give sync_every"):
-            SearchConfig.from_dict({"workers": workers, "batch_size": batch_size})
-        assert SearchConfig.from_dict({"workers": workers, "batch_size": batch_size, "sync_every": 2}).sync_every == 2
-    assert SearchConfig.from_dict({"workers": 2, "batch_size": 4}).workers == 2
-    assert SearchConfig.from_dict({"batch_size": 1}).workers == 1
+        with pytest.raises(
+            ConfigError, match=rf"batches of {batch_size} images .* got {workers}; .* sync_every above 0"
+        ):
+            SearchConfig.from_dict({"workers": workers, "batch_size": batch_size, "sync_every": 0})
+        assert SearchConfig.from_dict({"workers": workers, "batch_size": batch_size}).workers == workers
+    assert SearchConfig.from_dict({"workers": 2, "batch_size": 4, "sync_every": 0}).workers == 2
+    assert SearchConfig.from_dict({"batch_size": 1, "sync_every": 0}).workers == 1
 
 
-def test_sharing_every_batch_is_what_workers_do_unless_told() -> None:
+@pytest.mark.parametrize(
+    ("size", "members", "batch_size", "dealt"),
+    [(2, (0,), 16, False), (2, (0, 1), 16, True), (3, (0, 1), 16, False), (3, (0,), 5, True), (2, (1,), 4, False)],
+)
+def test_members_are_dealt_where_there_are_enough_and_otherwise_batches_are_shared(
+    size: int, members: tuple[int, ...], batch_size: int, dealt: bool
+) -> None:
+    def work(group: ThreadGroup) -> tuple[bool, dict[str, torch.Tensor]]:
+        state = setting(RULES["adam"])
+        state.trainer.batches.batch_size = state.trainer.batch_size = batch_size
+        parts: list[slice | None] = []
+        find = state.trainer.gradients
+        state.trainer.gradients = lambda update, part=None: (parts.append(part), find(update, part))[1]
+        trainer = LocalStepsTrainer(state.trainer, group, sync_every=4)
+        trainer.run([Update((state.members[members[n % len(members)]],), n, 0.0) for n in range(4 * size)])
+        assert len(parts) == 4 * size if parts[0] else len(parts) < 4 * size
+        return parts[0] is None, state.snapshot()
+
+    found = together(size, work)
+    assert [own for own, _ in found] == [dealt] * size
+    assert all(same(snapshot, found[0][1]) for _, snapshot in found)
+
+
+def test_zero_shares_every_batch() -> None:
     def work(group: ThreadGroup) -> tuple[type, type]:
         trainer = setting(RULES["adam"]).trainer
-        assert tiny().sync_every is None
-        return type(train_together(trainer, group, tiny().sync_every)), type(train_together(trainer, group, 3))
+        return type(train_together(trainer, group, 0)), type(train_together(trainer, group, 3))
 
     assert together(2, work) == [(DataParallelTrainer, LocalStepsTrainer)] * 2
+    assert tiny().sync_every > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "expected"),
+    [
+        ({}, 2, 1 / 3),
+        ({"initial_steps": 30}, 2, 0.6),
+        ({"sync_every": 0}, 2, 1.0),
+        ({"population_size": 2, "num_survivors": 1}, 3, 1.0),
+        ({"num_generations": 0}, 2, 1.0),
+        ({"batch_size": 3}, 2, 0.0),
+        ({"initial_steps": None, "initial_fraction": 0.75}, 2, 0.75),
+    ],
+)
+def test_the_part_that_is_shared_is_the_first_round_or_all_or_nothing(
+    changes: dict[str, object], size: int, expected: float
+) -> None:
+    config = tiny(**{"initial_steps": 10, "steps_per_generation": 10, "num_generations": 2, **changes})
+    assert shared_part(config, batch_size=config.recipe.batch_size, num_workers=size) == pytest.approx(expected)
 
 
 def test_a_wish_to_stop_on_any_rank_is_known_to_all_after_the_update() -> None:

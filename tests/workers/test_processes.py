@@ -45,7 +45,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("sync_every", WAYS)
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds processes in /proc")
-def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: Path, sync_every: int | None) -> None:
+def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: Path, sync_every: int) -> None:
     run, command = tmp_path / "run", [sys.executable, *GRAFTWORK]
     start = [*command, "--config", str(config_file(tmp_path, sync_every=sync_every)), "--out", str(run)]
     with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

@@ -22,8 +22,8 @@ from tests.test_session import records, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
 SHARED = {"workers": 2, "sync_every": 2, "control": False}
-WAYS = [None, 2]
-"""Sharing every batch, and local steps between averagings."""
+WAYS = [0, 2]
+"""Sharing every batch; and, where there are members to deal, local steps between averagings."""
 
 
 def shared_run(path: Path, *, size: int = 2, resume: bool = False, stop_at: int | None = None, **changes: Any) -> None:
@@ -48,13 +48,13 @@ def shared_run(path: Path, *, size: int = 2, resume: bool = False, stop_at: int 
 
 
 @pytest.fixture(scope="module", params=WAYS)
-def sync_every(request: pytest.FixtureRequest) -> int | None:
-    found: int | None = request.param
+def sync_every(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
     return found
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, sync_every: int | None) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, sync_every: int) -> Path:
     """A search by two ranks that nothing disturbs."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     shared_run(path, control=True, sync_every=sync_every)
@@ -68,7 +68,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert len(stages[0]) > 8
 
 
-def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Path, sync_every: int | None) -> None:
+def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Path, sync_every: int) -> None:
     shared_run(tmp_path / "again", sync_every=sync_every)
     assert_equal_runs(tmp_path / "again", whole)
     found = json.loads((whole / "provenance.json").read_text())["workers"]
@@ -87,7 +87,7 @@ def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, 
 
 @pytest.mark.parametrize("stop_at", [8, 40])
 def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
-    whole: Path, tmp_path: Path, stop_at: int, sync_every: int | None
+    whole: Path, tmp_path: Path, stop_at: int, sync_every: int
 ) -> None:
     with pytest.raises(SearchInterruptedError, match="--resume"):
         shared_run(tmp_path / "run", stop_at=stop_at, sync_every=sync_every)
@@ -96,7 +96,7 @@ def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
 
 
 def test_a_forked_shared_search_has_one_line_a_survivor_and_resumes_to_the_same_bits(
-    tmp_path: Path, sync_every: int | None
+    tmp_path: Path, sync_every: int
 ) -> None:
     way: dict[str, Any] = {"sync_every": sync_every}
     way |= {"fork_fraction": 0.2, "fork_layer": 1, "hit_power": 2.0, "members_per_step": 2}
@@ -110,8 +110,8 @@ def test_a_forked_shared_search_has_one_line_a_survivor_and_resumes_to_the_same_
     assert first["members"] == ["m1", "m2"]
 
 
-@pytest.mark.parametrize("sync_every", [None, 3])
-def test_ranks_leave_every_bit_of_a_frozen_trunk_alone(sync_every: int | None) -> None:
+@pytest.mark.parametrize("sync_every", [0, 3])
+def test_ranks_leave_every_bit_of_a_frozen_trunk_alone(sync_every: int) -> None:
     """Though the mean of three equal numbers need not be that number."""
     config = tiny(control=False, fork_fraction=0.2, fork_layer=1, trunk_rate=0.0)
     prepare(config)  # here, where nobody else compiles kernels
@@ -139,7 +139,7 @@ def test_ranks_leave_every_bit_of_a_frozen_trunk_alone(sync_every: int | None) -
 
 
 def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(
-    whole: Path, tmp_path: Path, sync_every: int | None
+    whole: Path, tmp_path: Path, sync_every: int
 ) -> None:
     shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", members_per_step=2, sync_every=sync_every)
     found = result(tmp_path / "run")

@@ -55,7 +55,7 @@ def core_rows(
     torch.set_num_threads(before)
     config = SearchConfig(recipe=recipe)
     precision = PrecisionChoice(fastest["precision"], 0.0, None, "the fastest", fastest["passes"])
-    for workers in _powers(min(most, batch_size // 2))[1:]:  # each needs two images of a batch
+    for workers in _powers(most)[1:]:
         found = measure_workers(
             config,
             genome,

@@ -105,8 +105,8 @@ def search(
     sync_every: Annotated[
         int | None,
         typer.Option(
-            help="Let each worker make so many updates by itself between two averagings; faster where updates are "
-            "short, but worth less (docs/scaling.md). [default: workers share the batch of every update]"
+            help="Updates of each worker between two averagings, where there are members to deal; 0: workers share "
+            "every batch, as they do in the first round (docs/scaling.md). [default: 4]"
         ),
     ] = None,
     checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,

@@ -9,7 +9,7 @@ that decide how this machine is used.
 from graftwork.config._budget import Budget, parse_budget
 from graftwork.config._config import SearchConfig, read_options
 from graftwork.config._machine import choose_kernels, choose_precision, device_of
-from graftwork.config._setup import Problem, Setup, make_plan, measure_speed, prepare, seed_of
+from graftwork.config._setup import Problem, Setup, make_plan, measure_speed, prepare, seed_of, shared_part
 
 __all__ = [
     "Budget",
@@ -25,4 +25,5 @@ __all__ = [
     "prepare",
     "read_options",
     "seed_of",
+    "shared_part",
 ]

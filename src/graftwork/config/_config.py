@@ -43,8 +43,9 @@ class SearchConfig:
             choice, or with several workers between one and the worker's share of its machine's cores.
         workers: Processes that search together (see ``docs/scaling.md``); ``auto``: one, or as many as there are cores
             for where that is measured to be clearly faster (by ``graftwork search``; a `Session` by itself is one).
-        sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched;
-            ``None``: workers share the images of every update, and its gradients.
+        sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched, in
+            rounds with enough members to deal; in others workers share every batch and its gradients. 0: they always
+            do.
         validation: Share or number of training images that selection sees.
         blend: Share or number of training images that ensembles are fitted on.
         test: Share or number of images held out as test split where the data set has none.
@@ -77,7 +78,7 @@ class SearchConfig:
     passes: str = "auto"
     threads: int | None = None
     workers: int | Literal["auto"] = 1
-    sync_every: int | None = None
+    sync_every: int = 4
     validation: float = 0.1
     blend: float = 0.05
     test: float = 0.15
@@ -101,7 +102,7 @@ class SearchConfig:
             raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}")
         counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size", "scoring_batch_size")
         for name in ("seed", "split_seed", *counts):
-            value, low = getattr(self, name), 0 if name.endswith("seed") else 1
+            value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
             if name == "workers" and isinstance(value, str):
                 if value != "auto":
                     raise ConfigError(f"workers: expected an integer >= 1 or auto, got {value!r}")
@@ -116,10 +117,10 @@ class SearchConfig:
 
     def _check_shared_batch(self) -> None:
         size = self.recipe.batch_size
-        if self.sync_every is None and isinstance(self.workers, int) and 1 < self.workers > size // 2:
+        if self.sync_every == 0 and isinstance(self.workers, int) and 1 < self.workers > size // 2:
             raise ConfigError(
                 f"workers: expected at most {size // 2}, as they share batches of {size} images and need two each, got "
-                f"{self.workers}; search with fewer, or give sync_every, with which each trains on whole batches"
+                f"{self.workers}; search with fewer, or with sync_every above 0: each trains on whole batches then"
             )
 
     def _check_early_stop(self, selector: Selector) -> None:

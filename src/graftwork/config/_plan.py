@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graftwork.config._budget import parse_budget
+from graftwork.config._config import SearchConfig
 from graftwork.errors import ConfigError, GenomeError
 from graftwork.genome import Genome, training_flops
 from graftwork.plan import Plan
@@ -13,7 +14,7 @@ from graftwork.training import Recipe, calibrate_speed
 if TYPE_CHECKING:
     from graftwork.config._setup import Setup
 
-__all__ = ["make_plan", "measure_speed"]
+__all__ = ["make_plan", "measure_speed", "shared_part"]
 
 SMALLEST_SIDE = 16
 """Images are not shrunk below so many pixels a side."""
@@ -66,11 +67,7 @@ def _budgeted(setup: "Setup") -> Plan:
         ConfigError: If the budget does not reach for one step a round.
     """
     config, recipe = setup.config, setup.config.recipe
-    generations, genome = recipe.num_generations, setup.population.genomes[0]
-    fraction = recipe.initial_fraction
-    if fraction is None:
-        whole = (recipe.initial_steps or 0) + generations * (recipe.steps_per_generation or 0)
-        fraction = (recipe.initial_steps or 0) / whole if whole else 1.0
+    generations, genome, fraction = recipe.num_generations, setup.population.genomes[0], _first_part(recipe)
     if config.budget is None:
         if recipe.initial_steps is not None and recipe.steps_per_generation is not None:
             return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
@@ -89,6 +86,27 @@ def _budgeted(setup: "Setup") -> Plan:
             setup.speed = measure_speed(setup, setup.trainer.batch_size)
         flops = setup.speed * budget.amount * TIME_MARGIN
     return _flops_plan(setup, generations, int(flops), fraction)
+
+
+def _first_part(recipe: Recipe) -> float:
+    """Part of the whole work that the first round gets."""
+    if recipe.initial_fraction is not None:
+        return recipe.initial_fraction
+    whole = (recipe.initial_steps or 0) + recipe.num_generations * (recipe.steps_per_generation or 0)
+    return (recipe.initial_steps or 0) / whole if whole else 1.0
+
+
+def shared_part(config: SearchConfig, *, batch_size: int, num_workers: int) -> float:
+    """Part of a search's training in which workers share every batch, instead of dealing members: 0 to 1.
+
+    That is the first round, and the others too where ``sync_every`` is 0 or there are fewer members than workers;
+    nothing at all where a batch has not two images for every worker.
+    """
+    if batch_size < 2 * num_workers:
+        return 0.0
+    if config.sync_every == 0 or config.recipe.population_size < num_workers or config.recipe.num_generations == 0:
+        return 1.0
+    return _first_part(config.recipe)
 
 
 def measure_speed(setup: "Setup", batch_size: int) -> float:

@@ -59,7 +59,7 @@ def part_of(batch_size: int, group: Group) -> slice:
     if batch_size < 2 * group.size:
         raise ConfigError(
             f"workers: expected at most {batch_size // 2}, as they share batches of {batch_size} images and need two "
-            f"each, got {group.size}; search with fewer, or give sync_every, with which each trains on whole batches"
+            f"each, got {group.size}; search with fewer, or with sync_every above 0: each trains on whole batches then"
         )
     return slice(batch_size * group.rank // group.size, batch_size * (group.rank + 1) // group.size)
 
@@ -151,18 +151,18 @@ class LocalStepsTrainer(_Together):
         return deal(keys, costs, self.group.size)
 
 
-def train_together(trainer: Trainer, group: Group, sync_every: int | None) -> DataParallelTrainer | LocalStepsTrainer:
+def train_together(trainer: Trainer, group: Group, sync_every: int) -> DataParallelTrainer | LocalStepsTrainer:
     """A trainer that does its share.
 
     Args:
         trainer: Of this rank.
         group: The ranks.
-        sync_every: Local steps between two averagings; ``None``: every batch is shared.
+        sync_every: Local steps between two averagings; 0: every batch is shared.
 
     Raises:
-        ConfigError: If a batch is too small to be shared, or ``sync_every`` is below 1.
+        ConfigError: If a batch is too small to be shared, or ``sync_every`` is below 0.
     """
-    if sync_every is None:
+    if sync_every == 0:
         return DataParallelTrainer(trainer, group)
     return LocalStepsTrainer(trainer, group, sync_every=sync_every)
 
