@@ -7,6 +7,7 @@
 * ``batches``: forward and backward over the recipe's batch at once, or in parts.
 * ``padding``: layers of the evolved population (``population.json``) whose blocks have several kernel sizes, at the
   poster's batch: a convolution for each size, forth and back, or one of all filters, padded with zeros to the largest.
+* ``muon``: orthogonalizing a filter by its Gram matrix (ours), or by the iteration as it is written.
 * ``settings``: whole steps in processes of their own: memory given back to the kernel after each tensor (without
   `keep_memory`), one arena of malloc, huge pages, and kernels compiled with ``-O3`` and 512-bit vectors.
 
@@ -40,7 +41,7 @@ from graftwork.genome import Layer, Pool, seed_genome
 from graftwork.kernels import build
 from graftwork.member import bind
 from graftwork.runs import keep_memory
-from graftwork.training import RECIPES, in_precision
+from graftwork.training import RECIPES, in_precision, orthogonalize
 from hot_paths import step
 
 DEFAULT = RECIPES["default"]
@@ -190,6 +191,37 @@ def padding(batch: int, repetitions: int) -> dict[str, Any]:
     return rows
 
 
+MATRICES = ((192, 1728), (128, 1152), (32, 288), (32, 216))
+"""Of filters of the default recipe's networks."""
+
+
+def iterated(matrix: Tensor, iterations: int) -> Tensor:
+    """The Newton–Schulz iteration on the whole matrix, which is longer than wide."""
+    out = matrix / matrix.norm()
+    for _ in range(iterations):
+        gram = out @ out.mT
+        out = torch.addmm(out, torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315), out, beta=3.4445)
+    return out
+
+
+def muon(repetitions: int) -> dict[str, Any]:
+    found, iterations = {}, DEFAULT.rules["filter"].num_iterations
+    for shape in MATRICES:
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        ours, plain = orthogonalize(matrix, num_iterations=iterations), iterated(matrix, iterations)
+        ways: dict[str, Callable[[], object]] = {
+            "by the Gram matrix": lambda matrix=matrix: orthogonalize(matrix, num_iterations=iterations),
+            "as written": lambda matrix=matrix: iterated(matrix, iterations),
+        }
+        seconds = _ratio.times(ways, repetitions)
+        found["{}x{}".format(*shape)] = {
+            **{name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()},
+            "ratio": _ratio.ratio(*seconds.values()),
+            "largest_difference": float((ours - plain).abs().max() / plain.abs().max()),
+        }
+    return found
+
+
 def settings(folder: Path) -> dict[str, dict[str, str]]:
     """Environments of a process that makes steps."""
     compiler = folder / "cc"
@@ -252,6 +284,7 @@ def main() -> None:
     found["filters"] = filter_gradients(SIZES[-1:] if given.quick else SIZES, batch, repetitions)
     found["batches"] = batches(batch, repetitions)
     found["padding"] = padding(2 if given.quick else RECIPES["paper"].batch_size, repetitions)
+    found["muon"] = muon(repetitions)
     found["settings"] = processes(given.threads, recipe, steps, starts)
     _ratio.write(given.json, {"ratio": found["settings"]["huge pages"]["ratio"], **found})
 

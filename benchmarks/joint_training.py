@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="that share the threads")
-    parser.add_argument("--sync-every", type=int, default=4, help="as of a search; 0: workers share every batch")
+    parser.add_argument("--sync-every", type=int, default=16, help="as of a search; 0: workers share every batch")
     parser.add_argument("--quick", action="store_true", help="Few steps: checks that it runs, measures nothing.")
     parser.add_argument("--passes", choices=("auto", "torch"), default="auto")
     parser.add_argument("--json", type=Path)

@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="that share the threads")
-    parser.add_argument("--sync-every", type=int, default=4, help="as of a search; 0: workers share every batch")
+    parser.add_argument("--sync-every", type=int, default=16, help="as of a search; 0: workers share every batch")
     parser.add_argument("--share", type=int, default=10, help="a part of so many is run, of updates and naive scoring")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="Two rounds, few updates: checks that it runs.")

@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=10, help="of the population that is measured")
     parser.add_argument("--populations", type=int, nargs="+", default=[10, 100, 1000, 10000])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
-    parser.add_argument("--sync-every", type=int, default=4)
+    parser.add_argument("--sync-every", type=int, default=16)
     parser.add_argument("--updates-per-member", type=int, default=500)
     parser.add_argument(
         "--bandwidth", type=float, nargs="+", default=[1.25e9, 1.25e8], help="assumed, bytes a second (10 and 1 Gbit/s)"

@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--steps", type=int, default=160, help="timed updates of each measurement")
-    parser.add_argument("--sync-every", type=int, default=4)
+    parser.add_argument("--sync-every", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--searches", type=int, default=0, help="seeds of whole searches; 0: none")

@@ -48,3 +48,10 @@ def test_layers_of_several_kernel_sizes_are_found_where_they_stand(alternatives:
     assert found
     assert all((channels, side) in places and len(hidden) > 1 for channels, side, hidden in found)
     assert all("ratio" in row for row in alternatives.padding(1, 1).values())
+
+
+def test_the_iteration_as_written_gives_what_the_gram_matrix_gives(alternatives: Any) -> None:
+    assert all(rows > 0 and columns > 2 * rows for rows, columns in alternatives.MATRICES)
+    found = alternatives.muon(1)
+    assert list(found) == ["192x1728", "128x1152", "32x288", "32x216"]
+    assert all(row["largest_difference"] < 1e-5 for row in found.values())

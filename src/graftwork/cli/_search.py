@@ -106,7 +106,7 @@ def search(
         int | None,
         typer.Option(
             help="Updates of each worker between two averagings, where there are members to deal; 0: workers share "
-            "every batch, as they do in the first round (docs/scaling.md). [default: 4]"
+            "every batch, as they do in the first round (docs/scaling.md). [default: 16]"
         ),
     ] = None,
     checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,

@@ -78,7 +78,7 @@ class SearchConfig:
     passes: str = "auto"
     threads: int | None = None
     workers: int | Literal["auto"] = 1
-    sync_every: int = 4
+    sync_every: int = 16
     validation: float = 0.1
     blend: float = 0.05
     test: float = 0.15
