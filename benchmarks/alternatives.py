@@ -7,6 +7,7 @@
 * ``batches``: forward and backward over the recipe's batch at once, or in parts.
 * ``padding``: layers of the evolved population (``population.json``) whose blocks have several kernel sizes, at the
   poster's batch: a convolution for each size, forth and back, or one of all filters, padded with zeros to the largest.
+* ``mixing``: 1×1 convolutions forth and back at sizes of both recipes, as convolutions (ours), or as matrix products.
 * ``muon``: orthogonalizing a filter by its Gram matrix (ours), or by the iteration as it is written.
 * ``settings``: whole steps in processes of their own: memory given back to the kernel after each tensor (without
   `keep_memory`), one arena of malloc, huge pages, and kernels compiled with ``-O3`` and 512-bit vectors.
@@ -191,6 +192,65 @@ def padding(batch: int, repetitions: int) -> dict[str, Any]:
     return rows
 
 
+MIXED = (
+    (64, 48, 16, 32),
+    (64, 96, 32, 8),
+    (250, 64, 32, 31),
+    (250, 256, 128, 15),
+    (250, 256, 128, 7),
+    (250, 256, 192, 3),
+)
+"""Images, input channels, output channels and side of 1×1 convolutions."""
+
+Volumes = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Input [B, in, S, S], filters [out, in, 1, 1], bias [out] and the gradient of the output."""
+
+
+def as_convolution(x: Tensor, filters: Tensor, bias: Tensor, gradient: Tensor) -> list[Tensor]:
+    """Output, and gradients of input, filters and bias."""
+    rest = ([len(filters)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3)
+    return [F.conv2d(x, filters, bias), *torch.ops.aten.convolution_backward(gradient, x, filters, *rest)]
+
+
+def as_products(x: Tensor, filters: Tensor, bias: Tensor, gradient: Tensor) -> list[Tensor]:
+    """The same by products of matrices: channels-last volumes are matrices already."""
+    rows, g = (t.permute(0, 2, 3, 1).reshape(-1, t.shape[1]) for t in (x, gradient))
+    matrix = filters.flatten(1)
+    images, _, side, _ = x.shape
+
+    def volume(found: Tensor) -> Tensor:
+        return found.view(images, side, side, -1).permute(0, 3, 1, 2)
+
+    return [volume(torch.addmm(bias, rows, matrix.t())), volume(g @ matrix), (g.t() @ rows).view_as(filters), g.sum(0)]
+
+
+def mixing(size: tuple[int, int, int, int], dtype: torch.dtype) -> Volumes:
+    """Noise, channels-last."""
+    images, inputs, outputs, side = size
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((images, inputs, side, side), (outputs, inputs, 1, 1), (outputs,), (images, outputs, side, side))
+    x, filters, bias, gradient = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    x, gradient = (t.contiguous(memory_format=torch.channels_last) for t in (x, gradient))
+    return x, filters, bias, gradient
+
+
+@torch.no_grad()
+def mixings(sizes: Sequence[tuple[int, int, int, int]], repetitions: int) -> dict[str, Any]:
+    rows = {}
+    for size in sizes:
+        given = mixing(size, torch.bfloat16)
+        ways: dict[str, Callable[[], object]] = {
+            "convolution": lambda given=given: as_convolution(*given),
+            "products": lambda given=given: as_products(*given),
+        }
+        seconds = _ratio.times(ways, repetitions)
+        rows["{} images, {} to {} channels, {} pixels".format(*size)] = {
+            **{name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()},
+            "ratio": _ratio.ratio(*seconds.values()),
+        }
+    return rows
+
+
 MATRICES = ((192, 1728), (128, 1152), (32, 288), (32, 216))
 """Of filters of the default recipe's networks."""
 
@@ -284,6 +344,7 @@ def main() -> None:
     found["filters"] = filter_gradients(SIZES[-1:] if given.quick else SIZES, batch, repetitions)
     found["batches"] = batches(batch, repetitions)
     found["padding"] = padding(2 if given.quick else RECIPES["paper"].batch_size, repetitions)
+    found["mixing"] = mixings([(2, 6, 4, 3)] if given.quick else MIXED, repetitions)
     found["muon"] = muon(repetitions)
     found["settings"] = processes(given.threads, recipe, steps, starts)
     _ratio.write(given.json, {"ratio": found["settings"]["huge pages"]["ratio"], **found})

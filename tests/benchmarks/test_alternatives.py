@@ -55,3 +55,10 @@ def test_the_iteration_as_written_gives_what_the_gram_matrix_gives(alternatives:
     found = alternatives.muon(1)
     assert list(found) == ["192x1728", "128x1152", "32x288", "32x216"]
     assert all(row["largest_difference"] < 1e-5 for row in found.values())
+
+
+def test_mixing_by_products_gives_what_a_convolution_gives(alternatives: Any) -> None:
+    given = alternatives.mixing((3, 6, 4, 5), torch.float64)
+    torch.testing.assert_close(alternatives.as_products(*given), alternatives.as_convolution(*given))
+    (row,) = alternatives.mixings([(2, 6, 4, 3)], 1).values()
+    assert row["ratio"]["median"] > 0
