@@ -180,15 +180,18 @@ def convolved(mixture: Mixture, batch: int) -> dict[str, Callable[[], None]]:
     return {name: (lambda way=way: run(way)) for name, way in (("each size", for_each_size), ("padded", padded))}
 
 
+def told(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Of two ways: milliseconds of each, and what the first takes over what the second takes."""
+    rows = {name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()}
+    return {**rows, "ratio": _ratio.ratio(*seconds.values())}
+
+
 def padding(batch: int, repetitions: int) -> dict[str, Any]:
     rows = {}
     for mixture in mixed_layers():
         seconds = _ratio.times(convolved(mixture, batch), repetitions)
         blocks = " + ".join(f"{kernel}×{kernel}·{hidden}" for kernel, hidden in mixture[2])
-        rows["{} on {} channels, {} pixels".format(blocks, *mixture)] = {
-            **{name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()},
-            "ratio": _ratio.ratio(*seconds.values()),
-        }
+        rows["{} on {} channels, {} pixels".format(blocks, *mixture)] = told(seconds)
     return rows
 
 
@@ -244,10 +247,7 @@ def mixings(sizes: Sequence[tuple[int, int, int, int]], repetitions: int) -> dic
             "products": lambda given=given: as_products(*given),
         }
         seconds = _ratio.times(ways, repetitions)
-        rows["{} images, {} to {} channels, {} pixels".format(*size)] = {
-            **{name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()},
-            "ratio": _ratio.ratio(*seconds.values()),
-        }
+        rows["{} images, {} to {} channels, {} pixels".format(*size)] = told(seconds)
     return rows
 
 
@@ -274,11 +274,8 @@ def muon(repetitions: int) -> dict[str, Any]:
             "as written": lambda matrix=matrix: iterated(matrix, iterations),
         }
         seconds = _ratio.times(ways, repetitions)
-        found["{}x{}".format(*shape)] = {
-            **{name: {"milliseconds": 1e3 * median(values)} for name, values in seconds.items()},
-            "ratio": _ratio.ratio(*seconds.values()),
-            "largest_difference": float((ours - plain).abs().max() / plain.abs().max()),
-        }
+        gap = float((ours - plain).abs().max() / plain.abs().max())
+        found["{}x{}".format(*shape)] = told(seconds) | {"largest_difference": gap}
     return found
 
 

@@ -10,9 +10,9 @@ gap is told too, but Adam's first update moves every weight by the whole rate wh
 where a gradient is zero but for rounding, rounding says which way, and deep members part.
 
 With ``--workers`` (``--threads 2 --workers 2 --json results/speed/joint-workers.json``) the threads are shared among
-so many workers, which exchange as those of ``graftwork search`` do, with and without ``--sync-every``; while the naive
-way runs, with all threads, they wait. Only the whole pipeline is compared then (what the two ways are worth,
-``workers.py --searches`` says).
+so many workers, which average every ``--sync-every`` updates as those of ``graftwork search`` do (0: they share every
+batch); while the naive way runs, with all threads, they wait. Only the whole pipeline is compared then, and not for the
+same losses: ``workers.py --searches`` says what two workers reach.
 """
 
 import argparse

@@ -31,6 +31,7 @@ from graftwork.execution import shared_flops
 from graftwork.genome import Genome, num_parameters, parameters_per_entry, seed_genome, training_flops
 from graftwork.mutation import R2RMutation
 from graftwork.runs import keep_memory, provenance
+from graftwork.training import most_parts
 from graftwork.workers import Group, average, deal, deal_scoring, launch, scoring_flops
 from workers import grown, public, spread, timed  # beside this file
 
@@ -202,7 +203,7 @@ def simulate(model: Model, genomes: Sequence[Genome], size: int, given: argparse
         stretches = [model.stretch(hands, n * model.bytes_per_parameter, **network) for hands, n in dealt]
         training = fmean(stretches) * updates / (size * given.sync_every)
         sharing = None  # where a rank would have less than two images
-        if 2 * size <= given.batch_size:
+        if size <= most_parts(given.batch_size):
             sharing = updates * shared_update(model, genomes, size, batch_size=given.batch_size, **network)
         scoring = max(each) / model.scoring_flops_per_second
         if size > 1:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graftwork.config import Problem, SearchConfig, Setup, make_plan, measure_speed, parse_budget, prepare, shared_part
@@ -17,9 +16,9 @@ from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Plan, SearchState, search
 from graftwork.genome import Genome, num_parameters, training_flops
 from graftwork.runs import pack_state, unpack_optimizer, unpack_state
-from graftwork.training import BankOptimizer, PrecisionChoice, ThreadsChoice
+from graftwork.training import BankOptimizer, PrecisionChoice, ThreadsChoice, part_of
 from graftwork.typing import MemberId
-from graftwork.workers import Group, SharedScorer, part_of, time_exchange, train_together
+from graftwork.workers import Group, SharedScorer, time_exchange, train_together
 
 __all__ = ["adopt", "brief", "dismiss", "follow", "prepare_together", "shared_parts"]
 
@@ -71,21 +70,15 @@ def _plan_together(group: Group, setup: Setup) -> None:
     shared = shared_part(setup.config, batch_size=batch_size, num_workers=group.size)
     seconds = 0.0  # a FLOP, of all ranks
     if shared > 0:  # an update waits for its exchange
-        genome, part = setup.population.genomes[0], part_of(batch_size, group)
+        genome, part = setup.population.genomes[0], part_of(batch_size, group.rank, group.size)
         update = training_flops(genome, batch_size)
         exchange = time_exchange(num_parameters(genome), group, setup.config.device)
-        seconds += shared * (1 / _sum_of_speeds(group, setup, part.stop - part.start) + exchange / update)
+        speed = group.sum_at_once(lambda: measure_speed(setup, part.stop - part.start))
+        seconds += shared * (1 / speed + exchange / update)
     if shared < 1:
-        seconds += (1 - shared) / _sum_of_speeds(group, setup, batch_size)
+        seconds += (1 - shared) / group.sum_at_once(lambda: measure_speed(setup, batch_size))
     setup.speed = 1 / seconds
     setup.plan = make_plan(setup)
-
-
-def _sum_of_speeds(group: Group, setup: Setup, batch_size: int) -> float:
-    """Training FLOPs per second of all ranks at once."""
-    group.add(torch.zeros(1))  # nobody begins before all are ready
-    own = measure_speed(setup, batch_size)
-    return float(group.add(torch.tensor([own], dtype=torch.float64)))
 
 
 def _chosen(setup: Setup) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from graftwork.errors import ResourceError
 from graftwork.execution import using_kernels
 from graftwork.genome import Genome, num_parameters
 from graftwork.runs import keep_memory
-from graftwork.training import PrecisionChoice, ThreadsChoice, Throwaway, measure_threads
-from graftwork.workers import Group, average, launch, num_cores, part_of, time_exchange
+from graftwork.training import PrecisionChoice, ThreadsChoice, Throwaway, measure_threads, most_parts, part_of
+from graftwork.workers import Group, average, launch, num_cores, time_exchange
 
 __all__ = ["Way", "WorkersChoice", "choose_workers", "measure_way", "measure_workers"]
 
@@ -104,7 +104,7 @@ def choose_workers(config: SearchConfig, genome: Genome, batch_size: int) -> Wor
     if device_of(config.device).type != "cpu":
         return WorkersChoice(1, f"steps run on {config.device}")
     cores = num_cores()
-    size = min(cores // (config.threads or 1), batch_size // 2)
+    size = min(cores // (config.threads or 1), most_parts(batch_size))
     if size < 2:
         return WorkersChoice(1, f"there is nothing to share: {cores} cores, batches of {batch_size} images")
     found = measure_workers(config, genome, batch_size=batch_size, size=size, seconds=_SECONDS)
@@ -180,8 +180,7 @@ def measure_way(network: Throwaway, *, seconds: float, group: Group | None = Non
     threads = torch.get_num_threads()
     if group is None:
         return Way(1, threads, network.rate(seconds))
-    group.add(torch.zeros(1))  # nobody begins before all are ready
-    together = float(group.add(torch.tensor([network.rate(seconds)], dtype=torch.float64)))
+    together = group.sum_at_once(lambda: network.rate(seconds))
     if sync_every == 0:
         exchange = time_exchange(num_parameters(network.member.genome), group)
         return Way(group.size, threads, 1 / (group.size / together + exchange), exchange)
@@ -249,7 +248,7 @@ def _measured(group: Group, options: Mapping[str, Any], most: int) -> dict[str, 
             torch.set_num_threads(threads)
             ways: list[tuple[float, Way]] = []
             if shared > 0:
-                images = part_of(whole, group)
+                images = part_of(whole, group.rank, group.size)
                 mine = network(precision, images.stop - images.start)
                 ways.append((shared, measure_way(mine, seconds=seconds, group=group)))
             if shared < 1:

@@ -45,9 +45,10 @@ def gradients(state: Setting, members: list[int], together: bool, **weights: flo
 @pytest.mark.parametrize("rules", ["adam", "sgd", "muon norm-reset"])
 def test_one_member_together_is_a_plain_step_to_the_bit(rules: str) -> None:
     one, other = scrambled(rules), scrambled(rules)
+    whole = one.members[0].genome.input_shape[1:]  # a size: by the walk, as several are, not by the member
     for number in range(3):
         alone = one.trainer.step(one.members[0], number, 0.0)
-        assert other.trainer.step_together([other.members[0]], number, 0.0) == alone
+        assert other.trainer.step_together([other.members[0]], number, 0.0, (whole[0], whole[1])) == alone
     assert same(one.snapshot(), other.snapshot())
 
 

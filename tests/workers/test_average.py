@@ -8,7 +8,7 @@ import torch
 from graftwork.training import Update
 from graftwork.typing import BlockId
 from graftwork.workers import LocalStepsTrainer, average
-from tests.training.small import LEFT, RULES, Setting, genome, layer, same, setting
+from tests.training.small import LEFT, RIGHT, RULES, Setting, genome, layer, same, setting
 from tests.workers.ranks import ThreadGroup, together
 
 ROOT = BlockId("root")
@@ -91,16 +91,22 @@ def test_a_new_member_of_the_optimizer_starts_as_a_plain_step_would() -> None:
 
 
 def updates(state: Setting, numbers: range) -> list[Update]:
-    return [Update((state.members[number % 2],), number, 0.0) for number in numbers]
+    return [Update((state.members[number % len(state.members)],), number, 0.0) for number in numbers]
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_end_a_stretch_with_the_same_bits_and_the_same_loss(size: int) -> None:
+    genomes = [LEFT, RIGHT, genome(layer("root", 6), layer("third", 8, kernel_size=1), head="head-third")][:size]
+
     def work(group: ThreadGroup) -> tuple[float, dict[str, torch.Tensor]]:
-        state = setting(RULES["adam"])
+        state = setting(RULES["adam"], *genomes)
+        made: list[Update] = []
+        run = state.trainer.run
+        state.trainer.run = lambda given: (made.extend(given), run(given))[1]  # type: ignore[method-assign]
         shared = LocalStepsTrainer(state.trainer, group, sync_every=4)
         assert shared.updates_at_once == 4 * size
-        losses = [shared.run(updates(state, range(start, start + 8))) for start in (0, 8)]
+        losses = [shared.run(updates(state, range(start, start + 9))) for start in (0, 9)]
+        assert 0 < len(made) < 18  # its own ones only
         return losses[1], state.snapshot()
 
     (loss, first), *others = together(size, work)

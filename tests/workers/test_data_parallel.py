@@ -9,9 +9,9 @@ from graftwork.config import SearchConfig, shared_part
 from graftwork.errors import ConfigError
 from graftwork.evolution import joint_train
 from graftwork.genome import num_parameters
-from graftwork.training import BatchStream, Update
+from graftwork.training import BatchStream, Update, part_of
 from graftwork.typing import BlockId
-from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, part_of, time_exchange, train_together
+from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, time_exchange, train_together
 from tests.strategies import scramble
 from tests.test_session import tiny
 from tests.training.small import LEFT, RIGHT, RULES, Setting, same, setting, stream
@@ -99,20 +99,16 @@ def test_norms_take_the_statistics_of_a_part_and_ranks_still_end_equal() -> None
 def test_parts_of_a_batch_are_the_whole_batch_to_the_bit(count: int) -> None:
     batches: BatchStream = stream()
     x, y = batches.batch(7)
-    parts = [batches.batch(7, None, part_of(batches.batch_size, group)) for group in map_ranks(count)]
+    parts = [batches.batch(7, None, part_of(batches.batch_size, index, count)) for index in range(count)]
     assert torch.equal(torch.cat([images for images, _ in parts]), x)
     assert torch.equal(torch.cat([labels for _, labels in parts]), y)
     sizes = [len(labels) for _, labels in parts]
     assert max(sizes) - min(sizes) <= 1
 
 
-def map_ranks(count: int) -> list[ThreadGroup]:
-    return together(count, lambda group: group)
-
-
 def test_a_batch_too_small_to_share_is_refused_before_anything_begins() -> None:
     with pytest.raises(ConfigError, match=r"workers: expected at most 8, .* 16 images .* got 9"):
-        part_of(16, map_ranks(9)[0])
+        part_of(16, 0, 9)
     for workers, batch_size in ((3, 5), (2, 1), (2, 3)):
         with pytest.raises(
             ConfigError, match=rf"batches of {batch_size} images .* got {workers}; .* sync_every above 0"
@@ -224,10 +220,10 @@ def test_sums_over_ranks_are_weighted_and_keep_their_layout() -> None:
     def work(group: ThreadGroup) -> list[torch.Tensor]:
         tensors = [torch.full((2, 3, 2, 2), group.rank + 1.0).contiguous(memory_format=torch.channels_last)]
         tensors += [torch.full((3,), 10.0 * group.rank)]
-        sent = add_up(tensors, 0.25 if group.rank else 0.75, group)
+        sent = add_up(tensors, [0.25 if group.rank else 0.75] * 2, group)
         assert sent == 4 * (24 + 3)
         assert tensors[0].is_contiguous(memory_format=torch.channels_last)
-        assert add_up([], 1.0, group) == 0
+        assert add_up([], [], group) == 0
         return tensors
 
     for filters, bias in together(2, work):

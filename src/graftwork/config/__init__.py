@@ -9,7 +9,8 @@ that decide how this machine is used.
 from graftwork.config._budget import Budget, parse_budget
 from graftwork.config._config import SearchConfig, read_options
 from graftwork.config._machine import choose_kernels, choose_precision, device_of
-from graftwork.config._setup import Problem, Setup, make_plan, measure_speed, prepare, seed_of, shared_part
+from graftwork.config._plan import make_plan, measure_speed, shared_part
+from graftwork.config._setup import Problem, Setup, prepare, seed_of
 
 __all__ = [
     "Budget",

@@ -12,7 +12,7 @@ import tomli_w
 from graftwork.config._budget import parse_budget
 from graftwork.errors import ConfigError
 from graftwork.selection import SELECTORS, BoundedSelector, Selector, make_selector
-from graftwork.training import RECIPES, Recipe, make_recipe
+from graftwork.training import RECIPES, Recipe, make_recipe, part_of
 
 __all__ = ["SearchConfig", "read_options"]
 
@@ -109,19 +109,12 @@ class SearchConfig:
                 continue
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
-        self._check_shared_batch()
+        if self.sync_every == 0 and isinstance(self.workers, int):
+            part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
         if self.early_stop_scoring:
             self._check_early_stop(selector)
         if not self.checkpoint_every > 0:
             raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
-
-    def _check_shared_batch(self) -> None:
-        size = self.recipe.batch_size
-        if self.sync_every == 0 and isinstance(self.workers, int) and 1 < self.workers > size // 2:
-            raise ConfigError(
-                f"workers: expected at most {size // 2}, as they share batches of {size} images and need two each, got "
-                f"{self.workers}; search with fewer, or with sync_every above 0: each trains on whole batches then"
-            )
 
     def _check_early_stop(self, selector: Selector) -> None:
         if not isinstance(selector, BoundedSelector):

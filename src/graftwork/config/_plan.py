@@ -9,7 +9,7 @@ from graftwork.config._config import SearchConfig
 from graftwork.errors import ConfigError, GenomeError
 from graftwork.genome import Genome, training_flops
 from graftwork.plan import Plan
-from graftwork.training import Recipe, calibrate_speed
+from graftwork.training import Recipe, calibrate_speed, most_parts
 
 if TYPE_CHECKING:
     from graftwork.config._setup import Setup
@@ -102,7 +102,7 @@ def shared_part(config: SearchConfig, *, batch_size: int, num_workers: int) -> f
     That is the first round, and the others too where ``sync_every`` is 0 or there are fewer members than workers;
     nothing at all where a batch has not two images for every worker.
     """
-    if batch_size < 2 * num_workers:
+    if num_workers > most_parts(batch_size):
         return 0.0
     if config.sync_every == 0 or config.recipe.population_size < num_workers or config.recipe.num_generations == 0:
         return 1.0

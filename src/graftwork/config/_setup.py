@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graftwork.config._config import SearchConfig
 from graftwork.config._machine import choose_kernels, choose_precision, choose_threads, device_of
-from graftwork.config._plan import make_plan, measure_speed, shared_part
+from graftwork.config._plan import make_plan
 from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, SearchState
@@ -32,7 +32,7 @@ from graftwork.training import (
     take_images,
 )
 
-__all__ = ["Problem", "Setup", "make_plan", "measure_speed", "prepare", "seed_of", "shared_part"]
+__all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
 
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""

@@ -7,7 +7,7 @@ recipes in `RECIPES`: a new one is used and tested once it is registered.
 """
 
 from graftwork.training._augment import Augmentation, Flip
-from graftwork.training._batches import BatchStream, Images, shrink, take_images
+from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._peaks import Peak, measure_peak
@@ -71,7 +71,9 @@ __all__ = [
     "measure_peak",
     "measure_precision",
     "measure_threads",
+    "most_parts",
     "orthogonalize",
+    "part_of",
     "same_rule",
     "shrink",
     "take_images",

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from graftwork.errors import DataError
+from graftwork.errors import ConfigError, DataError
 from graftwork.execution import InputTransform
 from graftwork.training._augment import Augmentation
 from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for
 
-__all__ = ["BatchStream", "Images", "shrink", "take_images"]
+__all__ = ["BatchStream", "Images", "most_parts", "part_of", "shrink", "take_images"]
 
 Images = Tensor | NDArray[np.uint8]
 """uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
@@ -34,6 +34,26 @@ def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Network input [B, C, H, W] at a smaller height and width, channels last in memory; bilinear over all pixels."""
     smaller = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
     return smaller.contiguous(memory_format=torch.channels_last)
+
+
+def most_parts(batch_size: int) -> int:
+    """Into how many parts a batch can be shared: batch norm needs two images in each."""
+    return max(1, batch_size // 2)
+
+
+def part_of(batch_size: int, index: int, count: int) -> slice:
+    """The images of one of ``count`` parts of a batch, from part 0; parts differ by one image at most.
+
+    Raises:
+        ConfigError: If the batch has not two images for every part.
+    """
+    if count > most_parts(batch_size):
+        raise ConfigError(
+            f"workers: expected at most {most_parts(batch_size)}, as they share batches of {batch_size} images and "
+            f"need two each, got {count}; search with fewer, or with sync_every above 0: each trains on whole batches "
+            "then"
+        )
+    return slice(batch_size * index // count, batch_size * (index + 1) // count)
 
 
 class BatchStream:

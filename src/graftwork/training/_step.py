@@ -265,11 +265,11 @@ class Trainer:
     ) -> list[tuple[Tensor, float]]:
         """Of each member, as a tensor and as a number."""
         found: list[tuple[Tensor, float]] = []
-        hits = torch.zeros_like(labels)
+        hits = torch.zeros_like(labels) if self.hit_power and len(logits) > 1 else None
         for member, own, vote in zip(update.members, logits, self._votes(logits), strict=True):
-            weights = (1.0 + hits) ** -self.hit_power if self.hit_power and len(logits) > 1 else None
+            weights = None if hits is None else (1.0 + hits) ** -self.hit_power
             found.append(self._checked_loss(member, x, own, labels, update.number, weights=weights, vote=vote))
-            if weights is not None:
+            if hits is not None:
                 hits += own.detach().argmax(1) == labels
         return found
 

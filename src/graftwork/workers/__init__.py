@@ -10,13 +10,7 @@ from graftwork.workers._averaging import add_up, average, time_exchange
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
 from graftwork.workers._group import Group, given_size, num_cores, restarted
 from graftwork.workers._launch import launch
-from graftwork.workers._shared import (
-    DataParallelTrainer,
-    LocalStepsTrainer,
-    SharedScorer,
-    part_of,
-    train_together,
-)
+from graftwork.workers._shared import DataParallelTrainer, LocalStepsTrainer, SharedScorer, train_together
 
 __all__ = [
     "DataParallelTrainer",
@@ -31,7 +25,6 @@ __all__ = [
     "given_size",
     "launch",
     "num_cores",
-    "part_of",
     "restarted",
     "scoring_flops",
     "time_exchange",

@@ -14,12 +14,12 @@ __all__ = ["add_up", "average", "time_exchange"]
 
 
 @torch.no_grad()
-def add_up(tensors: Sequence[Tensor], weight: float, group: Group) -> int:
-    """Replace tensors, in place, by their sum over the ranks, each rank's multiplied by its own weight.
+def add_up(tensors: Sequence[Tensor], weights: Sequence[float], group: Group) -> int:
+    """Replace tensors, in place, by their sum over the ranks, each multiplied by its rank's weight.
 
     Args:
         tensors: As many on every rank, of the same shapes.
-        weight: Of this rank.
+        weights: Of this rank, one a tensor. At 0 the rank has no say, even if its value is infinite.
         group: The ranks.
 
     Returns:
@@ -27,7 +27,10 @@ def add_up(tensors: Sequence[Tensor], weight: float, group: Group) -> int:
     """
     if not tensors:
         return 0
-    buffer = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).mul_(weight)
+    scaled = torch._foreach_mul([tensor.detach() for tensor in tensors], list(weights))
+    # zeros where a rank has no say: its value times zero would be NaN if the value is infinite
+    own = [tensor if weight else torch.zeros_like(tensor) for tensor, weight in zip(scaled, weights, strict=True)]
+    buffer = torch.cat([tensor.reshape(-1).to(tensors[0]) for tensor in own])
     group.add(buffer)
     parts = torch.split(buffer, [tensor.numel() for tensor in tensors])
     for tensor, values in zip(tensors, parts, strict=True):
@@ -40,14 +43,13 @@ def time_exchange(num_values: int, group: Group, device: torch.device | str = "c
     tensors, seconds = [torch.zeros(num_values, device=device)], []
     for _ in range(4):  # the first ones open connections and get memory
         start = perf_counter()
-        add_up(tensors, 1.0, group)
+        add_up(tensors, [1.0], group)
         seconds.append(perf_counter() - start)
     told = torch.zeros(group.size, dtype=torch.float64)
     told[group.rank] = min(seconds[1:])
     return float(group.add(told).max())
 
 
-@torch.no_grad()
 def average(optimizer: BankOptimizer, counts: Sequence[Mapping[BlockId, int]], group: Group) -> int:
     """Average the blocks that were touched, each rank's weight being the number of its steps that touched them.
 
@@ -63,21 +65,12 @@ def average(optimizer: BankOptimizer, counts: Sequence[Mapping[BlockId, int]], g
     Returns:
         Bytes of the buffer that was summed.
     """
-    tensors, weights = [], []
+    tensors: list[Tensor] = []
+    weights: list[float] = []
     for block_id in optimizer.bank:
         steps = [count.get(block_id, 0) for count in counts]
         if any(steps) and block_id in optimizer:
             slots = optimizer.slots(block_id)
             tensors += slots
             weights += [steps[group.rank] / sum(steps)] * len(slots)
-    if not tensors:
-        return 0
-    sizes = [tensor.numel() for tensor in tensors]
-    buffer = torch.cat([tensor.detach().reshape(-1).to(tensors[0]) for tensor in tensors])
-    factors = torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(sizes)).to(buffer)
-    # zeros where a rank has no say: its value times zero would be NaN if the value is infinite
-    buffer = torch.where(factors > 0, buffer * factors, torch.zeros_like(buffer))
-    group.add(buffer)
-    for tensor, values in zip(tensors, torch.split(buffer, sizes), strict=True):
-        tensor.copy_(values.view(tensor.shape))
-    return buffer.numel() * buffer.element_size()
+    return add_up(tensors, weights, group)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -121,6 +121,11 @@ class Group:
         with _losses_told():
             dist.broadcast(tensor, 0)
         return tensor
+
+    def sum_at_once(self, measure: Callable[[], float]) -> float:
+        """Measure on all ranks at the same time, and sum what they found."""
+        self.add(torch.zeros(1))  # nobody begins before all are ready
+        return float(self.add(torch.tensor([measure()], dtype=torch.float64)))
 
     def agree_to_stop(self, loss: float) -> float:
         """Sum a loss over all ranks, and set `stopping` on all of them if any has `stop_wanted`."""

@@ -10,13 +10,13 @@ from graftwork.errors import ConfigError
 from graftwork.execution import shared_flops
 from graftwork.genome import Genome
 from graftwork.member import Member
-from graftwork.training import Evaluation, Hopeless, Scorer, Trainer, Update
+from graftwork.training import Evaluation, Hopeless, Scorer, Trainer, Update, most_parts, part_of
 from graftwork.typing import BlockId
 from graftwork.workers._averaging import add_up, average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
 from graftwork.workers._group import Group
 
-__all__ = ["DataParallelTrainer", "LocalStepsTrainer", "SharedScorer", "part_of", "train_together"]
+__all__ = ["DataParallelTrainer", "LocalStepsTrainer", "SharedScorer", "train_together"]
 
 
 class _Together:
@@ -50,20 +50,6 @@ class _Together:
         self.trainer.slow(block_ids, rate)
 
 
-def part_of(batch_size: int, group: Group) -> slice:
-    """The images of a batch that are this rank's; parts differ by one image at most.
-
-    Raises:
-        ConfigError: If there are not two for every rank, which batch norm needs.
-    """
-    if batch_size < 2 * group.size:
-        raise ConfigError(
-            f"workers: expected at most {batch_size // 2}, as they share batches of {batch_size} images and need two "
-            f"each, got {group.size}; search with fewer, or with sync_every above 0: each trains on whole batches then"
-        )
-    return slice(batch_size * group.rank // group.size, batch_size * (group.rank + 1) // group.size)
-
-
 class DataParallelTrainer(_Together):
     """Makes every update on all ranks: each finds the gradients of its part of the batch, and all move by their mean.
 
@@ -81,7 +67,7 @@ class DataParallelTrainer(_Together):
     def __init__(self, trainer: Trainer, group: Group) -> None:
         super().__init__(trainer, group)
         self.updates_at_once = 1
-        self._part = part_of(trainer.batch_size, group)
+        self._part = part_of(trainer.batch_size, group.rank, group.size)
 
     def run(self, updates: Sequence[Update]) -> float:
         """Make updates one after the other.
@@ -94,7 +80,8 @@ class DataParallelTrainer(_Together):
             loss = self.trainer.gradients(update, self._part)
             total += self.group.agree_to_stop(loss * share)
             bound = {tensor: None for member in update.members for tensor in member.parameters_by_key().values()}
-            add_up([tensor.grad for tensor in bound if tensor.grad is not None], share, self.group)
+            gradients = [tensor.grad for tensor in bound if tensor.grad is not None]
+            add_up(gradients, [share] * len(gradients), self.group)
             self.trainer.move(update)
         return total
 
@@ -123,7 +110,7 @@ class LocalStepsTrainer(_Together):
             raise ConfigError(f"sync_every: expected an integer >= 1, got {sync_every!r}")
         super().__init__(trainer, group)
         self.updates_at_once = sync_every * group.size
-        self._sharing = DataParallelTrainer(trainer, group) if trainer.batch_size >= 2 * group.size else None
+        self._sharing = DataParallelTrainer(trainer, group) if group.size <= most_parts(trainer.batch_size) else None
 
     def run(self, updates: Sequence[Update]) -> float:
         """Make this rank's part of the updates, and put all parts together.
