@@ -27,14 +27,14 @@ def add_up(tensors: Sequence[Tensor], weights: Sequence[float], group: Group) ->
     """
     if not tensors:
         return 0
-    scaled = torch._foreach_mul([tensor.detach() for tensor in tensors], list(weights))
-    # zeros where a rank has no say: its value times zero would be NaN if the value is infinite
-    own = [tensor if weight else torch.zeros_like(tensor) for tensor, weight in zip(scaled, weights, strict=True)]
-    buffer = torch.cat([tensor.reshape(-1).to(tensors[0]) for tensor in own])
-    group.add(buffer)
+    buffer = torch.cat([tensor.detach().reshape(-1).to(tensors[0]) for tensor in tensors])
     parts = torch.split(buffer, [tensor.numel() for tensor in tensors])
-    for tensor, values in zip(tensors, parts, strict=True):
-        tensor.copy_(values.view(tensor.shape))
+    for part, weight in zip(parts, weights, strict=True):
+        # not times zero, which would be NaN where the value is infinite
+        part.mul_(weight) if weight else part.zero_()
+    group.add(buffer)
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view(tensor.shape))
     return buffer.numel() * buffer.element_size()
 
 
