@@ -1,21 +1,20 @@
 """Forward of one item: stem, layer, pool, head; in reference form and fused."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.execution._arrange import Arrangement, arrange, arrange_stem
 from graftwork.execution._native import (
-    Convolutions,
     by_statistics,
     can_run,
     max_pool,
     run_convolutions,
+    train_convolutions,
     write_statistics,
 )
-from graftwork.execution._ops import Settings, Weights, activate, gather, normalise
-from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
+from graftwork.execution._ops import Settings, Weights, activate, gather, join, normalise
+from graftwork.genome import Genome, Head, Layer, Pool, Stem
 from graftwork.kernels import Kernels
 from graftwork.typing import BlockId
 
@@ -28,7 +27,7 @@ def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Ten
         return x
     entry = weights[stem.id]
     if settings.form == "fused" and _native(x, settings):
-        return _native_stem(stem, x, weights, settings)
+        return _run_native(arrange_stem(stem, settings.norm), x, weights, settings)
     out = F.conv2d(x, entry["filter"], entry.get("bias"), padding=stem.padding)
     if stem.kind == "conv":
         out = normalise(out, (stem.id,), weights, settings)
@@ -76,38 +75,18 @@ def _reference_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settin
     return out
 
 
-def _cat(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
-
-
-def _rows(tensor: Tensor, block: Block, width: int) -> Tensor:
-    """Put a block's rows where it writes, zeros elsewhere: [range, …] → [width, …]."""
-    if block.out_channels == width:
-        return tensor
-    after = [0, 0] * (tensor.dim() - 1)
-    return F.pad(tensor, (*after, block.start, width - block.stop))
-
-
 def _fused_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """One convolution per kernel size, then one norm, one activation and one 1×1 convolution for the whole layer."""
-    order = sorted(layer.blocks, key=lambda block: block.kernel_size)
-    ids = [block.id for block in order]
-    sizes = sorted({block.kernel_size for block in order})
-    filters = [gather(weights, [block.id for block in order if block.kernel_size == size], "filter") for size in sizes]
-    mixing = _cat([_rows(weights[block.id]["mixing"], block, layer.out_channels) for block in order], 1)
-    biases = [_rows(weights[block.id]["bias"], block, layer.out_channels) for block in order]
-    mixing_bias = biases[0] if len(biases) == 1 else torch.stack(biases).sum(0)
+    plan = arrange(layer, settings.norm)
     if _native(x, settings):
-        weight, shift = _norm_tensors(ids, weights, settings, "filter_bias")
-        parts = Convolutions(filters, tuple(size // 2 for size in sizes), weight, shift, mixing, mixing_bias)
-        return _run_native(parts, ids, x, weights, settings)
+        return _run_native(plan, x, weights, settings)
+    filters, *_, mixing, mixing_biases = plan.by_name(plan.tensors(weights))
     volumes = []
-    for size, one in zip(sizes, filters, strict=True):
-        group = [block.id for block in order if block.kernel_size == size]
-        bias = gather(weights, group, "filter_bias") if settings.norm == "none" else None
-        volumes.append(F.conv2d(x, one, bias, padding=size // 2))
-    hidden = activate(normalise(_cat(volumes, 1), ids, weights, settings), settings.activation)
-    out = F.conv2d(hidden, mixing, mixing_bias)
+    for group, one, padding in zip(plan.groups, plan.join_filters(filters), plan.paddings, strict=True):
+        bias = gather(weights, plan.ids[group], "filter_bias") if settings.norm == "none" else None
+        volumes.append(F.conv2d(x, one, bias, padding=padding))
+    hidden = activate(normalise(join(volumes, 1), plan.ids, weights, settings), settings.activation)
+    out = F.conv2d(hidden, *plan.join_mixing(mixing, mixing_biases))
     if x.shape[1] == layer.out_channels:
         return out + x
     return out + F.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
@@ -119,36 +98,20 @@ def _native(x: Tensor, settings: Settings) -> bool:
     return fit and can_run(x)
 
 
-def _norm_tensors(
-    ids: Sequence[BlockId], weights: Weights, settings: Settings, bias: str
-) -> tuple[Tensor | None, Tensor]:
-    """Weight and bias of the norms of some entries; without a norm only the named bias."""
-    if settings.norm == "none":
-        return None, gather(weights, ids, bias)
-    return gather(weights, ids, "norm_weight"), gather(weights, ids, "norm_bias")
-
-
-def _run_native(layer: Convolutions, ids: Sequence[BlockId], x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+def _run_native(plan: Arrangement, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """Run by the kernels, by the statistics that the mode asks for."""
+    tensors = plan.tensors(weights)
+    if settings.mode == "train" and torch.is_grad_enabled():
+        return train_convolutions(x, plan, tensors, settings.activation)
+    layer = plan.assemble(tensors)
     if layer.weight is None or settings.mode == "train":
-        return run_convolutions(x, layer, settings.activation)[0]
+        return run_convolutions(x, layer, plan.paddings, settings.activation)[0]
     if settings.mode == "evaluate":
-        norming = by_statistics(layer.weight, layer.bias, ids, settings.statistics)
-        return run_convolutions(x, layer, settings.activation, norming)[0]
-    out, tables = run_convolutions(x, layer, settings.activation)
-    widths = [len(weights[block_id]["norm_bias"]) for block_id in ids]
-    write_statistics(settings.statistics, ids, widths, tables, num_values=out[:, 0].numel())
+        norming = by_statistics(layer.weight, layer.bias, plan.ids, settings.statistics)
+        return run_convolutions(x, layer, plan.paddings, settings.activation, norming)[0]
+    out, tables = run_convolutions(x, layer, plan.paddings, settings.activation)
+    write_statistics(settings.statistics, plan.ids, plan.hidden, tables, num_values=out[:, 0].numel())
     return out
-
-
-def _native_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    entry = weights[stem.id]
-    if stem.kind == "whiten":
-        weight, bias = None, entry["bias"]
-    else:
-        weight, bias = _norm_tensors((stem.id,), weights, settings, "bias")
-    parts = Convolutions((entry["filter"],), (stem.padding,), weight, bias)
-    return _run_native(parts, (stem.id,), x, weights, settings)
 
 
 def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:

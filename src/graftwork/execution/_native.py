@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from graftwork.execution._ops import Statistics
+from graftwork.execution._arrange import Arrangement, Convolutions
+from graftwork.execution._ops import Statistics, join
 from graftwork.kernels import EPSILON, Kernels
 from graftwork.typing import Activation, BlockId
 
 __all__ = [
-    "Convolutions",
     "by_statistics",
     "can_run",
     "get_kernels",
     "max_pool",
     "run_convolutions",
     "set_kernels",
+    "train_convolutions",
     "using_kernels",
     "write_statistics",
 ]
@@ -67,33 +68,8 @@ def can_run(x: Tensor) -> bool:
     return Kernels.supports(_compute_type(x))
 
 
-Table = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Mean, variance, scale and shift of each channel of one volume: float32 [C] each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Convolutions:
-    """The tensors of a fused layer, or of a stem.
-
-    Args:
-        filters: One a kernel size [hidden, C, k, k]; their outputs lie side by side.
-        paddings: Of each of them.
-        weight: Of the norm [all hidden]; ``None``: no norm.
-        bias: Of the norm, or before σ [all hidden].
-        mixing: 1×1 filters [out, all hidden, 1, 1], followed by the residual; ``None``: σ is the output.
-        mixing_bias: [out].
-    """
-
-    filters: Sequence[Tensor]
-    paddings: tuple[int, ...]
-    weight: Tensor | None
-    bias: Tensor
-    mixing: Tensor | None = None
-    mixing_bias: Tensor | None = None
-
-
-Norming = Callable[[Tensor, slice], Table]
-"""How one volume is normalised: from it, and its channels among all the hidden ones."""
+Norming = Callable[[Tensor, slice], Tensor]
+"""The table by which one volume is normalised (see `Kernels.normaliser`): of it, and which hidden channels it makes."""
 
 
 def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,8 +78,7 @@ def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _conv(x: Tensor, filters: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    bias = None if bias is None else bias.to(x.dtype)
-    return _dense(F.conv2d(x, filters.to(x.dtype), bias, padding=padding), x.dtype)
+    return _dense(F.conv2d(x, filters, bias, padding=padding), x.dtype)
 
 
 def _conv_backward(
@@ -112,7 +87,7 @@ def _conv_backward(
     if not any(wanted):
         return None, None, None
     found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        gradient, x, filters.to(x.dtype), [len(filters)] if wanted[2] else None,
+        gradient, x, filters, [len(filters)] if wanted[2] else None,
         [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, list(wanted),
     )  # fmt: skip
     return found
@@ -120,18 +95,28 @@ def _conv_backward(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a forward pass leaves for the way back."""
+    """What a forward pass leaves for the way back; filters in the type of the products."""
 
     source: Tensor
+    filters: list[Tensor]
+    mixing: Tensor | None
     volumes: list[Tensor]
-    tables: list[Table]
+    tables: list[Tensor]
     hidden: Tensor
     out: Tensor
 
 
-def _forward(kernels: Kernels, x: Tensor, layer: Convolutions, activation: Activation, norming: Norming) -> _Run:
+def _forward(
+    kernels: Kernels,
+    x: Tensor,
+    layer: Convolutions,
+    paddings: Sequence[int],
+    activation: Activation,
+    norming: Norming,
+) -> _Run:
     source = _dense(x, _compute_type(x))
-    volumes = [_conv(source, one, None, pad) for one, pad in zip(layer.filters, layer.paddings, strict=True)]
+    filters = [one.to(source.dtype) for one in layer.filters if one is not None]
+    volumes = [_conv(source, one, None, pad) for one, pad in zip(filters, paddings, strict=True)]
     images, _, height, breadth = volumes[0].shape
     shape = (images, len(layer.bias), height, breadth)
     hidden = torch.empty(shape, dtype=source.dtype, memory_format=torch.channels_last)
@@ -139,98 +124,81 @@ def _forward(kernels: Kernels, x: Tensor, layer: Convolutions, activation: Activ
     for volume in volumes:
         part = slice(first, first + volume.shape[1])
         tables.append(norming(volume, part))
-        kernels.forward(volume, tables[-1][2], tables[-1][3], activation, hidden, first)
+        kernels.forward(volume, tables[-1], activation, hidden, first)
         first = part.stop
-    if layer.mixing is None:
-        return _Run(source, volumes, tables, hidden, hidden)
-    out = _conv(hidden, layer.mixing, layer.mixing_bias, 0)
+    if layer.mixing is None or layer.mixing_bias is None:
+        return _Run(source, filters, None, volumes, tables, hidden, hidden)
+    mixing = layer.mixing.to(source.dtype)
+    out = _conv(hidden, mixing, layer.mixing_bias.to(source.dtype), 0)
     kernels.add(out, source)
-    return _Run(source, volumes, tables, hidden, out)
+    return _Run(source, filters, mixing, volumes, tables, hidden, out)
 
 
 def _by_batch(kernels: Kernels, layer: Convolutions) -> Norming:
     """Batch statistics; or none."""
 
-    def norming(volume: Tensor, part: slice) -> Table:
+    def norming(volume: Tensor, part: slice) -> Tensor:
         if layer.weight is not None:
             return kernels.normaliser(volume, layer.weight[part], layer.bias[part])
-        zero, one = torch.zeros(volume.shape[1]), torch.ones(volume.shape[1])
-        return zero, one, one, layer.bias[part]
+        ones = torch.ones(volume.shape[1])
+        return torch.stack((torch.zeros_like(ones), ones, ones, layer.bias[part]))
 
     return norming
 
 
 class _Trained(torch.autograd.Function):
-    """`_forward` by batch statistics, and the way back."""
+    """`_forward` of blocks by batch statistics, and the way back to their tensors."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        kernels: Kernels,
-        activation: Activation,
-        paddings: tuple[int, ...],
-        weight: Tensor | None,
-        bias: Tensor,
-        mixing: Tensor | None,
-        mixing_bias: Tensor | None,
-        *filters: Tensor,
+        ctx: Any, x: Tensor, kernels: Kernels, activation: Activation, plan: Arrangement, *tensors: Tensor
     ) -> Tensor:
-        layer = Convolutions(filters, paddings, weight, bias, mixing, mixing_bias)
-        run = _forward(kernels, x, layer, activation, _by_batch(kernels, layer))
-        ctx.kernels, ctx.activation, ctx.paddings, ctx.tables = kernels, activation, paddings, run.tables
-        ctx.in_type, ctx.num_filters = x.dtype, len(filters)
+        layer = plan.assemble(tensors)
+        run = _forward(kernels, x, layer, plan.paddings, activation, _by_batch(kernels, layer))
+        ctx.kernels, ctx.activation, ctx.plan, ctx.tables, ctx.in_type = kernels, activation, plan, run.tables, x.dtype
         # the hidden volume is needed for the gradient of the mixing weights alone; as output it must not be kept twice
-        hidden = None if mixing is None else run.hidden
-        ctx.save_for_backward(run.source, hidden, weight, mixing, *filters, *run.volumes)
+        hidden = None if run.mixing is None else run.hidden
+        ctx.save_for_backward(run.source, hidden, layer.weight, run.mixing, *run.filters, *run.volumes)
         return run.out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        kernels, saved, count = ctx.kernels, ctx.saved_tensors, ctx.num_filters
+        kernels, plan, saved = ctx.kernels, ctx.plan, ctx.saved_tensors
         source, hidden, weight, mixing = saved[:4]
-        filters, volumes, wanted = saved[4 : 4 + count], saved[4 + count :], ctx.needs_input_grad
+        count = len(ctx.tables)
+        filters, volumes = saved[4 : 4 + count], saved[4 + count :]
+        wants_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         gradient = _dense(gradient, source.dtype)
         inner, d_mixing, d_mixing_bias = gradient, None, None
         if mixing is not None:
             found, d_mixing, d_mixing_bias = _conv_backward(gradient, hidden, mixing, 0, (True, True, True))
             assert found is not None  # it was asked for
             inner = _dense(found, source.dtype)
-        d_x, d_weights, d_biases, d_filters, first = None, [], [], [], 0
-        for volume, table, one, pad, want in zip(
-            volumes, ctx.tables, filters, ctx.paddings, wanted[-count:], strict=True
+        d_x, by_norms, d_filters, first = None, [], [], 0
+        for volume, table, one, pad, group in zip(
+            volumes, ctx.tables, filters, plan.paddings, plan.groups, strict=True
         ):
-            mean, variance, scale, shift = table
             part = slice(first, first + volume.shape[1])
-            d, sums = kernels.backward(volume, inner, first, scale, shift, mean, ctx.activation)
-            if weight is None:
-                d_biases.append(sums[0].float())
-            else:
-                d_weight, d_bias = kernels.finish(volume, d, sums, mean, variance, weight[part], scale)
-                d_weights.append(d_weight)
-                d_biases.append(d_bias)
-            by_x, by_filters, _ = _conv_backward(d, source, one, pad, (wanted[0], want, False))
-            d_filters.append(_as(by_filters, one))
+            scale = None if weight is None else weight[part]
+            d, by_norm = kernels.backward(volume, inner, first, table, ctx.activation, scale)
+            by_norms.append(by_norm)
+            by_x, by_filters, _ = _conv_backward(d, source, one, pad, (wants_x, any(wanted[group]), False))
+            d_filters.append(_wide(by_filters))
             d_x = _sum(kernels, d_x, by_x)
             first = part.stop
         if mixing is not None and d_x is not None:
             kernels.add(d_x, gradient)
-        return (
-            None if d_x is None else d_x.to(ctx.in_type),
-            None,
-            None,
-            None,
-            torch.cat(d_weights) if d_weights else None,
-            torch.cat(d_biases),
-            _as(d_mixing, mixing),
-            None if d_mixing_bias is None else d_mixing_bias.float(),
-            *d_filters,
+        d_weight, d_bias = join(by_norms, 1)
+        gradients = Convolutions(
+            d_filters, None if weight is None else d_weight, d_bias, _wide(d_mixing), _wide(d_mixing_bias)
         )
+        return None if d_x is None else d_x.to(ctx.in_type), None, None, None, *plan.take_apart(gradients)
 
 
-def _as(gradient: Tensor | None, tensor: Tensor | None) -> Tensor | None:
-    return None if gradient is None or tensor is None else gradient.to(tensor.dtype)
+def _wide(gradient: Tensor | None) -> Tensor | None:
+    """In the type of the weights."""
+    return None if gradient is None else gradient.float()
 
 
 def _sum(kernels: Kernels, total: Tensor | None, more: Tensor | None) -> Tensor | None:
@@ -243,44 +211,58 @@ def _sum(kernels: Kernels, total: Tensor | None, more: Tensor | None) -> Tensor 
     return more if total is None else total
 
 
+def train_convolutions(x: Tensor, plan: Arrangement, tensors: Sequence[Tensor], activation: Activation) -> Tensor:
+    """Run a layer or a stem by the kernels and the statistics of the batch, if it has a norm; gradients flow.
+
+    Args:
+        x: [B, C, H, W], for which `can_run` holds.
+        plan: Where its blocks stand.
+        tensors: Of the blocks, as the plan gives them.
+        activation: σ.
+
+    Returns:
+        The output [B, out, H, W].
+    """
+    out: Tensor = _Trained.apply(x, _active[0], activation, plan, *tensors)  # type: ignore[no-untyped-call]
+    return out
+
+
 def run_convolutions(
-    x: Tensor, layer: Convolutions, activation: Activation, norming: Norming | None = None
-) -> tuple[Tensor, list[Table]]:
-    """Run a fused layer or a stem by the kernels.
+    x: Tensor,
+    layer: Convolutions,
+    paddings: Sequence[int],
+    activation: Activation,
+    norming: Norming | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Run a layer or a stem by the kernels; gradients do not flow.
 
     Args:
         x: [B, C, H, W], for which `can_run` holds.
         layer: Its tensors.
+        paddings: Of the convolution of each kernel size.
         activation: σ.
-        norming: How volumes are normalised; gradients do not flow. ``None``: by the batch, or not at all where there
-            is no norm; gradients flow.
+        norming: How volumes are normalised. ``None``: by the batch, or not at all where there is no norm.
 
     Returns:
-        The output [B, out, H, W], and the tables of each volume (none where gradients flow).
+        The output [B, out, H, W], and the table of each volume.
     """
-    kernels = _active[0]
-    if norming is not None or not torch.is_grad_enabled():
-        run = _forward(kernels, x, layer, activation, norming or _by_batch(kernels, layer))
-        return run.out, run.tables
-    tensors = (layer.weight, layer.bias, layer.mixing, layer.mixing_bias, *layer.filters)
-    out: Tensor = _Trained.apply(x, kernels, activation, layer.paddings, *tensors)  # type: ignore[no-untyped-call]
-    return out, []
+    run = _forward(_active[0], x, layer, paddings, activation, norming or _by_batch(_active[0], layer))
+    return run.out, run.tables
 
 
 def by_statistics(weight: Tensor, bias: Tensor, ids: Sequence[BlockId], statistics: Statistics) -> Norming:
     """Normalise by running statistics of some entries, whose channels lie side by side."""
-    mean = torch.cat([statistics[block_id][0] for block_id in ids])
-    variance = torch.cat([statistics[block_id][1] for block_id in ids])
+    mean, variance = (join([statistics[block_id][number] for block_id in ids]) for number in (0, 1))
     scale = weight * torch.rsqrt(variance + EPSILON)
-    shift = bias - mean * scale
-    return lambda volume, part: (mean[part], variance[part], scale[part], shift[part])
+    table = torch.stack((mean, variance, scale, bias - mean * scale))
+    return lambda volume, part: table[:, part].contiguous()
 
 
 def write_statistics(
-    statistics: Statistics, ids: Sequence[BlockId], widths: Sequence[int], tables: Sequence[Table], *, num_values: int
+    statistics: Statistics, ids: Sequence[BlockId], widths: Sequence[int], tables: Sequence[Tensor], *, num_values: int
 ) -> None:
     """Store what a pass found: mean and unbiased variance of each entry, over so many values a channel."""
-    mean, variance = torch.cat([table[0] for table in tables]), torch.cat([table[1] for table in tables])
+    mean, variance, *_ = join(tables, 1)
     variance = variance * (num_values / max(1, num_values - 1))
     pieces = zip(ids, torch.split(mean, list(widths)), torch.split(variance, list(widths)), strict=True)
     statistics.update({block_id: (m.clone(), v.clone()) for block_id, m, v in pieces})

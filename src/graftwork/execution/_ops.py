@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from graftwork.kernels import EPSILON
 from graftwork.typing import Activation, BlockId, Norm
 
-__all__ = ["EPSILON", "Form", "Mode", "Settings", "Statistics", "activate", "gather", "normalise"]
+__all__ = ["EPSILON", "Form", "Mode", "Settings", "Statistics", "activate", "gather", "join", "normalise"]
 
 Statistics = MutableMapping[BlockId, tuple[Tensor, Tensor]]
 """Running mean and variance [channels] of the batch norm of each entry."""
@@ -55,13 +55,14 @@ def activate(hidden: Tensor, activation: Activation) -> Tensor:
     return _ACTIVATIONS[activation](hidden)
 
 
-def _gather(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def join(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors one after the other; a lone one is itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def gather(weights: Weights, ids: Sequence[BlockId], name: str) -> Tensor:
     """The tensors of this name of some entries, one after the other."""
-    return _gather([weights[block_id][name] for block_id in ids])
+    return join([weights[block_id][name] for block_id in ids])
 
 
 def normalise(
@@ -89,8 +90,8 @@ def normalise(
     scales = [weights[block_id]["norm_weight"] for block_id in ids]
     widths = [scale.shape[0] for scale in scales]
     part = slice(None) if half is None else slice(half * widths[0] // 2, (half + 1) * widths[0] // 2)
-    weight = _gather(scales)[part]
-    bias = _gather([weights[block_id]["norm_bias"] for block_id in ids])[part]
+    weight = join(scales)[part]
+    bias = join([weights[block_id]["norm_bias"] for block_id in ids])[part]
     if settings.norm == "batch":
         return _batch_norm(hidden, ids, weight, bias, widths, part, settings)
     if settings.norm == "instance":
@@ -124,8 +125,8 @@ def _batch_norm(
         return F.batch_norm(hidden, None, None, weight, bias, training=True, eps=EPSILON)
     statistics = settings.statistics
     if settings.mode == "evaluate":
-        mean = _gather([statistics[block_id][0] for block_id in ids])[part]
-        variance = _gather([statistics[block_id][1] for block_id in ids])[part]
+        mean = join([statistics[block_id][0] for block_id in ids])[part]
+        variance = join([statistics[block_id][1] for block_id in ids])[part]
         return F.batch_norm(hidden, mean, variance, weight, bias, training=False, eps=EPSILON)
     mean, variance = torch.zeros_like(weight).detach(), torch.ones_like(weight).detach()
     out = F.batch_norm(hidden, mean, variance, weight, bias, training=True, momentum=1.0, eps=EPSILON)

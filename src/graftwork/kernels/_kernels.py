@@ -22,17 +22,12 @@ _SMALL = 2**17
 
 _P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 _PASSES: Mapping[str, tuple[object, ...]] = {
-    "moments": (_P, _L, _L, _P, _P, _P, _I),
-    "forward": (_P, _L, _L, _P, _P, _I, _P, _L, _I),
-    "backward": (_P, _P, _L, _L, _L, _P, _P, _P, _I, _P, _P, _P, _I),
-    "finish": (_P, _P, _L, _L, _P, _P, _P, _I),
+    "normaliser": (_P, _L, _L, _P, _P, _D, _P, _I),
+    "forward": (_P, _L, _L, _P, _I, _P, _L, _I),
+    "backward": (_P, _P, _L, _L, _L, _P, _I, _P, _D, _P, _P, _I),
     "add": (_P, _L, _P, _L, _L, _L, _I),
     "pool": (_P, _L, _L, _L, _L, _P, _P, _I),
     "unpool": (_P, _P, _L, _L, _L, _L, _P, _I),
-}
-_TABLES: Mapping[str, tuple[object, ...]] = {
-    "normaliser": (_P, _P, _P, _P, _P, _L, _L, _D, _P, _P, _P, _P),
-    "gradients": (_P, _P, _P, _P, _P, _L, _L, _D, _P, _P, _P, _P),
 }
 
 
@@ -57,8 +52,6 @@ class Kernels:
         for name, arguments in _PASSES.items():
             for suffix in _SUFFIXES.values():
                 self._functions[f"{name}_{suffix}"] = self._declare(library, f"{name}_{suffix}", arguments)
-        for name, arguments in _TABLES.items():
-            self._functions[name] = self._declare(library, name, arguments)
         self._threaded = bool(self._declare(library, "threaded", ())())
 
     @staticmethod
@@ -67,7 +60,7 @@ class Kernels:
         function.argtypes, function.restype = list(arguments), _I
         return function  # type: ignore[no-any-return]
 
-    def _run(self, name: str, volume: Tensor, *arguments: int) -> None:
+    def _run(self, name: str, volume: Tensor, *arguments: float) -> None:
         """A pass in the volume's type; a call of ctypes leaves Python's lock."""
         if self._functions[f"{name}_{_SUFFIXES[volume.dtype]}"](*arguments):
             raise ResourceError("kernels: no memory for a few kilobytes; lower the batch size")
@@ -82,80 +75,51 @@ class Kernels:
             return 1
         return max(1, min(torch.get_num_threads(), rows))
 
-    def normaliser(self, volume: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean and (biased) variance of each channel, and the scale and shift that normalise it: four [C]."""
+    def normaliser(self, volume: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The table [4, C] of a norm: mean, (biased) variance, and the scale and shift that normalise each channel."""
         rows, width = _shape(volume)
-        parts, pivot = self._parts(rows, width), volume[0, :, 0, 0].float()
-        found = torch.empty(2, parts, width, dtype=torch.float64)
-        x, p, sums, squares = (t.data_ptr() for t in (volume, pivot, found[0], found[1]))
-        self._run("moments", volume, x, rows, width, p, sums, squares, parts)
-        total = found[:, 0] if parts == 1 else found.sum(1)
-        out = torch.empty(4, width)
-        self._functions["normaliser"](
-            total[0].data_ptr(), total[1].data_ptr(), p, weight.data_ptr(), bias.data_ptr(),
-            rows, width, EPSILON, *(row.data_ptr() for row in out),
-        )  # fmt: skip
-        return out[0], out[1], out[2], out[3]
+        table = torch.empty(4, width)
+        x, a, b, out = volume.data_ptr(), weight.data_ptr(), bias.data_ptr(), table.data_ptr()
+        self._run("normaliser", volume, x, rows, width, a, b, EPSILON, out, self._parts(rows, width))
+        return table
 
-    def forward(
-        self, volume: Tensor, scale: Tensor, shift: Tensor, activation: Activation, out: Tensor, first: int
-    ) -> None:
+    def forward(self, volume: Tensor, table: Tensor, activation: Activation, out: Tensor, first: int) -> None:
         """``out[:, first : first + C] = σ(volume · scale + shift)``; ``out`` has at least that many channels."""
         rows, width = _shape(volume)
-        x, a, b, y = volume.data_ptr(), scale.data_ptr(), shift.data_ptr(), out.data_ptr() + first * out.element_size()
+        x, norm, y = volume.data_ptr(), table.data_ptr(), out.data_ptr() + first * out.element_size()
         kind, stride, parts = _KINDS[activation], out.shape[1], self._parts(rows, width)
-        self._run("forward", volume, x, rows, width, a, b, kind, y, stride, parts)
+        self._run("forward", volume, x, rows, width, norm, kind, y, stride, parts)
 
     def backward(
         self,
         volume: Tensor,
         gradient: Tensor,
         first: int,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        table: Tensor,
         activation: Activation,
+        weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The way back through `forward`, without the norm's share.
+        """The way back through `forward`, and through a norm by batch statistics.
 
         Args:
             volume: As in `forward`.
             gradient: Of the loss by ``out`` of `forward`.
             first: As in `forward`.
-            scale: As in `forward`.
-            shift: As in `forward`.
-            mean: Of each channel.
+            table: As in `forward`.
             activation: As in `forward`.
+            weight: Of the norm; ``None``: the table is taken as given.
 
         Returns:
-            d = gradient · σ'(volume · scale + shift), a new volume; float64 [2, C]: Σ d and Σ d · (volume − mean).
+            The gradient by the volume, a new one; and float32 [2, C], by the norm's weight and bias. Without a norm, of
+            d = gradient · σ'(volume · scale + shift): d, and Σ d · (volume − mean) and Σ d.
         """
         rows, width = _shape(volume)
-        parts, stride = self._parts(rows, width), gradient.shape[1]
-        out = torch.empty_like(volume)
-        found = torch.empty(2, parts, width, dtype=torch.float64)
-        x, d, a, b, m, sums, products = (t.data_ptr() for t in (volume, out, scale, shift, mean, found[0], found[1]))
-        g, kind = gradient.data_ptr() + first * gradient.element_size(), _KINDS[activation]
-        self._run("backward", volume, x, g, rows, width, stride, a, b, m, kind, d, sums, products, parts)
-        return out, found[:, 0] if parts == 1 else found.sum(1)
-
-    def finish(
-        self, volume: Tensor, d: Tensor, sums: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, scale: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Turn `backward`'s ``d`` into the gradient by the volume, in place, through a norm by batch statistics.
-
-        Returns:
-            The gradients by the norm's weight and bias [C].
-        """
-        rows, width = _shape(volume)
-        out = torch.empty(4, width)
-        self._functions["gradients"](
-            sums[0].data_ptr(), sums[1].data_ptr(), mean.data_ptr(), variance.data_ptr(), weight.data_ptr(),
-            rows, width, EPSILON, *(row.data_ptr() for row in out),
-        )  # fmt: skip
-        pointers = (t.data_ptr() for t in (scale, out[2], out[3]))
-        self._run("finish", volume, volume.data_ptr(), d.data_ptr(), rows, width, *pointers, self._parts(rows, width))
-        return out[0], out[1]
+        out, found = torch.empty_like(volume), torch.empty(2, width)
+        x, norm, d, sums = volume.data_ptr(), table.data_ptr(), out.data_ptr(), found.data_ptr()
+        g, by = gradient.data_ptr() + first * gradient.element_size(), 0 if weight is None else weight.data_ptr()
+        kind, stride, parts = _KINDS[activation], gradient.shape[1], self._parts(rows, width)
+        self._run("backward", volume, x, g, rows, width, stride, norm, kind, by, EPSILON, d, sums, parts)
+        return out, found
 
     def add(self, out: Tensor, x: Tensor) -> None:
         """``out[:, :n] += x[:, :n]`` in place; n is the smaller number of channels."""

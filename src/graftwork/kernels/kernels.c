@@ -10,6 +10,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -43,8 +46,12 @@ INLINE vec load_bf16(const bf16 *p, long n) {
     return (vec)(__builtin_convertvector(h, uvec) << 16);
 }
 INLINE void store_bf16(bf16 *p, vec x, long n) { /* to the nearest, ties to even */
+#ifdef __AVX512BF16__
+    __m256bh h = _mm512_cvtneps_pbh((__m512)x);
+#else
     uvec bits = (uvec)x;
     hvec h = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec);
+#endif
     copy(p, &h, n, 2);
 }
 
@@ -168,15 +175,19 @@ static void flush(float *from, double *to, long width, long span) {
     default: CALL(IDENTITY)                                                                                            \
     }
 
-/* Deals `all` rows to the threads of OpenMP; CALL does [start, stop) as one of them. Without OpenMP the parts follow on
- * one another. */
+/* Deals `all` rows to the threads of OpenMP; CALL does [start, stop) as one of them, and what it returns is added to
+ * `failed`. Without OpenMP the parts follow on one another. */
 #define DEAL(all, CALL)                                                                                                \
-    int failed = 0;                                                                                                    \
     _Pragma("omp parallel for num_threads(parts) schedule(static, 1) reduction(| : failed) if (parts > 1)")            \
     for (int part = 0; part < parts; part++) {                                                                         \
         long start = (all) * part / parts, stop = (all) * (part + 1) / parts;                                          \
         failed |= CALL;                                                                                                \
-    }                                                                                                                  \
+    }
+
+/* A pass that is nothing else. */
+#define PASS(all, CALL)                                                                                                \
+    int failed = 0;                                                                                                    \
+    DEAL(all, CALL)                                                                                                    \
     return failed;
 
 /* Whether parts run side by side. */
@@ -196,33 +207,37 @@ int threaded(void) {
 #define GET NAME(get)
 #define PUT NAME(put)
 
-/* From the sums of moments: mean and variance (biased), and the scale and shift that normalise, by weight and bias. */
-int normaliser(const double *sums, const double *squares, const float *pivot, const float *weight, const float *bias,
-               long rows, long width, double epsilon, float *mean, float *variance, float *scale, float *shift) {
+/* Sums that several parts found, added in their order into those of the first. */
+static void total(double *sums, long count, int parts) {
+    for (int part = 1; part < parts; part++)
+        for (long i = 0; i < count; i++) sums[i] += sums[part * count + i];
+}
+
+/* A table: mean (where the pivot stood before), biased variance, and the scale and shift that normalise, from sums. */
+static void tabulate(const double *sums, const double *squares, const float *weight, const float *bias, long rows,
+                     long width, double epsilon, float *table) {
+    float *mean = table, *variance = table + width, *scale = table + 2 * width, *shift = table + 3 * width;
     for (long c = 0; c < width; c++) {
         double m = sums[c] / rows, v = squares[c] / rows - m * m;
         v = v < 0 ? 0 : v; /* a NaN stays */
         double a = weight[c] / sqrt(v + epsilon);
-        m += pivot[c];
+        m += mean[c];
         mean[c] = (float)m;
         variance[c] = (float)v;
         scale[c] = (float)a;
         shift[c] = (float)(bias[c] - m * a);
     }
-    return 0;
 }
 
-/* From the sums of backward: the gradients of weight and bias and what finish multiplies and adds. */
-int gradients(const double *sums, const double *products, const float *mean, const float *variance, const float *weight,
-              long rows, long width, double epsilon, float *d_weight, float *d_bias, float *slopes, float *offsets) {
+/* From the sums of backward: what finish multiplies and adds, and in their place the gradients of bias and weight. */
+static void differentiate(double *sums, double *products, const float *mean, const float *variance, const float *weight,
+                          long rows, long width, double epsilon, float *slopes, float *offsets) {
     for (long c = 0; c < width; c++) {
         double r = 1 / sqrt(variance[c] + epsilon), a = weight[c] * r, e = -a * r * r * products[c] / rows;
-        d_weight[c] = (float)(products[c] * r);
-        d_bias[c] = (float)sums[c];
         slopes[c] = (float)e;
         offsets[c] = (float)(-a * sums[c] / rows - e * mean[c]);
+        products[c] *= r;
     }
-    return 0;
 }
 
 #define T f32

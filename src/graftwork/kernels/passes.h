@@ -44,9 +44,19 @@ static int NAME(moments_part)(const T *x, long rows, long width, const float *pi
     free(shift); free(one);
     return 0;
 }
-int NAME(moments)(const T *x, long rows, long width, const float *pivot, double *sums, double *squares, int parts) {
-    DEAL(rows, NAME(moments_part)(x + start * width, stop - start, width, pivot, sums + part * width,
-                                  squares + part * width))
+/* The table [4, width] that normalises x: see tabulate. */
+int NAME(normaliser)(const T *x, long rows, long width, const float *weight, const float *bias, double epsilon,
+                     float *table, int parts) {
+    double *found = malloc(2 * parts * width * sizeof(double));
+    int failed = !found;
+    if (failed) return 1;
+    for (long c = 0; c < width; c++) table[c] = GET(x + c); /* the first row is the pivot */
+    DEAL(rows, NAME(moments_part)(x + start * width, stop - start, width, table, found + 2 * part * width,
+                                  found + (2 * part + 1) * width))
+    total(found, 2 * width, parts);
+    tabulate(found, found + width, weight, bias, rows, width, epsilon, table);
+    free(found);
+    return failed;
 }
 
 INLINE void NAME(forward_row)(const T *x, const float *scale, const float *shift, T *y, long span, int kind) {
@@ -70,10 +80,9 @@ static int NAME(forward_part)(const T *x, long rows, long width, const float *sc
     free(a); free(b);
     return 0;
 }
-int NAME(forward)(const T *x, long rows, long width, const float *scale, const float *shift, int kind, T *y,
-                  long stride, int parts) {
-    DEAL(rows, NAME(forward_part)(x + start * width, stop - start, width, scale, shift, kind, y + start * stride,
-                                  stride))
+int NAME(forward)(const T *x, long rows, long width, const float *table, int kind, T *y, long stride, int parts) {
+    PASS(rows, NAME(forward_part)(x + start * width, stop - start, width, table + 2 * width, table + 3 * width, kind,
+                                  y + start * stride, stride))
 }
 
 /* d of some lanes, by what normalises them: from x and g; adds to their sums and products. */
@@ -148,12 +157,6 @@ static int NAME(backward_part)(const T *x, const T *g, long rows, long width, lo
     free(tables); free(one);
     return 0;
 }
-int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, const float *scale, const float *shift,
-                   const float *mean, int kind, T *d, double *sums, double *products, int parts) {
-    DEAL(rows, NAME(backward_part)(x + start * width, g + start * stride, stop - start, width, stride, scale, shift,
-                                   mean, kind, d + start * width, sums + part * width, products + part * width))
-}
-
 /* d = d · scale + x · slopes + offsets, in place: the last step of a norm's gradient. */
 static int NAME(finish_part)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
                  const float *offsets) {
@@ -176,9 +179,30 @@ static int NAME(finish_part)(const T *x, T *d, long rows, long width, const floa
     free(a); free(e); free(f);
     return 0;
 }
-int NAME(finish)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
-                 const float *offsets, int parts) {
-    DEAL(rows, NAME(finish_part)(x + start * width, d + start * width, stop - start, width, scale, slopes, offsets))
+
+/* d = the gradient by x of what has the gradient g by σ(x · scale + shift); and [2, width]: the gradients by the norm's
+ * weight and bias. Without a weight nothing goes through the norm, and these are Σ d · (x − mean) and Σ d. */
+int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, const float *table, int kind,
+                   const float *weight, double epsilon, T *d, float *gradients, int parts) {
+    const float *mean = table, *variance = table + width, *scale = table + 2 * width, *shift = table + 3 * width;
+    double *found = malloc(2 * parts * width * sizeof(double) + 2 * width * sizeof(float)), *products = found + width;
+    int failed = !found;
+    if (failed) return 1;
+    DEAL(rows, NAME(backward_part)(x + start * width, g + start * stride, stop - start, width, stride, scale, shift,
+                                   mean, kind, d + start * width, found + 2 * part * width,
+                                   found + (2 * part + 1) * width))
+    total(found, 2 * width, parts);
+    if (weight) {
+        float *slopes = (float *)(found + 2 * parts * width), *offsets = slopes + width;
+        differentiate(found, products, mean, variance, weight, rows, width, epsilon, slopes, offsets);
+        DEAL(rows, NAME(finish_part)(x + start * width, d + start * width, stop - start, width, scale, slopes, offsets))
+    }
+    for (long c = 0; c < width; c++) {
+        gradients[c] = (float)products[c];
+        gradients[width + c] = (float)found[c];
+    }
+    free(found);
+    return failed;
 }
 
 /* y[:, :width] += x[:, :width]; rows are `y_stride` and `x_stride` apart. */
@@ -199,7 +223,7 @@ static int NAME(add_part)(T *y, long y_stride, const T *x, long x_stride, long r
     return 0;
 }
 int NAME(add)(T *y, long y_stride, const T *x, long x_stride, long rows, long width, int parts) {
-    DEAL(rows, NAME(add_part)(y + start * y_stride, y_stride, x + start * x_stride, x_stride, stop - start, width))
+    PASS(rows, NAME(add_part)(y + start * y_stride, y_stride, x + start * x_stride, x_stride, stop - start, width))
 }
 
 /* 2×2 max-pool of images [height, breadth, width]: y, and in `which` the number of the largest, the first of equals. */
@@ -236,7 +260,7 @@ static int NAME(pool_part)(const T *x, long images, long height, long breadth, l
 }
 int NAME(pool)(const T *x, long images, long height, long breadth, long width, T *y, uint8_t *which, int parts) {
     long whole = height * breadth * width, quarter = (height / 2) * (breadth / 2) * width;
-    DEAL(images, NAME(pool_part)(x + start * whole, stop - start, height, breadth, width, y + start * quarter,
+    PASS(images, NAME(pool_part)(x + start * whole, stop - start, height, breadth, width, y + start * quarter,
                                  which + start * quarter))
 }
 
@@ -269,6 +293,6 @@ static int NAME(unpool_part)(const T *g, const uint8_t *which, long images, long
 int NAME(unpool)(const T *g, const uint8_t *which, long images, long height, long breadth, long width, T *d,
                  int parts) {
     long whole = height * breadth * width, quarter = (height / 2) * (breadth / 2) * width;
-    DEAL(images, NAME(unpool_part)(g + start * quarter, which + start * quarter, stop - start, height, breadth, width,
+    PASS(images, NAME(unpool_part)(g + start * quarter, which + start * quarter, stop - start, height, breadth, width,
                                    d + start * whole))
 }
