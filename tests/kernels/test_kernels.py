@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftwork.bank import BlockBank, grow_bank
 from graftwork.execution import set_kernels
@@ -201,6 +201,24 @@ def test_adding_fewer_channels_equals_torch_to_the_bit(kernels: Kernels, dtype: 
     expected[:, :common] += x[:, :common]
     kernels.add(out, x)
     assert torch.equal(out, expected)
+
+
+def test_members_whose_weights_are_bfloat16_run_as_by_torch(kernels: Kernels) -> None:
+    member, x = _member(_genome())
+    member.weights = {  # type: ignore[assignment]
+        block_id: {name: nn.Parameter(tensor.detach().bfloat16()) for name, tensor in entry.items()}
+        for block_id, entry in member.weights.items()
+    }
+    member.bfloat16()
+    filters = [entry["filter"] for entry in member.weights.values() if "mixing" in entry]
+    found = []
+    for way in (None, kernels):
+        set_kernels(way)
+        logits = member.train()(x.bfloat16())
+        found.append([logits, *torch.autograd.grad(logits.sum(), filters), member.eval()(x.bfloat16())])
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).abs().max() < 0.5 * one.abs().max()  # gradients err by 0.2 either way; garbage by 1e27
 
 
 def test_nan_is_handed_on(kernels: Kernels) -> None:

@@ -20,8 +20,8 @@ class Convolutions:
 
     Args:
         filters: One a kernel size [hidden, C, k, k]; their outputs lie side by side.
-        weight: Of the norm [all hidden]; ``None``: no norm.
-        bias: Of the norm, or before σ [all hidden].
+        weight: Of the norm, float32 [all hidden]; ``None``: no norm.
+        bias: Of the norm, or before σ, float32 [all hidden].
         mixing: 1×1 filters [out, all hidden, 1, 1], followed by the residual; ``None``: σ is the output.
         mixing_bias: [out].
     """
@@ -111,8 +111,8 @@ class Arrangement:
         """From what `tensors` gave."""
         named = self.by_name(tensors)
         filters = self.join_filters(next(named))
-        weight = join(next(named)) if self.normed else None
-        bias = join(next(named))
+        weight = join(next(named)).float() if self.normed else None
+        bias = join(next(named)).float()
         return Convolutions(filters, weight, bias, *(self.join_mixing(*named) if self.ranges else ()))
 
     def take_apart(self, gradients: Convolutions) -> list[Tensor | None]:

@@ -252,7 +252,7 @@ def run_convolutions(
 
 def by_statistics(weight: Tensor, bias: Tensor, ids: Sequence[BlockId], statistics: Statistics) -> Norming:
     """Normalise by running statistics of some entries, whose channels lie side by side."""
-    mean, variance = (join([statistics[block_id][number] for block_id in ids]) for number in (0, 1))
+    mean, variance = (join([statistics[block_id][number] for block_id in ids]).float() for number in (0, 1))
     scale = weight * torch.rsqrt(variance + EPSILON)
     table = torch.stack((mean, variance, scale, bias - mean * scale))
     return lambda volume, part: table[:, part].contiguous()
