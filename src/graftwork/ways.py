@@ -232,8 +232,7 @@ def _measured(group: Group, options: Mapping[str, Any], most: int) -> dict[str, 
     if group.leads and not options["threads"]:
         torch.set_num_threads(config.threads or most)
         if precision is None:
-            probe = network(PrecisionChoice("float32", 0.0, None, ""), whole)
-            precision = choose_precision(config, probe.member, probe.trainer.batches.batch(0), kernels)
+            precision = choose_precision(config, genome, kernels, batch_size=whole, device=torch.device("cpu"))
         with using_kernels(kernels if precision.passes == "compiled" else None):
             alone = network(precision, whole)
             asked = None if config.threads is None else ThreadsChoice(config.threads, "as asked for")

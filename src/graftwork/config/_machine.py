@@ -4,14 +4,13 @@ import logging
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from graftwork.config._config import SearchConfig
+from graftwork.config._growth import typical_genome
 from graftwork.datasets import cache_folder
 from graftwork.errors import ConfigError
 from graftwork.genome import Genome
 from graftwork.kernels import Kernels, build
-from graftwork.member import Member
 from graftwork.training import (
     Passes,
     PrecisionChoice,
@@ -71,20 +70,27 @@ def choose_kernels(
 
 
 def choose_precision(
-    config: SearchConfig, network: Member, batch: tuple[Tensor, Tensor], kernels: Kernels | None
+    config: SearchConfig, genome: Genome, kernels: Kernels | None, *, batch_size: int, device: torch.device
 ) -> PrecisionChoice:
     """What to run in: measured, or as asked for; whoever asks for a precision depends on no clock.
 
+    What is timed is a throw-away network of the size that the search trains on average (`typical_genome`): its seed may
+    be so small that overheads hide what larger members gain.
+
     Args:
         config: As it asks for it.
-        network: A throw-away one of the kind that will be trained, on its device.
-        batch: Of training data.
+        genome: Of the seed network.
         kernels: Compiled passes; ``None``: there are none.
+        batch_size: Images a step.
+        device: That steps run on.
     """
     passes: Passes = "torch" if kernels is None else "compiled"
     if config.precision != "auto":
         return PrecisionChoice(config.precision, 0.0, None, "as asked for", passes)  # type: ignore[arg-type]
-    choice = measure_precision(network, batch, kernels=kernels)
+    typical = typical_genome(config, genome)
+    network = Throwaway(typical, rules=config.recipe.rules, batch_size=batch_size, device=device)
+    choice = measure_precision(network.member, network.trainer.batches.batch(0), kernels=kernels)
+    choice = replace(choice, reason=f"{choice.reason}, with {len(typical.layers)} layers")
     return replace(choice, passes=passes) if config.passes != "auto" else choice
 
 

@@ -67,7 +67,7 @@ def _budgeted(setup: "Setup") -> Plan:
         ConfigError: If the budget does not reach for one step a round.
     """
     config, recipe = setup.config, setup.config.recipe
-    generations, genome, fraction = recipe.num_generations, setup.population.genomes[0], _first_part(recipe)
+    generations, genome, fraction = recipe.num_generations, setup.population.genomes[0], first_part(recipe)
     if config.budget is None:
         if recipe.initial_steps is not None and recipe.steps_per_generation is not None:
             return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
@@ -88,7 +88,7 @@ def _budgeted(setup: "Setup") -> Plan:
     return _flops_plan(setup, generations, int(flops), fraction)
 
 
-def _first_part(recipe: Recipe) -> float:
+def first_part(recipe: Recipe) -> float:
     """Part of the whole work that the first round gets."""
     if recipe.initial_fraction is not None:
         return recipe.initial_fraction
@@ -106,7 +106,7 @@ def shared_part(config: SearchConfig, *, batch_size: int, num_workers: int) -> f
         return 0.0
     if config.sync_every == 0 or config.recipe.population_size < num_workers or config.recipe.num_generations == 0:
         return 1.0
-    return _first_part(config.recipe)
+    return first_part(config.recipe)
 
 
 def measure_speed(setup: "Setup", batch_size: int) -> float:

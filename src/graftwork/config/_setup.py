@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graftwork.config._config import SearchConfig
+from graftwork.config._growth import mutation_of
 from graftwork.config._machine import choose_kernels, choose_precision, choose_threads, device_of
 from graftwork.config._plan import make_plan
 from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
@@ -18,8 +19,6 @@ from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, SearchState
 from graftwork.execution import InputTransform, set_kernels
 from graftwork.genome import Genome, num_parameters, seed_genome
-from graftwork.member import bind
-from graftwork.mutation import R2RMutation
 from graftwork.population import Population
 from graftwork.selection import make_selector
 from graftwork.training import (
@@ -141,19 +140,9 @@ class Setup:
     def parts(self) -> dict[str, Any]:
         """Keyword arguments of `graftwork.search` beside the state."""
         recipe, config = self.config.recipe, self.config
-        mutate = R2RMutation(
-            deepen_probability=recipe.deepen_probability,
-            kernel_probabilities=recipe.kernel_probabilities,
-            concat_probability=recipe.concat_probability,
-            hidden_multiple=recipe.hidden_multiple,
-            min_shared_fraction=recipe.min_shared_fraction,
-            max_parameters=config.max_parameters,
-            max_flops=config.max_flops,
-            random_padding=config.random_padding,
-        )
         return {
             "selector": make_selector(config.selection, **config.selection_options),
-            "mutate": mutate,
+            "mutate": mutation_of(config),
             "trainer": self.trainer,
             "scorer": self.scorer,
             "plan": self.plan,
@@ -224,8 +213,9 @@ def prepare(
         device=device,
     )
     kernels = choose_kernels(config, device, precision_choice)
-    member = bind(genome, population.bank)
-    precision = precision_choice or choose_precision(config, member, batches.batch(0), kernels)
+    precision = precision_choice or choose_precision(
+        config, genome, kernels, batch_size=batches.batch_size, device=device
+    )
     set_kernels(kernels if precision.passes == "compiled" else None)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),

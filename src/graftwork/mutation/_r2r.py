@@ -113,7 +113,7 @@ class R2RMutation:
         while len(population) < size and in_a_row < self.max_rejections:
             parent = list(population.members)[int(rng.integers(len(population)))]
             growth = self.draw(population[parent].genome, rng=rng)(population[parent].genome, rng=rng)
-            broken = next((name for name, holds in self._limits if not holds(growth)), None)
+            broken = self.broken_limit(growth)
             if broken is not None:
                 rejected[broken] = rejected.get(broken, 0) + 1
                 in_a_row += 1
@@ -122,6 +122,10 @@ class R2RMutation:
             born.append(population.graft(parent, growth, generator=generator, generation=generation))
             in_a_row = 0
         return MutationReport(tuple(born), rejected, saturated=len(population) < size)
+
+    def broken_limit(self, growth: Growth) -> str | None:
+        """The first limit that a child would break; ``None``: it keeps them all."""
+        return next((name for name, holds in self._limits if not holds(growth)), None)
 
     def draw(self, genome: Genome, *, rng: np.random.Generator) -> Transform:
         """Choose a transform and its site.

@@ -31,6 +31,7 @@ class Throwaway:
         batch_size: Images a step.
         augmentation: Of the recipe.
         precision: As chosen for the run.
+        device: That it runs on.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Throwaway:
         batch_size: int,
         augmentation: Augmentation | None = None,
         precision: Precision = "float32",
+        device: torch.device | str = "cpu",
     ) -> None:
         channels, height, width = genome.input_shape
         generator = generator_for("speed")
@@ -49,6 +51,7 @@ class Throwaway:
         transform = InputTransform((0.5,) * channels, (0.25,) * channels)
         bank = BlockBank()
         grow_bank(bank, genome, generator=generator, images=transform(images))
+        bank.to(device=torch.device(device))
         batches = BatchStream(
             images,
             labels,
@@ -57,6 +60,7 @@ class Throwaway:
             seed=0,
             transform=transform,
             augmentation=augmentation,
+            device=torch.device(device),
         )
         self.trainer = Trainer(
             BankOptimizer(bank, rules), batches=batches, schedule=lambda progress: 0.0, precision=precision

@@ -75,15 +75,14 @@ class DataParallelTrainer(_Together):
         Returns:
             The sum of all losses.
         """
-        total, share = 0.0, (self._part.stop - self._part.start) / self.batch_size
+        mine, share = 0.0, (self._part.stop - self._part.start) / self.batch_size
         for update in updates:
-            loss = self.trainer.gradients(update, self._part)
-            total += self.group.agree_to_stop(loss * share)
+            mine += self.trainer.gradients(update, self._part) * share
             bound = {tensor: None for member in update.members for tensor in member.parameters_by_key().values()}
             gradients = [tensor.grad for tensor in bound if tensor.grad is not None]
             add_up(gradients, [share] * len(gradients), self.group)
             self.trainer.move(update)
-        return total
+        return self.group.agree_to_stop(mine)
 
 
 class LocalStepsTrainer(_Together):
