@@ -36,8 +36,11 @@ class Runnable(Protocol):
 
 def _same_statistics(one: Statistics, other: Statistics, ids: Sequence[BlockId]) -> bool:
     for block_id in ids:
-        pairs = zip(one.get(block_id, ()), other.get(block_id, ()), strict=False)
-        if (block_id in one) != (block_id in other) or not all(a is b or torch.equal(a, b) for a, b in pairs):
+        if (block_id in one) != (block_id in other):
+            return False
+        if block_id in one and not all(
+            a is b or torch.equal(a, b) for a, b in zip(one[block_id], other[block_id], strict=True)
+        ):
             return False
     return True
 
