@@ -30,12 +30,12 @@ from torch.nn import functional as F
 import _ratio
 import naive
 from graftwork.bank import BlockBank, grow_bank
+from graftwork.config import SearchConfig, mutation_of
 from graftwork.datasets import cache_folder
 from graftwork.execution import set_kernels
 from graftwork.genome import Genome, seed_genome
 from graftwork.kernels import build
 from graftwork.member import Member, bind
-from graftwork.mutation import R2RMutation
 from graftwork.runs import keep_memory
 from graftwork.training import RECIPES, in_precision
 
@@ -44,13 +44,9 @@ GROWTHS = 3
 
 def genome_of(recipe: str, growths: int) -> Genome:
     """The recipe's seed, grown some times by its own mutation."""
-    values, rng = RECIPES[recipe], np.random.default_rng(0)
-    mutation = R2RMutation(
-        deepen_probability=values.deepen_probability,
-        kernel_probabilities=values.kernel_probabilities,
-        hidden_multiple=values.hidden_multiple,
-    )
-    genome = seed_genome(values.seed_genome, (3, 32, 32), 10)
+    config, rng = SearchConfig.from_dict({"data": "digits", "recipe": recipe}), np.random.default_rng(0)
+    mutation = mutation_of(config)
+    genome = seed_genome(config.recipe.seed_genome, (3, 32, 32), 10)
     for _ in range(growths):
         genome = mutation.draw(genome, rng=rng)(genome, rng=rng).child
     return genome

@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from graftwork.config import SearchConfig, Setup, prepare
+from graftwork.config import SearchConfig, Setup, mutation_of, prepare
 from graftwork.execution import shared_flops
 from graftwork.genome import Genome, num_parameters, parameters_per_entry, seed_genome, training_flops
-from graftwork.mutation import R2RMutation
 from graftwork.runs import keep_memory, provenance
 from graftwork.training import most_parts
 from graftwork.workers import Group, average, deal, deal_scoring, launch, scoring_flops
@@ -167,13 +166,8 @@ def deal_stretch(
 
 def lineage(config: SearchConfig, count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> list[Genome]:
     """Genomes of a population, grown from the seed as mutation grows them; no weights."""
-    recipe = config.recipe
-    mutation = R2RMutation(
-        deepen_probability=recipe.deepen_probability,
-        kernel_probabilities=recipe.kernel_probabilities,
-        hidden_multiple=recipe.hidden_multiple,
-    )
-    seed = seed_genome(recipe.seed_genome, shape, 10)
+    mutation = mutation_of(config)
+    seed = seed_genome(config.recipe.seed_genome, shape, 10)
     found = [seed]
     while len(found) < count:
         parent = found[int(rng.integers(len(found)))]

@@ -60,8 +60,7 @@ def test_taking_apart_is_the_adjoint_of_assembling(name: str, norm: Norm) -> Non
     like = [torch.randn_like(tensor) for tensor in _all(parts)]
     count = len(parts.filters)
     weight = None if parts.weight is None else like[count]
-    gradients = Convolutions(like[:count], weight, *like[-3:])
-    apart = plan.take_apart(gradients)
+    apart = plan.take_apart(like[:count], weight, *like[-3:])
     assert [found.shape for found in apart if found is not None] == [tensor.shape for tensor in tensors]
     found = [tensor for tensor in apart if tensor is not None]
     assert _product(found, tensors) == pytest.approx(_product(like, _all(parts)), rel=1e-5, abs=1e-5)
@@ -77,6 +76,6 @@ def test_blocks_of_one_kernel_size_make_one_filter_in_order_of_size() -> None:
 def test_filters_without_a_gradient_have_none() -> None:
     layer = LAYERS["one size"]
     plan = arrange(layer, "none")
-    apart = plan.take_apart(Convolutions([None], None, torch.ones(12)))
+    apart = plan.take_apart([None], None, torch.ones(12), None, None)
     assert apart[:3] == [None] * 3
     assert all(found is not None for found in apart[3:])

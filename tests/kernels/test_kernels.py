@@ -268,6 +268,21 @@ def test_without_an_openmp_runtime_one_thread_does_the_same(
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_rounding_without_the_processors_instruction_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernels: Kernels
+) -> None:
+    monkeypatch.setattr(module, "_TARGETS", ((),))  # for any processor: nothing but what all of them have
+    plain = build(tmp_path)
+    assert plain is not None
+    for width in (3, 16, 20):
+        out, x = _noise(torch.bfloat16, 2, width, 5, 5), _noise(torch.bfloat16, 2, width, 5, 5)
+        expected = out + x
+        for way in (plain, kernels):
+            found = out.clone()
+            way.add(found, x)
+            assert torch.equal(found, expected)
+
+
 def test_a_compiler_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "_source", lambda name: "this is no C")
     assert build(tmp_path) is None

@@ -8,6 +8,7 @@ that decide how this machine is used.
 
 from graftwork.config._budget import Budget, parse_budget
 from graftwork.config._config import SearchConfig, read_options
+from graftwork.config._growth import mutation_of
 from graftwork.config._machine import choose_kernels, choose_precision, device_of
 from graftwork.config._plan import make_plan, measure_speed, shared_part
 from graftwork.config._setup import Problem, Setup, prepare, seed_of
@@ -22,6 +23,7 @@ __all__ = [
     "device_of",
     "make_plan",
     "measure_speed",
+    "mutation_of",
     "parse_budget",
     "prepare",
     "read_options",

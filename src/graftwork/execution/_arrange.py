@@ -16,7 +16,7 @@ __all__ = ["Arrangement", "Convolutions", "arrange", "arrange_stem"]
 
 @dataclass(frozen=True, slots=True)
 class Convolutions:
-    """The tensors of a fused layer or of a stem; or the gradients by them, ``None`` where none is wanted.
+    """The tensors of a fused layer or of a stem.
 
     Args:
         filters: One a kernel size [hidden, C, k, k]; their outputs lie side by side.
@@ -26,7 +26,7 @@ class Convolutions:
         mixing_bias: [out].
     """
 
-    filters: Sequence[Tensor | None]
+    filters: Sequence[Tensor]
     weight: Tensor | None
     bias: Tensor
     mixing: Tensor | None = None
@@ -115,18 +115,25 @@ class Arrangement:
         bias = join(next(named)).float()
         return Convolutions(filters, weight, bias, *(self.join_mixing(*named) if self.ranges else ()))
 
-    def take_apart(self, gradients: Convolutions) -> list[Tensor | None]:
-        """Gradients by each of the `tensors`, from those by what was assembled of them."""
+    def take_apart(
+        self,
+        filters: Sequence[Tensor | None],
+        weight: Tensor | None,
+        bias: Tensor,
+        mixing: Tensor | None,
+        mixing_bias: Tensor | None,
+    ) -> list[Tensor | None]:
+        """Gradients by each of the `tensors`, from those by what was assembled of them; a filter may have none."""
         found: list[Tensor | None] = []
-        for group, one in zip(self.groups, gradients.filters, strict=True):
+        for group, one in zip(self.groups, filters, strict=True):
             found += [None] * (group.stop - group.start) if one is None else _cut(one, self.hidden[group])
-        if gradients.weight is not None:
-            found += _cut(gradients.weight, self.hidden)
-        found += _cut(gradients.bias, self.hidden)
-        if gradients.mixing is not None and gradients.mixing_bias is not None:
-            columns = _cut(gradients.mixing, self.hidden, 1)
+        if weight is not None:
+            found += _cut(weight, self.hidden)
+        found += _cut(bias, self.hidden)
+        if mixing is not None and mixing_bias is not None:
+            columns = _cut(mixing, self.hidden, 1)
             found += [_range(column, rows) for column, rows in zip(columns, self.ranges, strict=True)]
-            found += [_range(gradients.mixing_bias, rows) for rows in self.ranges]
+            found += [_range(mixing_bias, rows) for rows in self.ranges]
         return found
 
 

@@ -115,7 +115,7 @@ def _forward(
     norming: Norming,
 ) -> _Run:
     source = _dense(x, _compute_type(x))
-    filters = [one.to(source.dtype) for one in layer.filters if one is not None]
+    filters = [one.to(source.dtype) for one in layer.filters]
     volumes = [_conv(source, one, None, pad) for one, pad in zip(filters, paddings, strict=True)]
     images, _, height, breadth = volumes[0].shape
     shape = (images, len(layer.bias), height, breadth)
@@ -190,14 +190,14 @@ class _Trained(torch.autograd.Function):
         if mixing is not None and d_x is not None:
             kernels.add(d_x, gradient)
         d_weight, d_bias = join(by_norms, 1)
-        gradients = Convolutions(
-            d_filters, None if weight is None else d_weight, d_bias, _wide(d_mixing), _wide(d_mixing_bias)
-        )
-        return None if d_x is None else d_x.to(ctx.in_type), None, None, None, *plan.take_apart(gradients)
+        if weight is None:
+            d_weight = None
+        parted = plan.take_apart(d_filters, d_weight, d_bias, _wide(d_mixing), _wide(d_mixing_bias))
+        return None if d_x is None else d_x.to(ctx.in_type), None, None, None, *parted
 
 
 def _wide(gradient: Tensor | None) -> Tensor | None:
-    """In the type of the weights."""
+    """In float32, as weights are; autograd turns it into another type of theirs."""
     return None if gradient is None else gradient.float()
 
 

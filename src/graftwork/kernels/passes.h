@@ -48,8 +48,8 @@ static int NAME(moments_part)(const T *x, long rows, long width, const float *pi
 int NAME(normaliser)(const T *x, long rows, long width, const float *weight, const float *bias, double epsilon,
                      float *table, int parts) {
     double *found = malloc(2 * parts * width * sizeof(double));
-    int failed = !found;
-    if (failed) return 1;
+    int failed = 0;
+    if (!found) return 1;
     for (long c = 0; c < width; c++) table[c] = GET(x + c); /* the first row is the pivot */
     DEAL(rows, NAME(moments_part)(x + start * width, stop - start, width, table, found + 2 * part * width,
                                   found + (2 * part + 1) * width))
@@ -157,6 +157,7 @@ static int NAME(backward_part)(const T *x, const T *g, long rows, long width, lo
     free(tables); free(one);
     return 0;
 }
+
 /* d = d · scale + x · slopes + offsets, in place: the last step of a norm's gradient. */
 static int NAME(finish_part)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
                  const float *offsets) {
@@ -186,8 +187,8 @@ int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, c
                    const float *weight, double epsilon, T *d, float *gradients, int parts) {
     const float *mean = table, *variance = table + width, *scale = table + 2 * width, *shift = table + 3 * width;
     double *found = malloc(2 * parts * width * sizeof(double) + 2 * width * sizeof(float)), *products = found + width;
-    int failed = !found;
-    if (failed) return 1;
+    int failed = 0;
+    if (!found) return 1;
     DEAL(rows, NAME(backward_part)(x + start * width, g + start * stride, stop - start, width, stride, scale, shift,
                                    mean, kind, d + start * width, found + 2 * part * width,
                                    found + (2 * part + 1) * width))
