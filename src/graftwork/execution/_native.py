@@ -1,8 +1,8 @@
 """A layer of one kernel call a pass: the fused form by `graftwork.kernels`, forward and backward.
 
-Convolutions stay PyTorch's; what lies between them (statistics, normalisation, activation, residual, pooling, and
-the way back through them) are the passes of the kernels. Each volume is normalised and activated straight into its
-place among the layer's hidden channels, so nothing is concatenated or cut apart.
+Convolutions of more than a pixel stay PyTorch's; what lies between them (statistics, normalisation, activation, the
+1×1 convolution that mixes hidden channels, residual, pooling, and the way back through them) are the passes of the
+kernels. Hidden channels are never all in memory: the way back computes them again, a tile of pixels at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -77,32 +77,31 @@ def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _conv(x: Tensor, filters: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    return _dense(F.conv2d(x, filters, bias, padding=padding), x.dtype)
+def _conv(x: Tensor, filters: Tensor, padding: int) -> Tensor:
+    return _dense(F.conv2d(x, filters, padding=padding), x.dtype)
 
 
 def _conv_backward(
-    gradient: Tensor, x: Tensor, filters: Tensor, padding: int, wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    gradient: Tensor, x: Tensor, filters: Tensor, padding: int, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients by x and by the filters, where they are wanted."""
     if not any(wanted):
-        return None, None, None
-    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        gradient, x, filters, [len(filters)] if wanted[2] else None,
-        [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, list(wanted),
-    )  # fmt: skip
-    return found
+        return None, None
+    by_x, by_filters, _ = torch.ops.aten.convolution_backward(
+        gradient, x, filters, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [*wanted, False]
+    )
+    return by_x, by_filters
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a forward pass leaves for the way back; filters in the type of the products."""
+    """What a forward pass leaves for the way back: filters in the products' type, mixing float32 [out, hidden]."""
 
     source: Tensor
     filters: list[Tensor]
     mixing: Tensor | None
     volumes: list[Tensor]
     tables: list[Tensor]
-    hidden: Tensor
     out: Tensor
 
 
@@ -116,22 +115,18 @@ def _forward(
 ) -> _Run:
     source = _dense(x, _compute_type(x))
     filters = [one.to(source.dtype) for one in layer.filters]
-    volumes = [_conv(source, one, None, pad) for one, pad in zip(filters, paddings, strict=True)]
-    images, _, height, breadth = volumes[0].shape
-    shape = (images, len(layer.bias), height, breadth)
-    hidden = torch.empty(shape, dtype=source.dtype, memory_format=torch.channels_last)
+    volumes = [_conv(source, one, pad) for one, pad in zip(filters, paddings, strict=True)]
     tables, first = [], 0
     for volume in volumes:
         part = slice(first, first + volume.shape[1])
         tables.append(norming(volume, part))
-        kernels.forward(volume, tables[-1], activation, hidden, first)
         first = part.stop
     if layer.mixing is None or layer.mixing_bias is None:
-        return _Run(source, filters, None, volumes, tables, hidden, hidden)
-    mixing = layer.mixing.to(source.dtype)
-    out = _conv(hidden, mixing, layer.mixing_bias.to(source.dtype), 0)
-    kernels.add(out, source)
-    return _Run(source, filters, mixing, volumes, tables, hidden, out)
+        out = kernels.forward(volumes[0], tables[0], activation)
+        return _Run(source, filters, None, volumes, tables, out)
+    mixing = layer.mixing.float().flatten(1).contiguous()
+    out = kernels.mix(volumes, tables, activation, mixing, layer.mixing_bias.float(), source)
+    return _Run(source, filters, mixing, volumes, tables, out)
 
 
 def _by_batch(kernels: Kernels, layer: Convolutions) -> Norming:
@@ -156,49 +151,36 @@ class _Trained(torch.autograd.Function):
         layer = plan.assemble(tensors)
         run = _forward(kernels, x, layer, plan.paddings, activation, _by_batch(kernels, layer))
         ctx.kernels, ctx.activation, ctx.plan, ctx.tables, ctx.in_type = kernels, activation, plan, run.tables, x.dtype
-        # the hidden volume is needed for the gradient of the mixing weights alone; as output it must not be kept twice
-        hidden = None if run.mixing is None else run.hidden
-        ctx.save_for_backward(run.source, hidden, layer.weight, run.mixing, *run.filters, *run.volumes)
+        ctx.save_for_backward(run.source, layer.weight, run.mixing, *run.filters, *run.volumes)
         return run.out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         kernels, plan, saved = ctx.kernels, ctx.plan, ctx.saved_tensors
-        source, hidden, weight, mixing = saved[:4]
+        source, weight, mixing = saved[:3]
         count = len(ctx.tables)
-        filters, volumes = saved[4 : 4 + count], saved[4 + count :]
+        filters, volumes = saved[3 : 3 + count], saved[3 + count :]
         wants_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         gradient = _dense(gradient, source.dtype)
-        inner, d_mixing, d_mixing_bias = gradient, None, None
-        if mixing is not None:
-            found, d_mixing, d_mixing_bias = _conv_backward(gradient, hidden, mixing, 0, (True, True, True))
-            assert found is not None  # it was asked for
-            inner = _dense(found, source.dtype)
-        d_x, by_norms, d_filters, first = None, [], [], 0
-        for volume, table, one, pad, group in zip(
-            volumes, ctx.tables, filters, plan.paddings, plan.groups, strict=True
-        ):
-            part = slice(first, first + volume.shape[1])
-            scale = None if weight is None else weight[part]
-            d, by_norm = kernels.backward(volume, inner, first, table, ctx.activation, scale)
-            by_norms.append(by_norm)
-            by_x, by_filters, _ = _conv_backward(d, source, one, pad, (wants_x, any(wanted[group]), False))
-            d_filters.append(_wide(by_filters))
+        d_mixing, d_mixing_bias = None, None
+        if mixing is None:
+            d, by_norm = kernels.backward(volumes[0], gradient, ctx.tables[0], ctx.activation, weight)
+            ds = [d]
+        else:
+            ds, by_norm, d_mixing, d_mixing_bias = kernels.mix_backward(
+                volumes, ctx.tables, ctx.activation, mixing, gradient, weight
+            )
+        d_x, d_filters = None, []
+        for d, one, pad, group in zip(ds, filters, plan.paddings, plan.groups, strict=True):
+            by_x, by_filters = _conv_backward(d, source, one, pad, (wants_x, any(wanted[group])))
+            d_filters.append(None if by_filters is None else by_filters.float())
             d_x = _sum(kernels, d_x, by_x)
-            first = part.stop
         if mixing is not None and d_x is not None:
             kernels.add(d_x, gradient)
-        d_weight, d_bias = join(by_norms, 1)
-        if weight is None:
-            d_weight = None
-        parted = plan.take_apart(d_filters, d_weight, d_bias, _wide(d_mixing), _wide(d_mixing_bias))
+        d_weight = None if weight is None else by_norm[0]
+        parted = plan.take_apart(d_filters, d_weight, by_norm[1], d_mixing, d_mixing_bias)
         return None if d_x is None else d_x.to(ctx.in_type), None, None, None, *parted
-
-
-def _wide(gradient: Tensor | None) -> Tensor | None:
-    """In float32, as weights are; autograd turns it into another type of theirs."""
-    return None if gradient is None else gradient.float()
 
 
 def _sum(kernels: Kernels, total: Tensor | None, more: Tensor | None) -> Tensor | None:

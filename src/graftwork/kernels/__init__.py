@@ -1,4 +1,4 @@
-"""Elementwise passes in C for channels-last activations on a CPU, compiled at start where there is a compiler.
+"""Passes in C for channels-last activations on a CPU, compiled at start where there is a compiler.
 
 Between two products PyTorch walks through an activation once for every small operation: statistics, normalisation,
 activation, residual, pooling. On processors with fast matrix units these walks cost more than the products. `build`

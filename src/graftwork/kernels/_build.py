@@ -19,7 +19,7 @@ __all__ = ["build"]
 
 _log = logging.getLogger(__name__)
 
-_SOURCES = ("kernels.c", "passes.h")
+_SOURCES = ("kernels.c", "passes.h", "mixing.h")
 # errno and floating-point traps are given up: nobody reads them here, and they stand in the way of vectors
 _FLAGS = ("-O2", "-std=gnu11", "-c", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _TARGETS = (("-march=native", "-fopenmp"), ("-march=native",), ())

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from graftwork.kernels._kernels import EPSILON, Kernels
-from graftwork.typing import ACTIVATIONS
+from graftwork.typing import ACTIVATIONS, Activation
 
 __all__ = ["agrees"]
 
@@ -33,9 +33,8 @@ def _agree(
     table = kernels.normaliser(volume, weight, bias)
     good = [torch.allclose(table[0], volume.float().mean((0, 2, 3)), atol=1e-4)]
     for activation in ACTIVATIONS:
-        out = torch.empty_like(volume)
-        kernels.forward(volume, table, activation, out, 0)
-        d, (by_weight, by_bias) = kernels.backward(volume, gradient, 0, table, activation, weight)
+        out = kernels.forward(volume, table, activation)
+        d, (by_weight, by_bias) = kernels.backward(volume, gradient, table, activation, weight)
         with torch.enable_grad():
             leaves = [volume.float().requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
             hidden = F.batch_norm(leaves[0], None, None, leaves[1], leaves[2], training=True, eps=EPSILON)
@@ -44,12 +43,37 @@ def _agree(
         found = (out, d, by_weight / len(volume), by_bias / len(volume))
         wanted = (expected, ways[0], ways[1] / len(volume), ways[2] / len(volume))
         good += [torch.allclose(a.float(), b, atol=close, rtol=close) for a, b in zip(found, wanted, strict=True)]
+        good += _mixes(kernels, generator, volume, gradient, table, activation)
     pooled, which = kernels.pool(volume)
     back = kernels.unpool(pooled, which, volume.shape)
     good += [torch.equal(pooled, F.max_pool2d(volume, 2)), torch.equal(F.max_pool2d(back.abs(), 2), pooled.abs())]
     total = volume.clone()
     kernels.add(total, gradient)
     return all([*good, torch.equal(total, volume + gradient)])
+
+
+def _mixes(
+    kernels: Kernels,
+    generator: torch.Generator,
+    volume: torch.Tensor,
+    gradient: torch.Tensor,
+    table: torch.Tensor,
+    activation: Activation,
+) -> list[bool]:
+    """Compare a layer of twice this volume; the gradients by the volumes are those before the norm."""
+    width, (_, _, scale, shift) = volume.shape[1], table.view(4, -1, 1, 1)
+    mixing, bias = torch.randn(width, 2 * width, generator=generator) / width, torch.randn(width, generator=generator)
+    mixing = mixing.to(volume.dtype).float()
+    given = ([volume, volume], [table, table], activation, mixing)
+    ds, _, *others = kernels.mix_backward(*given, gradient)
+    with torch.enable_grad():
+        z = (torch.cat([volume, volume], 1).float() * scale.repeat(2, 1, 1) + shift.repeat(2, 1, 1)).requires_grad_()
+        leaves = [z, mixing[..., None, None].requires_grad_(), bias.requires_grad_()]
+        out = F.conv2d(_sigma(activation, z), *leaves[1:])
+        ways = torch.autograd.grad(out, leaves, gradient.float())
+    found = (kernels.mix(*given, bias, volume), torch.cat(ds, 1), *others)
+    close, wanted = _CLOSE[volume.dtype], (out + volume.float(), *ways)
+    return [float((a.float() - b).norm()) < close * float(b.norm()) for a, b in zip(found, wanted, strict=True)]
 
 
 def _sigma(activation: str, hidden: torch.Tensor) -> torch.Tensor:

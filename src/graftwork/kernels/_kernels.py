@@ -1,7 +1,7 @@
 """Kernels: the passes of kernels.c over tensors."""
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ _SMALL = 2**17
 _P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 _PASSES: Mapping[str, tuple[object, ...]] = {
     "normaliser": (_P, _L, _L, _P, _P, _D, _P, _I),
-    "forward": (_P, _L, _L, _P, _I, _P, _L, _I),
-    "backward": (_P, _P, _L, _L, _L, _P, _I, _P, _D, _P, _P, _I),
+    "forward": (_P, _L, _L, _P, _I, _P, _I),
+    "backward": (_P, _P, _L, _L, _P, _I, _P, _D, _P, _P, _I),
+    "mix": (_P, _P, _P, _L, _L, _I, _P, _P, _L, _P, _L, _P, _I),
+    "mix_backward": (_P, _P, _P, _L, _L, _I, _P, _L, _P, _P, _D, _P, _P, _P, _P, _I),
     "add": (_P, _L, _P, _L, _L, _L, _I),
     "pool": (_P, _L, _L, _L, _L, _P, _P, _I),
     "unpool": (_P, _P, _L, _L, _L, _L, _P, _I),
@@ -60,7 +62,7 @@ class Kernels:
         function.argtypes, function.restype = list(arguments), _I
         return function  # type: ignore[no-any-return]
 
-    def _run(self, name: str, volume: Tensor, *arguments: float) -> None:
+    def _run(self, name: str, volume: Tensor, *arguments: object) -> None:
         """A pass in the volume's type; a call of ctypes leaves Python's lock."""
         if self._functions[f"{name}_{_SUFFIXES[volume.dtype]}"](*arguments):
             raise ResourceError("kernels: no memory for a few kilobytes; lower the batch size")
@@ -83,28 +85,22 @@ class Kernels:
         self._run("normaliser", volume, x, rows, width, a, b, EPSILON, out, self._parts(rows, width))
         return table
 
-    def forward(self, volume: Tensor, table: Tensor, activation: Activation, out: Tensor, first: int) -> None:
-        """``out[:, first : first + C] = σ(volume · scale + shift)``; ``out`` has at least that many channels."""
+    def forward(self, volume: Tensor, table: Tensor, activation: Activation) -> Tensor:
+        """σ(volume · scale + shift) by a table (see `normaliser`): a new volume."""
         rows, width = _shape(volume)
-        x, norm, y = volume.data_ptr(), table.data_ptr(), out.data_ptr() + first * out.element_size()
-        kind, stride, parts = _KINDS[activation], out.shape[1], self._parts(rows, width)
-        self._run("forward", volume, x, rows, width, norm, kind, y, stride, parts)
+        out = torch.empty_like(volume)
+        x, norm, y, kind = volume.data_ptr(), table.data_ptr(), out.data_ptr(), _KINDS[activation]
+        self._run("forward", volume, x, rows, width, norm, kind, y, self._parts(rows, width))
+        return out
 
     def backward(
-        self,
-        volume: Tensor,
-        gradient: Tensor,
-        first: int,
-        table: Tensor,
-        activation: Activation,
-        weight: Tensor | None = None,
+        self, volume: Tensor, gradient: Tensor, table: Tensor, activation: Activation, weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The way back through `forward`, and through a norm by batch statistics.
 
         Args:
             volume: As in `forward`.
-            gradient: Of the loss by ``out`` of `forward`.
-            first: As in `forward`.
+            gradient: Of the loss by what `forward` gave.
             table: As in `forward`.
             activation: As in `forward`.
             weight: Of the norm; ``None``: the table is taken as given.
@@ -115,11 +111,73 @@ class Kernels:
         """
         rows, width = _shape(volume)
         out, found = torch.empty_like(volume), torch.empty(2, width)
-        x, norm, d, sums = volume.data_ptr(), table.data_ptr(), out.data_ptr(), found.data_ptr()
-        g, by = gradient.data_ptr() + first * gradient.element_size(), 0 if weight is None else weight.data_ptr()
-        kind, stride, parts = _KINDS[activation], gradient.shape[1], self._parts(rows, width)
-        self._run("backward", volume, x, g, rows, width, stride, norm, kind, by, EPSILON, d, sums, parts)
+        x, g, norm, d, sums = (one.data_ptr() for one in (volume, gradient, table, out, found))
+        by, kind = 0 if weight is None else weight.data_ptr(), _KINDS[activation]
+        self._run("backward", volume, x, g, rows, width, norm, kind, by, EPSILON, d, sums, self._parts(rows, width))
         return out, found
+
+    def mix(
+        self,
+        volumes: Sequence[Tensor],
+        tables: Sequence[Tensor],
+        activation: Activation,
+        mixing: Tensor,
+        bias: Tensor,
+        source: Tensor,
+    ) -> Tensor:
+        """What a layer makes of its volumes: hidden channels as in `forward`, a 1×1 convolution, and the residual.
+
+        The hidden channels are never all in memory at once; `mix_backward` computes them again.
+
+        Args:
+            volumes: Side by side they have the hidden channels H.
+            tables: One a volume.
+            activation: σ.
+            mixing: float32 [out, H]; rounded to the type of the volumes, as the hidden channels are.
+            bias: float32 [out].
+            source: [B, C, H, W], of the type of the volumes; added to the first channels of the output.
+
+        Returns:
+            [B, out, H, W], of the type of the volumes.
+        """
+        shape, hidden, out = _side_by_side(volumes, tables), mixing.shape[1], _with_width(volumes[0], len(mixing))
+        rows, width = _shape(out)
+        parts = self._parts(rows, max(width, hidden))
+        w, b, x, y = mixing.data_ptr(), bias.data_ptr(), source.data_ptr(), out.data_ptr()
+        self._run("mix", out, *shape, len(volumes), rows, _KINDS[activation], w, b, width, x, source.shape[1], y, parts)
+        return out
+
+    def mix_backward(
+        self,
+        volumes: Sequence[Tensor],
+        tables: Sequence[Tensor],
+        activation: Activation,
+        mixing: Tensor,
+        gradient: Tensor,
+        weight: Tensor | None = None,
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """The way back through `mix`, except to the source, and through a norm by batch statistics.
+
+        Args:
+            volumes: As in `mix`.
+            tables: As in `mix`.
+            activation: As in `mix`.
+            mixing: As in `mix`.
+            gradient: Of the loss by what `mix` gave.
+            weight: As in `backward`, of all volumes: float32 [H].
+
+        Returns:
+            The gradients by the volumes, new ones; float32 [2, H], as in `backward`; by mixing [out, H, 1, 1]; by bias.
+        """
+        (rows, width), hidden = _shape(gradient), mixing.shape[1]
+        ds = [torch.empty_like(volume) for volume in volumes]
+        by_mixing = torch.empty(width, hidden, 1, 1, memory_format=torch.channels_last)  # as parameters lie
+        by_norm, by_bias = torch.empty(2, hidden), torch.empty(width)
+        by, parts = 0 if weight is None else weight.data_ptr(), self._parts(rows, max(width, hidden))
+        found = (one.data_ptr() for one in (by_norm, by_mixing, by_bias))
+        given = (len(volumes), rows, _KINDS[activation], mixing.data_ptr(), width, gradient.data_ptr(), by, EPSILON)
+        self._run("mix_backward", gradient, *_side_by_side(volumes, tables), *given, _pointers(ds), *found, parts)
+        return ds, by_norm, by_mixing, by_bias
 
     def add(self, out: Tensor, x: Tensor) -> None:
         """``out[:, :n] += x[:, :n]`` in place; n is the smaller number of channels."""
@@ -148,3 +206,16 @@ class Kernels:
 
 def _like(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=volume.dtype, memory_format=torch.channels_last)
+
+
+def _with_width(volume: Tensor, width: int) -> Tensor:
+    return _like(volume, (volume.shape[0], width, *volume.shape[2:]))
+
+
+def _pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[ctypes.c_void_p]":
+    return (_P * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+
+
+def _side_by_side(volumes: Sequence[Tensor], tables: Sequence[Tensor]) -> tuple[object, object, object]:
+    """Volumes, their tables and widths as C takes them."""
+    return _pointers(volumes), _pointers(tables), (_L * len(volumes))(*[volume.shape[1] for volume in volumes])

@@ -1,61 +1,75 @@
-/* Elementwise passes over channels-last activations, each in as few walks through memory as it can be done.
+/* Passes over channels-last activations, each in as few walks through memory as it can be done.
  *
  * A volume is [rows, width]: one row per image and position, channels side by side. Every pass exists for float32 and
  * bfloat16 (suffix _f32, _bf16), computes in float32, deals its rows to `parts` threads, and returns 0, or 1 without
  * memory for its few tables. Sums come by part, one after the other in memory, for the caller to add in order. Vectors
- * of 16 numbers are written in the extension that gcc and clang share: a compiler splits them where the machine's are
- * shorter.
+ * are written in the extension that gcc and clang share, as long as the processor's registers or two of them.
  */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
 
 enum { IDENTITY, RELU, GELU, SILU, LEAKY_RELU, TANH };
-enum { LANES = 16 };
+#ifdef __AVX512F__ /* numbers of a vector: a register full, since compilers take longer ones through memory */
+enum { LANES = 16, BLOCK = 8 }; /* and rows whose sums fit the registers */
+#else
+enum { LANES = 8, BLOCK = 8 };
+#endif
 enum { FLUSH = 64 }; /* rows whose sums are kept in float32 before they are added up in float64 */
 enum { SHORT = 64 }; /* channels of rows that lie so close together that one channel's are walked down fast */
 
 typedef uint16_t bf16;
 typedef float f32;
-typedef f32 vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
-typedef uint16_t hvec __attribute__((vector_size(32)));
-typedef uint8_t bvec __attribute__((vector_size(16)));
+typedef f32 vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
+typedef uint8_t bvec __attribute__((vector_size(LANES)));
 
 INLINE vec fill(float x) { return x - (vec){0}; }
 INLINE vec choose(ivec where, vec yes, vec no) { return (vec)((where & (ivec)yes) | (~where & (ivec)no)); }
 
-/* Copies n of the lanes; n is 16 in the loops, where the compiler knows it, and less at the end of a row. */
+/* Copies n of the lanes; n is LANES in the loops, where the compiler knows it, and less at the end of a row. */
 INLINE void copy(void *to, const void *from, long n, long size) {
     if (n == LANES) memcpy(to, from, LANES * size);
-    else if (n == 8) memcpy(to, from, 8 * size);
+    else if (n == LANES / 2) memcpy(to, from, LANES / 2 * size);
     else memcpy(to, from, n * size);
 }
+#if defined(__AVX512BW__) && defined(__AVX512VL__) /* by a mask: what goes through memory in parts is waited for */
+#define LANES_OF(n) ((__mmask16)((1u << (n)) - 1))
+INLINE vec load_f32(const f32 *p, long n) { return (vec)_mm512_maskz_loadu_ps(LANES_OF(n), p); }
+INLINE void store_f32(f32 *p, vec x, long n) { _mm512_mask_storeu_ps(p, LANES_OF(n), (__m512)x); }
+INLINE hvec load_half(const bf16 *p, long n) { return (hvec)_mm256_maskz_loadu_epi16(LANES_OF(n), p); }
+INLINE void store_half(bf16 *p, hvec h, long n) { _mm256_mask_storeu_epi16(p, LANES_OF(n), (__m256i)h); }
+#else
 INLINE vec load_f32(const f32 *p, long n) { vec x = {0}; copy(&x, p, n, 4); return x; }
 INLINE void store_f32(f32 *p, vec x, long n) { copy(p, &x, n, 4); }
+INLINE hvec load_half(const bf16 *p, long n) { hvec h = {0}; copy(&h, p, n, 2); return h; }
+INLINE void store_half(bf16 *p, hvec h, long n) { copy(p, &h, n, 2); }
+#endif
 INLINE vec load_bf16(const bf16 *p, long n) {
-    hvec h = {0};
-    copy(&h, p, n, 2);
-    return (vec)(__builtin_convertvector(h, uvec) << 16);
+#ifdef __AVX512F__
+    return (vec)((uvec)_mm512_cvtepu16_epi32((__m256i)load_half(p, n)) << 16);
+#else
+    return (vec)(__builtin_convertvector(load_half(p, n), uvec) << 16);
+#endif
 }
 INLINE void store_bf16(bf16 *p, vec x, long n) { /* to the nearest, ties to even */
 #ifdef __AVX512BF16__
-    __m256bh h = _mm512_cvtneps_pbh((__m512)x);
+    store_half(p, (hvec)_mm512_cvtneps_pbh((__m512)x), n);
 #else
     uvec bits = (uvec)x;
-    hvec h = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec);
+    store_half(p, __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec), n);
 #endif
-    copy(p, &h, n, 2);
 }
 
-/* One number, for rows too narrow for vectors: the copies of less than 8 lanes go through memory, and wait for it. */
+/* One number, for rows too narrow for vectors. */
 INLINE f32 get_f32(const f32 *p) { return *p; }
 INLINE void put_f32(f32 *p, f32 x) { *p = x; }
 INLINE f32 get_bf16(const bf16 *p) { uint32_t bits = (uint32_t)*p << 16; f32 x; memcpy(&x, &bits, 4); return x; }
@@ -136,10 +150,10 @@ INLINE vec slope(vec z, int kind, int rough) {
     }
 }
 
-/* Narrow rows without a gap between them are taken several at once, so that vectors are full. */
-INLINE long repeats(long width, long rows, int gapless) {
+/* Narrow rows are taken several at once, so that vectors are full. */
+INLINE long repeats(long width, long rows) {
     long times = 1;
-    while (gapless && (width * times) % LANES && times < LANES) times *= 2;
+    while ((width * times) % LANES && times < LANES) times *= 2;
     return times > rows ? 1 : times;
 }
 
@@ -207,6 +221,43 @@ int threaded(void) {
 #define GET NAME(get)
 #define PUT NAME(put)
 
+/* Numbers as products take them: NARROW as they lie in a tile, TERM as they are multiplied. */
+enum { TILE = 64 };
+/* Rows of a tile as terms of products over rows: pairs of rows side by side. */
+INLINE void lace_f32(const f32 *rows, long terms, long width, f32 *out) {
+    memcpy(out, rows, terms * width * sizeof(f32));
+}
+#define UNROLLED(r) _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++)
+typedef uint32_t __attribute__((may_alias)) pair;
+INLINE void keep_f32(f32 *p, f32 x) { *p = x; }
+INLINE void hold_f32(f32 *p, vec x, long n) { store_f32(p, x, n); }
+INLINE vec dot_f32(vec sum, vec w, const f32 *x) { return sum + w * *x; }
+#ifdef __AVX512BF16__
+INLINE void keep_bf16(bf16 *p, f32 x) { put_bf16(p, x); }
+INLINE void hold_bf16(bf16 *p, vec x, long n) { store_bf16(p, x, n); }
+INLINE vec dot_bf16(vec sum, vec w, const pair *x) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)*x));
+}
+INLINE void lace_bf16(const bf16 *rows, long terms, long width, pair *out) {
+    for (long t = 0; t < terms; t++)
+        for (long c = 0; c < width; c += LANES) {
+            const bf16 *p = rows + 2 * t * width + c;
+            vec upper = load_bf16(p + width, LANES);
+            uvec lower = (uvec)load_bf16(p, LANES) >> 16, both = lower | (uvec)upper;
+            memcpy(out + t * width + c, &both, sizeof both);
+        }
+}
+#else
+INLINE void lace_bf16(const f32 *rows, long terms, long width, f32 *out) { lace_f32(rows, terms, width, out); }
+INLINE void keep_bf16(f32 *p, f32 x) { bf16 h; put_bf16(&h, x); *p = get_bf16(&h); }
+INLINE void hold_bf16(f32 *p, vec x, long n) {
+    bf16 h[LANES];
+    store_bf16(h, x, n);
+    store_f32(p, load_bf16(h, n), n);
+}
+INLINE vec dot_bf16(vec sum, vec w, const f32 *x) { return dot_f32(sum, w, x); }
+#endif
+
 /* Sums that several parts found, added in their order into those of the first. */
 static void total(double *sums, long count, int parts) {
     for (int part = 1; part < parts; part++)
@@ -242,9 +293,22 @@ static void differentiate(double *sums, double *products, const float *mean, con
 
 #define T f32
 #define ROUGH 0
+#define NARROW f32
+#define TERM f32
+#define DEPTH 1
 #include "passes.h"
+#include "mixing.h"
 #undef T
 #undef ROUGH
 #define T bf16
 #define ROUGH 1
+#ifdef __AVX512BF16__
+#undef NARROW
+#undef TERM
+#undef DEPTH
+#define NARROW bf16
+#define TERM pair
+#define DEPTH 2
+#endif
 #include "passes.h"
+#include "mixing.h"

@@ -3,7 +3,7 @@
 
 /* sums = Σ (x − pivot), squares = Σ (x − pivot)²; the pivot keeps differences of large numbers away. */
 static int NAME(moments_part)(const T *x, long rows, long width, const float *pivot, double *sums, double *squares) {
-    long times = repeats(width, rows, 1), span = width * times, blocks = rows / times;
+    long times = repeats(width, rows), span = width * times, blocks = rows / times;
     float *shift = repeated(pivot, width, times), *one = calloc(2 * span, sizeof(float)), *two = one + span;
     if (!shift || !one) { free(shift); free(one); return 1; }
     for (long c = 0; c < width; c++) sums[c] = squares[c] = 0;
@@ -65,24 +65,24 @@ INLINE void NAME(forward_row)(const T *x, const float *scale, const float *shift
 #undef STEP
 }
 
-/* y = σ(x · scale + shift); rows of y are `stride` apart. */
+/* y = σ(x · scale + shift). */
 static int NAME(forward_part)(const T *x, long rows, long width, const float *scale, const float *shift, int kind,
-                              T *y, long stride) {
-    long times = repeats(width, rows, stride == width), span = width * times, blocks = rows / times;
+                              T *y) {
+    long times = repeats(width, rows), span = width * times, blocks = rows / times;
     float *a = repeated(scale, width, times), *b = repeated(shift, width, times);
     if (!a || !b) { free(a); free(b); return 1; }
 #define LOOP(KIND)                                                                                                     \
-    for (long n = 0; n < blocks; n++) NAME(forward_row)(x + n * span, a, b, y + n * times * stride, span, KIND);       \
+    for (long n = 0; n < blocks; n++) NAME(forward_row)(x + n * span, a, b, y + n * span, span, KIND);                 \
     for (long r = blocks * times; r < rows; r++)                                                                       \
-        NAME(forward_row)(x + r * width, a, b, y + r * stride, width, KIND);
+        NAME(forward_row)(x + r * width, a, b, y + r * width, width, KIND);
     KINDS(LOOP)
 #undef LOOP
     free(a); free(b);
     return 0;
 }
-int NAME(forward)(const T *x, long rows, long width, const float *table, int kind, T *y, long stride, int parts) {
+int NAME(forward)(const T *x, long rows, long width, const float *table, int kind, T *y, int parts) {
     PASS(rows, NAME(forward_part)(x + start * width, stop - start, width, table + 2 * width, table + 3 * width, kind,
-                                  y + start * stride, stride))
+                                  y + start * width))
 }
 
 /* d of some lanes, by what normalises them: from x and g; adds to their sums and products. */
@@ -108,13 +108,13 @@ INLINE void NAME(backward_row)(const T *x, const T *g, const float *tables, T *d
 #undef STEP
 }
 
-/* The same of all rows for 16 channels, with their sums in registers; rows of g are `far` apart. */
-INLINE void NAME(backward_down)(const T *x, const T *g, const float *tables, T *d, float *sums, long span, long far,
-                                long rows, int kind) {
+/* The same of all rows for one vector of channels, with its sums in registers. */
+INLINE void NAME(backward_down)(const T *x, const T *g, const float *tables, T *d, float *sums, long span, long rows,
+                                int kind) {
     vec scale = load_f32(tables, LANES), shift = load_f32(tables + span, LANES);
     vec mean = load_f32(tables + 2 * span, LANES), sum = {0}, product = {0};
     for (long r = 0; r < rows; r++) {
-        vec e = NAME(backward_lanes)(LOAD(x + r * span, LANES), LOAD(g + r * far, LANES), scale, shift, mean, &sum,
+        vec e = NAME(backward_lanes)(LOAD(x + r * span, LANES), LOAD(g + r * span, LANES), scale, shift, mean, &sum,
                                      &product, kind);
         STORE(d + r * span, e, LANES);
     }
@@ -122,11 +122,10 @@ INLINE void NAME(backward_down)(const T *x, const T *g, const float *tables, T *
     store_f32(sums + span, product, LANES);
 }
 
-/* d = g · σ'(x · scale + shift), sums = Σ d, products = Σ d · (x − mean); rows of g are `stride` apart. */
-static int NAME(backward_part)(const T *x, const T *g, long rows, long width, long stride, const float *scale,
-                               const float *shift, const float *mean, int kind, T *d, double *sums,
-                               double *products) {
-    long times = repeats(width, rows, stride == width), span = width * times, blocks = rows / times;
+/* d = g · σ'(x · scale + shift), sums = Σ d, products = Σ d · (x − mean). */
+static int NAME(backward_part)(const T *x, const T *g, long rows, long width, const float *scale, const float *shift,
+                               const float *mean, int kind, T *d, double *sums, double *products) {
+    long times = repeats(width, rows), span = width * times, blocks = rows / times;
     float *tables = malloc(3 * span * sizeof(float)), *one = calloc(2 * span, sizeof(float));
     if (!tables || !one) { free(tables); free(one); return 1; }
     for (long c = 0; c < span; c++) {
@@ -137,19 +136,19 @@ static int NAME(backward_part)(const T *x, const T *g, long rows, long width, lo
     for (long c = 0; c < width; c++) sums[c] = products[c] = 0;
 #define LOOP(KIND)                                                                                                     \
     for (long n = 0; n < blocks; n += FLUSH) {                                                                         \
-        long until = n + FLUSH < blocks ? n + FLUSH : blocks, far = times * stride;                                    \
+        long until = n + FLUSH < blocks ? n + FLUSH : blocks;                                                          \
         if (span % LANES == 0 && span <= SHORT)                                                                        \
             for (long c = 0; c < span; c += LANES)                                                                     \
-                NAME(backward_down)(x + n * span + c, g + n * far + c, tables + c, d + n * span + c, one + c, span,    \
-                                    far, until - n, KIND);                                                             \
+                NAME(backward_down)(x + n * span + c, g + n * span + c, tables + c, d + n * span + c, one + c, span,   \
+                                    until - n, KIND);                                                                  \
         else                                                                                                           \
             for (long r = n; r < until; r++)                                                                           \
-                NAME(backward_row)(x + r * span, g + r * far, tables, d + r * span, one, span, span, KIND);            \
+                NAME(backward_row)(x + r * span, g + r * span, tables, d + r * span, one, span, span, KIND);           \
         flush(one, sums, width, span);                                                                                 \
         flush(one + span, products, width, span);                                                                      \
     }                                                                                                                  \
     for (long r = blocks * times; r < rows; r++)                                                                       \
-        NAME(backward_row)(x + r * width, g + r * stride, tables, d + r * width, one, span, width, KIND);
+        NAME(backward_row)(x + r * width, g + r * width, tables, d + r * width, one, span, width, KIND);
     KINDS(LOOP)
 #undef LOOP
     flush(one, sums, width, span);
@@ -161,7 +160,7 @@ static int NAME(backward_part)(const T *x, const T *g, long rows, long width, lo
 /* d = d · scale + x · slopes + offsets, in place: the last step of a norm's gradient. */
 static int NAME(finish_part)(const T *x, T *d, long rows, long width, const float *scale, const float *slopes,
                  const float *offsets) {
-    long times = repeats(width, rows, 1), span = width * times, blocks = rows / times;
+    long times = repeats(width, rows), span = width * times, blocks = rows / times;
     float *a = repeated(scale, width, times), *e = repeated(slopes, width, times), *f = repeated(offsets, width, times);
     if (!a || !e || !f) { free(a); free(e); free(f); return 1; }
 #define STEP(c, n)                                                                                                     \
@@ -183,15 +182,14 @@ static int NAME(finish_part)(const T *x, T *d, long rows, long width, const floa
 
 /* d = the gradient by x of what has the gradient g by σ(x · scale + shift); and [2, width]: the gradients by the norm's
  * weight and bias. Without a weight nothing goes through the norm, and these are Σ d · (x − mean) and Σ d. */
-int NAME(backward)(const T *x, const T *g, long rows, long width, long stride, const float *table, int kind,
-                   const float *weight, double epsilon, T *d, float *gradients, int parts) {
+int NAME(backward)(const T *x, const T *g, long rows, long width, const float *table, int kind, const float *weight,
+                   double epsilon, T *d, float *gradients, int parts) {
     const float *mean = table, *variance = table + width, *scale = table + 2 * width, *shift = table + 3 * width;
     double *found = malloc(2 * parts * width * sizeof(double) + 2 * width * sizeof(float)), *products = found + width;
     int failed = 0;
     if (!found) return 1;
-    DEAL(rows, NAME(backward_part)(x + start * width, g + start * stride, stop - start, width, stride, scale, shift,
-                                   mean, kind, d + start * width, found + 2 * part * width,
-                                   found + (2 * part + 1) * width))
+    DEAL(rows, NAME(backward_part)(x + start * width, g + start * width, stop - start, width, scale, shift, mean, kind,
+                                   d + start * width, found + 2 * part * width, found + (2 * part + 1) * width))
     total(found, 2 * width, parts);
     if (weight) {
         float *slopes = (float *)(found + 2 * parts * width), *offsets = slopes + width;
