@@ -1,5 +1,7 @@
 """Forward of one item: stem, layer, pool, head; in reference form and fused."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -114,10 +116,23 @@ def _run_native(plan: Arrangement, x: Tensor, weights: Weights, settings: Settin
     return out
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Heads run in the type of their weights: their products are so small that bfloat16 takes longer than float32."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
 def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """What the last linear layer receives: [B, features] for the last activations [B, C, H, W]."""
+    with _without_autocast(x):
+        return _penultimate(genome, x, weights, settings)
+
+
+def _penultimate(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     head, entry = genome.head, weights[genome.head.id]
-    features = pool_features(head, x)
+    features = pool_features(head, x).to(entry["weight"].dtype)
     if head.kind == "linear":
         return features
     if head.kind == "mlp":
@@ -137,8 +152,12 @@ def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: 
 
 def run_head(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """Logits [B, classes] for the last activations [B, C, H, W]."""
+    with _without_autocast(x):
+        return _logits(genome, _penultimate(genome, x, weights, settings), weights, settings)
+
+
+def _logits(genome: Genome, hidden: Tensor, weights: Weights, settings: Settings) -> Tensor:
     head, entry = genome.head, weights[genome.head.id]
-    hidden = penultimate_features(genome, x, weights, settings)
     if head.kind == "r2r" and settings.form == "reference":
         halves = [slice(0, head.hidden_features // 2), slice(head.hidden_features // 2, None)]
         parts = [F.linear(_half(hidden, part, dim=1), _half(entry["weight"], part, dim=1)) for part in halves]

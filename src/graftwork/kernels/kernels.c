@@ -17,10 +17,11 @@
 
 enum { IDENTITY, RELU, GELU, SILU, LEAKY_RELU, TANH };
 #ifdef __AVX512F__ /* numbers of a vector: a register full, since compilers take longer ones through memory */
-enum { LANES = 16, BLOCK = 8 }; /* and rows whose sums fit the registers */
+enum { LANES = 16 };
 #else
-enum { LANES = 8, BLOCK = 8 };
+enum { LANES = 8 };
 #endif
+enum { BLOCK = 8 };  /* vectors of sums that are kept in registers */
 enum { FLUSH = 64 }; /* rows whose sums are kept in float32 before they are added up in float64 */
 enum { SHORT = 64 }; /* channels of rows that lie so close together that one channel's are walked down fast */
 
@@ -221,34 +222,37 @@ int threaded(void) {
 #define GET NAME(get)
 #define PUT NAME(put)
 
-/* Numbers as products take them: NARROW as they lie in a tile, TERM as they are multiplied. */
-enum { TILE = 64 };
-/* Rows of a tile as terms of products over rows: pairs of rows side by side. */
-INLINE void lace_f32(const f32 *rows, long terms, long width, f32 *out) {
-    memcpy(out, rows, terms * width * sizeof(f32));
-}
+/* Products, of which those of mixing.h are made. Numbers lie in a tile as NARROW and are multiplied as TERMs: float32 one
+ * by one; bfloat16 in pairs where the processor has an instruction for it, and else as float32, rounded. */
+enum { TILE = 64 }; /* rows */
 #define UNROLLED(r) _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++)
 typedef uint32_t __attribute__((may_alias)) pair;
+
+/* One number, or n of a vector, to a tile; a vector of sums, and one number's share of it; and where the rows of a tile lie
+ * as terms down its columns. */
 INLINE void keep_f32(f32 *p, f32 x) { *p = x; }
 INLINE void hold_f32(f32 *p, vec x, long n) { store_f32(p, x, n); }
 INLINE vec dot_f32(vec sum, vec w, const f32 *x) { return sum + w * *x; }
+INLINE const f32 *lace_f32(const f32 *rows, long terms, long width, f32 *out) {
+    (void)terms, (void)width, (void)out;
+    return rows;
+}
 #ifdef __AVX512BF16__
 INLINE void keep_bf16(bf16 *p, f32 x) { put_bf16(p, x); }
 INLINE void hold_bf16(bf16 *p, vec x, long n) { store_bf16(p, x, n); }
 INLINE vec dot_bf16(vec sum, vec w, const pair *x) {
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)*x));
 }
-INLINE void lace_bf16(const bf16 *rows, long terms, long width, pair *out) {
+INLINE const pair *lace_bf16(const bf16 *rows, long terms, long width, pair *out) { /* two rows to one of pairs */
     for (long t = 0; t < terms; t++)
         for (long c = 0; c < width; c += LANES) {
             const bf16 *p = rows + 2 * t * width + c;
-            vec upper = load_bf16(p + width, LANES);
-            uvec lower = (uvec)load_bf16(p, LANES) >> 16, both = lower | (uvec)upper;
+            uvec both = (uvec)load_bf16(p, LANES) >> 16 | (uvec)load_bf16(p + width, LANES);
             memcpy(out + t * width + c, &both, sizeof both);
         }
+    return out;
 }
 #else
-INLINE void lace_bf16(const f32 *rows, long terms, long width, f32 *out) { lace_f32(rows, terms, width, out); }
 INLINE void keep_bf16(f32 *p, f32 x) { bf16 h; put_bf16(&h, x); *p = get_bf16(&h); }
 INLINE void hold_bf16(f32 *p, vec x, long n) {
     bf16 h[LANES];
@@ -256,7 +260,34 @@ INLINE void hold_bf16(f32 *p, vec x, long n) {
     store_f32(p, load_bf16(h, n), n);
 }
 INLINE vec dot_bf16(vec sum, vec w, const f32 *x) { return dot_f32(sum, w, x); }
+INLINE const f32 *lace_bf16(const f32 *rows, long terms, long width, f32 *out) {
+    return lace_f32(rows, terms, width, out);
+}
 #endif
+
+/* A layer: its volumes, the table of each (see tabulate), and hidden and output channels; padded to whole vectors they
+ * are `deep` and `wide`. */
+typedef struct {
+    const void *const *volumes;
+    const float *const *tables;
+    const long *widths;
+    long count, hidden, out, deep, wide;
+} layer;
+
+static long padded(long width) { return (width + LANES - 1) / LANES * LANES; }
+
+static layer describe(const void *const *volumes, const float *const *tables, const long *widths, long count, long out) {
+    long hidden = 0;
+    for (long n = 0; n < count; n++) hidden += widths[n];
+    return (layer){volumes, tables, widths, count, hidden, out, padded(hidden), padded(out)};
+}
+
+/* Zeroed memory that begins where a vector may. */
+static void *zeros(long size) {
+    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
+    if (p) memset(p, 0, size);
+    return p;
+}
 
 /* Sums that several parts found, added in their order into those of the first. */
 static void total(double *sums, long count, int parts) {

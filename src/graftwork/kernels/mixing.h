@@ -1,38 +1,14 @@
-/* σ of normalised volumes, the 1×1 filters that mix them, and the residual, in one walk through memory; and back.
+/* σ of normalised volumes, the 1×1 filters that mix them, and the residual, in one walk through memory; and back. For
+ * one type T, as in passes.h.
  *
- * Rows are taken TILE at a time: what lies between the volumes and the output of a layer, its hidden channels, is never
- * written to memory, and computed again on the way back. Numbers are multiplied as TERMs: one float32, or a pair of
- * bfloat16 where the processor multiplies pairs (otherwise as float32, rounded to bfloat16). */
+ * Rows are taken TILE at a time: what lies between the volumes of a layer and its output, the hidden channels, is never
+ * all in memory, and computed again on the way back.
+ */
 
-/* Of one layer: volumes side by side, the table of each (see tabulate), and what a row of tiles is padded to. */
-#ifndef MIXING
-#define MIXING
-typedef struct {
-    const void *const *volumes;
-    const float *const *tables;
-    const long *widths;
-    long count, hidden, out, deep, wide; /* deep, wide: hidden and out, padded to whole vectors */
-} layer;
-
-static layer describe(const void *const *volumes, const float *const *tables, const long *widths, long count, long out) {
-    layer l = {volumes, tables, widths, count, 0, out, 0, (out + LANES - 1) / LANES * LANES};
-    for (long n = 0; n < count; n++) l.hidden += widths[n];
-    l.deep = (l.hidden + LANES - 1) / LANES * LANES;
-    return l;
-}
-
-/* Zeroed memory on a vector's boundary. */
-static void *zeros(long size) {
-    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
-    if (p) memset(p, 0, size);
-    return p;
-}
-#endif
-
-/* Packed for products: of each LANES columns of w [depth, columns] (strides `down` and `across`) all terms one below the
- * other; missing rows and columns are zero. */
+/* Packed for products: of each LANES columns of w [depth, columns] (strides `down` and `across`) all terms one below
+ * the other; missing rows and columns are zero. */
 static void NAME(pack)(const float *w, long depth, long columns, long down, long across, TERM *packed) {
-    long terms = (depth + DEPTH - 1) / DEPTH, tall = (columns + LANES - 1) / LANES * LANES;
+    long terms = (depth + DEPTH - 1) / DEPTH, tall = padded(columns);
     NARROW *out = (NARROW *)packed;
     for (long first = 0; first < tall; first += LANES)
         for (long t = 0; t < terms; t++)
@@ -41,8 +17,8 @@ static void NAME(pack)(const float *w, long depth, long columns, long down, long
                     NAME(keep)(out++, k < depth && c < columns ? w[k * down + c * across] : 0);
 }
 
-/* sum[r] += Σ in[r, t] · w[t] for BLOCK rows r, and vectors w[t]: rows and terms of in are `far` and `next` apart, vectors
- * `step` terms. */
+/* sum[r] += Σ in[r, t] · w[t] for BLOCK rows r and vectors w[t]: rows and terms of in are `far` and `next` terms apart,
+ * vectors `step`. */
 INLINE void NAME(gather)(vec *sum, const TERM *in, long far, long next, const TERM *w, long step, long terms) {
     for (long t = 0; t < terms; t++) {
         vec v;
@@ -122,17 +98,18 @@ int NAME(mix)(const void *const *volumes, const float *const *tables, const long
     return failed;
 }
 
-/* Columns of one volume on the way back: e = (g · packed) · σ'(x · scale + shift) to d, σ to hidden, and Σ e, Σ e (x − mean)
- * added to the sums; tables are those of the first column, `width` apart. */
+/* Columns of one volume on the way back: e = (g · packed) · σ'(x · scale + shift) to d, σ to hidden, and Σ e and
+ * Σ e (x − mean) added to the sums; `table` begins with the first column. */
 INLINE void NAME(back_columns)(const layer *l, const NARROW *g, const TERM *packed, const T *x, long width,
                                const float *table, long rows, T *d, NARROW *hidden, double *sums, double *products,
                                long n, int kind) {
     vec mean = load_f32(table, n), scale = load_f32(table + 2 * width, n), shift = load_f32(table + 3 * width, n);
     vec total = {0}, product = {0};
+    long terms = (l->out + DEPTH - 1) / DEPTH;
     for (long r = 0; r < rows; r += BLOCK) {
         vec sum[BLOCK], found[BLOCK];
         UNROLLED(i) sum[i] = fill(0);
-        NAME(gather)(sum, (const TERM *)(g + r * l->wide), l->wide / DEPTH, 1, packed, LANES, (l->out + DEPTH - 1) / DEPTH);
+        NAME(gather)(sum, (const TERM *)(g + r * l->wide), l->wide / DEPTH, 1, packed, LANES, terms);
         UNROLLED(i) found[i] = sum[i]; /* those in registers can't be numbered */
         long until = rows - r < BLOCK ? rows - r : BLOCK;
         for (long i = 0; i < until; i++) {
@@ -166,12 +143,12 @@ INLINE void NAME(take)(const T *g, long rows, long out, NARROW *to, long wide, d
 #undef STEP
 }
 
-/* One thread's share of mix_backward: `found` gets Σ e and Σ e (x − mean) of all hidden channels and Σ g, `by_mixing` [wide,
- * deep] the gradient by the mixing filters. */
+/* One thread's share of mix_backward: `found` gets Σ e and Σ e (x − mean) of all hidden channels and Σ g, `by_mixing`
+ * [wide, deep] the gradient by the mixing filters. */
 static int NAME(back_part)(const layer *l, const TERM *packed, long start, long stop, int kind, const T *g,
                            void *const *ds, double *found, float *by_mixing) {
     NARROW *hidden = zeros(TILE * (l->deep + l->wide) * sizeof(NARROW)), *taken = hidden + TILE * l->deep;
-    TERM *laced = zeros(TILE / DEPTH * (l->deep + l->wide) * sizeof(TERM)), *upright = laced + TILE / DEPTH * l->deep;
+    TERM *laced = zeros(TILE / DEPTH * (l->deep + l->wide) * sizeof(TERM));
     long depth = (l->out + DEPTH - 1) / DEPTH, high = (l->out + BLOCK - 1) / BLOCK * BLOCK;
     if (!hidden || !laced) { free(hidden); free(laced); return 1; }
     for (long row = start; row < stop; row += TILE) {
@@ -199,14 +176,14 @@ static int NAME(back_part)(const layer *l, const TERM *packed, long start, long 
             memset(hidden + rows * l->deep, 0, l->deep * sizeof(NARROW));
             memset(taken + rows * l->wide, 0, l->wide * sizeof(NARROW));
         }
-        NAME(lace)(hidden, terms, l->deep, laced);
-        NAME(lace)(taken, terms, l->wide, upright);
+        const TERM *deep = NAME(lace)(hidden, terms, l->deep, laced);
+        const TERM *wide = NAME(lace)(taken, terms, l->wide, laced + TILE / DEPTH * l->deep);
         for (long o = 0; o < high; o += BLOCK)
             for (long c = 0; c < l->hidden; c += LANES) {
                 float *to = by_mixing + o * l->deep + c;
                 vec sum[BLOCK];
                 UNROLLED(i) sum[i] = load_f32(to + i * l->deep, LANES);
-                NAME(gather)(sum, upright + o, 1, l->wide, laced + c, l->deep, terms);
+                NAME(gather)(sum, wide + o, 1, l->wide, deep + c, l->deep, terms);
                 UNROLLED(i) store_f32(to + i * l->deep, sum[i], LANES);
             }
     }
@@ -216,13 +193,13 @@ static int NAME(back_part)(const layer *l, const TERM *packed, long start, long 
 
 /* The way back through mix, and through a norm by batch statistics (see backward): from g, the gradient by y, those by
  * the volumes to `ds`, and by the norm's weight and bias [2, hidden], the mixing filters [out, hidden] and its bias. */
-int NAME(mix_backward)(const void *const *volumes, const float *const *tables, const long *widths, long count, long rows,
-                   int kind, const float *mixing, long out, const T *g, const float *weight, double epsilon,
-                   void *const *ds, float *by_norm, float *by_mixing, float *by_bias, int parts) {
+int NAME(mix_backward)(const void *const *volumes, const float *const *tables, const long *widths, long count,
+                       long rows, int kind, const float *mixing, long out, const T *g, const float *weight,
+                       double epsilon, void *const *ds, float *by_norm, float *by_mixing, float *by_bias, int parts) {
     layer l = describe(volumes, tables, widths, count, out);
-    long sums = 2 * l.hidden + out, products = l.wide * l.deep, depth = (out + DEPTH - 1) / DEPTH, padded = 0, first = 0;
-    for (long n = 0; n < count; n++) padded += (widths[n] + LANES - 1) / LANES * LANES;
-    TERM *packed = zeros(padded * depth * sizeof(TERM)), *next = packed;
+    long sums = 2 * l.hidden + out, products = l.wide * l.deep, depth = (out + DEPTH - 1) / DEPTH, tall = 0, first = 0;
+    for (long n = 0; n < count; n++) tall += padded(widths[n]);
+    TERM *packed = zeros(tall * depth * sizeof(TERM)), *next = packed;
     double *found = zeros(parts * sums * sizeof(double));
     float *by_part = zeros((parts * products + 2 * l.hidden) * sizeof(float)), *slopes = by_part + parts * products;
     float *offsets = slopes + l.hidden;
@@ -230,7 +207,7 @@ int NAME(mix_backward)(const void *const *volumes, const float *const *tables, c
     if (failed) goto end;
     for (long n = 0; n < count; n++) {
         NAME(pack)(mixing + first, out, widths[n], l.hidden, 1, next);
-        next += (widths[n] + LANES - 1) / LANES * LANES * depth;
+        next += padded(widths[n]) * depth;
         first += widths[n];
     }
     DEAL(rows, NAME(back_part)(&l, packed, start, stop, kind, g, ds, found + part * sums, by_part + part * products))
@@ -249,8 +226,8 @@ int NAME(mix_backward)(const void *const *volumes, const float *const *tables, c
         T *d = ds[n];
         differentiate(found + first, found + l.hidden + first, table, table + width, weight + first, rows, width,
                       epsilon, slopes, offsets);
-        DEAL(rows, NAME(finish_part)(x + start * width, d + start * width, stop - start, width, table + 2 * width, slopes,
-                                     offsets))
+        DEAL(rows, NAME(finish_part)(x + start * width, d + start * width, stop - start, width, table + 2 * width,
+                                     slopes, offsets))
         first += width;
     }
     for (long c = 0; c < l.hidden; c++) {
