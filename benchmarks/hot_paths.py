@@ -39,7 +39,7 @@ from graftwork.runs import keep_memory
 from graftwork.training import RECIPES, BankOptimizer, BatchStream, Scorer, Trainer
 
 TRANSFORM = InputTransform((0.5,) * 3, (0.25,) * 3)
-PASSES = ("normaliser", "forward", "backward", "add", "pool", "unpool")
+PASSES = ("normaliser", "forward", "backward", "mix", "mix_backward", "add", "pool", "unpool")
 Way = Callable[[], object]
 
 
