@@ -117,7 +117,7 @@ def _run_native(plan: Arrangement, x: Tensor, weights: Weights, settings: Settin
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Heads run in the type of their weights: their products are so small that bfloat16 takes longer than float32."""
+    """For logits, made in the type of their weights: so small a product takes longer in bfloat16, and is rounded."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -126,13 +126,8 @@ def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """What the last linear layer receives: [B, features] for the last activations [B, C, H, W]."""
-    with _without_autocast(x):
-        return _penultimate(genome, x, weights, settings)
-
-
-def _penultimate(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     head, entry = genome.head, weights[genome.head.id]
-    features = pool_features(head, x).to(entry["weight"].dtype)
+    features = pool_features(head, x)
     if head.kind == "linear":
         return features
     if head.kind == "mlp":
@@ -152,18 +147,15 @@ def _penultimate(genome: Genome, x: Tensor, weights: Weights, settings: Settings
 
 def run_head(genome: Genome, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """Logits [B, classes] for the last activations [B, C, H, W]."""
-    with _without_autocast(x):
-        return _logits(genome, _penultimate(genome, x, weights, settings), weights, settings)
-
-
-def _logits(genome: Genome, hidden: Tensor, weights: Weights, settings: Settings) -> Tensor:
     head, entry = genome.head, weights[genome.head.id]
-    if head.kind == "r2r" and settings.form == "reference":
-        halves = [slice(0, head.hidden_features // 2), slice(head.hidden_features // 2, None)]
-        parts = [F.linear(_half(hidden, part, dim=1), _half(entry["weight"], part, dim=1)) for part in halves]
-        logits = parts[0] + parts[1] + entry["bias"]
-    else:
-        logits = F.linear(hidden, entry["weight"], entry["bias"])
+    hidden = penultimate_features(genome, x, weights, settings).to(entry["weight"].dtype)
+    with _without_autocast(x):
+        if head.kind == "r2r" and settings.form == "reference":
+            halves = [slice(0, head.hidden_features // 2), slice(head.hidden_features // 2, None)]
+            parts = [F.linear(_half(hidden, part, dim=1), _half(entry["weight"], part, dim=1)) for part in halves]
+            logits = parts[0] + parts[1] + entry["bias"]
+        else:
+            logits = F.linear(hidden, entry["weight"], entry["bias"])
     return logits if head.scale == 1 else logits * head.scale
 
 

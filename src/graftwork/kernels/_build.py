@@ -24,7 +24,7 @@ _SOURCES = ("kernels.c", "passes.h", "mixing.h")
 _FLAGS = ("-O2", "-std=gnu11", "-c", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _TARGETS = (("-march=native", "-fopenmp"), ("-march=native",), ())
 """Tried in this order until one compiles and loads."""
-_LIMIT_SECONDS = 900  # a second or two as a rule; a machine may be busy
+_LIMIT_SECONDS = 900  # a few seconds as a rule; a machine may be busy
 
 
 def _compiler() -> str | None:

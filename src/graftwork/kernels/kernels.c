@@ -70,6 +70,14 @@ INLINE void store_bf16(bf16 *p, vec x, long n) { /* to the nearest, ties to even
 #endif
 }
 
+/* Numbers that are only moved. */
+typedef uvec bits_f32;
+typedef hvec bits_bf16;
+INLINE uvec load_bits_f32(const f32 *p, long n) { return (uvec)load_f32(p, n); }
+INLINE void store_bits_f32(f32 *p, uvec x, long n) { store_f32(p, (vec)x, n); }
+INLINE hvec load_bits_bf16(const bf16 *p, long n) { return load_half(p, n); }
+INLINE void store_bits_bf16(bf16 *p, hvec x, long n) { store_half(p, x, n); }
+
 /* One number, for rows too narrow for vectors. */
 INLINE f32 get_f32(const f32 *p) { return *p; }
 INLINE void put_f32(f32 *p, f32 x) { *p = x; }
@@ -221,6 +229,7 @@ int threaded(void) {
 #define STORE NAME(store)
 #define GET NAME(get)
 #define PUT NAME(put)
+#define BITS NAME(bits)
 
 /* Products, of which those of mixing.h are made. Numbers lie in a tile as NARROW and are multiplied as TERMs: float32 one
  * by one; bfloat16 in pairs where the processor has an instruction for it, and else as float32, rounded. */

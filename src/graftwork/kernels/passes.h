@@ -270,14 +270,14 @@ static int NAME(unpool_part)(const T *g, const uint8_t *which, long images, long
 #define STEP(c, n)                                                                                                     \
     {                                                                                                                  \
         long m = n;                                                                                                    \
-        vec v = LOAD(g + c, m);                                                                                        \
+        BITS v = NAME(load_bits)(g + c, m);                                                                            \
         bvec small = {0};                                                                                              \
         copy(&small, which + c, m, 1);                                                                                 \
-        ivec k = __builtin_convertvector(small, ivec);                                                                 \
-        STORE(p + c, (vec)((k == 0) & (ivec)v), m);                                                                    \
-        STORE(p + width + c, (vec)((k == 1) & (ivec)v), m);                                                            \
-        STORE(q + c, (vec)((k == 2) & (ivec)v), m);                                                                    \
-        STORE(q + width + c, (vec)((k == 3) & (ivec)v), m);                                                            \
+        BITS k = __builtin_convertvector(small, BITS);                                                                 \
+        NAME(store_bits)(p + c, (BITS)(k == 0) & v, m);                                                                \
+        NAME(store_bits)(p + width + c, (BITS)(k == 1) & v, m);                                                        \
+        NAME(store_bits)(q + c, (BITS)(k == 2) & v, m);                                                                \
+        NAME(store_bits)(q + width + c, (BITS)(k == 3) & v, m);                                                        \
     }
     for (long r = 0; r < images * (height / 2); r++) {
         T *p = d + (r / (height / 2) * height + r % (height / 2) * 2) * breadth * width;
