@@ -125,6 +125,23 @@ def test_bfloat16_is_as_near_to_float32_as_it_is_by_torch(kernels: Kernels, acti
     assert sum(compiled.values()) < 1.2 * sum(plain.values())
 
 
+def test_hidden_channels_are_not_kept_for_the_way_back(kernels: Kernels) -> None:
+    member, x = _member(_genome(stem="none"))
+    set_kernels(kernels)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        member(x)
+    shapes = [tuple(tensor.shape[1:]) for tensor in kept]
+    assert {(32, 12, 12), (8, 12, 12), (6, 12, 12)} <= set(shapes)  # the volumes of the first layer
+    assert (46, 12, 12) not in shapes
+    assert shapes.count((22, 6, 6)) == 1  # all hidden channels of the second: as a volume, not once more
+
+
 def test_gradients_have_the_layout_of_their_parameters(kernels: Kernels) -> None:
     member, x = _member(_genome())
     set_kernels(kernels)
@@ -219,11 +236,9 @@ def test_a_layer_mixed_at_once_and_its_way_back_equal_float64(
     xs, (a, b, m, c) = exact[: len(widths)], exact[len(widths) :]
     if normed:
         z = F.batch_norm(torch.cat(xs, 1), None, None, a, b, training=True, eps=EPSILON)
-    else:
+    else:  # the table is taken as given: the way back ends there
         _, _, scale, offset = torch.cat(tables, 1).double().view(4, -1, 1, 1)
-        z = torch.cat(xs, 1) * scale + offset
-    if not normed:  # the table is taken as given: the way back ends there
-        z = z.detach().requires_grad_()
+        z = (torch.cat(xs, 1) * scale + offset).detach().requires_grad_()
     y = F.conv2d(z.tanh(), m[..., None, None], c)
     both = min(out, channels)
     residual = F.pad(source.double()[:, :both], (0, 0, 0, 0, 0, out - both))
@@ -236,10 +251,8 @@ def test_a_layer_mixed_at_once_and_its_way_back_equal_float64(
     )
     assert mixed.dtype == dtype
     assert by_mixing.shape == (out, hidden, 1, 1)
-    ways = (
-        (*ds, by_mixing.flatten(1), by_bias, *by_norm) if normed else (torch.cat(ds, 1), by_mixing.flatten(1), by_bias)
-    )
-    found = [mixed, *ways]
+    first = ds if normed else [torch.cat(ds, 1)]
+    found = [mixed, *first, by_mixing.flatten(1), by_bias, *(by_norm if normed else ())]
     for one, other in zip(found, [y + residual, *expected], strict=True):
         gap = (one.double() - other).norm() / other.norm()
         assert gap < (1e-5 if dtype == torch.float32 else 1e-2)

@@ -1,7 +1,7 @@
 """From stored images to network input."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,13 +26,11 @@ class InputTransform:
         batch, height, breadth, channels = images.shape
         # whole rows of pixels at once: a loop over the few channels of a pixel is too short for vectors
         lines = images.to(torch.float32).reshape(batch * height, breadth * channels)
-        scale = _line(tuple(1 / (255 * s) for s in self.std), breadth, images.device)
-        shift = _line(tuple(-m / s for m, s in zip(self.mean, self.std, strict=True)), breadth, images.device)
+        scale = self._line([1 / (255 * s) for s in self.std], breadth, images)
+        shift = self._line([-m / s for m, s in zip(self.mean, self.std, strict=True)], breadth, images)
         out = (lines * scale).add_(shift).view(images.shape)
         return out.permute(0, 3, 1, 2)  # NHWC memory seen as NCHW: channels-last without a copy
 
-
-@lru_cache(maxsize=64)
-def _line(values: tuple[float, ...], breadth: int, device: torch.device) -> Tensor:
-    """The values of a pixel's channels for a row of pixels; only to be read."""
-    return torch.tensor(values, dtype=torch.float32, device=device).repeat(breadth)
+    @staticmethod
+    def _line(values: Sequence[float], breadth: int, like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device).repeat(breadth)

@@ -174,7 +174,7 @@ class _Trained(torch.autograd.Function):
         d_x, d_filters = None, []
         for d, one, pad, group in zip(ds, filters, plan.paddings, plan.groups, strict=True):
             by_x, by_filters = _conv_backward(d, source, one, pad, (wants_x, any(wanted[group])))
-            d_filters.append(None if by_filters is None else by_filters.float())
+            d_filters.append(by_filters)  # autograd turns it into the type of the parameters
             d_x = _sum(kernels, d_x, by_x)
         if mixing is not None and d_x is not None:
             kernels.add(d_x, gradient)
