@@ -3,7 +3,7 @@
  * A volume is [rows, width]: one row per image and position, channels side by side. Every pass exists for float32 and
  * bfloat16 (suffix _f32, _bf16), computes in float32, deals its rows to `parts` threads, and returns 0, or 1 without
  * memory for its few tables. Sums come by part, one after the other in memory, for the caller to add in order. Vectors
- * are written in the extension that gcc and clang share, as long as the processor's registers or two of them.
+ * are written in the extension that gcc and clang share.
  */
 #include <math.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { IDENTITY, RELU, GELU, SILU, LEAKY_RELU, TANH };
-#ifdef __AVX512F__ /* numbers of a vector: a register full, since compilers take longer ones through memory */
+#ifdef __AVX512F__ /* numbers of a vector: a register full; compilers keep arrays of longer ones in memory */
 enum { LANES = 16 };
 #else
 enum { LANES = 8 };
