@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from graftwork.bank import BlockBank, grow_bank
+from graftwork.execution import walk
 from graftwork.genome import Head, seed_genome
 from graftwork.member import bind
 
@@ -22,5 +24,9 @@ def test_logits_are_not_rounded_under_autocast(kind: str, form: str) -> None:
     x = torch.randn(4, 3, 16, 16, generator=generator)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         logits = member.train()(x)
+        ((_, features),) = walk([member], x, "train", output="penultimate")
+    entry = member.weights[genome.head.id]
+    exact = F.linear(features.double(), entry["weight"].double(), entry["bias"].double())
+    torch.testing.assert_close(logits.double(), exact, atol=1e-5, rtol=1e-5)
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())

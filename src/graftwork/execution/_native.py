@@ -1,6 +1,6 @@
 """A layer of one kernel call a pass: the fused form by `graftwork.kernels`, forward and backward.
 
-Convolutions of more than a pixel stay PyTorch's; what lies between them (statistics, normalisation, activation, the
+The convolutions that make volumes stay PyTorch's; what lies between them (statistics, normalisation, activation, the
 1×1 convolution that mixes hidden channels, residual, pooling, and the way back through them) are the passes of the
 kernels. Hidden channels are never all in memory: the way back computes them again, a tile of pixels at a time.
 """

@@ -231,14 +231,14 @@ int threaded(void) {
 #define PUT NAME(put)
 #define BITS NAME(bits)
 
-/* Products, of which those of mixing.h are made. Numbers lie in a tile as NARROW and are multiplied as TERMs: float32 one
- * by one; bfloat16 in pairs where the processor has an instruction for it, and else as float32, rounded. */
+/* Products, of which those of mixing.h are made. Numbers lie in a tile as NARROW and are multiplied as TERMs: float32
+ * one by one; bfloat16 in pairs where the processor has an instruction for it, and else as float32, rounded. */
 enum { TILE = 64 }; /* rows */
 #define UNROLLED(r) _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++)
 typedef uint32_t __attribute__((may_alias)) pair;
 
-/* One number, or n of a vector, to a tile; a vector of sums, and one number's share of it; and where the rows of a tile lie
- * as terms down its columns. */
+/* One number, or n of a vector, to a tile; a vector of sums, and one number's share of it; and where the rows of a tile
+ * lie as terms down its columns. */
 INLINE void keep_f32(f32 *p, f32 x) { *p = x; }
 INLINE void hold_f32(f32 *p, vec x, long n) { store_f32(p, x, n); }
 INLINE vec dot_f32(vec sum, vec w, const f32 *x) { return sum + w * *x; }
@@ -285,7 +285,8 @@ typedef struct {
 
 static long padded(long width) { return (width + LANES - 1) / LANES * LANES; }
 
-static layer describe(const void *const *volumes, const float *const *tables, const long *widths, long count, long out) {
+static layer describe(const void *const *volumes, const float *const *tables, const long *widths, long count,
+                      long out) {
     long hidden = 0;
     for (long n = 0; n < count; n++) hidden += widths[n];
     return (layer){volumes, tables, widths, count, hidden, out, padded(hidden), padded(out)};

@@ -113,11 +113,10 @@ INLINE void NAME(back_columns)(const layer *l, const NARROW *g, const TERM *pack
         UNROLLED(i) found[i] = sum[i]; /* those in registers can't be numbered */
         long until = rows - r < BLOCK ? rows - r : BLOCK;
         for (long i = 0; i < until; i++) {
-            vec v = LOAD(x + (r + i) * width, n), z = v * scale + shift, e = found[i] * slope(z, kind, ROUGH);
-            NAME(hold)(hidden + (r + i) * l->deep, activate(z, kind, ROUGH), n);
+            vec v = LOAD(x + (r + i) * width, n);
+            vec e = NAME(backward_lanes)(v, found[i], scale, shift, mean, &total, &product, kind);
+            NAME(hold)(hidden + (r + i) * l->deep, activate(v * scale + shift, kind, ROUGH), n);
             STORE(d + (r + i) * width, e, n);
-            total += e;
-            product += e * (v - mean);
         }
     }
     for (long i = 0; i < n; i++) {
