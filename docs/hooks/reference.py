@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-FIRST = ("architecture.md", "surgery.md", "scaling.md", "results.md")
+FIRST = ("architecture.md", "surgery.md", "scaling.md", "results.md", "history.md")
 
 
 def _exports(source: Path) -> tuple[str, list[str]]:
