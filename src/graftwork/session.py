@@ -291,14 +291,12 @@ class Session:
         rows: list[dict[str, Any]] = []
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
-            bounds = {} if accuracy is not None else {"validation_bounds": list(generation.accuracy_bounds[member_id])}
             rows.append(
                 {
                     "type": "member" if stage == "search" else "control",
                     "generation": generation.number,
                     "id": member_id if stage == "search" else CONTROL,
                     "validation_accuracy": accuracy,
-                    **bounds,
                     "parameters": num_parameters(genome),
                     "flops": forward_flops(genome),
                     "step": generation.step,
@@ -340,7 +338,7 @@ def _stored_threads(stored: dict[str, Any]) -> ThreadsChoice:
 
 def _generation_row(state: SearchState, generation: Generation) -> dict[str, Any]:
     evaluation, population = generation.evaluation, state.population
-    varied = len(generation.members) > 1 and evaluation.complete.all()  # of a part of the members it says nothing
+    varied = len(generation.members) > 1
     return {
         "type": "generation",
         "generation": generation.number,

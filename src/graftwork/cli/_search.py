@@ -29,10 +29,6 @@ def search(
     selection: Annotated[
         str | None, typer.Option(help="greedy, coevolution, soft-coevolution, pareto, tournament, age or random.")
     ] = None,
-    early_stop_scoring: Annotated[
-        bool | None,
-        typer.Option("--early-stop-scoring", help="Stop scoring who can't be chosen any more (greedy, one worker)."),
-    ] = None,
     scoring_batch_size: Annotated[int | None, typer.Option(help="Images in a pass of scoring. [default: 500]")] = None,
     budget: options.Budget = None,
     seed: options.Seed = None,

@@ -11,7 +11,7 @@ import tomli_w
 
 from graftwork.config._budget import parse_budget
 from graftwork.errors import ConfigError
-from graftwork.selection import SELECTORS, BoundedSelector, Selector, make_selector
+from graftwork.selection import make_selector
 from graftwork.training import RECIPES, Recipe, make_recipe, part_of
 
 __all__ = ["SearchConfig", "read_options"]
@@ -29,8 +29,6 @@ class SearchConfig:
         genome: Of the seed network: a JSON file; ``None``: the recipe's.
         selection: Name of a selector (`graftwork.selection.SELECTORS`).
         selection_options: Its keyword arguments.
-        early_stop_scoring: Stop scoring members that provably can't be chosen any more; only with ``greedy`` and one
-            worker. They get bounds in place of an accuracy (see ``docs/performance.md``).
         scoring_batch_size: Images in one pass of scoring; part of the result's bits.
         budget: Time, FLOPs or steps (see `parse_budget`); ``None``: the steps of the recipe.
         seed: Of everything random.
@@ -68,7 +66,6 @@ class SearchConfig:
     genome: str | None = None
     selection: str = "greedy"
     selection_options: Mapping[str, Any] = field(default_factory=dict)
-    early_stop_scoring: bool = False
     scoring_batch_size: int = 500
     budget: str | None = None
     seed: int = 0
@@ -93,7 +90,7 @@ class SearchConfig:
     checkpoint_every: float = 60.0
 
     def __post_init__(self) -> None:
-        selector = make_selector(self.selection, **self.selection_options)
+        make_selector(self.selection, **self.selection_options)  # refuses what it can't take
         if self.budget is not None:
             parse_budget(self.budget)
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -111,23 +108,8 @@ class SearchConfig:
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
         if self.sync_every == 0 and isinstance(self.workers, int):
             part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
-        if self.early_stop_scoring:
-            self._check_early_stop(selector)
         if not self.checkpoint_every > 0:
             raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
-
-    def _check_early_stop(self, selector: Selector) -> None:
-        if not isinstance(selector, BoundedSelector):
-            able = ", ".join(name for name in SELECTORS if isinstance(make_selector(name), BoundedSelector))
-            raise ConfigError(
-                f"early_stop_scoring: expected a selection whose choice a part of the examples can bound ({able}), got "
-                f"{self.selection!r}; leave it off, or change the selection"
-            )
-        if self.workers != 1:
-            raise ConfigError(
-                "early_stop_scoring: expected workers = 1, as no worker sees the others' answers before the end, got "
-                f"{self.workers!r}; leave it off, or search with one worker"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` gives an equal config back."""

@@ -236,7 +236,6 @@ def prepare(
         batch_size=config.scoring_batch_size,
         precision=precision.precision,
         device=device,
-        early_stop=config.early_stop_scoring,
     )
     threads = threads_choice or choose_threads(config, genome, trainer)
     torch.set_num_threads(threads.threads)

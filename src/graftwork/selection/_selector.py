@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["BoundedSelector", "Candidates", "Selector", "SoftSelector", "best_first"]
+__all__ = ["Candidates", "Selector", "SoftSelector", "best_first"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,44 +62,6 @@ class Selector(ABC):
     @abstractmethod
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return int64 [given.count]: distinct rows, in order of choice; what a selector is."""
-
-
-class BoundedSelector(Selector):
-    """A selector that can tell from a part of the examples who can't be chosen any more.
-
-    Whoever scores in parts asks ``isinstance(selector, BoundedSelector)`` and stops scoring the rows that `hopeless`
-    names. The promise: whatever the rows would have got right of the examples that they are not asked, `select` chooses
-    the same rows in the same order as with all answers, when answers that are missing count as wrong.
-    """
-
-    @final
-    def hopeless(self, fewest: NDArray[np.int64], most: NDArray[np.int64], num_survivors: int) -> NDArray[np.bool_]:
-        """Tell which rows can't be among the chosen.
-
-        Args:
-            fewest: int64 [member]; examples that the member is known to get right.
-            most: int64 [member]; those, and all that it was not asked yet.
-            num_survivors: how many will be chosen, K ≥ 1.
-
-        Returns:
-            bool [member]; at least min(K, num_members) rows are False, among them the first of those with the most
-            right answers. A row that is True stays so while the bounds of the others close in, whether its own do or
-            stay as they are.
-
-        Raises:
-            InputError: arrays of different shapes, a lower bound above its upper one, or K < 1.
-        """
-        if fewest.ndim != 1 or fewest.shape != most.shape or (fewest > most).any() or num_survivors < 1:
-            msg = (
-                "hopeless expects bounds fewest ≤ most, one pair a member, and num_survivors ≥ 1, but got "
-                f"{fewest!r}, {most!r} and {num_survivors!r}"
-            )
-            raise InputError(msg)
-        return self.rule_out(fewest, most, min(num_survivors, len(fewest)))
-
-    @abstractmethod
-    def rule_out(self, fewest: NDArray[np.int64], most: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-        """Return bool [member] as `hopeless` says, from checked bounds and min(K, num_members)."""
 
 
 class SoftSelector(Selector):

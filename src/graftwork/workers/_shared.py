@@ -10,7 +10,7 @@ from graftwork.errors import ConfigError
 from graftwork.execution import shared_flops
 from graftwork.genome import Genome
 from graftwork.member import Member
-from graftwork.training import Evaluation, Hopeless, Scorer, Trainer, Update, most_parts, part_of
+from graftwork.training import Evaluation, Scorer, Trainer, Update, most_parts, part_of
 from graftwork.typing import BlockId
 from graftwork.workers._averaging import add_up, average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
@@ -161,17 +161,9 @@ class SharedScorer:
     Args:
         scorer: Of this rank.
         group: The ranks.
-
-    Raises:
-        ConfigError: If the scorer is to stop early: no rank sees the others' answers before the end.
     """
 
     def __init__(self, scorer: Scorer, group: Group) -> None:
-        if scorer.early_stop:
-            raise ConfigError(
-                "early_stop_scoring: expected one worker, as no worker sees the others' answers before the end, got "
-                f"{group.size}; leave it off, or search with one worker"
-            )
         self.scorer = scorer
         self.group = group
 
@@ -179,8 +171,8 @@ class SharedScorer:
         scorer = self.scorer
         return deal_scoring(genomes, num_images=scorer.num_images, batch_size=scorer.batch_size, size=self.group.size)
 
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
-        """What each member says about every example, on all ranks, ``hopeless`` or not (see `Scorer.evaluate`)."""
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        """What each member says about every example, on all ranks (see `Scorer.evaluate`)."""
         genomes = [member.genome for member in members]
         shape = (len(members), self.scorer.num_images)
         predicted, confidence = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
