@@ -63,7 +63,7 @@ class Scorer:
 
     def evaluate(self, members: Sequence[Member]) -> Evaluation:
         predicted = np.array([[0] * (8 - i) + [1] * i for i in range(len(members))], dtype=np.int64)
-        return Evaluation(predicted, np.zeros(predicted.shape, np.float32), np.zeros(8, np.int64), STEP)
+        return Evaluation(predicted, np.zeros(8, np.int64), STEP)
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         return STEP

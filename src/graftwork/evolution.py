@@ -19,7 +19,7 @@ from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator, part
 from graftwork.plan import Plan
 from graftwork.population import Birth, Population
-from graftwork.selection import Selector, SoftSelector
+from graftwork.selection import Selector
 from graftwork.training import Evaluation, Update
 from graftwork.transforms import Fork
 from graftwork.typing import BlockId, MemberId
@@ -245,10 +245,7 @@ def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_
     groups, count = _contests(state, num_survivors)
     chosen: list[MemberId] = []
     for rows in groups:
-        if isinstance(selector, SoftSelector):
-            found = selector.select_soft(evaluation.confidence[rows].astype(np.float64), costs[rows], count, state.rng)
-        else:
-            found = selector.select(evaluation.correct[rows], costs[rows], count, state.rng)
+        found = selector.select(evaluation.correct[rows], costs[rows], count, state.rng)
         chosen += [members[rows[row]] for row in found]
     return tuple(chosen)
 

@@ -27,7 +27,7 @@ def search(
     data: options.Data = None,
     recipe: options.Recipe = None,
     selection: Annotated[
-        str | None, typer.Option(help="greedy, coevolution, soft-coevolution, pareto, tournament, age or random.")
+        str | None, typer.Option(help="greedy, coevolution, pareto, tournament, age or random.")
     ] = None,
     scoring_batch_size: Annotated[int | None, typer.Option(help="Images in a pass of scoring. [default: 500]")] = None,
     budget: options.Budget = None,

@@ -5,7 +5,7 @@ rows of the survivors in order of choice, and is a pure function of its argument
 
 * ``greedy``: the most accurate.
 * ``random``: by chance; the control.
-* ``coevolution``: those that are right where the others are wrong; ``soft-coevolution`` reads probabilities.
+* ``coevolution``: those that are right where the others are wrong.
 * ``pareto``: a family, each the most accurate at its cost.
 * ``tournament``: the best of a few drawn at random; ``age`` retires the oldest first (regularized evolution).
 
@@ -19,8 +19,7 @@ from graftwork.selection._greedy import GreedySelector
 from graftwork.selection._pareto import ParetoSelector, non_dominated_fronts
 from graftwork.selection._random import RandomSelector
 from graftwork.selection._registry import SELECTORS, make_selector
-from graftwork.selection._selector import Candidates, Selector, SoftSelector, best_first
-from graftwork.selection._soft_coevolution import SoftCoevolutionSelector
+from graftwork.selection._selector import Candidates, Selector, best_first
 from graftwork.selection._tournament import TournamentSelector
 
 __all__ = [
@@ -32,8 +31,6 @@ __all__ = [
     "ParetoSelector",
     "RandomSelector",
     "Selector",
-    "SoftCoevolutionSelector",
-    "SoftSelector",
     "TournamentSelector",
     "best_first",
     "make_selector",

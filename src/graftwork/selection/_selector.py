@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["Candidates", "Selector", "SoftSelector", "best_first"]
+__all__ = ["Candidates", "Selector", "best_first"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,42 +62,6 @@ class Selector(ABC):
     @abstractmethod
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return int64 [given.count]: distinct rows, in order of choice; what a selector is."""
-
-
-class SoftSelector(Selector):
-    """A selector that can also read probabilities, where a boolean would throw away how sure a member was.
-
-    The caller that has probabilities asks ``isinstance(selector, SoftSelector)`` and calls `select_soft`; on
-    probabilities that are all 0 or 1 the two methods agree.
-    """
-
-    @final
-    def select_soft(
-        self,
-        probabilities: NDArray[np.float64],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose survivors as `select` does, from float64 [member, example]: P(true label).
-
-        Raises:
-            InputError: a probability outside [0, 1], or as `select` says.
-        """
-        given = _checked(probabilities == 1, costs, num_survivors)
-        if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            low, high = probabilities.min(), probabilities.max()
-            msg = f"probabilities have to lie in [0, 1], but go from {low!r} to {high!r}"
-            raise InputError(msg)
-        if np.isin(probabilities, (0, 1)).all():
-            return self.choose(given, rng)
-        return self.choose_soft(probabilities, given, rng)
-
-    @abstractmethod
-    def choose_soft(
-        self, probabilities: NDArray[np.float64], given: Candidates, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """Return rows as `choose` does, by P(true label) instead of ``given.correct``, which tells who is certain."""
 
 
 def _checked(correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survivors: int) -> Candidates:

@@ -25,13 +25,11 @@ class Evaluation:
 
     Args:
         predicted: int64 [members, N]: the class of the largest logit.
-        confidence: float32 [members, N]: probability of the true class.
         labels: int64 [N].
         flops: Analytic cost of what was run.
     """
 
     predicted: NDArray[np.int64]
-    confidence: NDArray[np.float32]
     labels: NDArray[np.int64]
     flops: int
 
@@ -143,15 +141,11 @@ class Scorer:
             members: Over one bank; their weights, gradients and mode are left alone.
         """
         self.recalibrate(members)
-        shape = (len(members), len(self._labels))
-        predicted, confidence = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+        predicted = np.zeros((len(members), len(self._labels)), dtype=np.int64)
         for part in self._parts(self._images):
             for index, logits in self._pass(members, self._images, part):
                 predicted[index, part] = logits.argmax(1).numpy()
-                true = logits.softmax(1).gather(1, self._labels[part, None])[:, 0]
-                confidence[index, part] = true.numpy()
-        flops = self.flops([member.genome for member in members])
-        return Evaluation(predicted, confidence, self.labels, flops)
+        return Evaluation(predicted, self.labels, self.flops([member.genome for member in members]))
 
     def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
         """Which examples each member gets right: bool [members, N]; as `evaluate`."""

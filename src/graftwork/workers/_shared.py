@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from graftwork.errors import ConfigError
@@ -174,18 +173,13 @@ class SharedScorer:
     def evaluate(self, members: Sequence[Member]) -> Evaluation:
         """What each member says about every example, on all ranks (see `Scorer.evaluate`)."""
         genomes = [member.genome for member in members]
-        shape = (len(members), self.scorer.num_images)
-        predicted, confidence = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+        predicted = torch.zeros((len(members), self.scorer.num_images), dtype=torch.int64)
         for job in self._jobs(genomes)[self.group.rank]:
             part = slice(job.start, job.stop)
             found = self.scorer.shard(part).evaluate([members[row] for row in job.rows])
-            rows = list(job.rows)
-            predicted[rows, part] = torch.from_numpy(found.predicted).to(torch.int32)
-            confidence[rows, part] = torch.from_numpy(found.confidence)
+            predicted[list(job.rows), part] = torch.from_numpy(found.predicted)
         self.group.add(predicted)
-        self.group.add(confidence)
-        said = predicted.numpy().astype(np.int64)
-        return Evaluation(said, confidence.numpy(), self.scorer.labels, self.flops(genomes))
+        return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes))
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         """Of all ranks together: what two ranks both compute counts twice."""
