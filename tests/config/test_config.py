@@ -89,6 +89,8 @@ def test_flags_win_over_the_file_and_flags_that_are_none_do_not(tmp_path: Path) 
         ({"seed": -1}, "seed"),
         ({"seed": True}, "seed"),
         ({"threads": 0}, "threads"),
+        ({"workers": 0}, "workers: expected an integer >= 1"),
+        ({"workers": "two"}, "workers: expected an integer >= 1, got 'two'"),
         ({"precision": "float16"}, "float16"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"selection": "gredy"}, "greedy"),

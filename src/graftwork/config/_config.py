@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
 
@@ -39,8 +39,7 @@ class SearchConfig:
             precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
         threads: Of torch's CPU operations, in each worker; ``None``: measured at the start, between one and torch's
             choice, or with several workers between one and the worker's share of its machine's cores.
-        workers: Processes that search together (see ``docs/scaling.md``); ``auto``: one, or as many as there are cores
-            for where that is measured to be clearly faster (by ``graftwork search``; a `Session` by itself is one).
+        workers: Processes that search together (see ``docs/scaling.md``).
         sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched, in
             rounds with enough members to deal; in others workers share every batch and its gradients. 0: they always
             do.
@@ -74,7 +73,7 @@ class SearchConfig:
     precision: str = "auto"
     passes: str = "auto"
     threads: int | None = None
-    workers: int | Literal["auto"] = 1
+    workers: int = 1
     sync_every: int = 16
     validation: float = 0.1
     blend: float = 0.05
@@ -100,13 +99,9 @@ class SearchConfig:
         counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size", "scoring_batch_size")
         for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
-            if name == "workers" and isinstance(value, str):
-                if value != "auto":
-                    raise ConfigError(f"workers: expected an integer >= 1 or auto, got {value!r}")
-                continue
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
-        if self.sync_every == 0 and isinstance(self.workers, int):
+        if self.sync_every == 0:
             part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
         if not self.checkpoint_every > 0:
             raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
