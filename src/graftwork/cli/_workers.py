@@ -15,8 +15,6 @@ from graftwork.config import SearchConfig
 from graftwork.errors import ConfigError, InputError, ResourceError
 from graftwork.runs import RunFolder
 
-__all__ = ["launch_session", "lead", "wanted_workers"]
-
 
 def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
     """How many workers there are to be, and whether this process has to start them.

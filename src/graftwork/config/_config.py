@@ -14,8 +14,6 @@ from graftwork.errors import ConfigError
 from graftwork.selection import make_selector
 from graftwork.training import RECIPES, Recipe, make_recipe, part_of
 
-__all__ = ["SearchConfig", "read_options"]
-
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
 
 

@@ -31,8 +31,6 @@ from graftwork.training import (
     take_images,
 )
 
-__all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
-
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""
 

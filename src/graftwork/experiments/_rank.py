@@ -12,8 +12,6 @@ from graftwork.experiments._training import set_up, train_steps, validation_accu
 from graftwork.genome import Genome, num_parameters
 from graftwork.metrics import kendall_tau
 
-__all__ = ["RANK"]
-
 FULL_INITIAL, FULL_EACH, NUM_GENERATIONS, NUM_MEMBERS = 5000, 5000, 3, 10
 
 

@@ -18,8 +18,6 @@ from graftwork.reports._standing import Standing, difference, standings
 from graftwork.reports._style import DARK, INK, inline_svg, member_colors
 from graftwork.typing import MemberId
 
-__all__ = ["render_page"]
-
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
 
 

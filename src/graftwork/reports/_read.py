@@ -14,8 +14,6 @@ from graftwork.errors import GenomeError, RunError
 from graftwork.genome import Genome
 from graftwork.typing import MemberId
 
-__all__ = ["CONTROL", "Birth", "MemberFile", "Predictions", "Round", "RunData", "Score", "Split", "read_run"]
-
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from graftwork.errors import ConfigError
 from graftwork.selection._selector import Candidates, Selector
 
-__all__ = ["CoevolutionSelector"]
-
 MAX_POWER = 64.0
 """Beyond this power the weights no longer differ from "uncovered examples first" at any realistic size."""
 

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from graftwork.selection._selector import Candidates, Selector, best_first
 
-__all__ = ["GreedySelector"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GreedySelector(Selector):

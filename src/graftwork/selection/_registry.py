@@ -14,8 +14,6 @@ from graftwork.selection._random import RandomSelector
 from graftwork.selection._selector import Selector
 from graftwork.selection._tournament import TournamentSelector
 
-__all__ = ["SELECTORS", "make_selector"]
-
 SELECTORS: Mapping[str, Callable[..., Selector]] = MappingProxyType(
     {
         "greedy": GreedySelector,

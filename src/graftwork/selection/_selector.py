@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["Candidates", "Selector", "best_first"]
-
 
 @dataclass(frozen=True, eq=False)
 class Candidates:

@@ -16,8 +16,6 @@ from graftwork.member import Member, recalibrate
 from graftwork.training._batches import Images, take_images
 from graftwork.training._precision import Precision, in_precision
 
-__all__ = ["Evaluation", "Scorer"]
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

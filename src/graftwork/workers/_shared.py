@@ -15,8 +15,6 @@ from graftwork.workers._averaging import add_up, average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
 from graftwork.workers._group import Group
 
-__all__ = ["DataParallelTrainer", "LocalStepsTrainer", "SharedScorer", "train_together"]
-
 
 class _Together:
     """What trainers of all ranks have in common."""
