@@ -39,7 +39,7 @@ from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import SearchState, search
 from graftwork.member import Member
 from graftwork.runs import keep_memory
-from graftwork.training import Evaluation, Hopeless, PrecisionChoice, ThreadsChoice, Update
+from graftwork.training import Evaluation, PrecisionChoice, ThreadsChoice, Update
 from graftwork.typing import BlockId
 from graftwork.workers import Group, launch
 
@@ -160,9 +160,9 @@ class Timed:
     def flops(self, genomes: Sequence[Any]) -> int:
         return self.scorer.flops(genomes)
 
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
         began = perf_counter()
-        found = self.scorer.evaluate(members, hopeless)
+        found = self.scorer.evaluate(members)
         seconds = perf_counter() - began
         times = {"ours_scoring": seconds, "naive_scoring": self._beside(Naive.scoring_seconds)}
         self.rounds[-1] |= {**times, "flops": self.flops([member.genome for member in members])}

@@ -12,12 +12,11 @@ import torch
 from graftwork.errors import ConfigError
 from graftwork.evolution import Generation, Plan, SearchState, search
 from graftwork.execution import shared_flops
-from graftwork.genome import TRAINING_FACTOR, Genome, Head, num_parameters, seed_genome, training_flops
+from graftwork.genome import TRAINING_FACTOR, Genome, Head, seed_genome, training_flops
 from graftwork.member import Member
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
-from graftwork.selection import CoevolutionSelector, GreedySelector
-from graftwork.training import Evaluation, Hopeless, Update
+from graftwork.training import Evaluation, Update
 from graftwork.typing import BlockId
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
@@ -62,33 +61,12 @@ class Trainer:
 class Scorer:
     """Every scoring costs as much as one step of the seed; members are right on ever fewer examples."""
 
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
         predicted = np.array([[0] * (8 - i) + [1] * i for i in range(len(members))], dtype=np.int64)
-        return Evaluation(predicted, np.zeros(predicted.shape, np.float32), np.zeros(8, np.int64), STEP)
+        return Evaluation(predicted, np.zeros(8, np.int64), STEP)
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         return STEP
-
-
-class Partial(Scorer):
-    """Members know random answers, by seed and size; may ask in shards, and no one further who has lost."""
-
-    def __init__(self, seed: int, *, early_stop: bool) -> None:
-        self.seed, self.early_stop = seed, early_stop
-        self.stopped = 0
-
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
-        rngs = [np.random.default_rng((self.seed, num_parameters(member.genome))) for member in members]
-        wrong = np.array([rng.random(60) < rng.random() ** 2 for rng in rngs], dtype=np.int64)
-        found = Evaluation(np.full_like(wrong, -1), np.zeros(wrong.shape, np.float32), np.zeros(60, np.int64), STEP)
-        alive = np.ones(len(members), dtype=bool)
-        for start in range(0, 60, 4):
-            found.predicted[alive, start : start + 4] = wrong[alive, start : start + 4]
-            if self.early_stop:
-                assert hopeless is not None
-                alive &= ~hopeless(*found.bounds)
-        self.stopped += int((~alive).sum())
-        return found
 
 
 class LastFirst:
@@ -315,41 +293,3 @@ def test_the_control_of_a_search_sees_images_and_rounds_of_the_same_kind() -> No
     expected = Plan(2, flops=77, initial_fraction=0.6, small_share=0.4, small_size=(24, 24))
     assert plan.alone(77) == expected
     assert expected.alone(77) == expected
-
-
-@pytest.mark.parametrize("fork_fraction", [None, 0.3])
-def test_stopping_hopeless_members_early_changes_no_search(fork_fraction: float | None) -> None:
-    """Same births, draws, survivors in the same order and best members; with lines each line has its own contest."""
-    stopped = 0
-    for seed in range(12):
-        plan = Plan(4, 2, 2, fork_fraction=fork_fraction, fork_layer=1)
-        found = []
-        for early_stop in (False, True):
-            scorer = Partial(seed, early_stop=early_stop)
-            state, _, rounds = run(plan, scorer=scorer, selector=GreedySelector(), population_size=8, num_survivors=3)
-            found.append((state, rounds))
-            stopped += scorer.stopped
-        (whole_state, whole), (state, rounds) = found
-        assert [(r.members, r.survivors, r.best, r.best_accuracy, r.births) for r in rounds] == [
-            (r.members, r.survivors, r.best, r.best_accuracy, r.births) for r in whole
-        ]
-        assert state.rng.bit_generator.state == whole_state.rng.bit_generator.state
-        for r, all_of_it in zip(rounds, whole, strict=True):
-            for member, accuracy in r.accuracies.items():
-                low, high = r.accuracy_bounds[member]
-                true = all_of_it.accuracies[member]
-                assert true is not None
-                assert low <= true <= high
-                assert accuracy == (true if low == high else None)
-                assert member not in r.survivors or accuracy is not None
-    assert stopped > 50
-
-
-def test_selectors_that_need_every_answer_are_never_told_apart_early() -> None:
-    class Careful(Scorer):
-        def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
-            assert hopeless is None
-            return super().evaluate(members)
-
-    _, _, rounds = run(Plan(1, 2, 2), scorer=Careful(), selector=CoevolutionSelector())
-    assert [len(r.members) for r in rounds] == [1, 4]

@@ -19,8 +19,8 @@ from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator, part
 from graftwork.plan import Plan
 from graftwork.population import Birth, Population
-from graftwork.selection import BoundedSelector, Selector, SoftSelector
-from graftwork.training import Evaluation, Hopeless, Update
+from graftwork.selection import Selector
+from graftwork.training import Evaluation, Update
 from graftwork.transforms import Fork
 from graftwork.typing import BlockId, MemberId
 
@@ -42,7 +42,7 @@ class Trains(Protocol):
 class Scores(Protocol):
     """What members say about the validation split (see `graftwork.training.Scorer`)."""
 
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation: ...
+    def evaluate(self, members: Sequence[Member]) -> Evaluation: ...
     def flops(self, genomes: Sequence[Genome]) -> int: ...
 
 
@@ -60,8 +60,7 @@ class SearchState:
         training_flops: Spent on updates so far.
         scoring_flops: Spent on scoring so far.
         survivors: Selected at the end of the last round, in order of choice.
-        accuracies: Of the members scored last: member → fraction of the validation split; ``None`` where scoring was
-            stopped early.
+        accuracies: Of the members scored last: member → fraction of the validation split.
         report: Of this round's mutation.
         loss_sum: Of this round's updates, with their number in ``loss_count``.
         loss_count: Updates of this round.
@@ -77,7 +76,7 @@ class SearchState:
     training_flops: int = 0
     scoring_flops: int = 0
     survivors: tuple[MemberId, ...] = ()
-    accuracies: dict[MemberId, float | None] = field(default_factory=dict)
+    accuracies: dict[MemberId, float] = field(default_factory=dict)
     report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
     loss_sum: float = 0.0
     loss_count: int = 0
@@ -100,7 +99,7 @@ class Generation:
 
     Args:
         number: 0 for the round that trains the seed alone.
-        members: Scored, in order of birth; the scoring of some may have been stopped early.
+        members: Scored, in order of birth.
         evaluation: What each of them says about the validation split.
         survivors: In order of choice.
         births: Members born in this round.
@@ -125,25 +124,20 @@ class Generation:
     last: bool
 
     @property
-    def accuracies(self) -> dict[MemberId, float | None]:
-        """Member → fraction of validation examples that it gets right; ``None`` where scoring was stopped early."""
-        return {member: low if low == high else None for member, (low, high) in self.accuracy_bounds.items()}
-
-    @property
-    def accuracy_bounds(self) -> dict[MemberId, tuple[float, float]]:
-        """Member → the lowest and highest fraction that it can get right, as far as it was asked; mostly equal."""
-        bounds, count = self.evaluation.bounds, len(self.evaluation.labels)
-        return {m: (int(low) / count, int(high) / count) for m, low, high in zip(self.members, *bounds, strict=True)}
+    def accuracies(self) -> dict[MemberId, float]:
+        """Member → fraction of validation examples that it gets right."""
+        counts = self.evaluation.correct.sum(axis=1).tolist()
+        return {m: count / len(self.evaluation.labels) for m, count in zip(self.members, counts, strict=True)}
 
     @property
     def best(self) -> MemberId:
-        """The member with the highest validation accuracy; the older of equals. It is always scored to the end."""
+        """The member with the highest validation accuracy; the older of equals."""
         return self.members[int(np.argmax(self.evaluation.correct.sum(axis=1)))]
 
     @property
     def best_accuracy(self) -> float:
         """Of `best`: the fraction of validation examples that it gets right."""
-        return self.accuracy_bounds[self.best][0]
+        return self.accuracies[self.best]
 
     def __repr__(self) -> str:
         top = f"best {self.best} at {self.best_accuracy:.4f} validation"
@@ -181,8 +175,7 @@ def search(
         selector: Chooses survivors from what each member classifies correctly.
         mutate: Grows the population to a size.
         trainer: Makes updates.
-        scorer: Correctness on the validation split. It is told who has lost already, where the selector can tell, and
-            may stop scoring them; survivors and their order do not depend on it.
+        scorer: Correctness on the validation split.
         plan: How much work each round gets.
         num_survivors: K.
         population_size: M, at least K.
@@ -207,7 +200,7 @@ def search(
             joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer, until=plan.fork_fraction)
             _part(state, plan, trainer, num_survivors)
         joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
-        evaluation = scorer.evaluate(list(state.population), _lost(state, selector, num_survivors))
+        evaluation = scorer.evaluate(list(state.population))
         state.scoring_flops += evaluation.flops
         chosen = _select(state, selector, evaluation, num_survivors)
         yield _finish_round(state, plan, evaluation, chosen)
@@ -245,21 +238,6 @@ def _contests(state: SearchState, num_survivors: int) -> tuple[list[NDArray[np.i
     return [np.flatnonzero(owners == line) for line in range(len(state.lines))], 1
 
 
-def _lost(state: SearchState, selector: Selector, num_survivors: int) -> Hopeless | None:
-    """Who has lost already, by bounds; ``None``: under this selector a part of the examples does not tell."""
-    if not isinstance(selector, BoundedSelector):
-        return None
-    groups, count = _contests(state, num_survivors)
-
-    def hopeless(fewest: NDArray[np.int64], most: NDArray[np.int64]) -> NDArray[np.bool_]:
-        out = np.zeros(len(fewest), dtype=np.bool_)
-        for rows in groups:
-            out[rows] = selector.hopeless(fewest[rows], most[rows], count)
-        return out
-
-    return hopeless
-
-
 def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_survivors: int) -> tuple[MemberId, ...]:
     """Survivors in order of choice; once there are lines, the choice of each line by itself, in order of lines."""
     members = tuple(state.population.members)
@@ -267,10 +245,7 @@ def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_
     groups, count = _contests(state, num_survivors)
     chosen: list[MemberId] = []
     for rows in groups:
-        if isinstance(selector, SoftSelector):
-            found = selector.select_soft(evaluation.confidence[rows].astype(np.float64), costs[rows], count, state.rng)
-        else:
-            found = selector.select(evaluation.correct[rows], costs[rows], count, state.rng)
+        found = selector.select(evaluation.correct[rows], costs[rows], count, state.rng)
         chosen += [members[rows[row]] for row in found]
     return tuple(chosen)
 

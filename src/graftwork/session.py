@@ -1,9 +1,9 @@
 """Session: a search from config to finished run folder, with checkpoints and a control."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -18,9 +18,6 @@ from graftwork.runs import RunFolder, now, pack_state, provenance
 from graftwork.training import PrecisionChoice, ThreadsChoice
 from graftwork.typing import MemberId
 from graftwork.workers import Group
-
-if TYPE_CHECKING:
-    from graftwork.ways import WorkersChoice
 
 __all__ = ["Listener", "SearchInterruptedError", "Session", "SilentListener"]
 
@@ -85,13 +82,7 @@ class Session:
 
     @classmethod
     def start(
-        cls,
-        config: SearchConfig,
-        out: Path,
-        *,
-        listener: Listener | None = None,
-        group: Group | None = None,
-        chosen: "WorkersChoice | None" = None,
+        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
     ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty).
 
@@ -100,19 +91,11 @@ class Session:
             out: The folder.
             listener: As of the class.
             group: As of the class.
-            chosen: How the number of workers was chosen, for provenance; what was measured for one process serves a
-                run of one process. ``None``: it was given.
         """
         RunFolder.check_free(out)
-        if config.workers == "auto":  # nobody is left to be started
-            config = replace(config, workers=group.size if group else 1)
-        known = (
-            {} if group or chosen is None else {"precision_choice": chosen.precision, "threads_choice": chosen.threads}
-        )
-        # first: a mistake in any option must not leave a folder behind
-        setup = prepare_together(config, group, **known)
+        setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
         session = cls(RunFolder.create(out), config, listener=listener, group=group)
-        session._problem, session._fresh, session._chosen = setup.problem, setup, chosen
+        session._problem, session._fresh = setup.problem, setup
         genome = setup.population.genomes[0]
         session.folder.write_text("seed_genome.json", genome.to_json(indent=2) + "\n")
         session.folder.write_text("config.toml", config.to_toml())
@@ -133,7 +116,6 @@ class Session:
 
     _problem: Problem | None = None
     _fresh: Setup | None = None
-    _chosen: "WorkersChoice | None" = None
 
     @property
     def problem(self) -> Problem | None:
@@ -174,10 +156,7 @@ class Session:
                 data=problem.describe(),
                 plan=asdict(setup.plan),
                 precision=setup.precision.to_dict(),
-                calibration={
-                    "threads": setup.threads.to_dict(),
-                    "workers": self._chosen.to_dict() if self._chosen else None,
-                },
+                threads=setup.threads.to_dict(),
                 training_flops_per_second=setup.speed,
                 workers=self._workers(),
                 started_at=now(),
@@ -187,7 +166,7 @@ class Session:
         self._compare(problem)
         plan = Plan(**self._stored["plan"])
         precision = PrecisionChoice(**self._stored["precision"])
-        return self._setup(problem, plan, precision, _stored_threads(self._stored))
+        return self._setup(problem, plan, precision, ThreadsChoice.from_dict(self._stored["threads"]))
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
@@ -291,14 +270,12 @@ class Session:
         rows: list[dict[str, Any]] = []
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
-            bounds = {} if accuracy is not None else {"validation_bounds": list(generation.accuracy_bounds[member_id])}
             rows.append(
                 {
                     "type": "member" if stage == "search" else "control",
                     "generation": generation.number,
                     "id": member_id if stage == "search" else CONTROL,
                     "validation_accuracy": accuracy,
-                    **bounds,
                     "parameters": num_parameters(genome),
                     "flops": forward_flops(genome),
                     "step": generation.step,
@@ -331,16 +308,9 @@ class Session:
         return result
 
 
-def _stored_threads(stored: dict[str, Any]) -> ThreadsChoice:
-    """Threads of a run that is gone on with; runs of before they were timed say only how many they had."""
-    if "calibration" in stored:
-        return ThreadsChoice.from_dict(stored["calibration"]["threads"])
-    return ThreadsChoice(int(stored["machine"]["threads"]), "as the run was begun")
-
-
 def _generation_row(state: SearchState, generation: Generation) -> dict[str, Any]:
     evaluation, population = generation.evaluation, state.population
-    varied = len(generation.members) > 1 and evaluation.complete.all()  # of a part of the members it says nothing
+    varied = len(generation.members) > 1
     return {
         "type": "generation",
         "generation": generation.number,

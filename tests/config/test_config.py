@@ -89,13 +89,12 @@ def test_flags_win_over_the_file_and_flags_that_are_none_do_not(tmp_path: Path) 
         ({"seed": -1}, "seed"),
         ({"seed": True}, "seed"),
         ({"threads": 0}, "threads"),
+        ({"workers": 0}, "workers: expected an integer >= 1"),
+        ({"workers": "two"}, "workers: expected an integer >= 1, got 'two'"),
         ({"precision": "float16"}, "float16"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"selection": "gredy"}, "greedy"),
         ({"scoring_batch_size": 0}, "scoring_batch_size"),
-        ({"selection": "pareto", "early_stop_scoring": True}, r"early_stop_scoring.*\(greedy\), got 'pareto'; leave"),
-        ({"selection": "soft-coevolution", "early_stop_scoring": True}, "early_stop_scoring"),
-        ({"workers": 2, "early_stop_scoring": True}, "early_stop_scoring: expected workers = 1.* got 2; leave"),
     ],
 )
 def test_wrong_options_are_refused_by_name_with_the_nearest_one(data: dict[str, Any], words: str) -> None:
@@ -188,6 +187,5 @@ def test_options_of_growth_and_selection_reach_the_search(problem: Problem) -> N
     assert {name: getattr(parts["mutate"], name) for name in options} == options
     assert type(parts["selector"]).__name__ == "ParetoSelector"
     assert (parts["num_survivors"], parts["population_size"]) == (2, 5)
-    assert (parts["scorer"].early_stop, parts["scorer"].batch_size) == (False, 500)
-    parts = made(problem, early_stop_scoring=True, scoring_batch_size=30).parts
-    assert (parts["scorer"].early_stop, parts["scorer"].batch_size) == (True, 30)
+    assert parts["scorer"].batch_size == 500
+    assert made(problem, scoring_batch_size=30).parts["scorer"].batch_size == 30

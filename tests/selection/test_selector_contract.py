@@ -18,7 +18,7 @@ from graftwork.errors import ConfigError, InputError
 from graftwork.selection import SELECTORS, Selector, make_selector
 
 Scores = tuple[NDArray[np.bool_], NDArray[np.float64]]
-DETERMINISTIC = {"greedy", "coevolution", "soft-coevolution", "pareto", "thrifty"}
+DETERMINISTIC = {"greedy", "coevolution", "pareto", "thrifty"}
 
 
 def the_one_of_contributing() -> Mapping[str, Callable[..., Selector]]:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from graftwork.errors import BankError
 from graftwork.typing import BlockId, Role
 
-__all__ = ["BlockBank", "tensor_key"]
-
 
 def tensor_key(block_id: BlockId, name: str) -> str:
     """The key of one tensor in checkpoints and optimizers: ``"<block id>/<tensor name>"``."""

@@ -18,8 +18,6 @@ from graftwork.genome import Block, Genome, Layer
 from graftwork.numerics import matched_uniform, twin_columns, twin_rows
 from graftwork.typing import BlockId, Initialisation, Role
 
-__all__ = ["grow_bank"]
-
 BLOCK_ROLES: dict[str, Role] = {
     "filter": "filter",
     "filter_bias": "bias",

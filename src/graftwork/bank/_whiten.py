@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["whitening_filters"]
-
 
 def whitening_filters(images: Tensor, kernel_size: int, out_channels: int, *, epsilon: float = 5e-4) -> Tensor:
     """Filters whose responses to image patches are uncorrelated and of variance 1 (PCA whitening; Page 2018).

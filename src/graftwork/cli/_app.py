@@ -10,8 +10,6 @@ import typer
 from graftwork import __version__
 from graftwork.errors import GraftworkError, InputError, SearchInterruptedError
 
-__all__ = ["INTERRUPTED", "USAGE", "app", "emit", "guarded", "main", "say"]
-
 USAGE = 2
 """Exit code of bad input: an option, a file, a data set."""
 FAILED = 1

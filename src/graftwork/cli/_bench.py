@@ -8,7 +8,6 @@ import typer
 
 from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit
-from graftwork.cli._bench_cores import core_lines, core_rows
 from graftwork.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,13 +23,11 @@ def bench(
     recipe: options.Recipe = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images an update. [default: the recipe's]")] = None,
     passes: options.Passes = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Cores to use, as threads or workers. [default: torch's choice; all]")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch. [default: torch's choice]")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each measurement takes, about.")] = 1.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show what this machine does at best, and how fast it trains a network in each precision and way to use its cores.
+    """Show what this machine does at best, and how fast it trains a network in each precision.
 
     Shares are of the larger of the two peaks, and count the operations of products and convolutions only.
     """
@@ -47,20 +44,13 @@ def bench(
     chosen = make_recipe(recipe or "default")
     size = batch_size or chosen.batch_size
     ways = _ways(passes)
-    genomes = dict(_genomes(target))
-    rows = [row for name, genome in genomes.items() for row in _rows(name, genome, chosen, size, ways, seconds)]
-    shared = [
-        row
-        for name, genome in genomes.items()
-        for row in core_rows(genome, chosen, size, ways, _fastest(rows, name), cores=threads, seconds=seconds)
-    ]
+    rows = [row for name, genome in _genomes(target) for row in _rows(name, genome, chosen, size, ways, seconds)]
     peaks = [row.pop("peak") for row in rows]
     found: dict[str, Any] = {
         "machine": machine(),
         "batch_size": size,
         "peaks": {p["precision"]: p for p in peaks},
         "steps": rows,
-        "cores": shared,
     }
     if as_json:
         emit(found)
@@ -74,13 +64,6 @@ def bench(
             f"  {row['network']:<12} {row['precision']:<9} {row['passes']:<9} {row['steps_per_second']:8.2f} steps/s  "
             f"{row['flops_per_second'] / 1e9:8,.0f} GFLOP/s  {row['share_of_peak']:6.1%} of peak"
         )
-    for line in core_lines(shared):
-        typer.echo(line)
-
-
-def _fastest(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Of the rows of a network."""
-    return max((row for row in rows if row["network"] == name), key=lambda row: float(row["steps_per_second"]))
 
 
 def _ways(passes: str | None) -> dict[str, Any]:

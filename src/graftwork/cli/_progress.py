@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from graftwork.config import Setup
     from graftwork.evolution import Generation, SearchState
 
-__all__ = ["BarListener", "JsonListener", "LineListener", "make_listener"]
 
 _LINE_EVERY = 10.0
 

@@ -15,7 +15,6 @@ from graftwork.errors import ConfigError
 
 if TYPE_CHECKING:
     from graftwork.config import SearchConfig
-    from graftwork.ways import WorkersChoice
     from graftwork.workers import Group
 
 Count = Annotated[int | None, typer.Option(min=1)]
@@ -27,11 +26,7 @@ def search(
     data: options.Data = None,
     recipe: options.Recipe = None,
     selection: Annotated[
-        str | None, typer.Option(help="greedy, coevolution, soft-coevolution, pareto, tournament, age or random.")
-    ] = None,
-    early_stop_scoring: Annotated[
-        bool | None,
-        typer.Option("--early-stop-scoring", help="Stop scoring who can't be chosen any more (greedy, one worker)."),
+        str | None, typer.Option(help="greedy, coevolution, pareto, tournament, age or random.")
     ] = None,
     scoring_batch_size: Annotated[int | None, typer.Option(help="Images in a pass of scoring. [default: 500]")] = None,
     budget: options.Budget = None,
@@ -95,11 +90,9 @@ def search(
     passes: options.Passes = None,
     threads: options.Threads = None,
     workers: Annotated[
-        str | None,
+        int | None,
         typer.Option(
-            help="Processes that search together on this machine (torchrun starts them on several); auto: one, or one "
-            "a core where that is measured to be clearly faster. [default: 1]",
-            metavar="NUMBER",
+            help="Processes that search together on this machine (torchrun starts them on several). [default: 1]"
         ),
     ] = None,
     sync_every: Annotated[
@@ -119,7 +112,6 @@ def search(
     given = dict(locals())
     flags = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
     flags["max_parameters"] = flags.pop("max_params")
-    flags["workers"] = int(workers) if workers and workers.isdecimal() else workers  # the config checks the rest
     if resume is not None:
         changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
         if changed:
@@ -208,20 +200,15 @@ def run_session(
     Returns:
         What ``result.json`` holds; nothing where other processes do the work, or this one only takes part in it.
     """
-    from graftwork.cli._workers import lead, settle_workers, wanted_workers
+    from graftwork.cli._workers import launch_session, lead, wanted_workers
 
-    chosen = None
-    if config is not None and config.workers == "auto":
-        config, chosen = settle_workers(out, config, told=not quiet and not as_json)
     size, launching = wanted_workers(out, config)
     if launching:
-        from graftwork.cli._workers import launch_session
-
-        launch_session(size, out, config, chosen, report=report, quiet=quiet, as_json=as_json)
+        launch_session(size, out, config, report=report, quiet=quiet, as_json=as_json)
         return {}
     if size > 1:
         return lead(out, config, report=report, quiet=quiet, as_json=as_json)
-    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json, chosen=chosen)
+    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json)
 
 
 def session_to_its_end(
@@ -232,7 +219,6 @@ def session_to_its_end(
     quiet: bool,
     as_json: bool,
     group: "Group | None" = None,
-    chosen: "WorkersChoice | None" = None,
 ) -> dict[str, Any]:
     """Start or resume a run in this process, which is alone or rank 0 of a group."""
     from graftwork.cli._progress import make_listener
@@ -246,7 +232,7 @@ def session_to_its_end(
     if config is None:
         session = Session.resume(out, listener=listener, group=group)
     else:
-        session = Session.start(config, out, listener=listener, group=group, chosen=chosen)
+        session = Session.start(config, out, listener=listener, group=group)
 
     def stop(number: int, frame: FrameType | None) -> None:
         session.stop_requested = True

@@ -15,16 +15,6 @@ from graftwork.genome import Genome, parameters_per_entry
 from graftwork.metrics import expected_calibration_error, negative_log_likelihood
 from graftwork.runs import RunFolder, load_member
 
-__all__ = [
-    "METHODS",
-    "PENULTIMATE_METHODS",
-    "combine",
-    "ensemble_costs",
-    "load_ensemble",
-    "members_of",
-    "prediction_scores",
-]
-
 METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),
     "greedy": ("greedy", False),

@@ -15,8 +15,6 @@ from graftwork.member import Member
 from graftwork.runs import RunFolder, load_member, record_opening
 from graftwork.training import Precision, in_precision
 
-__all__ = ["StoredPredictions", "problem_of", "run_members", "run_together", "store_penultimate"]
-
 SPLITS = ("blend", "validation", "test")
 
 

@@ -6,8 +6,6 @@ from typing import Literal
 
 from graftwork.errors import ConfigError
 
-__all__ = ["Budget", "parse_budget"]
-
 _UNITS: dict[str, tuple[Literal["seconds", "flops", "steps"], float]] = {
     "s": ("seconds", 1),
     "m": ("seconds", 60),

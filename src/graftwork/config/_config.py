@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
 
 from graftwork.config._budget import parse_budget
 from graftwork.errors import ConfigError
-from graftwork.selection import SELECTORS, BoundedSelector, Selector, make_selector
+from graftwork.selection import make_selector
 from graftwork.training import RECIPES, Recipe, make_recipe, part_of
-
-__all__ = ["SearchConfig", "read_options"]
 
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
 
@@ -29,8 +27,6 @@ class SearchConfig:
         genome: Of the seed network: a JSON file; ``None``: the recipe's.
         selection: Name of a selector (`graftwork.selection.SELECTORS`).
         selection_options: Its keyword arguments.
-        early_stop_scoring: Stop scoring members that provably can't be chosen any more; only with ``greedy`` and one
-            worker. They get bounds in place of an accuracy (see ``docs/performance.md``).
         scoring_batch_size: Images in one pass of scoring; part of the result's bits.
         budget: Time, FLOPs or steps (see `parse_budget`); ``None``: the steps of the recipe.
         seed: Of everything random.
@@ -41,8 +37,7 @@ class SearchConfig:
             precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
         threads: Of torch's CPU operations, in each worker; ``None``: measured at the start, between one and torch's
             choice, or with several workers between one and the worker's share of its machine's cores.
-        workers: Processes that search together (see ``docs/scaling.md``); ``auto``: one, or as many as there are cores
-            for where that is measured to be clearly faster (by ``graftwork search``; a `Session` by itself is one).
+        workers: Processes that search together (see ``docs/scaling.md``).
         sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched, in
             rounds with enough members to deal; in others workers share every batch and its gradients. 0: they always
             do.
@@ -68,7 +63,6 @@ class SearchConfig:
     genome: str | None = None
     selection: str = "greedy"
     selection_options: Mapping[str, Any] = field(default_factory=dict)
-    early_stop_scoring: bool = False
     scoring_batch_size: int = 500
     budget: str | None = None
     seed: int = 0
@@ -77,7 +71,7 @@ class SearchConfig:
     precision: str = "auto"
     passes: str = "auto"
     threads: int | None = None
-    workers: int | Literal["auto"] = 1
+    workers: int = 1
     sync_every: int = 16
     validation: float = 0.1
     blend: float = 0.05
@@ -93,7 +87,7 @@ class SearchConfig:
     checkpoint_every: float = 60.0
 
     def __post_init__(self) -> None:
-        selector = make_selector(self.selection, **self.selection_options)
+        make_selector(self.selection, **self.selection_options)  # refuses what it can't take
         if self.budget is not None:
             parse_budget(self.budget)
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -103,31 +97,12 @@ class SearchConfig:
         counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size", "scoring_batch_size")
         for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
-            if name == "workers" and isinstance(value, str):
-                if value != "auto":
-                    raise ConfigError(f"workers: expected an integer >= 1 or auto, got {value!r}")
-                continue
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
-        if self.sync_every == 0 and isinstance(self.workers, int):
+        if self.sync_every == 0:
             part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
-        if self.early_stop_scoring:
-            self._check_early_stop(selector)
         if not self.checkpoint_every > 0:
             raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
-
-    def _check_early_stop(self, selector: Selector) -> None:
-        if not isinstance(selector, BoundedSelector):
-            able = ", ".join(name for name in SELECTORS if isinstance(make_selector(name), BoundedSelector))
-            raise ConfigError(
-                f"early_stop_scoring: expected a selection whose choice a part of the examples can bound ({able}), got "
-                f"{self.selection!r}; leave it off, or change the selection"
-            )
-        if self.workers != 1:
-            raise ConfigError(
-                "early_stop_scoring: expected workers = 1, as no worker sees the others' answers before the end, got "
-                f"{self.workers!r}; leave it off, or search with one worker"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` gives an equal config back."""

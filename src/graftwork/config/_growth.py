@@ -7,8 +7,6 @@ from graftwork.config._plan import first_part
 from graftwork.genome import Genome
 from graftwork.mutation import R2RMutation
 
-__all__ = ["mutation_of", "typical_genome"]
-
 
 def mutation_of(config: SearchConfig) -> R2RMutation:
     """The mutation that a config asks for."""

@@ -21,8 +21,6 @@ from graftwork.training import (
     measure_threads,
 )
 
-__all__ = ["choose_kernels", "choose_precision", "choose_threads", "device_of"]
-
 _log = logging.getLogger(__name__)
 
 

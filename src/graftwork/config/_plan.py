@@ -14,7 +14,6 @@ from graftwork.training import Recipe, calibrate_speed, most_parts
 if TYPE_CHECKING:
     from graftwork.config._setup import Setup
 
-__all__ = ["make_plan", "measure_speed", "shared_part"]
 
 SMALLEST_SIDE = 16
 """Images are not shrunk below so many pixels a side."""

@@ -31,8 +31,6 @@ from graftwork.training import (
     take_images,
 )
 
-__all__ = ["Problem", "Setup", "make_plan", "prepare", "seed_of"]
-
 CALIBRATION_VALUES = 2**23
 """At most so many pixel values are run as one batch when statistics are made."""
 
@@ -236,7 +234,6 @@ def prepare(
         batch_size=config.scoring_batch_size,
         precision=precision.precision,
         device=device,
-        early_stop=config.early_stop_scoring,
     )
     threads = threads_choice or choose_threads(config, genome, trainer)
     torch.set_num_threads(threads.threads)

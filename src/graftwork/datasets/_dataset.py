@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from graftwork.errors import DataError
 
-__all__ = ["ImageDataset", "Images", "Labels", "check_labels"]
-
 Images = NDArray[np.uint8]
 """uint8 [N, H, W, C], as a rule a read-only memory map."""
 Labels = NDArray[np.int64]

@@ -10,8 +10,6 @@ from graftwork.ensembles._check import check_blend
 from graftwork.ensembles._combiners import StackedCombiner
 from graftwork.errors import ConfigError
 
-__all__ = ["StackFit", "StackSettings", "fit_stacked"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StackSettings:

@@ -16,12 +16,11 @@ from graftwork.execution._layer import (
     run_stem,
 )
 from graftwork.execution._native import get_kernels, set_kernels, using_kernels
-from graftwork.execution._ops import EPSILON, Form, Mode, Settings, Statistics, Weights
+from graftwork.execution._ops import Form, Mode, Settings, Statistics, Weights
 from graftwork.execution._tree import Segment, prefix_tree
 from graftwork.execution._walk import Output, Runnable, shared_flops, walk
 
 __all__ = [
-    "EPSILON",
     "Form",
     "InputTransform",
     "Mode",

@@ -11,8 +11,6 @@ from graftwork.execution._ops import Weights, join
 from graftwork.genome import Layer, Stem
 from graftwork.typing import BlockId, Norm
 
-__all__ = ["Arrangement", "Convolutions", "arrange", "arrange_stem"]
-
 
 @dataclass(frozen=True, slots=True)
 class Convolutions:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["InputTransform"]
-
 
 @dataclass(frozen=True, slots=True)
 class InputTransform:

@@ -20,8 +20,6 @@ from graftwork.genome import Genome, Head, Layer, Pool, Stem
 from graftwork.kernels import Kernels
 from graftwork.typing import BlockId
 
-__all__ = ["cancelled_scale", "penultimate_features", "pool_features", "run_head", "run_item", "run_stem"]
-
 
 def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """The stem's output [B, channels, H, W] for images [B, C, H, W]."""

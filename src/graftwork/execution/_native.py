@@ -20,18 +20,6 @@ from graftwork.execution._ops import Statistics, join
 from graftwork.kernels import EPSILON, Kernels
 from graftwork.typing import Activation, BlockId
 
-__all__ = [
-    "by_statistics",
-    "can_run",
-    "get_kernels",
-    "max_pool",
-    "run_convolutions",
-    "set_kernels",
-    "train_convolutions",
-    "using_kernels",
-    "write_statistics",
-]
-
 _active: list[Kernels] = []
 
 

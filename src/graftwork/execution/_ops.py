@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from graftwork.kernels import EPSILON
 from graftwork.typing import Activation, BlockId, Norm
 
-__all__ = ["EPSILON", "Form", "Mode", "Settings", "Statistics", "activate", "gather", "join", "normalise"]
-
 Statistics = MutableMapping[BlockId, tuple[Tensor, Tensor]]
 """Running mean and variance [channels] of the batch norm of each entry."""
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from graftwork.execution._walk import Runnable, item_groups, root_groups
 
-__all__ = ["Segment", "prefix_tree"]
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:

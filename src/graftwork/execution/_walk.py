@@ -16,8 +16,6 @@ from graftwork.execution._ops import Mode, Settings, Statistics, Weights
 from graftwork.genome import Genome, Layer, Pool, flops_per_item
 from graftwork.typing import BlockId
 
-__all__ = ["Output", "Runnable", "item_groups", "root_groups", "shared_flops", "walk"]
-
 Output = Literal["logits", "penultimate"]
 """What is computed of a member: logits [B, classes], or what its last linear layer receives [B, features]."""
 

@@ -19,8 +19,6 @@ from graftwork.runs import RunFolder, write_folder, write_text
 from graftwork.session import Listener, Session, SilentListener
 from graftwork.typing import MemberId
 
-__all__ = ["check_ensembles", "make_beginning", "make_branch", "make_control", "make_run"]
-
 ALONE: Mapping[str, Any] = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
 """Options that turn a search into the training of one network."""
 LATER = frozenset({"selection"})

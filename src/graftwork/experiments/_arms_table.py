@@ -7,16 +7,6 @@ from typing import Any
 from graftwork.experiments._common import Row, mean_and_spread
 from graftwork.experiments._entries import BEST, CHOSEN, ORACLE
 
-__all__ = [
-    "bars_of_arms",
-    "differences_table",
-    "diversity_table",
-    "draw_arms",
-    "format_spread",
-    "summarise_arms",
-    "table_of_arms",
-]
-
 
 def summarise_arms(rows: Sequence[Row]) -> dict[str, Any]:
     """Over seeds: every number of every arm and line, and the differences with the interval of each seed.

@@ -9,8 +9,6 @@ from graftwork.experiments._common import Experiment, Row, curve_bands, mean_and
 from graftwork.experiments._training import set_up, test_accuracy, train_steps, validation_accuracy
 from graftwork.genome import seed_genome, training_flops
 
-__all__ = ["BASE_NETWORK"]
-
 FULL_STEPS = 10_000
 SAMPLES = 10
 

@@ -13,8 +13,6 @@ from graftwork.experiments._leak import leak_test
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
 
-__all__ = ["COEVOLUTION"]
-
 SELECTIONS = ("coevolution", "greedy", "random")
 LEAK = "coevolution, stackers fitted on training data (leak)"
 

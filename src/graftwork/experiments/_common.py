@@ -10,8 +10,6 @@ from typing import Any
 from graftwork.config import Problem, SearchConfig
 from graftwork.runs import provenance, write_json
 
-__all__ = ["Experiment", "Row", "curve_bands", "mean_and_spread", "run_experiment"]
-
 Row = dict[str, Any]
 """What one seed gave: plain data."""
 

@@ -10,8 +10,6 @@ from graftwork.experiments._entries import BEST, CHOSEN, Entry, deep_ensemble_en
 from graftwork.experiments._study import Case
 from graftwork.experiments._tasks import Task
 
-__all__ = ["ALONE", "DEEP", "control_entries", "control_tasks", "ensemble_pairs", "num_networks"]
-
 ALONE, DEEP = "largest survivor's genome alone", "deep ensemble"
 
 

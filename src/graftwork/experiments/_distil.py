@@ -20,8 +20,6 @@ from graftwork.genome import Genome, forward_flops, num_parameters, training_flo
 from graftwork.runs import RunFolder, load_member, record_opening, save_member
 from graftwork.training import Loss, Precision, PrecisionChoice, in_precision
 
-__all__ = ["distil"]
-
 DEFAULT_SHARE = 0.1
 """Of the FLOPs that the search spent, where no budget is given."""
 

@@ -18,8 +18,6 @@ from graftwork.experiments._entries import CHOSEN, Entry, difference, search_ent
 from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
 
-__all__ = ["DIVERSITY"]
-
 PLAIN = "search"
 TOGETHER = "all together"
 """Stands for K members a step, whatever K is."""

@@ -15,8 +15,6 @@ from graftwork.errors import RunError
 from graftwork.metrics import bootstrap_interval, diversity, wilson_interval
 from graftwork.runs import RunFolder
 
-__all__ = ["BEST", "CHOSEN", "ORACLE", "Entry", "deep_ensemble_entries", "difference", "search_entries"]
-
 BEST, CHOSEN, ORACLE = "best member", "ensemble chosen on validation", "oracle"
 """Lines of a table. The oracle picks, for each example, a member that is right: a bound, no method."""
 

@@ -15,8 +15,6 @@ from graftwork.genome import seed_genome
 from graftwork.member import bind
 from graftwork.transforms import R2RDeepen, R2RWiden, compose
 
-__all__ = ["INIT_SCALE"]
-
 FULL_STEPS = 4000
 WINDOW = 20
 KINDS = ("matched", "He")

@@ -16,8 +16,6 @@ from graftwork.errors import RunError
 from graftwork.experiments._entries import Entry, difference
 from graftwork.runs import RunFolder
 
-__all__ = ["LEAK_METHODS", "leak_test"]
-
 LEAK_METHODS = ("stacked", "grafted")
 """What learns from the members' outputs, and so can be misled by them."""
 BLEND, TRAINING = "blend", "training"

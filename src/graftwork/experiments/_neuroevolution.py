@@ -18,8 +18,6 @@ from graftwork.experiments._study import Case, Study
 from graftwork.experiments._tasks import Task
 from graftwork.runs import write_json
 
-__all__ = ["NEUROEVOLUTION"]
-
 ARMS = {"neuroevolution": "greedy", "co-evolution": "coevolution"}
 """As the poster calls it → the selection."""
 POSTER = {

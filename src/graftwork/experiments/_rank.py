@@ -12,8 +12,6 @@ from graftwork.experiments._training import set_up, train_steps, validation_accu
 from graftwork.genome import Genome, num_parameters
 from graftwork.metrics import kendall_tau
 
-__all__ = ["RANK"]
-
 FULL_INITIAL, FULL_EACH, NUM_GENERATIONS, NUM_MEMBERS = 5000, 5000, 3, 10
 
 
@@ -21,12 +19,7 @@ def run_seed(problem: Problem, config: SearchConfig, scale: float, note: Callabl
     """Evolve ten members jointly, then train each of their genomes alone for as many updates as the search made."""
     initial, each = max(1, round(FULL_INITIAL * scale)), max(1, round(FULL_EACH * scale))
     recipe = config.recipe.replace(population_size=NUM_MEMBERS, num_survivors=3)
-    # every member has to be scored to the end, whoever survives
-    setup = prepare(
-        replace(config, recipe=recipe, early_stop_scoring=False),
-        problem=problem,
-        plan=Plan(NUM_GENERATIONS, initial, each),
-    )
+    setup = prepare(replace(config, recipe=recipe), problem=problem, plan=Plan(NUM_GENERATIONS, initial, each))
     last, genomes = None, list[Genome]()
     for generation in search(setup.state, **setup.parts):
         last, genomes = generation, setup.population.genomes

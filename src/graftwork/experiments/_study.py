@@ -13,8 +13,6 @@ from graftwork.experiments._tasks import Task, run_tasks
 from graftwork.runs import provenance, write_json, write_text
 from graftwork.training import Recipe
 
-__all__ = ["Case", "Study", "run_study"]
-
 
 @dataclass(frozen=True)
 class Case:

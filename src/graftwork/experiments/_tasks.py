@@ -11,8 +11,6 @@ from typing import Any
 from graftwork.errors import ResourceError
 from graftwork.runs import keep_memory
 
-__all__ = ["Task", "run_tasks"]
-
 
 @dataclass(frozen=True)
 class Task:

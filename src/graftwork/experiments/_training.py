@@ -11,8 +11,6 @@ from graftwork.member import Member
 from graftwork.training import ThreadsChoice
 from graftwork.typing import Initialisation
 
-__all__ = ["set_up", "test_accuracy", "train_steps", "validation_accuracy"]
-
 
 def set_up(
     problem: Problem, config: SearchConfig, genome: Genome, *, steps: int, initialisation: Initialisation | None = None

@@ -12,8 +12,6 @@ from graftwork.experiments._training import set_up, train_steps, validation_accu
 from graftwork.genome import Head, seed_genome
 from graftwork.member import bind
 
-__all__ = ["ZERO_INIT"]
-
 FULL_STEPS = 2000
 EVERY = 10
 KINDS = ("zero-initialised", "ordinary")

@@ -18,8 +18,6 @@ from graftwork.exporting._source import render_ensemble
 from graftwork.exporting._tensors import segment_tensors
 from graftwork.member import Member
 
-__all__ = ["Joined", "export_ensemble"]
-
 
 @dataclass(frozen=True, eq=False)
 class Joined:

@@ -22,8 +22,6 @@ from graftwork.member import Member
 from graftwork.numerics import output_gap
 from graftwork.typing import Norm
 
-__all__ = ["TOLERANCES", "ExportReport", "Subject", "check_arguments", "exact_twin", "export_member", "write_checked"]
-
 EXACT_TOLERANCE = 1e-9
 """Largest relative gap in float64, where rounding is far below it and any wrong operation far above."""
 

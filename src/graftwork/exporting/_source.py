@@ -17,8 +17,6 @@ from graftwork.execution import InputTransform, Segment
 from graftwork.genome import Block, Genome, Layer, Pool, summary
 from graftwork.typing import Activation, Norm
 
-__all__ = ["fused_blocks", "halves", "load_source", "plain_network", "render_ensemble", "render_source"]
-
 LINE_LENGTH = 120
 
 ACTIVATION_MODULES: dict[Activation, str] = {

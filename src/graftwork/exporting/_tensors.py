@@ -11,8 +11,6 @@ from graftwork.genome import Layer
 from graftwork.member import Member
 from graftwork.typing import BlockId
 
-__all__ = ["plain_tensors", "segment_tensors"]
-
 
 def _norm_tensors(member: Member, norm: str, blocks: Sequence[tuple[BlockId, int]]) -> dict[str, Tensor]:
     """Tensors of the norm module named ``norm`` over the volumes of some entries: (id, channels)."""

@@ -7,20 +7,6 @@ from graftwork.genome._genome import Genome
 from graftwork.genome._parts import Block, Layer
 from graftwork.typing import BlockId, Shape
 
-__all__ = [
-    "TRAINING_FACTOR",
-    "flops_per_item",
-    "forward_flops",
-    "head_flops",
-    "item_flops",
-    "num_parameters",
-    "parameters_per_entry",
-    "parameters_per_item",
-    "receptive_field",
-    "stem_flops",
-    "training_flops",
-]
-
 TRAINING_FACTOR = 3
 """A training step costs three forward passes: forward, gradient of activations, gradient of weights."""
 

@@ -10,8 +10,6 @@ from graftwork.genome._cost import (
 from graftwork.genome._genome import Genome
 from graftwork.genome._parts import Block, Layer, Pool
 
-__all__ = ["diff", "draw", "summary"]
-
 
 def summary(genome: Genome) -> str:
     """One line: size, depth and cost."""

@@ -10,8 +10,6 @@ from graftwork.errors import GenomeError
 from graftwork.genome._parts import Block, Head, Layer, Pool, Stem, check_choice, check_even, check_positive
 from graftwork.typing import ACTIVATIONS, NORMS, Activation, BlockId, Norm, Shape
 
-__all__ = ["FORMAT_VERSION", "Genome", "Step"]
-
 FORMAT_VERSION = 1
 """Version of the JSON form; raised when old readers would misread new files."""
 

@@ -6,8 +6,6 @@ from typing import Literal
 from graftwork.errors import GenomeError
 from graftwork.typing import KERNEL_SIZES, BlockId, PoolKind
 
-__all__ = ["Block", "Head", "Layer", "Pool", "Stem"]
-
 StemKind = Literal["none", "conv", "whiten"]
 HeadKind = Literal["mlp", "linear", "r2r"]
 HeadPooling = Literal["none", "avg", "max"]

@@ -7,8 +7,6 @@ from graftwork.genome._genome import Genome
 from graftwork.genome._parts import Block, Head, Layer, Pool, Stem
 from graftwork.typing import BlockId, Shape
 
-__all__ = ["SEEDS", "seed_genome"]
-
 
 def _plain(name: str, out_channels: int, hidden_channels: int, kernel_size: int = 3) -> Layer:
     return Layer(out_channels, (Block(BlockId(name), kernel_size, hidden_channels, 0, out_channels),))

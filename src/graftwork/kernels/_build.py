@@ -15,8 +15,6 @@ from pathlib import Path
 from graftwork.kernels._check import agrees
 from graftwork.kernels._kernels import Kernels
 
-__all__ = ["build"]
-
 _log = logging.getLogger(__name__)
 
 _SOURCES = ("kernels.c", "passes.h", "mixing.h")

@@ -6,8 +6,6 @@ from torch.nn import functional as F
 from graftwork.kernels._kernels import EPSILON, Kernels
 from graftwork.typing import ACTIVATIONS, Activation
 
-__all__ = ["agrees"]
-
 _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Largest difference allowed for values of size 1: far above rounding, far below any mistake."""
 

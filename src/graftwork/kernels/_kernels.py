@@ -9,8 +9,6 @@ from torch import Tensor
 from graftwork.errors import ResourceError
 from graftwork.typing import Activation
 
-__all__ = ["EPSILON", "Kernels"]
-
 EPSILON = 1e-5
 """Added to variances, as PyTorch's norms do."""
 

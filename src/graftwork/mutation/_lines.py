@@ -10,8 +10,6 @@ from graftwork.population import Population
 from graftwork.transforms import Transform
 from graftwork.typing import BlockId, MemberId
 
-__all__ = ["Parting", "part"]
-
 
 @dataclass(frozen=True, slots=True)
 class Parting:

@@ -13,8 +13,6 @@ from graftwork.population import Population
 from graftwork.transforms import Growth, R2RDeepen, R2RWiden, RandomPadding, Transform, even
 from graftwork.typing import KERNEL_SIZES, MemberId
 
-__all__ = ["MutationReport", "Mutator", "R2RMutation"]
-
 
 @dataclass(frozen=True, slots=True)
 class MutationReport:

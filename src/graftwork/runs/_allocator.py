@@ -3,8 +3,6 @@
 import ctypes
 import sys
 
-__all__ = ["keep_memory"]
-
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGEST = 2**31 - 1
 

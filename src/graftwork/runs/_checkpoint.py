@@ -17,8 +17,6 @@ from graftwork.population import Birth, Population
 from graftwork.runs._tensors import scoped, unscoped
 from graftwork.typing import BlockId, MemberId
 
-__all__ = ["STATE_VERSION", "StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state"]
-
 STATE_VERSION = 1
 
 

@@ -14,8 +14,6 @@ from graftwork.population import Birth, Population
 from graftwork.runs._folder import RunFolder
 from graftwork.typing import BlockId, MemberId
 
-__all__ = ["StoredMember", "load_member", "save_member"]
-
 StoredMember = tuple[Member, InputTransform, dict[str, Any]]
 """A member in evaluation mode, its input transform, and the JSON beside it."""
 

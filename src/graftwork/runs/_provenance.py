@@ -11,8 +11,6 @@ import torch
 
 from graftwork import __version__
 
-__all__ = ["machine", "provenance"]
-
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "scikit-learn", "safetensors")
 
 

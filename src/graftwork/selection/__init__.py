@@ -5,13 +5,12 @@ rows of the survivors in order of choice, and is a pure function of its argument
 
 * ``greedy``: the most accurate.
 * ``random``: by chance; the control.
-* ``coevolution``: those that are right where the others are wrong; ``soft-coevolution`` reads probabilities.
+* ``coevolution``: those that are right where the others are wrong.
 * ``pareto``: a family, each the most accurate at its cost.
 * ``tournament``: the best of a few drawn at random; ``age`` retires the oldest first (regularized evolution).
 
 To add one, write a `Selector` with a ``choose`` method, which gets the checked arguments as `Candidates`, and give it a
-line in ``SELECTORS``: the contract suite then tests it. A `BoundedSelector` (``greedy``) can also tell from a part of
-the examples who can't be chosen any more, so that scoring may stop early.
+line in ``SELECTORS``: the contract suite then tests it.
 """
 
 from graftwork.selection._age import AgeSelector
@@ -20,22 +19,18 @@ from graftwork.selection._greedy import GreedySelector
 from graftwork.selection._pareto import ParetoSelector, non_dominated_fronts
 from graftwork.selection._random import RandomSelector
 from graftwork.selection._registry import SELECTORS, make_selector
-from graftwork.selection._selector import BoundedSelector, Candidates, Selector, SoftSelector, best_first
-from graftwork.selection._soft_coevolution import SoftCoevolutionSelector
+from graftwork.selection._selector import Candidates, Selector, best_first
 from graftwork.selection._tournament import TournamentSelector
 
 __all__ = [
     "SELECTORS",
     "AgeSelector",
-    "BoundedSelector",
     "Candidates",
     "CoevolutionSelector",
     "GreedySelector",
     "ParetoSelector",
     "RandomSelector",
     "Selector",
-    "SoftCoevolutionSelector",
-    "SoftSelector",
     "TournamentSelector",
     "best_first",
     "make_selector",

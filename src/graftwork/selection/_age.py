@@ -9,8 +9,6 @@ from graftwork.errors import ConfigError
 from graftwork.selection._selector import Candidates, Selector, best_first
 from graftwork.selection._tournament import check_tournament_size, hold_tournaments
 
-__all__ = ["AgeSelector"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgeSelector(Selector):

@@ -9,17 +9,8 @@ from numpy.typing import NDArray
 from graftwork.errors import ConfigError
 from graftwork.selection._selector import Candidates, Selector
 
-__all__ = ["MAX_POWER", "CoevolutionSelector", "check_power"]
-
 MAX_POWER = 64.0
 """Beyond this power the weights no longer differ from "uncovered examples first" at any realistic size."""
-
-
-def check_power(power: float) -> None:
-    """Raise ConfigError unless 0 ≤ power ≤ ``MAX_POWER``."""
-    if not 0 <= power <= MAX_POWER:
-        msg = f"power has to be between 0 (which is greedy) and {MAX_POWER:g}, but is {power!r}"
-        raise ConfigError(msg)
 
 
 def _weights(power: float, num_hits: int) -> list[int] | list[float]:
@@ -55,7 +46,9 @@ class CoevolutionSelector(Selector):
     power: float = 2
 
     def __post_init__(self) -> None:
-        check_power(self.power)
+        if not 0 <= self.power <= MAX_POWER:
+            msg = f"power has to be between 0 (which is greedy) and {MAX_POWER:g}, but is {self.power!r}"
+            raise ConfigError(msg)
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose rows that complement each other."""

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from graftwork.selection._selector import Candidates, Selector
 
-__all__ = ["ParetoSelector", "non_dominated_fronts"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoSelector(Selector):

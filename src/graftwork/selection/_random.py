@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from graftwork.selection._selector import Candidates, Selector
 
-__all__ = ["RandomSelector"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSelector(Selector):

@@ -12,17 +12,13 @@ from graftwork.selection._greedy import GreedySelector
 from graftwork.selection._pareto import ParetoSelector
 from graftwork.selection._random import RandomSelector
 from graftwork.selection._selector import Selector
-from graftwork.selection._soft_coevolution import SoftCoevolutionSelector
 from graftwork.selection._tournament import TournamentSelector
-
-__all__ = ["SELECTORS", "make_selector"]
 
 SELECTORS: Mapping[str, Callable[..., Selector]] = MappingProxyType(
     {
         "greedy": GreedySelector,
         "random": RandomSelector,
         "coevolution": CoevolutionSelector,
-        "soft-coevolution": SoftCoevolutionSelector,
         "pareto": ParetoSelector,
         "tournament": TournamentSelector,
         "age": AgeSelector,

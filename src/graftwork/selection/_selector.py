@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["BoundedSelector", "Candidates", "Selector", "SoftSelector", "best_first"]
-
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -62,80 +60,6 @@ class Selector(ABC):
     @abstractmethod
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return int64 [given.count]: distinct rows, in order of choice; what a selector is."""
-
-
-class BoundedSelector(Selector):
-    """A selector that can tell from a part of the examples who can't be chosen any more.
-
-    Whoever scores in parts asks ``isinstance(selector, BoundedSelector)`` and stops scoring the rows that `hopeless`
-    names. The promise: whatever the rows would have got right of the examples that they are not asked, `select` chooses
-    the same rows in the same order as with all answers, when answers that are missing count as wrong.
-    """
-
-    @final
-    def hopeless(self, fewest: NDArray[np.int64], most: NDArray[np.int64], num_survivors: int) -> NDArray[np.bool_]:
-        """Tell which rows can't be among the chosen.
-
-        Args:
-            fewest: int64 [member]; examples that the member is known to get right.
-            most: int64 [member]; those, and all that it was not asked yet.
-            num_survivors: how many will be chosen, K ≥ 1.
-
-        Returns:
-            bool [member]; at least min(K, num_members) rows are False, among them the first of those with the most
-            right answers. A row that is True stays so while the bounds of the others close in, whether its own do or
-            stay as they are.
-
-        Raises:
-            InputError: arrays of different shapes, a lower bound above its upper one, or K < 1.
-        """
-        if fewest.ndim != 1 or fewest.shape != most.shape or (fewest > most).any() or num_survivors < 1:
-            msg = (
-                "hopeless expects bounds fewest ≤ most, one pair a member, and num_survivors ≥ 1, but got "
-                f"{fewest!r}, {most!r} and {num_survivors!r}"
-            )
-            raise InputError(msg)
-        return self.rule_out(fewest, most, min(num_survivors, len(fewest)))
-
-    @abstractmethod
-    def rule_out(self, fewest: NDArray[np.int64], most: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-        """Return bool [member] as `hopeless` says, from checked bounds and min(K, num_members)."""
-
-
-class SoftSelector(Selector):
-    """A selector that can also read probabilities, where a boolean would throw away how sure a member was.
-
-    The caller that has probabilities asks ``isinstance(selector, SoftSelector)`` and calls `select_soft`; on
-    probabilities that are all 0 or 1 the two methods agree.
-    """
-
-    @final
-    def select_soft(
-        self,
-        probabilities: NDArray[np.float64],
-        costs: NDArray[np.float64],
-        num_survivors: int,
-        rng: np.random.Generator,
-    ) -> NDArray[np.int64]:
-        """Choose survivors as `select` does, from float64 [member, example]: P(true label).
-
-        Raises:
-            InputError: a probability outside [0, 1], or as `select` says.
-        """
-        given = _checked(probabilities == 1, costs, num_survivors)
-        if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            low, high = probabilities.min(), probabilities.max()
-            msg = f"probabilities have to lie in [0, 1], but go from {low!r} to {high!r}"
-            raise InputError(msg)
-        if np.isin(probabilities, (0, 1)).all():
-            return self.choose(given, rng)
-        return self.choose_soft(probabilities, given, rng)
-
-    @abstractmethod
-    def choose_soft(
-        self, probabilities: NDArray[np.float64], given: Candidates, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """Return rows as `choose` does, by P(true label) instead of ``given.correct``, which tells who is certain."""
 
 
 def _checked(correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survivors: int) -> Candidates:

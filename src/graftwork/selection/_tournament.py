@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from graftwork.errors import ConfigError
 from graftwork.selection._selector import Candidates, Selector, best_first
 
-__all__ = ["TournamentSelector", "check_tournament_size", "hold_tournaments"]
-
 
 def check_tournament_size(size: int) -> None:
     """Raise ConfigError unless a tournament has at least one entrant."""

@@ -23,7 +23,7 @@ from graftwork.training._schedules import (
     make_schedule,
     warmup_stable_decay,
 )
-from graftwork.training._scoring import Evaluation, Hopeless, Scorer
+from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
 from graftwork.training._speed import Throwaway, calibrate_speed
 from graftwork.training._step import Loss, LrScale, Trainer, Update
@@ -38,7 +38,6 @@ __all__ = [
     "BatchStream",
     "Evaluation",
     "Flip",
-    "Hopeless",
     "Images",
     "Loss",
     "LrScale",

@@ -15,8 +15,6 @@ from graftwork.training._augment import Augmentation
 from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for
 
-__all__ = ["BatchStream", "Images", "most_parts", "part_of", "shrink", "take_images"]
-
 Images = Tensor | NDArray[np.uint8]
 """uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
 

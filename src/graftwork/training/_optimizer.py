@@ -13,8 +13,6 @@ from graftwork.training._options import check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules
 from graftwork.typing import BlockId
 
-__all__ = ["BankOptimizer"]
-
 _SLOTS: Mapping[str, frozenset[str]] = {
     "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
     "sgd": frozenset({"momentum_buffer"}),

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from graftwork.training._precision import Precision
 
-__all__ = ["Peak", "measure_peak"]
-
 _TYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SIDE = 1024
 _CONVOLUTION = (64, 128, 16)

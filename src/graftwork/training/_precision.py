@@ -14,8 +14,6 @@ from graftwork.execution import using_kernels
 from graftwork.kernels import Kernels
 from graftwork.member import Member
 
-__all__ = ["Passes", "Precision", "PrecisionChoice", "in_precision", "measure_precision"]
-
 Precision = Literal["float32", "bfloat16"]
 Passes = Literal["compiled", "torch"]
 """What runs statistics, activations and pools of fused layers: `graftwork.kernels`, or PyTorch's own operations."""

@@ -12,8 +12,6 @@ from graftwork.training._schedules import Schedule, make_schedule
 from graftwork.training._step import LrScale
 from graftwork.typing import ForkStart, Initialisation, Role
 
-__all__ = ["RECIPES", "Recipe", "make_recipe"]
-
 
 @dataclass(frozen=True)
 class Recipe:

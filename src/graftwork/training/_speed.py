@@ -16,8 +16,6 @@ from graftwork.training._rules import Rules
 from graftwork.training._seeding import generator_for
 from graftwork.training._step import Trainer
 
-__all__ = ["Throwaway", "calibrate_speed"]
-
 
 class Throwaway:
     """A network of its own that is trained on noise, to be timed: batches, passes and optimizer cost what they will.

@@ -22,8 +22,6 @@ from graftwork.training._precision import Precision, in_precision
 from graftwork.training._schedules import Schedule
 from graftwork.typing import BlockId
 
-__all__ = ["Loss", "LrScale", "Trainer", "Update"]
-
 LrScale = Literal["none", "parameter-ratio"]
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

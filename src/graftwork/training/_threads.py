@@ -9,8 +9,6 @@ import torch
 
 from graftwork.errors import ConfigError
 
-__all__ = ["ThreadsChoice", "candidate_threads", "measure_threads"]
-
 _GAIN = 1.1
 """How many times faster a step must be for more threads to be taken: a tie leaves cores to other work, and noise alone
 must not decide."""

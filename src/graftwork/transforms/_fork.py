@@ -9,8 +9,6 @@ from graftwork.genome import Block, Genome, Layer
 from graftwork.transforms._growth import Growth, new_block_id
 from graftwork.typing import BlockId, ForkStart
 
-__all__ = ["Fork"]
-
 
 @dataclass(frozen=True, slots=True)
 class Fork:

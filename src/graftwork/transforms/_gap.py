@@ -7,8 +7,6 @@ from graftwork import numerics
 from graftwork.execution import cancelled_scale
 from graftwork.member import Member
 
-__all__ = ["output_gap"]
-
 
 @torch.no_grad()
 def output_gap(parent: Member, child: Member, x: Tensor) -> float:

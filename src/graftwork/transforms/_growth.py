@@ -13,8 +13,6 @@ from graftwork.errors import GenomeError
 from graftwork.genome import Genome, diff, num_parameters, parameters_per_entry
 from graftwork.typing import BlockId, Initialisation
 
-__all__ = ["Growth", "Transform", "compose", "new_block_id"]
-
 
 @dataclass(frozen=True, slots=True)
 class Growth:

@@ -9,8 +9,6 @@ from graftwork.errors import GenomeError
 from graftwork.genome import Block, Genome, Layer
 from graftwork.transforms._growth import Growth, Transform, new_block_id
 
-__all__ = ["R2RDeepen", "R2RWiden", "RandomPadding", "even"]
-
 
 def even(width: float) -> int:
     """The smallest even number that is at least 2 and not below ``width``."""

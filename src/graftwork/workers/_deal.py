@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from graftwork.execution import shared_flops
 from graftwork.genome import Genome, forward_flops
 
-__all__ = ["Job", "deal", "deal_scoring", "scoring_flops"]
-
 
 def deal(keys: Sequence[int], costs: Sequence[int], size: int) -> list[int]:
     """Deal draws to ranks: in the order of their keys, cut into parts of about equal cost.

@@ -18,8 +18,6 @@ from graftwork.experiments.growing._widths import build, grow, task_of
 from graftwork.surgery import widen_all
 from graftwork.training import generator_for
 
-__all__ = ["CARRY", "SUBJECTS", "Subject"]
-
 BEFORE, AFTER, WARMUP = 400, 100, 30
 """Updates before and after the growth at scale 1; updates of warm-up."""
 WINDOW, EARLY = 50, 20

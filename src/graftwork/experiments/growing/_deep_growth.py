@@ -15,8 +15,6 @@ from graftwork.experiments.growing._grid import Cell, GridExperiment, Setting, T
 from graftwork.experiments.growing._learner import Learner
 from graftwork.training import generator_for
 
-__all__ = ["DEEP_GROWTH"]
-
 BUDGETS = (1, 2, 4)
 """In units of a family's smallest budget."""
 GROWTH, DECAY, WARMUP = 0.5, 0.25, 30

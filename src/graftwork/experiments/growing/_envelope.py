@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-__all__ = ["flops_to_reach", "lower_envelope"]
-
 
 def lower_envelope(curves: Mapping[str, Mapping[float, float]]) -> dict[float, tuple[float, str]]:
     """The lowest loss at every budget that all sizes were given.

@@ -17,8 +17,6 @@ from graftwork.experiments.growing._text import Corpus, standard_library
 from graftwork.numerics import matched_uniform, reference_scale
 from graftwork.surgery import deepen
 
-__all__ = ["FAMILIES", "Family", "GPTFamily", "ResNetFamily", "corpus", "deepen_to", "problem_of", "scramble"]
-
 
 class Family(Protocol):
     """Networks that differ in depth alone."""

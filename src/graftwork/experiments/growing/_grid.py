@@ -15,8 +15,6 @@ from graftwork.experiments._tasks import Task, run_tasks
 from graftwork.runs import provenance, write_json, write_text
 from graftwork.training import Precision, measure_precision
 
-__all__ = ["Cell", "GridExperiment", "Setting", "Table", "run_grid"]
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -14,8 +14,6 @@ from graftwork.experiments.growing._learner import Learner, training_flops
 from graftwork.experiments.growing._widths import CHANGES, build, grow, task_of
 from graftwork.training import Schedule, constant, cosine, generator_for, warmup_stable_decay
 
-__all__ = ["GROWTH"]
-
 FULL_STEPS = 600
 """Updates at scale 1; the poster made 6,000."""
 SCHEDULES: Mapping[str, Schedule] = {

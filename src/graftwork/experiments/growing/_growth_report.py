@@ -10,7 +10,6 @@ from graftwork.experiments.growing._grid import Table
 if TYPE_CHECKING:
     from graftwork.reports import Curve
 
-__all__ = ["draw", "summarise", "tables"]
 
 Key = tuple[str, ...]
 

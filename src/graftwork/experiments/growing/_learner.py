@@ -16,8 +16,6 @@ from graftwork.errors import ResourceError
 from graftwork.experiments.growing._tasks import Task, evaluation_mode
 from graftwork.training import Precision, in_precision
 
-__all__ = ["Learner", "seeded", "training_flops"]
-
 
 def training_flops(model: nn.Module, example: Tensor) -> float:
     """FLOPs of a training step on one example: three forward passes, a multiply-add counted as 2.

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ByteGPT", "PosterNet", "StageNet"]
-
 
 class TransformerBlock(nn.Module):
     """Pre-norm causal self-attention and a feed-forward layer, each with a residual connection.

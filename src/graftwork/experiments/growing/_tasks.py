@@ -12,8 +12,6 @@ from graftwork.config import Problem
 from graftwork.experiments.growing._text import Corpus
 from graftwork.training import Augmentation, BatchStream, generator_for
 
-__all__ = ["ImageTask", "Task", "TextTask", "evaluation_mode"]
-
 Params = Iterable[nn.Parameter]
 
 

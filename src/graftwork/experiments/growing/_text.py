@@ -10,8 +10,6 @@ from torch import Tensor
 
 from graftwork.errors import DataError
 
-__all__ = ["FILES", "Corpus", "standard_library"]
-
 _NAMES = """
 _pydecimal _pyio argparse ast asyncio/base_events asyncio/events asyncio/locks asyncio/queues asyncio/sslproto
 asyncio/streams asyncio/tasks asyncio/unix_events base64 bdb bz2 calendar cmd codecs codeop collections/__init__

@@ -13,8 +13,6 @@ from graftwork.experiments.growing._models import PosterNet
 from graftwork.experiments.growing._tasks import ImageTask, Task
 from graftwork.surgery import R2RBlock, deepen, widen_all
 
-__all__ = ["CHANGES", "SIZES", "Change", "build", "grow", "task_of"]
-
 BATCH_SIZE, LR = 64, 0.003
 """The paper's: Adam at 0.003, batches of 64, no augmentation."""
 
