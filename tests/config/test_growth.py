@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftwork.config import SearchConfig, _machine, choose_precision
+from graftwork.config import SearchConfig, _machine
 from graftwork.config._growth import typical_genome
 from graftwork.genome import forward_flops, seed_genome
 from graftwork.training import PrecisionChoice
@@ -62,7 +62,7 @@ def test_the_precision_is_measured_on_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(_machine, "measure_precision", measure)
     config = _config(recipe="paper", precision="auto")
-    choice = choose_precision(config, POSTER, None, batch_size=6, device=torch.device("cpu"))
+    choice = _machine.choose_precision(config, POSTER, None, batch_size=6, device=torch.device("cpu"))
     assert seen == [(typical_genome(config, POSTER), torch.Size([6, 3, 32, 32]))]
     assert choice.precision == "bfloat16"
     assert choice.reason == f"half the time, with {len(seen[0][0].layers)} layers"

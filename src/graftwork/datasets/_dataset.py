@@ -61,14 +61,6 @@ class ImageDataset:
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
-    def channel_mean(self, rows: Labels | None = None) -> NDArray[np.float64]:
-        """Mean of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
-        return self.channel_moments(rows)[0]
-
-    def channel_std(self, rows: Labels | None = None) -> NDArray[np.float64]:
-        """Standard deviation of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
-        return self.channel_moments(rows)[1]
-
     def __repr__(self) -> str:
         size = "×".join(map(str, self.shape))
         test = f" + {len(self.test_images)} test" if self.test_images is not None else ""
