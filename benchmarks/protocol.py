@@ -20,7 +20,7 @@ while the naive way is timed, with all threads, they wait. An update is then the
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from statistics import fmean
@@ -40,7 +40,6 @@ from graftwork.evolution import SearchState, search
 from graftwork.member import Member
 from graftwork.runs import keep_memory
 from graftwork.training import Evaluation, PrecisionChoice, ThreadsChoice, Update
-from graftwork.typing import BlockId
 from graftwork.workers import Group, launch
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
@@ -134,15 +133,12 @@ class Timed:
             self.group.add(torch.zeros(1))
         return found
 
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def sync(self) -> None:
         """A round begins."""
-        self.trainer.sync(copies)
+        self.trainer.sync()
         self._beside(lambda other: other.rebuild(self.setup))
         self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
         self.mutation, self._made = 0.0, 0
-
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
-        self.trainer.slow(block_ids, rate)
 
     def run(self, updates: Sequence[Update]) -> float:
         began = perf_counter()

@@ -1,8 +1,8 @@
 """Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from graftwork.member import Member
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
 from graftwork.training import Evaluation, Update
-from graftwork.typing import BlockId
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
 POOLED = seed_genome("poster", (1, 16, 16), 3).replace(head=Head("linear", hidden_features=0, pooling="avg"))
@@ -35,18 +34,10 @@ class Trainer:
         self.drawn: list[tuple[Member, ...]] = []
         self.runs: list[list[int]] = []
         self.sizes: list[tuple[int, int] | None] = []
-        self.lines: list[int | None] = []
-        self.copied: list[dict[BlockId, BlockId]] = []
-        self.trunks: list[tuple[set[BlockId], float]] = []
         self.updates_at_once = updates_at_once
 
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def sync(self) -> None:
         """There is no optimizer."""
-        if copies:
-            self.copied.append(dict(copies))
-
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
-        self.trunks.append((set(block_ids), rate))
 
     def run(self, updates: Sequence[Update]) -> float:
         self.runs.append([update.number for update in updates])
@@ -54,7 +45,6 @@ class Trainer:
         self.trained += [update.members[0].genome for update in updates]
         self.drawn += [update.members for update in updates]
         self.sizes += [update.size for update in updates]
-        self.lines += [update.line for update in updates]
         return float(sum(update.number for update in updates))
 
 
@@ -209,87 +199,8 @@ def test_a_plan_survives_json() -> None:
         Plan(1, 1, 4, small_share=1.5)
 
 
-@pytest.mark.parametrize("plan", [Plan(2, 20, 5, fork_fraction=0.4), Plan(2, flops=200 * STEP, fork_fraction=0.4)])
-def test_the_seed_parts_into_a_line_for_each_survivor_when_its_share_of_the_work_is_done(plan: Plan) -> None:
-    state, trainer, rounds = run(plan)
-    alone = trainer.trained.index(next(genome for genome in trainer.trained if genome != SEED))
-    assert trainer.progress[alone] == pytest.approx(0.4, abs=0.02)
-    assert rounds[0].members == state.lines == ("m1", "m2")
-    assert [birth.parent for birth in rounds[0].births] == [None, "m0", "m0"]
-    assert len(trainer.copied) == 1
-    assert SEED not in trainer.trained[alone:]
-
-
-def test_a_population_parts_at_the_beginning_of_the_first_round_that_follows_its_share() -> None:
-    state, _, rounds = run(Plan(3, 4, 4, fork_fraction=0.3))
-    assert state.lines == ("m4", "m5")
-    assert [birth.parent for birth in rounds[2].births[:2]] == list(rounds[1].survivors)
-    assert rounds[2].members[:2] == state.lines
-
-
-@pytest.mark.parametrize("plan", [Plan(5, 20, 5, fork_fraction=0.4), Plan(5, 4, 4, fork_fraction=0.3)])
-def test_the_trunk_is_what_several_lines_bind_once_there_are_lines(plan: Plan) -> None:
-    plan = replace(plan, fork_layer=1, trunk_rate=0.25)
-    _, trainer, rounds = run(plan, population_size=6)
-    stem = {SEED.layers[0].blocks[0].id}
-    told = [trunk for trunk, _ in trainer.trunks]
-    parted = next(number for number, trunk in enumerate(told) if trunk)
-    assert parted > 0
-    assert told[parted:] == [stem] * len(told[parted:])  # though rounds have widened the first layer, each for itself
-    assert any(len(birth.genome.layers[0].blocks) > 1 for r in rounds for birth in r.births)
-    assert {rate for trunk, rate in trainer.trunks if trunk} == {0.25}
-    _, alone, _ = run(plan, num_survivors=1, population_size=6)
-    assert alone.trunks
-    assert not any(trunk for trunk, _ in alone.trunks)  # one line shares with no other
-
-
-def test_one_of_each_line_survives_whatever_the_selector_prefers() -> None:
-    state, _, rounds = run(Plan(4, 4, 4, fork_fraction=0.1, fork_layer=1), population_size=6)
-    for r in rounds:
-        owners = [state.population.ancestor_among(member, state.lines) for member in r.survivors]
-        assert tuple(owners) == state.lines
-        for line, survivor in zip(state.lines, r.survivors, strict=True):
-            kin = [m for m in r.members if state.population.ancestor_among(m, state.lines) == line]
-            assert survivor == kin[-1]  # the youngest, which the selector likes best
-    ids = [set(genome.ids) for genome in state.population.genomes]
-    assert ids[0] & ids[1] == {SEED.layers[0].blocks[0].id}
-
-
-def test_an_update_knows_the_line_of_its_member() -> None:
-    state, trainer, rounds = run(Plan(2, 20, 20, fork_fraction=0.2), population_size=6)
-    parted = next(number for number, line in enumerate(trainer.lines) if line is not None)
-    assert {genome.id for genome in trainer.trained[:parted]} == {SEED.id}
-    heads = [birth.genome.head.id for birth in rounds[0].births[1:]]  # each line has a head of its own
-    assert trainer.lines[parted:] == [heads.index(genome.head.id) for genome in trainer.trained[parted:]]
-    assert set(trainer.lines[parted:]) == {0, 1}
-    assert [state.line_of(member) for member in rounds[-1].survivors] == [0, 1]
-    _, together, _ = run(Plan(2, 20, 20))
-    assert set(together.lines) == {None}
-
-
-def test_forking_draws_the_same_updates_however_many_are_drawn_at_once() -> None:
-    plan = Plan(2, flops=60 * STEP, fork_fraction=0.25)
-    (one, _, ones), (many, _, rounds) = run(plan), run(plan, updates_at_once=4)
-    assert [(r.step, r.training_flops, r.members) for r in ones] == [
-        (r.step, r.training_flops, r.members) for r in rounds
-    ]
-    assert one.rng.bit_generator.state == many.rng.bit_generator.state
-
-
-def test_the_round_of_a_fork_follows_from_its_share() -> None:
-    shares = {None: None, 0.0: 0, 0.2: 0, 0.5: 1, 0.6: 2, 0.75: 2}
-    assert {s: Plan(2, flops=1, fork_fraction=s).fork_generation for s in shares} == shares
-    assert Plan(0, 5, 5, fork_fraction=1.0).fork_generation == 0
-
-
-@pytest.mark.parametrize("share", [-0.1, 0.76])
-def test_a_fork_that_would_never_come_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match="fork_fraction"):
-        Plan(2, flops=1, fork_fraction=share)
-
-
 def test_the_control_of_a_search_sees_images_and_rounds_of_the_same_kind() -> None:
-    plan = Plan(2, 6, 2, members_per_step=3, small_share=0.4, small_size=(24, 24), fork_fraction=0.5, trunk_rate=0)
+    plan = Plan(2, 6, 2, members_per_step=3, small_share=0.4, small_size=(24, 24))
     expected = Plan(2, flops=77, initial_fraction=0.6, small_share=0.4, small_size=(24, 24))
     assert plan.alone(77) == expected
     assert expected.alone(77) == expected

@@ -126,22 +126,6 @@ def check_resume(config: SearchConfig, folder: Path, step: int) -> Path:
     return whole
 
 
-@pytest.mark.parametrize("step", [9, 15, 16, 41])
-def test_a_forked_search_resumes_to_the_same_bits_before_at_and_after_its_fork(tmp_path: Path, step: int) -> None:
-    config = tiny(control=False, fork_fraction=0.25, fork_layer=1, line_shifts=[0, 1])
-    check_resume(config, tmp_path, step)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.parametrize("step", [16, 41])
-def test_a_search_with_votes_on_a_slow_trunk_resumes_to_the_same_bits(tmp_path: Path, step: int, rate: float) -> None:
-    way = {"fork_fraction": 0.25, "fork_layer": 1, "fork_start": "random", "trunk_rate": rate}
-    way |= {"members_per_step": 2, "vote_weight": 0.3}
-    config = tiny(control=False, **way)
-    stored = json.loads((check_resume(config, tmp_path, step) / "provenance.json").read_text())
-    assert stored["plan"]["trunk_rate"] == rate
-
-
 def test_another_seed_gives_another_bank(whole: Path, tmp_path: Path) -> None:
     Session.start(tiny(seed=1, control=False), tmp_path / "other").run()
     assert result(tmp_path / "other")["bank_sha256"] != result(whole)["bank_sha256"]

@@ -4,25 +4,22 @@ Nothing here writes a file or prints: the caller records what is yielded, and ma
 updates, because everything that changes lives in `SearchState`.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
 from graftwork.execution import shared_flops
 from graftwork.genome import TRAINING_FACTOR, Genome, forward_flops, training_flops
 from graftwork.member import Member
-from graftwork.mutation import MutationReport, Mutator, part
+from graftwork.mutation import MutationReport, Mutator
 from graftwork.plan import Plan
 from graftwork.population import Birth, Population
 from graftwork.selection import Selector
 from graftwork.training import Evaluation, Update
-from graftwork.transforms import Fork
-from graftwork.typing import BlockId, MemberId
+from graftwork.typing import MemberId
 
 __all__ = ["Generation", "Plan", "SearchState", "joint_train", "search"]
 
@@ -35,8 +32,7 @@ class Trains(Protocol):
     @property
     def updates_at_once(self) -> int: ...
     def run(self, updates: Sequence[Update]) -> float: ...
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None: ...
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None: ...
+    def sync(self) -> None: ...
 
 
 class Scores(Protocol):
@@ -64,7 +60,6 @@ class SearchState:
         report: Of this round's mutation.
         loss_sum: Of this round's updates, with their number in ``loss_count``.
         loss_count: Updates of this round.
-        lines: Members that the lines begin with, once the population has parted.
     """
 
     population: Population
@@ -80,17 +75,11 @@ class SearchState:
     report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
     loss_sum: float = 0.0
     loss_count: int = 0
-    lines: tuple[MemberId, ...] = ()
 
     @property
     def spent_flops(self) -> int:
         """Training and scoring together."""
         return self.training_flops + self.scoring_flops
-
-    def line_of(self, member_id: MemberId) -> int | None:
-        """Number of the line, from 0, that a member belongs to; ``None`` before the population has parted."""
-        owner = self.population.ancestor_among(member_id, self.lines)
-        return None if owner is None else self.lines.index(owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +155,6 @@ def search(
 ) -> Iterator[Generation]:
     """Algorithm 1: train the seed; then select, mutate and train jointly, round after round.
 
-    With ``plan.fork_fraction`` the population parts once into K lines, each with blocks that no other line has. From
-    then on selection keeps the best of each line, so that survivors go on sharing no more than the trunk.
-
     Args:
         state: A population that holds the seed, and the source of randomness; changed in place. A state that was
             stored between two updates goes on where it was, to the same bits.
@@ -192,13 +178,8 @@ def search(
     while not state.finished:
         if state.generation > 0 and not state.begun:
             state.population.keep(state.survivors)
-            if state.generation == plan.fork_generation:
-                _part(state, plan, trainer, num_survivors)
             state.report = mutate(state.population, population_size, rng=state.rng, generation=state.generation)
         state.begun = True
-        if state.generation == plan.fork_generation and not state.lines:  # in round 0, which nothing begins
-            joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer, until=plan.fork_fraction)
-            _part(state, plan, trainer, num_survivors)
         joint_train(state, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
         evaluation = scorer.evaluate(list(state.population))
         state.scoring_flops += evaluation.flops
@@ -207,47 +188,11 @@ def search(
     state.population.keep(state.survivors)
 
 
-def _part(state: SearchState, plan: Plan, trainer: Trains, count: int) -> None:
-    """Put forks in the place of those who are alive; the copies take their sources' moments before these go."""
-    trainer.sync()
-    fork = Fork(plan.fork_layer, plan.fork_start)
-    parents = state.survivors or tuple(state.population.members)
-    parting = part(state.population, parents, count, fork=fork, rng=state.rng, generation=state.generation)
-    trainer.sync(parting.copies)
-    state.population.keep(parting.lines)
-    state.lines = parting.lines
-
-
-def _trunk(state: SearchState) -> tuple[BlockId, ...]:
-    """Blocks that members of several lines bind, in order of first use; none before the population has parted."""
-    if not state.lines:
-        return ()
-    owners: dict[BlockId, set[int | None]] = defaultdict(set)
-    for line, member in ((state.line_of(name), found) for name, found in state.population.members.items()):
-        for block_id in member.genome.ids:
-            owners[block_id].add(line)
-    return tuple(block_id for block_id, lines in owners.items() if len(lines) > 1)
-
-
-def _contests(state: SearchState, num_survivors: int) -> tuple[list[NDArray[np.int64]], int]:
-    """Rows that compete with one another, and for how many places: all for K; with lines, each line for one."""
-    members = tuple(state.population.members)
-    if not state.lines:
-        return [np.arange(len(members))], num_survivors
-    owners = np.array([state.line_of(member) for member in members])
-    return [np.flatnonzero(owners == line) for line in range(len(state.lines))], 1
-
-
 def _select(state: SearchState, selector: Selector, evaluation: Evaluation, num_survivors: int) -> tuple[MemberId, ...]:
-    """Survivors in order of choice; once there are lines, the choice of each line by itself, in order of lines."""
-    members = tuple(state.population.members)
+    """Survivors in order of choice."""
     costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
-    groups, count = _contests(state, num_survivors)
-    chosen: list[MemberId] = []
-    for rows in groups:
-        found = selector.select(evaluation.correct[rows], costs[rows], count, state.rng)
-        chosen += [members[rows[row]] for row in found]
-    return tuple(chosen)
+    members = tuple(state.population.members)
+    return tuple(members[row] for row in selector.select(evaluation.correct, costs, num_survivors, state.rng))
 
 
 def joint_train(
@@ -257,19 +202,14 @@ def joint_train(
     scorer: Scores,
     plan: Plan,
     observer: Observer | None = None,
-    until: float | None = None,
 ) -> None:
     """Draw a member uniformly, with replacement, update it on one batch; until this round's work is done.
-
-    With ``until`` it ends when that share of the plan's whole work is done, if this comes before the round's end.
 
     With ``plan.members_per_step`` above 1, so many different members are drawn for each batch. Under a plan in FLOPs a
     round ends before the update that would leave too little for scoring the population.
     """
     trainer.sync()
-    if plan.trunk_rate < 1:
-        trainer.slow(_trunk(state), plan.trunk_rate)
-    draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes), until)
+    draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes))
     while drawn := draw(trainer.updates_at_once):
         loss = trainer.run([entry.update for entry in drawn])
         state.step += len(drawn)
@@ -295,16 +235,12 @@ class _Draw:
         plan: How much work the round gets.
         batch_size: Images of an update.
         reserved: FLOPs that scoring will take.
-        until: Share of the plan's work at which to end; ``None``: with the round.
     """
 
-    def __init__(
-        self, state: SearchState, plan: Plan, batch_size: int, reserved: int, until: float | None = None
-    ) -> None:
-        self._until = until
+    def __init__(self, state: SearchState, plan: Plan, batch_size: int, reserved: int) -> None:
         self._state, self._plan, self._reserved = state, plan, reserved
         self._ids = list(state.population.members)
-        self._members, self._lines = list(state.population), [state.line_of(member) for member in self._ids]
+        self._members = list(state.population)
         self._size = min(plan.members_per_step, len(self._ids))
         self._factor = TRAINING_FACTOR * batch_size
         self._genomes: dict[tuple[int, int] | None, list[Genome]] = {None: state.population.genomes}
@@ -323,16 +259,13 @@ class _Draw:
             flops = self._costs[size][rows[0]]
             if len(rows) > 1:
                 flops = self._factor * shared_flops([self._genomes[size][row] for row in rows])
-            trained, line = tuple(self._members[row] for row in rows), self._lines[rows[0]]
-            update = Update(trained, step, progress, size, line)
+            update = Update(tuple(self._members[row] for row in rows), step, progress, size)
             drawn.append(_Drawn(update, self._ids[rows[0]], flops))
             step, spent = step + 1, spent + flops
         return drawn
 
     def _fits(self, step: int, spent: int) -> bool:
         plan, generation = self._plan, self._state.generation
-        if self._until is not None and plan.share(step, spent) >= self._until:
-            return False
         if plan.flops is None:
             return step < plan.steps_until(generation)
         return spent + self._reserved + self._largest <= plan.flops_until(generation)

@@ -90,17 +90,12 @@ class Member(nn.Module):
             for name, tensor in entry.items()
         }
 
-    def share_statistics(self, parent: "Member", copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def share_statistics(self, parent: "Member") -> None:
         """Start with the parent's statistics where both have the entry: the very tensors, until one is calibrated.
 
         Nothing writes a statistics tensor in place, so a large population holds one pair a block until it is scored.
-
-        Args:
-            parent: Over the same bank.
-            copies: This member's entry → the parent's that it is a copy of; ``None``: there are no copies.
         """
-        sources = {block_id: (copies or {}).get(block_id, block_id) for block_id in self.statistics}
-        self.statistics.update({i: parent.statistics[s] for i, s in sources.items() if s in parent.statistics})
+        self.statistics.update({i: parent.statistics[i] for i in self.statistics if i in parent.statistics})
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         # copies into buffers in place: what other members share must not be there

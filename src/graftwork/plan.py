@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError
-from graftwork.typing import ForkStart
 
 __all__ = ["Plan"]
 
@@ -25,11 +24,6 @@ class Plan:
         small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
             resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
         small_size: Height and width; ``None``: images stay as they are.
-        fork_fraction: Share of the work after which the population parts into lines (see `search`): at once in the
-            first round, otherwise when the next round begins; ``None``: never.
-        fork_layer: Number of the first layer, from 0, that each line has for itself (see `Fork`).
-        fork_start: How private blocks begin.
-        trunk_rate: Factor on the learning rate of what several lines share; 0 freezes it.
 
     Raises:
         ConfigError: If neither or both are given, or a number is out of its range.
@@ -43,10 +37,6 @@ class Plan:
     members_per_step: int = 1
     small_share: float = 0.0
     small_size: tuple[int, int] | None = None
-    fork_fraction: float | None = None
-    fork_layer: int = 0
-    fork_start: ForkStart = "copy"
-    trunk_rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.small_size is not None:  # JSON has no tuples
@@ -62,14 +52,6 @@ class Plan:
             raise ConfigError(f"plan: members_per_step must be >= 1, got {self.members_per_step!r}")
         if not 0 <= self.small_share <= 1:
             raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
-        if not 0 <= self.trunk_rate <= 1:
-            raise ConfigError(f"plan: trunk_rate must be in [0, 1], got {self.trunk_rate!r}")
-        last = self.begins(self.num_generations) if self.num_generations else 1.0
-        if self.fork_fraction is not None and not 0 <= self.fork_fraction <= last:
-            raise ConfigError(
-                f"plan: fork_fraction must lie between 0 and the beginning of the last round, {last:.4g} of the work, "
-                f"got {self.fork_fraction!r}; lower it, or take a longer last round"
-            )
 
     @property
     def total_steps(self) -> int | None:
@@ -94,24 +76,7 @@ class Plan:
             flops=flops,
             initial_fraction=self.first_fraction,
             members_per_step=1,
-            fork_fraction=None,
-            trunk_rate=1.0,
         )
-
-    def begins(self, generation: int) -> float:
-        """Share of the work after which a round begins."""
-        first = self.first_fraction
-        return first + (1 - first) * (generation - 1) / self.num_generations if generation else 0.0
-
-    @property
-    def fork_generation(self) -> int | None:
-        """Round in which the population parts; ``None``: in none. In all but round 0 that is when it begins."""
-        if self.fork_fraction is None:
-            return None
-        rounds = range(1, self.num_generations + 1)
-        if not rounds or self.fork_fraction < self.begins(1):
-            return 0
-        return next(number for number in rounds if self.begins(number) >= self.fork_fraction)
 
     def share(self, step: int, spent: int) -> float:
         """Share of the work that so many updates or FLOPs are."""

@@ -105,7 +105,7 @@ class Population:
         return self._bear(genome, None, "seed", 0)
 
     def graft(self, parent: MemberId, growth: Growth, *, generator: torch.Generator, generation: int = 0) -> MemberId:
-        """Add a child. It shares its parent's blocks (but those it has copies of) and its statistics, until calibrated.
+        """Add a child. It shares every block of its parent and, until calibrated, its statistics.
 
         Raises:
             InputError: If the growth does not start from this parent's genome.
@@ -115,7 +115,7 @@ class Population:
             raise InputError(f"population: the growth starts from {growth.parent!r}, but {parent} is {source.genome!r}")
         growth.graft(self.bank, generator=generator)
         child = self._bear(growth.child, parent, growth.transform, generation)
-        self._members[child].share_statistics(source, growth.copies)
+        self._members[child].share_statistics(source)
         return child
 
     def keep(self, member_ids: Iterable[MemberId]) -> tuple[BlockId, ...]:
@@ -142,11 +142,6 @@ class Population:
         for member in self:
             member.to(device)
         return self
-
-    def ancestor_among(self, member_id: MemberId, candidates: Iterable[MemberId]) -> MemberId | None:
-        """Which of the candidates a member is or descends from, the nearest first; ``None``: from none of them."""
-        wanted = set(candidates)
-        return next((birth.id for birth in reversed(self.ancestors(member_id)) if birth.id in wanted), None)
 
     def ancestors(self, member_id: MemberId) -> Sequence[Birth]:
         """The line from the seed to a member, both included."""

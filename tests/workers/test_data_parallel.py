@@ -10,7 +10,6 @@ from graftwork.errors import ConfigError
 from graftwork.evolution import joint_train
 from graftwork.genome import num_parameters
 from graftwork.training import BatchStream, Update, part_of
-from graftwork.typing import BlockId
 from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, time_exchange, train_together
 from tests.strategies import scramble
 from tests.test_session import tiny
@@ -184,16 +183,15 @@ def test_only_what_an_update_trains_is_sent_and_moved() -> None:
     def work(group: ThreadGroup) -> tuple[Setting, dict[str, torch.Tensor], int]:
         state = setting(RULES["adam"])
         state.run(range(2))
-        state.trainer.slow([BlockId("root")], 0.0)
         before = state.snapshot()
         DataParallelTrainer(state.trainer, group).run([Update((state.members[0],), 5, 0.0)])
         return state, before, sum(group.exchanged)
 
     for state, before, sent in together(2, work):
         moved = {key.split("/")[0] for key, value in state.snapshot().items() if not torch.equal(value, before[key])}
-        assert moved == {"left", "head-left"}
-        private = sum(p.numel() for key, p, _ in state.bank.parameters(["left", "head-left"]) if p.requires_grad)
-        assert sent == private + 2  # and the loss, and whether to stop
+        assert moved == {"root", "left", "head-left"}
+        bound = sum(p.numel() for p in state.members[0].parameters_by_key().values())
+        assert sent == bound + 2  # and the loss, and whether to stop
 
 
 def test_a_search_draws_and_counts_as_one_worker_does() -> None:

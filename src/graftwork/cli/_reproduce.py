@@ -18,8 +18,7 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, diversity, growth, "
-            "deep-growth or carry."
+            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, deep-growth or carry."
         ),
     ],
     data: options.Data = None,
@@ -27,17 +26,10 @@ def reproduce(
     scale: Annotated[
         float | None, typer.Option(min=1e-4, help="Of the number of steps or FLOPs; 1, the full size, is the default.")
     ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="FLOPs of each search of coevolution and diversity. [default: 0.1PFLOP, 0.05PFLOP]"),
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="An arm of diversity, by name, beside the controls; may be repeated. [default: all]"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: options.Config = None,
@@ -60,14 +52,14 @@ def reproduce(
     extra |= {key: value for key, value in given.items() if value is not None}
     source = str(extra.pop("data", "digits"))
     if isinstance(experiment := EXPERIMENTS.get(name), Study):
-        extra |= {"only": only or None, "jobs": jobs}
+        extra["jobs"] = jobs
         summary = _run_study(
             experiment, folder, runs, budget=budget, scale=scale, data=source, seeds=seeds or 3, extra=extra
         )
         told = (folder / "table.md").read_text(encoding="utf-8")
     else:
-        if budget is not None or runs is not None or only:
-            raise ConfigError(f"reproduce {name}: takes no --budget, --runs and --only; its size is set by --scale")
+        if budget is not None or runs is not None:
+            raise ConfigError(f"reproduce {name}: takes no --budget and no --runs; its size is set by --scale")
         common = {"data": source, "scale": 1.0 if scale is None else scale, "note": say, **extra}
         if experiment is None:
             if config is not None:

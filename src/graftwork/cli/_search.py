@@ -46,34 +46,12 @@ def search(
     members_per_step: Annotated[
         int | None, typer.Option(help="S, members that an update trains together. [default: 1, the poster's]")
     ] = None,
-    hit_power: Annotated[
-        float | None,
-        typer.Option(help="p: members trained together weigh examples by (1 + hits of those before)^-p. [default: 0]"),
-    ] = None,
-    vote_weight: Annotated[
-        float | None,
-        typer.Option(help="w: members trained together learn by this part from the others' mean vote. [default: 0]"),
-    ] = None,
     min_shared_fraction: Annotated[
         float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
     ] = None,
     max_params: Annotated[int | None, typer.Option(help="Most parameters of a member.")] = None,
     max_flops: Annotated[int | None, typer.Option(help="Most FLOPs of a member's forward pass, one image.")] = None,
     concat_probability: Annotated[float | None, typer.Option(help="Of widening half of the channels.")] = None,
-    fork_fraction: Annotated[
-        float | None,
-        typer.Option(help="Share of the budget after which K lines with private blocks part. [default: never]"),
-    ] = None,
-    fork_layer: Annotated[int | None, typer.Option(help="First layer, from 0, that each line has for itself.")] = None,
-    fork_start: Annotated[str | None, typer.Option(help="Private blocks: copy, or random (begun anew).")] = None,
-    line_shifts: Annotated[
-        list[int] | None,
-        typer.Option("--line-shift", help="Largest shift of images, for each line its own: repeat in order of lines."),
-    ] = None,
-    trunk_rate: Annotated[
-        float | None,
-        typer.Option(help="Factor on the learning rate of what several lines share; 0 freezes it. [default: 1]"),
-    ] = None,
     random_padding: Annotated[
         bool | None, typer.Option("--random-padding", help="Grow without preserving the function (control).")
     ] = None,

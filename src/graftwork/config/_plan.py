@@ -40,10 +40,6 @@ def make_plan(setup: "Setup") -> Plan:
         members_per_step=recipe.members_per_step,
         small_share=0.0 if size is None else recipe.small_share,
         small_size=size,
-        fork_fraction=recipe.fork_fraction,
-        fork_layer=recipe.fork_layer,
-        fork_start=recipe.fork_start,
-        trunk_rate=recipe.trunk_rate,
     )
 
 

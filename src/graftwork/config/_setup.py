@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -197,16 +197,13 @@ def prepare(
             images=problem.transform(calibration),
         )
     population.to(device)
-    augmentations = [recipe.augmentation, *(replace(recipe.augmentation, shift=n) for n in recipe.line_shifts)]
-    augmentation, *of_lines = (entry.resolve(problem.input_shape) for entry in augmentations)
     batches = BatchStream(
         problem.dataset.images,
         problem.dataset.labels,
         problem.splits.train,
         batch_size=recipe.batch_size,
         seed=config.seed,
-        augmentation=augmentation,
-        line_augmentations=of_lines,
+        augmentation=recipe.augmentation.resolve(problem.input_shape),
         transform=problem.transform,
         device=device,
     )
@@ -223,8 +220,6 @@ def prepare(
         precision=precision.precision,
         lr_scale=recipe.lr_scale,
         reference_parameters=num_parameters(genome),
-        hit_power=recipe.hit_power,
-        vote_weight=recipe.vote_weight,
     )
     scorer = Scorer(
         problem.images(problem.splits.validation),

@@ -3,9 +3,8 @@
 `EXPERIMENTS` holds them all by name. An `Experiment` trains networks itself: ``zero-init`` (the poster's
 zero-initialised network), ``init-scale`` (scale-matched against He initialisation), ``base-network`` (the poster's
 0.70) and ``rank`` (Kendall's τ of scores on shared weights and stand-alone training); `run_experiment` runs one. The
-arms of a `Study` are whole runs: ``neuroevolution`` (the poster's table), ``coevolution`` (three selections and two
-controls at equal FLOPs) and ``diversity`` (ways to train survivors apart, with the same controls); `run_study` runs
-one.
+arms of a `Study` are whole runs: ``neuroevolution`` (the poster's table) and ``coevolution`` (three selections and two
+controls at equal FLOPs); `run_study` runs one.
 
 `leak_test` fits stackers of any finished run on its members' own training data, beside those fitted on the blend split;
 `distil` trains one network on with the soft labels of a run's ensemble, beside the same FLOPs without them.
@@ -18,7 +17,6 @@ from graftwork.experiments._base_network import BASE_NETWORK
 from graftwork.experiments._coevolution import COEVOLUTION
 from graftwork.experiments._common import Experiment, run_experiment
 from graftwork.experiments._distil import distil
-from graftwork.experiments._diversity import DIVERSITY
 from graftwork.experiments._init_scale import INIT_SCALE
 from graftwork.experiments._leak import leak_test
 from graftwork.experiments._neuroevolution import NEUROEVOLUTION
@@ -29,7 +27,6 @@ from graftwork.experiments._zero_init import ZERO_INIT
 __all__ = [
     "BASE_NETWORK",
     "COEVOLUTION",
-    "DIVERSITY",
     "EXPERIMENTS",
     "INIT_SCALE",
     "NEUROEVOLUTION",
@@ -44,6 +41,6 @@ __all__ = [
 ]
 
 EXPERIMENTS: Mapping[str, Experiment | Study] = {
-    e.name: e for e in (ZERO_INIT, INIT_SCALE, BASE_NETWORK, RANK, NEUROEVOLUTION, COEVOLUTION, DIVERSITY)
+    e.name: e for e in (ZERO_INIT, INIT_SCALE, BASE_NETWORK, RANK, NEUROEVOLUTION, COEVOLUTION)
 }
 """Experiments by the name that ``graftwork reproduce`` takes."""

@@ -54,10 +54,10 @@ def _numbers(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def format_spread(numbers: Mapping[str, float], *, factor: float = 100, digits: int = 2) -> str:
-    """Mean ± deviation over seeds, in percent (points) unless another factor is given."""
-    mean = f"{numbers['mean'] * factor:.{digits}f}"
-    return f"{mean} ± {numbers['std'] * factor:.{digits}f}" if numbers["num"] > 1 else mean
+def format_spread(numbers: Mapping[str, float]) -> str:
+    """Mean ± deviation over seeds, in percent (points)."""
+    mean = f"{100 * numbers['mean']:.2f}"
+    return f"{mean} ± {100 * numbers['std']:.2f}" if numbers["num"] > 1 else mean
 
 
 def table_of_arms(summary: Mapping[str, Any]) -> str:
@@ -70,17 +70,6 @@ def table_of_arms(summary: Mapping[str, Any]) -> str:
         rows.append(f"| {line} | {' | '.join(cells)} |")
     seeds = [str(next(iter(arm.values()))["test_accuracy"]["num"]) for arm in arms.values()]
     return "\n".join([*rows, f"| seeds | {' | '.join(seeds)} |"]) + "\n"
-
-
-def diversity_table(summary: Mapping[str, Any]) -> str:
-    """Markdown: how differently the members of each arm err on the test split (see `graftwork.metrics.Diversity`)."""
-    arms = summary["diversity"]
-    rows = [f"| of the members | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
-    for key in ("mean_accuracy", "disagreement", "double_fault", "q_statistic"):
-        factor, digits = (1, 3) if key == "q_statistic" else (100, 2)
-        cells = [format_spread(a[key], factor=factor, digits=digits) if key in a else "–" for a in arms.values()]
-        rows.append(f"| {key.replace('_', ' ')}{'' if factor == 1 else ', %'} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
 
 
 def differences_table(summary: Mapping[str, Any]) -> str:

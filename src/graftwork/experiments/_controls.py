@@ -13,13 +13,9 @@ from graftwork.experiments._tasks import Task
 ALONE, DEEP = "largest survivor's genome alone", "deep ensemble"
 
 
-def num_networks(case: Case) -> int:
-    """K of the deep ensemble: as many networks as a search has survivors."""
-    return SearchConfig.from_dict(case.options).recipe.num_survivors
-
-
 def _networks(case: Case) -> list[Path]:
-    return [case.path(f"deep-{number}") for number in range(num_networks(case))]
+    """The deep ensemble: as many networks as a search has survivors."""
+    return [case.path(f"deep-{n}") for n in range(SearchConfig.from_dict(case.options).recipe.num_survivors)]
 
 
 def control_tasks(case: Case, source: Path, *, with_scoring: bool = True) -> list[Task]:

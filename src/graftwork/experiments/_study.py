@@ -23,18 +23,12 @@ class Case:
         runs: Folder that holds the run folders of all arms.
         options: Of `SearchConfig`, for every arm: data, recipe, seed, threads and so on.
         size: The budget (text) or scale (number) of the study.
-        only: Arms that were asked for; ``None``: all.
     """
 
     seed: int
     runs: Path
     options: Mapping[str, Any]
     size: str | float
-    only: tuple[str, ...] | None = None
-
-    def takes(self, arm: str) -> bool:
-        """Whether an arm was asked for."""
-        return self.only is None or arm in self.only
 
     def path(self, arm: str) -> Path:
         """Run folder of an arm, or without suffix the name of its other files."""
@@ -56,7 +50,6 @@ class Study:
         summarise: Rows of all seeds → the numbers to quote.
         tabulate: Summary → Markdown.
         draw: Summary, cases and a folder → writes figures.
-        arms: Names of the arms that may be left out; controls have none.
     """
 
     name: str
@@ -69,7 +62,6 @@ class Study:
     summarise: Callable[[Sequence[Row]], dict[str, Any]]
     tabulate: Callable[[Mapping[str, Any]], str]
     draw: Callable[[Mapping[str, Any], Sequence[Case], Path], None]
-    arms: tuple[str, ...] = ()
 
 
 def run_study(
@@ -80,7 +72,6 @@ def run_study(
     data: str,
     seeds: Sequence[int],
     size: str | float | None = None,
-    only: Sequence[str] | None = None,
     jobs: int = 1,
     note: Callable[[str], None],
     **options: Any,
@@ -94,7 +85,6 @@ def run_study(
         data: A data set.
         seeds: At least one.
         size: Budget or scale; ``None``: the study's own.
-        only: Arms by name, beside the controls and what they need; ``None``: all.
         jobs: Runs at a time, in processes of their own.
         note: Hears of progress.
         **options: Of `SearchConfig`, such as ``threads`` and ``precision``.
@@ -103,21 +93,18 @@ def run_study(
         What ``summary.json`` holds.
 
     Raises:
-        ConfigError: If a seed or a run of other settings lies there, or an arm is unknown.
+        ConfigError: If a seed or a run of other settings lies there.
         ResourceError: If a process was lost.
     """
     if "budget" in options:
         raise ConfigError(f"reproduce {study.name}: leave budget out of the options; the size is given apart")
     size = study.size if size is None else size
-    chosen = None if only is None else _choose(study, only)
     shared = {"data": data, "recipe": study.recipe, **options}
-    cases = [Case(seed, runs, {**shared, "seed": seed, "split_seed": seed}, size, chosen) for seed in seeds]
+    cases = [Case(seed, runs, {**shared, "seed": seed, "split_seed": seed}, size) for seed in seeds]
     config = SearchConfig.from_dict({**cases[0].options, "budget": size if study.measure == "budget" else None})
     # the recipe by its values, not by its name alone: a name may come to mean other values
     named = {**shared, "data": Path(data).name, "recipe": config.recipe.to_dict()}
     settings: dict[str, Any] = {"data": Path(data).name, study.measure: size, "options": named}
-    if chosen is not None:
-        settings["only"] = list(chosen)
     Problem.load(config)
     rows = {case.seed: _stored(out, case, settings) for case in cases}
     todo = {case.seed: study.tasks(case) for case in cases if rows[case.seed] is None}
@@ -137,25 +124,16 @@ def run_study(
     return _conclude(study, out, cases, rows, settings)
 
 
-def _choose(study: Study, only: Sequence[str]) -> tuple[str, ...]:
-    """Those arms, in the study's order, each once."""
-    if not study.arms:
-        raise ConfigError(f"reproduce {study.name}: runs all of its arms; leave --only out")
-    for arm in only:
-        if arm not in study.arms:
-            expected = ", ".join(map(repr, study.arms))
-            raise ConfigError(f"reproduce {study.name}: expected --only with one of {expected}, got {arm!r}")
-    return tuple(arm for arm in study.arms if arm in only)
-
-
 def _stored(out: Path, case: Case, settings: Mapping[str, Any]) -> Row | None:
     path = out / f"seed-{case.seed}.json"
     if not path.is_file():
         return None
     row: Row = json.loads(path.read_text(encoding="utf-8"))
     options = row["settings"]["options"]
-    # values that recipes did not have when the seed was run are at their defaults, which change nothing
-    options["recipe"] = Recipe.from_dict(options["recipe"]).to_dict()
+    try:  # values that recipes did not have when the seed was run are at their defaults, which change nothing
+        options["recipe"] = Recipe.from_dict(options["recipe"]).to_dict()
+    except ConfigError as error:
+        raise ConfigError(f"{path} was made by another version ({error}); choose another --out or remove it") from error
     if row["settings"] != settings:
         raise ConfigError(f"{path} was made with {row['settings']}, not {settings}; choose another --out or remove it")
     return row

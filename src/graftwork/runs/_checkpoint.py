@@ -50,7 +50,6 @@ def pack_state(state: SearchState, optimizer: StatefulOptimizer) -> tuple[dict[s
         "report": asdict(state.report),
         "loss_sum": state.loss_sum,
         "loss_count": state.loss_count,
-        "lines": list(state.lines),
         "rng": state.rng.bit_generator.state,
         "alive": list(population.members),
         "lineage": [{**asdict(birth), "genome": birth.genome.to_dict()} for birth in population.lineage],
@@ -100,7 +99,6 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             report=MutationReport(tuple(report["born"]), report["rejected"], saturated=report["saturated"]),
             loss_sum=data["loss_sum"],
             loss_count=data["loss_count"],
-            lines=tuple(MemberId(m) for m in data.get("lines", ())),  # a checkpoint from before there were any
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"checkpoint: incomplete or damaged ({error!r})") from error

@@ -3,20 +3,17 @@
 * `R2RWiden`: a zero-initialised block in parallel inside a layer (summed or concatenated).
 * `R2RDeepen`: a new layer of zero-initialised blocks around a residual, at any depth.
 * `RandomPadding`: the control: the same growth at random, which does *not* preserve the function.
-* `Fork`: copies of the upper part, private to the child.
 * `compose`: several at once.
 
 A `Growth` is a value that can be printed and tested; `Growth.graft` adds its blocks to a bank. `new_block_id` names
 blocks, `even` rounds hidden widths, `Transform` is the interface, and `output_gap` checks any growth.
 """
 
-from graftwork.transforms._fork import Fork
 from graftwork.transforms._gap import output_gap
 from graftwork.transforms._growth import Growth, Transform, compose, new_block_id
 from graftwork.transforms._r2r import R2RDeepen, R2RWiden, RandomPadding, even
 
 __all__ = [
-    "Fork",
     "Growth",
     "R2RDeepen",
     "R2RWiden",

@@ -1,7 +1,7 @@
 """Growth: a parent, its child, and how the child's new blocks begin."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 
 from graftwork.bank import BlockBank, grow_bank
 from graftwork.errors import GenomeError
-from graftwork.genome import Genome, diff, num_parameters, parameters_per_entry
+from graftwork.genome import Genome, diff, num_parameters
 from graftwork.typing import BlockId, Initialisation
 
 
@@ -20,12 +20,11 @@ class Growth:
 
     Args:
         parent: The genome before.
-        child: The genome after; it names every block of the parent, unchanged, or (`Fork`) a copy of it.
+        child: The genome after; it names every block of the parent, unchanged.
         transform: What was done, as a phrase for lineages and logs.
         initialisation: ``"twin"`` preserves the function, ``"random"`` does not.
         noise: Relative symmetry-breaking noise on the second twin half (see `grow_bank`); anything but 0 gives up
             exactness by about that much.
-        copies: New entry → the parent's entry that it begins as a copy of; all other new ones begin as told above.
     """
 
     parent: Genome
@@ -33,7 +32,6 @@ class Growth:
     transform: str
     initialisation: Initialisation = "twin"
     noise: float = 0.0
-    copies: Mapping[BlockId, BlockId] = field(default_factory=dict, hash=False)
 
     @property
     def new_blocks(self) -> tuple[BlockId, ...]:
@@ -48,9 +46,8 @@ class Growth:
 
     @property
     def shared_fraction(self) -> float:
-        """The fraction of the child's parameters that it shares with its parent: |Θ_parent| / |Θ_child| of R2R."""
-        sizes = parameters_per_entry(self.child)
-        return sum(sizes[block_id] for block_id in self.parent.ids if block_id in sizes) / num_parameters(self.child)
+        """|Θ_parent| / |Θ_child|: the fraction of the child's parameters that it shares with its parent."""
+        return num_parameters(self.parent) / num_parameters(self.child)
 
     def graft(self, bank: BlockBank, *, generator: torch.Generator) -> tuple[BlockId, ...]:
         """Add the new blocks to the bank that holds the parent; the rest of the bank stays bit-identical.
@@ -58,10 +55,7 @@ class Growth:
         Returns:
             The ids that were added.
         """
-        for copy, source in self.copies.items():
-            bank.copy(source, copy)
-        grown = grow_bank(bank, self.child, generator=generator, initialisation=self.initialisation, noise=self.noise)
-        return (*self.copies, *grown)
+        return grow_bank(bank, self.child, generator=generator, initialisation=self.initialisation, noise=self.noise)
 
     def __str__(self) -> str:
         return f"{self.transform}\n{diff(self.parent, self.child)}"
@@ -73,9 +67,9 @@ class Transform(Protocol):
     def __call__(self, genome: Genome, *, rng: np.random.Generator) -> Growth: ...
 
 
-def new_block_id(kind: str, rng: np.random.Generator) -> BlockId:
-    """An id that no other entry has: 48 random bits behind what it is, as in ``"k3-…"`` for a 3×3 block."""
-    return BlockId(f"{kind}-{int(rng.integers(2**48)):012x}")
+def new_block_id(kernel_size: int, rng: np.random.Generator) -> BlockId:
+    """An id that no other block has: 48 random bits behind the kernel size, as in ``"k3-…"``."""
+    return BlockId(f"k{kernel_size}-{int(rng.integers(2**48)):012x}")
 
 
 def compose(*transforms: Transform) -> Callable[..., Growth]:
@@ -96,8 +90,6 @@ def compose(*transforms: Transform) -> Callable[..., Growth]:
 
         growths = reduce(append, transforms, list[Growth]())
         first = growths[0]
-        if any(g.copies for g in growths):
-            raise GenomeError("compose: a fork copies blocks of the bank and can't be composed; graft it by itself")
         if any((g.initialisation, g.noise) != (first.initialisation, first.noise) for g in growths):
             raise GenomeError("compose: all transforms must begin their blocks alike (twin or random, and noise)")
         text = "; ".join(growth.transform for growth in growths)

@@ -47,7 +47,7 @@ class R2RWiden:
         assert isinstance(layer, Layer)
         start, stop = self.channels or (0, layer.out_channels)
         hidden = self.hidden_channels or even(stop - start)
-        block = Block(new_block_id(f"k{self.kernel_size}", rng), self.kernel_size, hidden, start, stop)
+        block = Block(new_block_id(self.kernel_size, rng), self.kernel_size, hidden, start, stop)
         body = list(genome.body)
         body[self.position] = replace(layer, blocks=(*layer.blocks, block))
         where = "" if self.channels is None else f" writing [{start}, {stop})"
@@ -82,7 +82,7 @@ class R2RDeepen:
         widths = [genome.stem_shape[0], *(step.out_shape[0] for step in genome.steps())]
         width = widths[self.position]
         hidden = self.hidden_channels or even(width)
-        blocks = tuple(Block(new_block_id(f"k{size}", rng), size, hidden, 0, width) for size in self.kernel_sizes)
+        blocks = tuple(Block(new_block_id(size, rng), size, hidden, 0, width) for size in self.kernel_sizes)
         body = (*genome.body[: self.position], Layer(width, blocks), *genome.body[self.position :])
         kernels = " + ".join(f"{size}×{size}·{hidden}" for size in self.kernel_sizes)
         return Growth(genome, genome.replace(body=body), f"deepen at {self.position} by {kernels}", noise=self.noise)

@@ -1,7 +1,7 @@
 """What a trainer and a scorer do, done by all ranks: the trainer in either of two ways."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -29,22 +29,14 @@ class _Together:
         return self.trainer.batch_size
 
     @torch.no_grad()
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
-        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently.
-
-        Args:
-            copies: As of `Trainer.sync`.
-        """
+    def sync(self) -> None:
+        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently."""
         bank = self.trainer.optimizer.bank
         new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
-        self.trainer.sync(copies)
+        self.trainer.sync()
         for _, parameter, _ in bank.parameters(new):
             values = self.group.spread(parameter.detach().contiguous())
             parameter.copy_(values)
-
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
-        """As `Trainer.slow`, on every rank alike."""
-        self.trainer.slow(block_ids, rate)
 
 
 class DataParallelTrainer(_Together):
@@ -121,9 +113,8 @@ class LocalStepsTrainer(_Together):
         mine = [update for update, rank in zip(updates, hands, strict=True) if rank == self.group.rank]
         loss = self.group.agree_to_stop(self.trainer.run(mine))
         counts: list[Counter[BlockId]] = [Counter() for _ in range(self.group.size)]
-        frozen = self.trainer.optimizer.frozen  # the mean of equal values may round, and slots would be made for them
         for update, rank in zip(updates, hands, strict=True):
-            counts[rank].update({i for member in update.members for i in member.genome.ids if i not in frozen})
+            counts[rank].update({i for member in update.members for i in member.genome.ids})
         average(self.trainer.optimizer, counts, self.group)
         return loss
 
