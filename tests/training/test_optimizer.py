@@ -259,6 +259,8 @@ def test_frozen_tensors_never_move() -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert torch.equal(weight, before)
+    optimizer.copy_block(BlockId("root"), BlockId("copy"))
+    assert [name for name, parameter in bank[BlockId("copy")].items() if not parameter.requires_grad] == ["filter"]
 
 
 def test_rules_must_cover_every_role_and_suit_it() -> None:

@@ -98,7 +98,7 @@ def test_norms_take_the_statistics_of_a_part_and_ranks_still_end_equal() -> None
 def test_parts_of_a_batch_are_the_whole_batch_to_the_bit(count: int) -> None:
     batches: BatchStream = stream()
     x, y = batches.batch(7)
-    parts = [batches.batch(7, None, part_of(batches.batch_size, index, count)) for index in range(count)]
+    parts = [batches.batch(7, part_of(batches.batch_size, index, count)) for index in range(count)]
     assert torch.equal(torch.cat([images for images, _ in parts]), x)
     assert torch.equal(torch.cat([labels for _, labels in parts]), y)
     sizes = [len(labels) for _, labels in parts]
