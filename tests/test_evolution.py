@@ -11,8 +11,7 @@ import torch
 
 from graftwork.errors import ConfigError
 from graftwork.evolution import Generation, Plan, SearchState, search
-from graftwork.execution import shared_flops
-from graftwork.genome import TRAINING_FACTOR, Genome, Head, seed_genome, training_flops
+from graftwork.genome import Genome, Head, seed_genome, training_flops
 from graftwork.member import Member
 from graftwork.mutation import R2RMutation
 from graftwork.population import Population
@@ -31,7 +30,6 @@ class Trainer:
     def __init__(self, updates_at_once: int = 1) -> None:
         self.progress: list[float] = []
         self.trained: list[Genome] = []
-        self.drawn: list[tuple[Member, ...]] = []
         self.runs: list[list[int]] = []
         self.sizes: list[tuple[int, int] | None] = []
         self.updates_at_once = updates_at_once
@@ -43,7 +41,6 @@ class Trainer:
         self.runs.append([update.number for update in updates])
         self.progress += [update.progress for update in updates]
         self.trained += [update.members[0].genome for update in updates]
-        self.drawn += [update.members for update in updates]
         self.sizes += [update.size for update in updates]
         return float(sum(update.number for update in updates))
 
@@ -126,34 +123,9 @@ def test_after_the_last_round_only_the_survivors_are_left() -> None:
     assert set(state.population.bank) == {i for genome in state.population.genomes for i in genome.ids}
 
 
-def test_several_members_per_step_are_different_ones_drawn_about_equally_often() -> None:
-    _, trainer, rounds = run(Plan(1, 1, 400, members_per_step=3))
-    assert len(trainer.drawn[0]) == 1  # the seed is alone
-    assert rounds[-1].step == 401
-    joint = trainer.drawn[1:]
-    assert all(len(set(members)) == 3 for members in joint)
-    counts = [sum(member in members for members in joint) for member in {m for members in joint for m in members}]
-    assert len(counts) == 4
-    assert min(counts) > 260
-
-
-def test_members_per_step_beyond_the_population_trains_all_of_it() -> None:
-    _, trainer, _ = run(Plan(1, 1, 5, members_per_step=9))
-    assert [len(members) for members in trainer.drawn] == [1, 4, 4, 4, 4, 4]
-
-
-def test_several_members_per_step_pay_for_what_they_share_once() -> None:
-    state, trainer, rounds = run(Plan(1, flops=300 * STEP, members_per_step=4))
-    together = TRAINING_FACTOR * 2 * shared_flops([member.genome for member in trainer.drawn[-1]])
-    alone = sum(training_flops(member.genome, 2) for member in trainer.drawn[-1])
-    assert together < alone
-    assert state.training_flops == rounds[0].training_flops + together * (rounds[1].step - rounds[0].step)
-    assert state.spent_flops <= 300 * STEP < state.spent_flops + alone + STEP
-
-
 def test_drawing_many_updates_at_once_draws_the_same_ones() -> None:
     """Same members, batches, progress and costs, in runs that end with the round."""
-    for plan in (Plan(2, 5, 11), Plan(2, flops=60 * STEP), Plan(2, flops=60 * STEP, members_per_step=2)):
+    for plan in (Plan(2, 5, 11), Plan(2, flops=60 * STEP)):
         one_state, one, ones = run(plan)
         state, many, rounds = run(plan, updates_at_once=4)
         assert one.trained == many.trained
@@ -182,16 +154,6 @@ def test_small_images_come_first_and_cost_what_they_cost() -> None:
     assert set(plain.sizes) == {None}
 
 
-def test_small_images_of_several_members_pay_for_what_they_share_once() -> None:
-    plan = Plan(1, 1, 40, members_per_step=3, small_share=1.0, small_size=(8, 8))
-    state, trainer, rounds = run(plan, seed=POOLED)
-    together = [
-        TRAINING_FACTOR * 2 * shared_flops([member.genome.at_size(8, 8) for member in members])
-        for members in trainer.drawn[1:]
-    ]
-    assert state.training_flops == rounds[0].training_flops + sum(together)
-
-
 def test_a_plan_survives_json() -> None:
     plan = Plan(1, 1, 4, small_share=0.3, small_size=(4, 5))
     assert Plan(**json.loads(json.dumps(asdict(plan)))) == plan
@@ -200,7 +162,7 @@ def test_a_plan_survives_json() -> None:
 
 
 def test_the_control_of_a_search_sees_images_and_rounds_of_the_same_kind() -> None:
-    plan = Plan(2, 6, 2, members_per_step=3, small_share=0.4, small_size=(24, 24))
+    plan = Plan(2, 6, 2, small_share=0.4, small_size=(24, 24))
     expected = Plan(2, flops=77, initial_fraction=0.6, small_share=0.4, small_size=(24, 24))
     assert plan.alone(77) == expected
     assert expected.alone(77) == expected

@@ -11,8 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from graftwork.errors import ConfigError
-from graftwork.execution import shared_flops
-from graftwork.genome import TRAINING_FACTOR, Genome, forward_flops, training_flops
+from graftwork.genome import Genome, forward_flops, training_flops
 from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator
 from graftwork.plan import Plan
@@ -205,8 +204,7 @@ def joint_train(
 ) -> None:
     """Draw a member uniformly, with replacement, update it on one batch; until this round's work is done.
 
-    With ``plan.members_per_step`` above 1, so many different members are drawn for each batch. Under a plan in FLOPs a
-    round ends before the update that would leave too little for scoring the population.
+    Under a plan in FLOPs a round ends before the update that would leave too little for scoring the population.
     """
     trainer.sync()
     draw = _Draw(state, plan, trainer.batch_size, scorer.flops(state.population.genomes))
@@ -217,13 +215,13 @@ def joint_train(
         state.loss_sum += loss
         state.loss_count += len(drawn)
         if observer is not None:
-            observer(state, drawn[-1].first, loss / len(drawn), drawn[-1].update.progress)
+            observer(state, drawn[-1].member, loss / len(drawn), drawn[-1].update.progress)
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
+    member: MemberId
     update: Update
-    first: MemberId
     flops: int
 
 
@@ -241,26 +239,21 @@ class _Draw:
         self._state, self._plan, self._reserved = state, plan, reserved
         self._ids = list(state.population.members)
         self._members = list(state.population)
-        self._size = min(plan.members_per_step, len(self._ids))
-        self._factor = TRAINING_FACTOR * batch_size
-        self._genomes: dict[tuple[int, int] | None, list[Genome]] = {None: state.population.genomes}
+        genomes: dict[tuple[int, int] | None, list[Genome]] = {None: state.population.genomes}
         if plan.small_size is not None:
-            self._genomes[plan.small_size] = [g.at_size(*plan.small_size) for g in state.population.genomes]
-        self._costs = {size: [training_flops(g, batch_size) for g in found] for size, found in self._genomes.items()}
-        self._largest = sum(sorted(self._costs[None])[-self._size :])
+            genomes[plan.small_size] = [genome.at_size(*plan.small_size) for genome in genomes[None]]
+        self._costs = {size: [training_flops(g, batch_size) for g in found] for size, found in genomes.items()}
+        self._largest = max(self._costs[None])
 
     def __call__(self, count: int) -> list[_Drawn]:
         """Up to ``count`` updates that follow on the state; none when the round is over."""
         drawn: list[_Drawn] = []
         step, spent = self._state.step, self._state.spent_flops
         while len(drawn) < count and self._fits(step, spent):
-            rows, progress = self._rows(), self._progress(step, spent)
+            row, progress = int(self._state.rng.integers(len(self._ids))), self._progress(step, spent)
             size = self._plan.size_at(progress)
-            flops = self._costs[size][rows[0]]
-            if len(rows) > 1:
-                flops = self._factor * shared_flops([self._genomes[size][row] for row in rows])
-            update = Update(tuple(self._members[row] for row in rows), step, progress, size)
-            drawn.append(_Drawn(update, self._ids[rows[0]], flops))
+            update, flops = Update((self._members[row],), step, progress, size), self._costs[size][row]
+            drawn.append(_Drawn(self._ids[row], update, flops))
             step, spent = step + 1, spent + flops
         return drawn
 
@@ -269,12 +262,6 @@ class _Draw:
         if plan.flops is None:
             return step < plan.steps_until(generation)
         return spent + self._reserved + self._largest <= plan.flops_until(generation)
-
-    def _rows(self) -> list[int]:
-        rng = self._state.rng
-        if self._size == 1:
-            return [int(rng.integers(len(self._ids)))]
-        return [int(row) for row in rng.choice(len(self._ids), self._size, replace=False)]
 
     def _progress(self, step: int, spent: int) -> float:
         """Fraction of the whole search's training that is behind us: what drives schedules."""

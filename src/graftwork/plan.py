@@ -19,8 +19,6 @@ class Plan:
         steps_per_generation: N_j, updates a generation; ``None`` with ``flops``.
         flops: Budget of the whole search; ``None`` with steps.
         initial_fraction: Fraction of ``flops`` that the first round gets; the rest is dealt out equally.
-        members_per_step: S, different members that an update trains together; 1 is the poster's. Steps count updates;
-            FLOPs count what the members have in common once.
         small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
             resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
         small_size: Height and width; ``None``: images stay as they are.
@@ -34,7 +32,6 @@ class Plan:
     steps_per_generation: int | None = None
     flops: int | None = None
     initial_fraction: float = 0.5
-    members_per_step: int = 1
     small_share: float = 0.0
     small_size: tuple[int, int] | None = None
 
@@ -48,8 +45,6 @@ class Plan:
             raise ConfigError("plan: give either initial_steps and steps_per_generation, or flops")
         if not 0 < self.initial_fraction <= 1:
             raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
-        if self.members_per_step < 1:
-            raise ConfigError(f"plan: members_per_step must be >= 1, got {self.members_per_step!r}")
         if not 0 <= self.small_share <= 1:
             raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
 
@@ -69,14 +64,8 @@ class Plan:
 
     def alone(self, flops: int) -> "Plan":
         """The same plan for one network with so many FLOPs, scoring included: the control of a search."""
-        return replace(
-            self,
-            initial_steps=None,
-            steps_per_generation=None,
-            flops=flops,
-            initial_fraction=self.first_fraction,
-            members_per_step=1,
-        )
+        fraction = self.first_fraction
+        return replace(self, initial_steps=None, steps_per_generation=None, flops=flops, initial_fraction=fraction)
 
     def share(self, step: int, spent: int) -> float:
         """Share of the work that so many updates or FLOPs are."""

@@ -98,7 +98,7 @@ def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
 def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(
     whole: Path, tmp_path: Path, sync_every: int
 ) -> None:
-    shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", members_per_step=2, sync_every=sync_every)
+    shared_run(tmp_path / "run", size=3, budget="0.00003PFLOP", sync_every=sync_every)
     found = result(tmp_path / "run")
     assert found["bank_sha256"] != result(whole)["bank_sha256"]
     spent = found["training_flops"] + found["scoring_flops"]

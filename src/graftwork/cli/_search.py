@@ -43,9 +43,6 @@ def search(
     initial_steps: Annotated[int | None, typer.Option(help="N_i, updates of the seed alone.")] = None,
     steps_per_generation: Annotated[int | None, typer.Option(help="N_j, updates a generation.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
-    members_per_step: Annotated[
-        int | None, typer.Option(help="S, members that an update trains together. [default: 1, the poster's]")
-    ] = None,
     min_shared_fraction: Annotated[
         float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
     ] = None,

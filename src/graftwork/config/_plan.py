@@ -37,7 +37,6 @@ def make_plan(setup: "Setup") -> Plan:
     size = _small_size(recipe, setup.population.genomes[0])
     return replace(
         _budgeted(setup),
-        members_per_step=recipe.members_per_step,
         small_share=0.0 if size is None else recipe.small_share,
         small_size=size,
     )

@@ -24,7 +24,6 @@ class Recipe:
         schedule: Name of a schedule over the whole search, in `SCHEDULES`.
         schedule_options: Its keyword arguments.
         batch_size: Images a step.
-        members_per_step: S, different members that a step trains together on its batch; 1: the poster's.
         augmentation: Flips and shifts.
         label_smoothing: Share of the target that is spread over all classes.
         lr_scale: ``"parameter-ratio"`` scales rate and decay of a member by |θ_seed| / |θ_member|.
@@ -55,7 +54,6 @@ class Recipe:
     schedule: str = "constant"
     schedule_options: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 64
-    members_per_step: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
     lr_scale: LrScale = "none"
@@ -79,7 +77,7 @@ class Recipe:
         check_rules(self.rules)
         self.make_schedule()
         object.__setattr__(self, "kernel_probabilities", tuple(self.kernel_probabilities))
-        for key in ("batch_size", "members_per_step", "num_survivors", "population_size"):
+        for key in ("batch_size", "num_survivors", "population_size"):
             check_range(f"recipe: {key}", getattr(self, key), low=1, integer=True)
         check_range("recipe: num_generations", self.num_generations, low=0, integer=True)
         check_range("recipe: num_calibration", self.num_calibration, low=2, integer=True)
