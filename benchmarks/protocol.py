@@ -34,12 +34,13 @@ from torch import Tensor, nn
 
 import _ratio
 import naive
-from graftwork.briefing import shared_parts
-from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import SearchState, search
-from graftwork.member import Member
-from graftwork.runs import keep_memory
-from graftwork.training import Evaluation, PrecisionChoice, ThreadsChoice, Update
+from graftwork.evolution.selection import make_selector
+from graftwork.evolution.strategies import Neuroevolution
+from graftwork.machine import PrecisionChoice, ThreadsChoice, keep_memory
+from graftwork.networks import Member
+from graftwork.session import SearchConfig, Setup, mutation_of, prepare, shared_parts
+from graftwork.training import Evaluation, Update
 from graftwork.workers import Group, launch
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
@@ -112,7 +113,7 @@ class Timed:
         parts = shared_parts(setup, group)
         self.setup, self.other, self.group, self.threads = setup, other, group, threads
         self.stop_every, self.stops = num_updates // stops, stops
-        self.trainer, self.scorer, self.mutate = parts["trainer"], parts["scorer"], parts["mutate"]
+        self.trainer, self.scorer, self.mutate = parts["trainer"], parts["scorer"], mutation_of(setup.config)
         self.batch_size, self.updates_at_once = self.trainer.batch_size, self.trainer.updates_at_once
         if self.updates_at_once > self.stop_every:
             raise ValueError(f"a stop every {self.stop_every} updates, but {self.updates_at_once} are made at once")
@@ -188,7 +189,9 @@ def measured(
     other = Naive(setup, share=share, updates=config.recipe.population_size) if leads else None
     steps = options["initial_steps"]
     timed = Timed(setup, other, threads=threads, num_updates=steps, stops=stops, group=group)
-    parts = setup.parts | {"trainer": timed, "scorer": timed, "mutate": timed.mutation_of}
+    selector = make_selector(config.selection, **config.selection_options)
+    strategy = Neuroevolution(selector=selector, mutate=timed.mutation_of)
+    parts = setup.parts | {"trainer": timed, "scorer": timed, "strategy": strategy}
     state: SearchState = setup.state
     for generation in search(state, **parts):
         if leads:

@@ -30,17 +30,17 @@ from torch import Tensor
 import _ratio
 import naive
 import population
-from graftwork.bank import BlockBank
-from graftwork.config import Problem, SearchConfig
 from graftwork.datasets import cache_folder
-from graftwork.execution import InputTransform, set_kernels, shared_flops
-from graftwork.genome import Genome, forward_flops
-from graftwork.kernels import build
-from graftwork.member import Member, bind
-from graftwork.mutation import R2RMutation
-from graftwork.population import Population
-from graftwork.runs import keep_memory
-from graftwork.training import Precision, Scorer, measure_precision
+from graftwork.evolution import Population
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.machine import keep_memory, measure_precision
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import BlockBank
+from graftwork.networks.execution import InputTransform, set_kernels, shared_flops
+from graftwork.networks.genome import Genome, forward_flops
+from graftwork.networks.kernels import build
+from graftwork.session import Problem, SearchConfig
+from graftwork.training import Precision, Scorer
 
 SIZES = {"evolved": (500, 250), "lineage": (80, 40)}
 """Images to score and to calibrate on: as many as five repetitions of all three ways get through in minutes."""

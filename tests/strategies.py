@@ -13,10 +13,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
-from graftwork.member import Member, bind, recalibrate
-from graftwork.transforms import R2RDeepen, R2RWiden
+from graftwork.evolution.transforms import R2RDeepen, R2RWiden
+from graftwork.networks import Member, bind, recalibrate
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.genome import Block, Genome, Head, Layer, Pool, Stem
 from graftwork.typing import ACTIVATIONS, KERNEL_SIZES, NORMS, Activation, BlockId, Norm, Shape
 
 __all__ = [

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from graftwork.execution import InputTransform
-from graftwork.member import bind
+from graftwork.networks import bind
+from graftwork.networks.execution import InputTransform
 from graftwork.training import Scorer
 
 TRANSFORM = InputTransform((0.5,) * 3, (0.25,) * 3)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from graftwork.cli import main
-from graftwork.execution import get_kernels
-from graftwork.genome import seed_genome
+from graftwork.networks.execution import get_kernels
+from graftwork.networks.genome import seed_genome
 
 SHORT = ["--seconds", "0.01", "--batch-size", "4", "--threads", "1"]
 

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.combination import run_members
-from graftwork.config import Problem, SearchConfig
+from experiments import COEVOLUTION, NEUROEVOLUTION, run_study
+from experiments._arms import make_beginning, make_branch, make_run
+from experiments._entries import BEST, ORACLE, search_entries
 from graftwork.errors import ConfigError
-from graftwork.experiments import COEVOLUTION, NEUROEVOLUTION, run_study
-from graftwork.experiments._arms import make_beginning, make_branch, make_run
-from graftwork.experiments._entries import BEST, ORACLE, Entry, difference, search_entries
-from graftwork.genome import Genome, num_parameters, training_flops
+from graftwork.metrics import Entry, difference
+from graftwork.networks.genome import Genome, num_parameters, training_flops
 from graftwork.runs import RunFolder
-from graftwork.session import SearchInterruptedError, Session
+from graftwork.session import Problem, SearchConfig, SearchInterruptedError, Session, run_members
 
 SMALL: dict[str, Any] = {"recipe": "paper", "num_generations": 1, "population_size": 3, "num_survivors": 2}
 SMALL |= {"num_calibration": 50, "precision": "float32", "threads": 1}
@@ -251,7 +250,7 @@ def test_a_first_round_too_short_to_be_stopped_in_is_not_shared(
     def share(path: Path, fill: Any) -> None:
         pytest.fail(f"{path} took over a beginning whose first round is over")
 
-    monkeypatch.setattr("graftwork.experiments._arms.write_folder", share)
+    monkeypatch.setattr("experiments._arms.write_folder", share)
     options = {**BRANCHED, "budget": None, "initial_steps": 0, "steps_per_generation": 4, "selection": "greedy"}
     make_beginning(tmp_path / "beginning", options)
     make_branch(tmp_path / "branch", options, tmp_path / "beginning")

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from graftwork.bank import BlockBank
 from graftwork.ensembles import describe_combiner, fit_combiner
 from graftwork.errors import GraftworkError, InputError
-from graftwork.execution import Output, prefix_tree, walk
 from graftwork.exporting import Joined, export_ensemble, open_export
 from graftwork.exporting import _ensemble as module
-from graftwork.genome import Genome, seed_genome
-from graftwork.member import Member, recalibrate
+from graftwork.networks import Member, recalibrate
+from graftwork.networks.bank import BlockBank
+from graftwork.networks.execution import Output, prefix_tree, walk
+from graftwork.networks.genome import Genome, seed_genome
 from graftwork.numerics import output_gap
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, ready, stored_images, transform_for
 from tests.exporting.test_source import ALONE

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from graftwork.execution import shared_flops, walk
-from graftwork.genome import Genome, flops_per_item
-from graftwork.member import Member, bind, recalibrate
+from graftwork.networks import Member, bind, recalibrate
+from graftwork.networks.execution import shared_flops, walk
+from graftwork.networks.genome import Genome, flops_per_item
 from graftwork.training import BankOptimizer
 from tests.strategies import genomes, grown, random_images, scramble, seeds, with_own_top
 from tests.training.small import RULES

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
+from graftwork.evolution import Population
+from graftwork.evolution.transforms import R2RDeepen, R2RWiden, Transform
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.genome import Block, Genome, Head, Layer, Pool, Stem
 from graftwork.numerics import twin_rows
-from graftwork.population import Population
-from graftwork.transforms import R2RDeepen, R2RWiden, Transform
 from graftwork.typing import BlockId, MemberId
 from tests.strategies import random_images, scramble
 

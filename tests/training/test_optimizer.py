@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftwork.bank import BlockBank, grow_bank
 from graftwork.errors import BankError, ConfigError, RunError
-from graftwork.member import bind
+from graftwork.networks import bind
+from graftwork.networks.bank import BlockBank, grow_bank
 from graftwork.training import ROLES, BankOptimizer, Rule, same_rule
 from graftwork.typing import BlockId, Role
 from tests.training.small import ADAM, LEFT, RIGHT, ROOT, RULES, bank_of, genome, layer, same, setting

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graftwork.errors import ConfigError
-from graftwork.genome import SEEDS
+from graftwork.networks.genome import SEEDS
 from graftwork.training import RECIPES, ROLES, Augmentation, Recipe, Rule, make_recipe
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)

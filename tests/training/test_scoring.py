@@ -6,11 +6,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graftwork.bank import grow_bank
 from graftwork.errors import DataError
-from graftwork.execution import InputTransform
-from graftwork.genome import Genome, Layer, forward_flops
-from graftwork.member import Member, bind
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import grow_bank
+from graftwork.networks.execution import InputTransform
+from graftwork.networks.genome import Genome, Layer, forward_flops
 from graftwork.training import Scorer
 from tests.strategies import genomes, grown, scramble, seeds
 from tests.training.small import LEFT, RIGHT, ROOT, RULES, TRANSFORM, Setting, genome, images, layer, same, setting

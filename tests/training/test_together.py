@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftwork.errors import GraftworkError
-from graftwork.genome import TRAINING_FACTOR, num_parameters
+from graftwork.networks.genome import TRAINING_FACTOR, num_parameters
 from graftwork.training import BankOptimizer, Trainer, Update
 from graftwork.typing import BlockId
 from tests.strategies import scramble

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from graftwork.config import SearchConfig, shared_part
 from graftwork.errors import ConfigError
 from graftwork.evolution import joint_train
-from graftwork.genome import num_parameters
+from graftwork.networks.genome import num_parameters
+from graftwork.session import SearchConfig, shared_part
 from graftwork.training import BatchStream, Update, part_of
 from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, time_exchange, train_together
 from tests.strategies import scramble

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.briefing import follow
-from graftwork.config import SearchConfig, prepare
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import SearchState, joint_train
-from graftwork.genome import forward_flops
-from graftwork.session import Session, SilentListener
-from graftwork.typing import MemberId
+from graftwork.networks.genome import forward_flops
+from graftwork.session import SearchConfig, Session, SilentListener, follow, prepare
 from graftwork.workers import LocalStepsTrainer, SharedScorer
 from tests.strategies import scramble
 from tests.test_session import records, result, tiny
@@ -31,7 +28,7 @@ def shared_run(path: Path, *, size: int = 2, resume: bool = False, stop_at: int 
         def __init__(self, group: ThreadGroup) -> None:
             self.group = group
 
-        def on_step(self, state: SearchState, member: MemberId, loss: float, progress: float) -> None:
+        def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
             if stop_at is not None and state.step >= stop_at:
                 self.group.stop_wanted = True
 

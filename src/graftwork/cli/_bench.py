@@ -11,7 +11,7 @@ from graftwork.cli._app import app, emit
 from graftwork.errors import InputError
 
 if TYPE_CHECKING:
-    from graftwork.genome import Genome
+    from graftwork.networks.genome import Genome
 
 
 @app.command()
@@ -33,7 +33,8 @@ def bench(
     """
     import torch
 
-    from graftwork.runs import keep_memory, machine
+    from graftwork.machine import keep_memory
+    from graftwork.runs import machine
     from graftwork.training import make_recipe
 
     if threads is not None:
@@ -69,7 +70,7 @@ def bench(
 def _ways(passes: str | None) -> dict[str, Any]:
     """Name → kernels, of the ways to run passes that were asked for and can be had."""
     from graftwork.datasets import cache_folder
-    from graftwork.kernels import build
+    from graftwork.networks.kernels import build
 
     if passes not in (None, "auto", "compiled", "torch"):
         raise InputError(f"--passes: expected auto, compiled or torch, got {passes!r}")
@@ -87,9 +88,10 @@ def _rows(
 ) -> list[dict[str, Any]]:
     from typing import get_args
 
-    from graftwork.execution import using_kernels
-    from graftwork.genome import training_flops
-    from graftwork.training import Precision, calibrate_speed, measure_peak
+    from graftwork.machine import calibrate_speed, measure_peak
+    from graftwork.networks.execution import using_kernels
+    from graftwork.networks.genome import training_flops
+    from graftwork.training import Precision
 
     rows = []
     augmentation = recipe.augmentation.resolve(genome.input_shape)
@@ -121,7 +123,7 @@ def _rows(
 
 def _genomes(target: str) -> list[tuple[str, "Genome"]]:
     """Name and genome of what is to be measured: of a run its survivors."""
-    from graftwork.genome import SEEDS, Genome, seed_genome
+    from graftwork.networks.genome import SEEDS, Genome, seed_genome
     from graftwork.runs import RunFolder
 
     if target in SEEDS:

@@ -10,10 +10,10 @@ from types import FrameType
 from typing import Any
 
 from graftwork.cli._app import guarded
-from graftwork.cli._search import session_to_its_end
-from graftwork.config import SearchConfig
+from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError, InputError, ResourceError
 from graftwork.runs import RunFolder
+from graftwork.session import SearchConfig
 
 
 def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
@@ -98,7 +98,7 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
                 config = None
         return session_to_its_end(out, config, group=group, **how)
     except InputError:
-        from graftwork.briefing import dismiss
+        from graftwork.session import dismiss
 
         if group.leads:
             with suppress(ResourceError):  # they may have found the same mistake, and be gone
@@ -113,8 +113,8 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
 
 
 def _follow(group: Any) -> None:
-    from graftwork.briefing import follow
-    from graftwork.runs import keep_memory
+    from graftwork.machine import keep_memory
+    from graftwork.session import follow
 
     keep_memory()
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from graftwork.genome import Block, Genome, Layer, Pool, Step, summary
+from graftwork.networks.genome import Block, Genome, Layer, Pool, Step, summary
 from graftwork.reports._style import (
     FAINT,
     INK,

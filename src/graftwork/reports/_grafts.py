@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from graftwork.genome import Genome, Layer
+from graftwork.networks.genome import Genome, Layer
 from graftwork.reports._read import Birth
 from graftwork.typing import BlockId
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graftwork import __version__
+from graftwork._version import __version__
 from graftwork.metrics import Profile, confusion_matrix
 from graftwork.reports._confusion import Mistake, confused_pairs, worst_mistakes
 from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import GenomeError, RunError
-from graftwork.genome import Genome
+from graftwork.networks.genome import Genome
 from graftwork.typing import MemberId
 
 CONTROL = MemberId("seed_network")

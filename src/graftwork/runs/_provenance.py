@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from graftwork import __version__
+from graftwork._version import __version__
 
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "scikit-learn", "safetensors")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, DataError
-from graftwork.execution import InputTransform
+from graftwork.networks.execution import InputTransform
 from graftwork.training._augment import Augmentation
 from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for

@@ -19,7 +19,7 @@ class Recipe:
 
     Args:
         name: Of the recipe.
-        seed_genome: h_i, by its name in `graftwork.genome.SEEDS`.
+        seed_genome: h_i, by its name in `graftwork.networks.genome.SEEDS`.
         rules: Role → optimizer and rates.
         schedule: Name of a schedule over the whole search, in `SCHEDULES`.
         schedule_options: Its keyword arguments.

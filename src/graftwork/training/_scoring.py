@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftwork.errors import DataError
-from graftwork.execution import InputTransform, shared_flops, walk
-from graftwork.genome import Genome
-from graftwork.member import Member, recalibrate
+from graftwork.networks import Member, recalibrate
+from graftwork.networks.execution import InputTransform, shared_flops, walk
+from graftwork.networks.genome import Genome
 from graftwork.training._batches import Images, take_images
 from graftwork.training._precision import Precision, in_precision
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
-from graftwork.execution import walk
-from graftwork.genome import num_parameters
-from graftwork.member import Member
+from graftwork.networks import Member
+from graftwork.networks.execution import walk
+from graftwork.networks.genome import num_parameters
 from graftwork.training._batches import BatchStream, shrink
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._options import check_choice, check_range

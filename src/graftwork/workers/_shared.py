@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from graftwork.errors import ConfigError
-from graftwork.execution import shared_flops
-from graftwork.genome import Genome
-from graftwork.member import Member
+from graftwork.networks import Member
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import Genome
 from graftwork.training import Evaluation, Scorer, Trainer, Update, most_parts, part_of
 from graftwork.typing import BlockId
 from graftwork.workers._averaging import add_up, average
