@@ -29,7 +29,7 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; carry: 5]")] = None,
     scale: Annotated[
         float | None,
-        typer.Option(min=1e-4, help="Factor on the number of steps or FLOPs; 1, the full size, is the default."),
+        typer.Option(min=1e-4, help="Factor on the number of steps or FLOPs. [default: 1, the full size]"),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
@@ -98,9 +98,8 @@ def _run_study(
     sizes = {"budget": budget, "scale": scale}
     size = sizes.pop(study.measure)
     if any(value is not None for value in sizes.values()):
-        raise ConfigError(
-            f"experiments {study.name}: its size is set by --{study.measure}, not by --{next(iter(sizes))}"
-        )
+        other = next(iter(sizes))
+        raise ConfigError(f"experiments {study.name}: its size is set by --{study.measure}, not by --{other}")
     folder = runs or Path("runs") / study.name
     return run_study(study, out, runs=folder, data=data, seeds=range(seeds), size=size, note=say, **extra)
 
