@@ -184,8 +184,8 @@ def test_options_of_growth_and_selection_reach_the_search(problem: Problem) -> N
     options = {"random_padding": True, "max_parameters": 123, "max_flops": 456, "min_shared_fraction": 0.3}
     options |= {"concat_probability": 0.25, "hidden_multiple": 0.5, "deepen_probability": 0.75}
     parts = made(problem, selection="pareto", num_survivors=2, population_size=5, **options).parts
-    assert {name: getattr(parts["mutate"], name) for name in options} == options
-    assert type(parts["selector"]).__name__ == "ParetoSelector"
+    assert {name: getattr(parts["strategy"].mutate, name) for name in options} == options
+    assert type(parts["strategy"].selector).__name__ == "ParetoSelector"
     assert (parts["num_survivors"], parts["population_size"]) == (2, 5)
     assert parts["scorer"].batch_size == 500
     assert made(problem, scoring_batch_size=30).parts["scorer"].batch_size == 30

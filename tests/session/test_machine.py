@@ -11,6 +11,7 @@ import torch
 
 from graftwork.evolution import Population
 from graftwork.machine import ThreadsChoice
+from graftwork.machine import _threads as timing
 from graftwork.networks.genome import Genome, training_flops
 from graftwork.session import (
     SearchConfig,
@@ -22,8 +23,7 @@ from graftwork.session import (
     prepare,
     shared_part,
 )
-from graftwork.training import _threads as timing
-from tests.test_session import StopAt, result, tiny
+from tests.session.test_session import StopAt, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
 SHORT = {"budget": "12steps", "num_generations": 1, "control": False}

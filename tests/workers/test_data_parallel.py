@@ -11,8 +11,8 @@ from graftwork.networks.genome import num_parameters
 from graftwork.session import SearchConfig, shared_part
 from graftwork.training import BatchStream, Update, part_of
 from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, time_exchange, train_together
+from tests.session.test_session import tiny
 from tests.strategies import scramble
-from tests.test_session import tiny
 from tests.training.small import LEFT, RIGHT, RULES, Setting, same, setting, stream
 from tests.workers.ranks import ThreadGroup, together
 from tests.workers.test_average import updates

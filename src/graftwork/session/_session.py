@@ -19,8 +19,6 @@ from graftwork.session._outcome import CONTROL, Outcome
 from graftwork.session._setup import Problem, Setup, prepare
 from graftwork.workers import Group
 
-__all__ = ["Listener", "SearchInterruptedError", "Session", "SilentListener"]
-
 
 class Listener(Protocol):
     """Is told what happens; the CLI draws it."""
