@@ -13,10 +13,12 @@ import pytest
 import graftwork
 
 HEAVY = ("datasets", "jinja2", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow", "rich", "sklearn", "typer")
-PUBLIC = sorted(
-    f"graftwork.{found.name}" for found in pkgutil.iter_modules(graftwork.__path__) if not found.name.startswith("_")
+ROOT = Path(graftwork.__file__).parent
+# Folders at any depth. Modules inside a folder are private, or need an optional package each (integrations).
+PACKAGES = sorted(
+    ".".join(["graftwork", *path.parent.relative_to(ROOT).parts]) for path in ROOT.glob("**/[a-z]*/__init__.py")
 )
-PACKAGES = sorted(f"graftwork.{found.name}" for found in pkgutil.iter_modules(graftwork.__path__) if found.ispkg)
+PUBLIC = sorted({*PACKAGES, *(f"graftwork.{path.stem}" for path in ROOT.glob("[a-z]*.py"))})
 
 
 def _order(name: str) -> tuple[int, list[int | str]]:
@@ -26,10 +28,9 @@ def _order(name: str) -> tuple[int, list[int | str]]:
 
 
 def test_the_walk_saw_every_public_module() -> None:
-    source = Path(graftwork.__file__).parent
-    files = {path.stem for path in source.glob("[a-z]*.py")}
-    folders = {path.parent.name for path in source.glob("[a-z]*/__init__.py")}
-    assert {name.removeprefix("graftwork.") for name in PUBLIC} == files | folders
+    seen = {f"graftwork.{found.name}" for found in pkgutil.iter_modules(graftwork.__path__)}
+    assert {name for name in seen if not name.rpartition(".")[2].startswith("_")} <= set(PUBLIC)
+    assert "graftwork.surgery.operations" in PUBLIC
     assert len(PUBLIC) >= 14
 
 

@@ -24,11 +24,14 @@ def _exports(source: Path) -> tuple[str, list[str]]:
 
 
 def _modules(package: Path) -> dict[str, Path]:
-    files = {path.stem: path for path in package.glob("[a-z]*.py")}
-    folders = {path.parent.name: path for path in package.glob("[a-z]*/__init__.py")}
-    # Modules of an optional package each: not imported, so not named, by the front page of their folder.
-    inner = {f"{path.parent.name}.{path.stem}": path for path in package.glob("[a-z]*/[a-z]*.py")}
-    return dict(sorted((files | folders | inner).items()))
+    """Every folder and file at any depth whose path has no leading underscore."""
+    found = {}
+    for path in package.rglob("*.py"):
+        names = path.relative_to(package).with_suffix("").parts
+        names = names[:-1] if names[-1] == "__init__" else names
+        if names and not any(name.startswith("_") for name in names):
+            found[".".join(names)] = path
+    return dict(sorted(found.items()))
 
 
 def _page(name: str, source: Path) -> str:

@@ -5,7 +5,8 @@ weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `widen`, `deepen`, `widen_all`, `growth_sites`, `plan_widen`,
   `plan_deepen`, `plan_widen_all`, `GrowthSchedule`, `WidenAll`, `Widen`, `Deepen`, `rescale`,
-  `register_optimizer_carry`, `save`, `load`, `replay` (`graftwork.surgery`); callbacks in `graftwork.integrations`.
+  `register_optimizer_carry`, `save`, `load`, `replay` (`graftwork.surgery`); callbacks of training frameworks in
+  `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,

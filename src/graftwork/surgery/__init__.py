@@ -8,9 +8,6 @@ where not, why not.
 
 from graftwork.surgery._block import R2RBlock
 from graftwork.surgery._deepen import DeepenPlan, deepen, plan_deepen
-from graftwork.surgery._first_update import resume_optimizer
-from graftwork.surgery._groups import rescale
-from graftwork.surgery._optimizers import OptimizerCarry, ParameterGrowth, register_optimizer_carry
 from graftwork.surgery._options import DeepenOptions, GrowthOptions, WidenOptions
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
@@ -18,6 +15,7 @@ from graftwork.surgery._saving import growth_log, load, replay, save, save_log
 from graftwork.surgery._schedule import Deepen, GrowthSchedule, Widen, WidenAll, plan_widen_all, widen_all
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery._widen import plan_widen, widen
+from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
 
 GrowthPlan = WidenPlan | DeepenPlan
 """What `plan_widen` and `plan_deepen` return: print it, then ``apply()`` it."""

@@ -15,8 +15,6 @@ from graftwork.surgery._calls import Call, ExampleInput, call_of
 from graftwork.surgery._check import Probes
 from graftwork.surgery._configs import config_notes
 from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._groups import adopt
-from graftwork.surgery._optimizers import check_optimizers
 from graftwork.surgery._options import DeepenOptions, Optimizers
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
 from graftwork.surgery._specs import BlockSpec, LikeSpec, around, block_spec
@@ -24,6 +22,7 @@ from graftwork.surgery._steps import append_log, count_parameters, forward_faile
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery._twin_copy import twin_copy
 from graftwork.surgery._widen import optimizer_tuple
+from graftwork.surgery.carry import adopt, check_optimizers
 
 __all__ = ["BlockSpec", "DeepenPlan", "deepen", "plan_deepen"]
 

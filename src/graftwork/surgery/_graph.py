@@ -11,19 +11,14 @@ from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError
 from graftwork.surgery._calls import Call, norms_in_training, other_values, sandbox, training_without_dropout
-from graftwork.surgery._channelwise import CHANNELWISE
-from graftwork.surgery._indexing import INDEXING
 from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
-from graftwork.surgery._products import PRODUCTS
-from graftwork.surgery._reparametrized import PARAMETRIZED, REMOVE, WEIGHT_NORM, spectral_norms
+from graftwork.surgery._parametrized import PARAMETRIZED, REMOVE, spectral_norms
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
 from graftwork.surgery._trace import Trace, output_tensors
-from graftwork.surgery._views import VIEWS
 from graftwork.surgery._wrappers import refuse_wrappers, views
+from graftwork.surgery.operations import OPERATIONS
 
 __all__ = ["ChannelGraph"]
-
-_HANDLERS = {**VIEWS, **INDEXING, **PRODUCTS, **CHANNELWISE, **WEIGHT_NORM}
 
 
 @dataclass
@@ -58,7 +53,7 @@ class ChannelGraph:
                 example.
         """
         refuse_wrappers(model)
-        trace = Trace(model, _HANDLERS)
+        trace = Trace(model, OPERATIONS)
         graph = cls(model, trace, approximate=approximate, views=views(model))
         with sandbox(model):
             model.eval()

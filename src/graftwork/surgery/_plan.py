@@ -18,11 +18,11 @@ from graftwork.surgery._configs import replace_config
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap
 from graftwork.surgery._methods import Method, grow_tensor, place_old
-from graftwork.surgery._optimizers import ParameterGrowth, carry_state
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
 from graftwork.surgery._space import Var
 from graftwork.surgery._steps import Attempt, append_log, count_parameters, forward_failed, set_attribute
 from graftwork.surgery._transaction import Transaction, swap_data
+from graftwork.surgery.carry import ParameterGrowth, carry_state
 
 __all__ = ["WidenPlan"]
 

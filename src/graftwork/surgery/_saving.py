@@ -125,7 +125,7 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
     Args:
         model: The model before any growth; changed in place.
         growths: What `growth_log` returns for the grown model, or a folder that holds it: one that `save` has
-            written, or a checkpoint of a training framework (see ``graftwork.integrations``).
+            written, or a checkpoint of a training framework (see ``graftwork.surgery.integrations``).
 
     Raises:
         SurgeryError: The log is missing or does not fit the model.

@@ -12,15 +12,14 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import changed_lengths, standard_attributes
 from graftwork.surgery._calls import Call, ExampleInput, call_of
 from graftwork.surgery._configs import config_changes
-from graftwork.surgery._first_update import unwrapped
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, unit_map
 from graftwork.surgery._methods import Method, method_named
-from graftwork.surgery._optimizers import check_optimizers
 from graftwork.surgery._options import Optimizers, WidenOptions
 from graftwork.surgery._plan import WidenPlan
 from graftwork.surgery._receipt import SurgeryReceipt, TensorChange
 from graftwork.surgery._space import Var, atoms
+from graftwork.surgery.carry import check_optimizers, unwrapped
 
 __all__ = ["WidenPlan", "build_plan", "choose_growth", "optimizer_tuple", "plan_widen", "prepared", "widen"]
 

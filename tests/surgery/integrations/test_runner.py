@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from graftwork.errors import ConfigError
-from graftwork.integrations import ScheduleRunner
 from graftwork.surgery import GrowthSchedule, Widen, growth_log, replay
+from graftwork.surgery.integrations import ScheduleRunner
 
 X = torch.randn(4, 3)
 

@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.surgery._handlers import Registry, bind, broadcast, op_name, wrap
 from graftwork.surgery._space import Expr, Misaligned, Reason, fresh, size_of
 from graftwork.surgery._trace import Info, Trace
+from graftwork.surgery.operations._registry import OPERATIONS, bind, broadcast, op_name, wrap
 
-__all__ = ["INDEXING"]
-
-INDEXING = Registry()
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
@@ -20,7 +17,7 @@ _READ = "a dimension that is indexed by a tensor"
 _WRITTEN = "a dimension that is written to by index"
 
 
-@INDEXING.handles(
+@OPERATIONS.handles(
     "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_",
 )  # fmt: skip
 def _scatter(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
@@ -30,7 +27,7 @@ def _scatter(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -
     _write(trace, args, result, dim=values["dim"], others=others)
 
 
-@INDEXING.handles("index_add", "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_", "index_reduce",
+@OPERATIONS.handles("index_add", "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_", "index_reduce",
                   "index_reduce_")  # fmt: skip
 def _index_add(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     """``out[index[i], j] += source[i, j]``: the index is a vector, so it meets no other dimension."""
@@ -63,7 +60,7 @@ def _write(trace: Trace, args: Args, result: Any, *, dim: int, others: list[Tens
         trace.put(result, Info(list(target.dims), computed=any(i.computed for i in (target, *infos))))
 
 
-@INDEXING.handles("index", "_unsafe_index")
+@OPERATIONS.handles("index", "_unsafe_index")
 def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     indices = list(args[1])
@@ -109,7 +106,7 @@ def _masked(trace: Trace, info: Info, indices: list[Any]) -> tuple[int, int]:
     return start, mask.dim()
 
 
-@INDEXING.handles("index_put", "index_put_", "_unsafe_index_put")
+@OPERATIONS.handles("index_put", "index_put_", "_unsafe_index_put")
 def _index_put(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     """``x[index] = values``: what is not indexed meets the last dimensions of the values."""
     info, indices, values = trace.info(args[0]), list(args[1]), args[2]
@@ -136,7 +133,7 @@ def _index_put(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
         trace.put(result, Info(list(info.dims), computed=info.computed))
 
 
-@INDEXING.handles("index_select", "gather", "take_along_dim")
+@OPERATIONS.handles("index_select", "gather", "take_along_dim")
 def _gather(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(args[1], len(info.dims))

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._first_update import SECOND_MOMENTS, limit_first_update, waiting_slots
 from graftwork.surgery._layout import Layout
 from graftwork.surgery._methods import place_old
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._first_update import SECOND_MOMENTS, limit_first_update, waiting_slots
 
 __all__ = [
     "OptimizerCarry",

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from graftwork.integrations.transformers import GrowthCallback
+    from graftwork.surgery.integrations.transformers import GrowthCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn, optim
 
 from graftwork.errors import ConfigError
-from graftwork.integrations._runner import ScheduleRunner
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, save_log
+from graftwork.surgery.integrations._runner import ScheduleRunner
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -4,13 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from graftwork.surgery._handlers import Registry, bind, broadcast, dim_list, wrap
 from graftwork.surgery._space import ONE, Expr, Misaligned, Reason, concat, cut, fresh, merge, size_of, split
 from graftwork.surgery._trace import Info, Trace
+from graftwork.surgery.operations._registry import OPERATIONS, bind, broadcast, dim_list, wrap
 
-__all__ = ["VIEWS"]
-
-VIEWS = Registry()
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
@@ -23,7 +20,7 @@ def _sources(info: Info) -> list[frozenset[int]]:
     return info.sources if info.parameter is not None else [frozenset()] * len(info.dims)
 
 
-@VIEWS.handles(
+@OPERATIONS.handles(
     "alias",
     "clone",
     "detach",
@@ -38,7 +35,7 @@ def _same(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
     trace.put(result, _derived(info, list(info.dims), list(_sources(info))))
 
 
-@VIEWS.handles("view", "_unsafe_view", "reshape", "_reshape_alias")
+@OPERATIONS.handles("view", "_unsafe_view", "reshape", "_reshape_alias")
 def _view(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     if not isinstance(args[1], (list, tuple)):
         raise Misaligned  # view as another dtype
@@ -79,7 +76,7 @@ def regroup(pieces: list[tuple[Expr, frozenset[int]]], shape: list[int]) -> tupl
     return dims, sources
 
 
-@VIEWS.handles("permute", "transpose", "t", "numpy_T", "movedim", "transpose_")
+@OPERATIONS.handles("permute", "transpose", "t", "numpy_T", "movedim", "transpose_")
 def _permute(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info, ndim = trace.info(args[0]), len(trace.info(args[0]).dims)
     order = list(range(ndim))
@@ -96,7 +93,7 @@ def _permute(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -
     trace.put(result, _derived(info, [info.dims[i] for i in order], [sources[i] for i in order]))
 
 
-@VIEWS.handles("unsqueeze", "unsqueeze_")
+@OPERATIONS.handles("unsqueeze", "unsqueeze_")
 def _unsqueeze(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dims, sources = list(info.dims), list(_sources(info))
@@ -106,7 +103,7 @@ def _unsqueeze(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
     trace.put(result, _derived(info, dims, sources))
 
 
-@VIEWS.handles("squeeze", "squeeze_")
+@OPERATIONS.handles("squeeze", "squeeze_")
 def _squeeze(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     which = dim_list(args[1] if len(args) > 1 else None, len(info.dims))
@@ -115,7 +112,7 @@ def _squeeze(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -
     trace.put(result, _derived(info, [info.dims[i] for i in keep], [sources[i] for i in keep]))
 
 
-@VIEWS.handles("expand", "expand_as")
+@OPERATIONS.handles("expand", "expand_as")
 def _expand(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     lead = result.dim() - len(info.dims)
@@ -127,7 +124,7 @@ def _expand(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, _derived(info, dims, sources))
 
 
-@VIEWS.handles("repeat")
+@OPERATIONS.handles("repeat")
 def _repeat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     _produce_all(trace, info)
@@ -137,7 +134,7 @@ def _repeat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=info.computed or info.parameter is not None))
 
 
-@VIEWS.handles("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
+@OPERATIONS.handles("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
 def _split(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(bind(func, args, kwargs)["dim"], len(info.dims))
@@ -153,7 +150,7 @@ def _split(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
         trace.ties.append(parts)
 
 
-@VIEWS.handles("unbind")
+@OPERATIONS.handles("unbind")
 def _unbind(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(args[1] if len(args) > 1 else 0, len(info.dims))
@@ -162,7 +159,7 @@ def _unbind(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
         _drop(trace, info, dim, piece)
 
 
-@VIEWS.handles("select")
+@OPERATIONS.handles("select")
 def _select(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(args[1], len(info.dims))
@@ -176,7 +173,7 @@ def _drop(trace: Trace, info: Info, dim: int, result: Tensor) -> None:
     trace.put(result, _derived(info, dims, sources))
 
 
-@VIEWS.handles("slice", "narrow")
+@OPERATIONS.handles("slice", "narrow")
 def _slice(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     values = bind(func, args, kwargs)
@@ -203,7 +200,7 @@ def _tie_halves(trace: Trace, parts: list[Expr]) -> None:
         trace.ties.append([part for part in parts if part])
 
 
-@VIEWS.handles("cat", "concat", "concatenate")
+@OPERATIONS.handles("cat", "concat", "concatenate")
 def _cat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     values = bind(func, args, kwargs)
     tensors = [t for t in values["tensors"] if tuple(t.shape) != (0,)]
@@ -219,7 +216,7 @@ def _cat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> No
     trace.put(result, Info(dims, computed=all(i.computed or i.parameter is not None for i in infos)))
 
 
-@VIEWS.handles("stack")
+@OPERATIONS.handles("stack")
 def _stack(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     values = bind(func, args, kwargs)
     info = broadcast(trace, values["tensors"], tuple(values["tensors"][0].shape), "stack")
@@ -234,7 +231,7 @@ def _produce_all(trace: Trace, info: Info) -> None:
         trace.use(info, dim, consumed=False)
 
 
-@VIEWS.handles("constant_pad_nd")
+@OPERATIONS.handles("constant_pad_nd")
 def _pad(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info, widths = trace.info(args[0]), list(args[1])
     _produce_all(trace, info)
@@ -256,7 +253,7 @@ def _unit(reason: Reason) -> Expr:
     return ONE
 
 
-@VIEWS.handles("flip", "roll")
+@OPERATIONS.handles("flip", "roll")
 def _roll(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     _produce_all(trace, info)
@@ -266,7 +263,7 @@ def _roll(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
     trace.put(result, Info(list(info.dims), computed=info.computed))
 
 
-@VIEWS.handles("unfold")
+@OPERATIONS.handles("unfold")
 def _unfold(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(args[1], len(info.dims))
@@ -276,7 +273,7 @@ def _unfold(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info([*dims, fresh(result.shape[-1])], computed=info.computed))
 
 
-@VIEWS.handles("im2col")
+@OPERATIONS.handles("im2col")
 def _im2col(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = trace.info(args[0]).dims
     for expr in dims[2:]:
@@ -285,7 +282,7 @@ def _im2col(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info([dims[0], merge(dims[1], fresh(taps)), fresh(result.shape[2])]))
 
 
-@VIEWS.handles("col2im")
+@OPERATIONS.handles("col2im")
 def _col2im(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = trace.info(args[0]).dims
     channels, taps = split(dims[1], size_of(dims[1]) // result.shape[1])
@@ -294,7 +291,7 @@ def _col2im(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info([dims[0], channels, *(fresh(n) for n in result.shape[2:])]))
 
 
-@VIEWS.handles("pixel_shuffle")
+@OPERATIONS.handles("pixel_shuffle")
 def _pixel_shuffle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = trace.info(args[0]).dims
     channels, block = split(dims[-3], args[1] ** 2)
@@ -303,7 +300,7 @@ def _pixel_shuffle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: 
     trace.put(result, Info([*dims[:-3], channels, *(fresh(n) for n in result.shape[-2:])]))
 
 
-@VIEWS.handles("pixel_unshuffle")
+@OPERATIONS.handles("pixel_unshuffle")
 def _pixel_unshuffle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = trace.info(args[0]).dims
     for expr in dims[-2:]:
@@ -312,7 +309,7 @@ def _pixel_unshuffle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result
     trace.put(result, Info([*dims[:-3], channels, *(fresh(n) for n in result.shape[-2:])]))
 
 
-@VIEWS.handles("channel_shuffle", "native_channel_shuffle")
+@OPERATIONS.handles("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     dims = list(trace.info(args[0]).dims)
     groups, inner = split(dims[1], size_of(dims[1]) // args[1])
@@ -320,6 +317,6 @@ def _channel_shuffle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result
     trace.put(result, Info(dims))
 
 
-@VIEWS.handles("diagonal")
+@OPERATIONS.handles("diagonal")
 def _diagonal(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     raise Misaligned

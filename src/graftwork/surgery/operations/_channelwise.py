@@ -6,13 +6,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from graftwork.surgery._handlers import Registry, bind, broadcast, dim_list, op_name, wrap
 from graftwork.surgery._space import ONE, Expr, Reason, cut, fresh, size_of, split
 from graftwork.surgery._trace import Info, Trace
+from graftwork.surgery.operations._registry import OPERATIONS, bind, broadcast, dim_list, op_name, wrap
 
-__all__ = ["CHANNELWISE"]
-
-CHANNELWISE = Registry()
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
@@ -24,7 +21,7 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "pointwise", "native_dropout", "masked_fill", "masked_fill_", "where", "lerp", "addcmul",
     "addcdiv", "nan_to_num", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "mish_",
     "bernoulli", "rrelu_with_noise", "rrelu_with_noise_", "rrelu_with_noise_functional", "prelu",
@@ -47,7 +44,7 @@ def _pointwise(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
         trace.activations.append(name)
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "copy_", "copy", "fill_", "fill", "zero_", "zero", "normal_", "uniform_", "bernoulli_",
     "random_",
 )  # fmt: skip
@@ -63,7 +60,7 @@ def _fill(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
         trace.put(result, Info(list(target.dims)))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty",
     "empty_strided", "new_empty_strided", "scalar_tensor",
 )  # fmt: skip
@@ -71,14 +68,14 @@ def _uniform_factory(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result
     trace.put(result, Info([fresh(n) for n in result.shape], computed=False))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
 )  # fmt: skip
 def _like(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     trace.put(result, Info(list(trace.info(args[0]).dims)))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "rand", "randn", "randint", "randperm", "arange", "linspace", "eye", "lift_fresh",
     "tril_indices", "triu_indices", "logspace", "_efficientzerotensor", "hann_window",
     "multinomial",
@@ -88,7 +85,7 @@ def _positional_factory(trace: Trace, func: Any, args: Args, kwargs: Kwargs, res
     trace.put(result, Info([fresh(n, reason) for n in result.shape]))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
     "cudnn_batch_norm", "_native_batch_norm_legit_functional", "batch_norm", "mkldnn_batch_norm",
     "_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm",
@@ -110,7 +107,7 @@ def _batch_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
         trace.put(other, Info([x.dims[1]] if same else [fresh(n) for n in other.shape]))
 
 
-@CHANNELWISE.handles("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
+@OPERATIONS.handles("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
 def _layer_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     x = trace.info(args[0])
     values = bind(func, args, kwargs)
@@ -130,7 +127,7 @@ def _layer_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
         trace.put(other, Info(dims if dims is not None else [fresh(n) for n in other.shape]))
 
 
-@CHANNELWISE.handles("native_group_norm", "group_norm")
+@OPERATIONS.handles("native_group_norm", "group_norm")
 def _group_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     x = trace.info(args[0])
     values = bind(func, args, kwargs)
@@ -151,7 +148,7 @@ def _group_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
         trace.put(other, Info([x.dims[0], group] if other.dim() == 2 else [fresh(n) for n in other.shape]))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "_safe_softmax",
     "logcumsumexp", "cummax", "cummin", "sort",
 )  # fmt: skip
@@ -165,7 +162,7 @@ def _mixing(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
         trace.put(output, Info(list(x.dims), computed=x.computed or x.parameter is not None))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod",
     "any", "all", "logsumexp", "argmax", "argmin", "norm", "linalg_vector_norm", "topk", "nansum",
     "median", "aminmax", "kthvalue", "count_nonzero", "mode",
@@ -190,7 +187,7 @@ def _reduction(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
         trace.put(output, Info(dims, computed=x.computed or x.parameter is not None))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "adaptive_avg_pool2d",
@@ -215,7 +212,7 @@ def _spatial(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -
         trace.put(output, Info([*x.dims[:-spatial], *(fresh(n) for n in output.shape[-spatial:])]))
 
 
-@CHANNELWISE.handles("glu")
+@OPERATIONS.handles("glu")
 def _glu(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     x = trace.info(args[0])
     dim = wrap(args[1] if len(args) > 1 else -1, len(x.dims))
@@ -226,7 +223,7 @@ def _glu(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> No
     trace.put(result, Info(dims))
 
 
-@CHANNELWISE.handles("tril", "triu", "tril_", "triu_")
+@OPERATIONS.handles("tril", "triu", "tril_", "triu_")
 def _triangle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     x = trace.info(args[0])
     for dim in (-1, -2):
@@ -234,7 +231,7 @@ def _triangle(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) 
     trace.put(result, Info(list(x.dims), computed=x.computed or x.parameter is not None))
 
 
-@CHANNELWISE.handles(
+@OPERATIONS.handles(
     "_local_scalar_dense", "item", "is_same_size", "sym_size", "_assert_async", "equal", "nonzero",
     "_assert_tensor_metadata", "_assert_scalar",
 )  # fmt: skip

@@ -4,14 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from graftwork.surgery._handlers import Registry, bind, broadcast
-from graftwork.surgery._reparametrized import parametrization
 from graftwork.surgery._space import Expr, Misaligned, Reason, freeze, fresh, merge, size_of, split
 from graftwork.surgery._trace import Info, Trace
+from graftwork.surgery.operations._registry import OPERATIONS, bind, broadcast
+from graftwork.surgery.operations._reparametrized import parametrization
 
-__all__ = ["PRODUCTS"]
-
-PRODUCTS = Registry()
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 _COMPUTED = "a sum over channels whose weight is computed from parameters, not a parameter,"
@@ -61,7 +58,7 @@ def _bias(trace: Trace, bias: Tensor | None, dims: list[Expr]) -> None:
         trace.couple(dims[-back], info.dims[-back], "a bias")
 
 
-@PRODUCTS.handles("mm", "bmm", "addmm", "baddbmm", "addbmm")
+@OPERATIONS.handles("mm", "bmm", "addmm", "baddbmm", "addbmm")
 def _matmul(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     name = str(func)
     if "addbmm" in name and "baddbmm" not in name:
@@ -82,7 +79,7 @@ def _matmul(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=_both_computed(a, b)))
 
 
-@PRODUCTS.handles("mv", "addmv", "dot", "vdot")
+@OPERATIONS.handles("mv", "addmv", "dot", "vdot")
 def _matvec(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     bias = args[0] if "addmv" in str(func) else None
     x, y = args[1:3] if bias is not None else args[:2]
@@ -93,7 +90,7 @@ def _matvec(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=_both_computed(a, b)))
 
 
-@PRODUCTS.handles("linear")
+@OPERATIONS.handles("linear")
 def _linear(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     a, w = trace.info(args[0]), trace.info(args[1])
     contract(trace, (a, len(a.dims) - 1), (w, 1))
@@ -102,7 +99,7 @@ def _linear(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=_both_computed(a, w)))
 
 
-@PRODUCTS.handles("outer", "ger")
+@OPERATIONS.handles("outer", "ger")
 def _outer(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     a, b = trace.info(args[0]), trace.info(args[1])
     for info in (a, b):
@@ -110,7 +107,7 @@ def _outer(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
     trace.put(result, Info([a.dims[0], b.dims[0]], computed=_both_computed(a, b)))
 
 
-@PRODUCTS.handles("convolution", "_convolution", "mkldnn_convolution")
+@OPERATIONS.handles("convolution", "_convolution", "mkldnn_convolution")
 def _convolution(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     values = bind(func, args, kwargs)
     x, w = trace.info(values["input"]), trace.info(values["weight"])
@@ -167,7 +164,7 @@ def _contract_part(trace: Trace, inside: Expr, w: Info, dim: int, expr: Expr) ->
     trace.use(w, dim, consumed=True, expr=expr)
 
 
-@PRODUCTS.handles("embedding")
+@OPERATIONS.handles("embedding")
 def _embedding(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     w, index = trace.info(args[0]), trace.info(args[1])
     trace.freeze(w.dims[0], "a dimension that is looked up by index")
@@ -176,7 +173,7 @@ def _embedding(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
     trace.put(result, Info([*index.dims, w.dims[1]]))
 
 
-@PRODUCTS.handles(
+@OPERATIONS.handles(
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
@@ -223,7 +220,7 @@ def _couple_heads(trace: Trace, queries: Expr, keys: Expr) -> None:
     trace.couple(outer, keys, "attention")
 
 
-@PRODUCTS.handles("cdist", "_cdist_forward", "_euclidean_dist")
+@OPERATIONS.handles("cdist", "_cdist_forward", "_euclidean_dist")
 def _distance(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     a, b = trace.info(args[0]), trace.info(args[1])
     for info in (a, b):

@@ -1,4 +1,4 @@
-"""Shared pieces of the operation handlers: argument binding and the registry decorator."""
+"""The register of operations, and what their handlers share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,9 @@ from torch import Tensor
 from graftwork.surgery._space import ONE, fresh
 from graftwork.surgery._trace import Handler, Info, Trace
 
-__all__ = ["Registry", "bind", "broadcast", "dim_list", "op_name", "wrap"]
 
-
-class Registry(dict[str, Handler]):
-    """ATen operation name (without overload) → handler."""
+class Register(dict[str, Handler]):
+    """Name of an operation, without overload (and without ``aten``) → handler."""
 
     def handles(self, *names: str) -> Callable[[Handler], Handler]:
         """Register a function for operations by name."""
@@ -23,6 +21,10 @@ class Registry(dict[str, Handler]):
             return handler
 
         return register
+
+
+OPERATIONS = Register()
+"""Every operation that is understood."""
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import ConfigError
-from graftwork.integrations._runner import ScheduleRunner
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, replay
+from graftwork.surgery.integrations._runner import ScheduleRunner
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

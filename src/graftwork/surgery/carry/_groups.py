@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._optimizers import seed_state
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._optimizers import seed_state
 
 __all__ = ["adopt", "rescale"]
 

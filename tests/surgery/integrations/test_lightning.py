@@ -16,7 +16,7 @@ from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     lightning = pytest.importorskip("lightning.pytorch")
-    from graftwork.integrations.lightning import GrowthCallback
+    from graftwork.surgery.integrations.lightning import GrowthCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

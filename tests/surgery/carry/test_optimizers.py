@@ -21,7 +21,7 @@ from graftwork.surgery import (
 )
 from graftwork.surgery._methods import place_old
 
-from .models import CASES, batch_of, scrambled
+from ..models import CASES, batch_of, scrambled
 
 LR = 1e-3
 Make = Callable[[Any], optim.Optimizer]
