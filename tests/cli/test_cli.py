@@ -84,7 +84,6 @@ def test_config_prints_what_search_reads_back(tmp_path: Path, capsys: Any) -> No
         (["search", "--no-such-option"], "no-such-option"),
         (["inspect", "missing"], "missing"),
         (["predict", "missing", "x.png"], "missing"),
-        (["reproduce", "everything"], "everything"),
         (["data", "--data", "missing/x"], "missing"),
     ],
 )

@@ -11,11 +11,11 @@ import torch
 from experiments import COEVOLUTION, NEUROEVOLUTION, run_study
 from experiments._arms import make_beginning, make_branch, make_run
 from experiments._entries import BEST, ORACLE, search_entries
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, SearchInterruptedError
 from graftwork.metrics import Entry, difference
 from graftwork.networks.genome import Genome, num_parameters, training_flops
 from graftwork.runs import RunFolder
-from graftwork.session import Problem, SearchConfig, SearchInterruptedError, Session, run_members
+from graftwork.session import Problem, SearchConfig, Session, run_members
 
 SMALL: dict[str, Any] = {"recipe": "paper", "num_generations": 1, "population_size": 3, "num_survivors": 2}
 SMALL |= {"num_calibration": 50, "precision": "float32", "threads": 1}

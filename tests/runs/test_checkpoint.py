@@ -15,7 +15,7 @@ from graftwork.runs import RunFolder, pack_state, unpack_optimizer, unpack_state
 from graftwork.training import BankOptimizer, Rule
 from graftwork.training._rules import same_rule
 from graftwork.typing import BlockId
-from tests.genome.test_validation import block
+from tests.networks.genome.test_validation import block
 from tests.strategies import random_images, scramble
 
 GENOME = Genome((1, 8, 8), 3, (Layer(4, (block("a", stop=4),)),), stem=Stem("whiten", BlockId("stem"), 4, 2))

@@ -44,6 +44,8 @@ def test_what_is_no_budget_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ConfigError, match="budget: expected a time"):
         parse_budget(text)
     with pytest.raises(ConfigError, match="budget"):
+        SearchConfig.from_dict({"budget": text})
+    with pytest.raises(ConfigError, match="parse_budget reads one"):
         SearchConfig(budget=text)
 
 
@@ -73,7 +75,7 @@ def test_flags_win_over_the_file_and_flags_that_are_none_do_not(tmp_path: Path) 
     path = tmp_path / "c.toml"
     path.write_text('seed = 3\nbudget = "5m"\nbatch_size = 16\n[recipe]\nname = "paper"\nnum_survivors = 2\n')
     config = SearchConfig.load(path, seed=5, budget=None, population_size=7)
-    assert (config.seed, config.budget) == (5, "5m")
+    assert (config.seed, str(config.budget)) == (5, "5m")
     recipe = config.recipe
     assert (recipe.name, recipe.num_survivors, recipe.population_size, recipe.batch_size) == ("paper", 2, 7, 16)
     assert recipe.rules == RECIPES["paper"].rules
@@ -184,8 +186,8 @@ def test_options_of_growth_and_selection_reach_the_search(problem: Problem) -> N
     options = {"random_padding": True, "max_parameters": 123, "max_flops": 456, "min_shared_fraction": 0.3}
     options |= {"concat_probability": 0.25, "hidden_multiple": 0.5, "deepen_probability": 0.75}
     parts = made(problem, selection="pareto", num_survivors=2, population_size=5, **options).parts
-    assert {name: getattr(parts["mutate"], name) for name in options} == options
-    assert type(parts["selector"]).__name__ == "ParetoSelector"
+    assert {name: getattr(parts["strategy"].mutate, name) for name in options} == options
+    assert type(parts["strategy"].selector).__name__ == "ParetoSelector"
     assert (parts["num_survivors"], parts["population_size"]) == (2, 5)
     assert parts["scorer"].batch_size == 500
     assert made(problem, scoring_batch_size=30).parts["scorer"].batch_size == 30

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from experiments import _distil as module
 from graftwork.errors import ConfigError, RunError
 from graftwork.evolution.transforms import R2RWiden
 from graftwork.networks.genome import Genome, training_flops
 from graftwork.runs import RunFolder, load_member
 from graftwork.session import SearchConfig, Session, distil, ensemble_costs, load_ensemble
+from graftwork.session import _distil as module
 
 OPTIONS = {"data": "digits", "recipe": "paper", "budget": "60steps", "num_generations": 1, "population_size": 4}
 OPTIONS |= {"precision": "float32", "threads": 1, "num_calibration": 100}

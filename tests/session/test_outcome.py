@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork import combination
 from graftwork.networks.genome import seed_genome
 from graftwork.runs import RunFolder
-from graftwork.session import Outcome
+from graftwork.session import Outcome, combine, members_of
 
 SCORES = {"m1": (0.8, 0.9), "m2": (0.9, 0.1), "m3": (0.7, 0.95)}
 
@@ -67,7 +66,7 @@ def test_ensembles_are_fitted_on_blend_predictions_alone(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("graftwork.session._ensembles.fit_combiner", fit)
     with pytest.raises(RuntimeError):
-        combination.combine(run, ["m1"], methods=["mean"])
+        combine(run, ["m1"], methods=["mean"])
     assert seen == [(0.0, 0)]
 
 
@@ -75,5 +74,5 @@ def test_best_k_ranks_by_validation_and_pareto_drops_the_dominated(tmp_path: Pat
     run = RunFolder.create(tmp_path / "run")
     rows = [{"id": n, "validation_accuracy": v, "test_accuracy": t, "flops": 10} for n, (v, t) in SCORES.items()]
     run.write_json("result.json", {"survivors": [*rows, {**rows[2], "id": "m4", "flops": 5}]})
-    assert combination.members_of(run, "best:2") == ["m2", "m1"]
-    assert combination.members_of(run, "pareto") == ["m2", "m4"]
+    assert members_of(run, "best:2") == ["m2", "m1"]
+    assert members_of(run, "pareto") == ["m2", "m4"]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from graftwork.errors import RunError
+from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, SearchState
-from graftwork.session import SearchConfig, SearchInterruptedError, Session, SilentListener
+from graftwork.session import SearchConfig, Session, SilentListener
 
 TINY = {
     "data": "digits",

@@ -14,8 +14,8 @@ from graftwork.evolution import SearchState, joint_train
 from graftwork.networks.genome import forward_flops
 from graftwork.session import SearchConfig, Session, SilentListener, follow, prepare
 from graftwork.workers import LocalStepsTrainer, SharedScorer
+from tests.session.test_session import records, result, tiny
 from tests.strategies import scramble
-from tests.test_session import records, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
 SHARED = {"workers": 2, "sync_every": 2, "control": False}

@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError
 
-__all__ = ["Plan"]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -14,8 +14,6 @@ from graftwork.networks.execution import Form
 from graftwork.networks.genome import Genome, num_parameters
 from graftwork.typing import BlockId, Initialisation, MemberId
 
-__all__ = ["Birth", "Population"]
-
 
 @dataclass(frozen=True, slots=True)
 class Birth:

@@ -70,7 +70,7 @@ def choose_precision(
     precision: Literal["auto"] | Precision,
     passes: Literal["auto"] | Passes,
     kernels: Kernels | None,
-    timed: Callable[[Genome, Precision], TimedNetwork],
+    timed: Callable[..., TimedNetwork],
 ) -> Machine:
     """Choose what to run in: as asked for, without looking at a clock, or as measured on a network of its own.
 
@@ -80,7 +80,7 @@ def choose_precision(
         precision: What was asked for; ``"auto"`` measures it.
         passes: What was asked for; with both ``"auto"``, compiled passes are kept where they are no slower.
         kernels: Compiled passes; ``None``: there are none.
-        timed: Makes the network that is timed.
+        timed: Makes the network that is timed, of a genome and a ``precision``.
 
     Returns:
         The choice, with as many threads as the process has now.
@@ -88,7 +88,7 @@ def choose_precision(
     available: Passes = "torch" if kernels is None else "compiled"
     if precision != "auto":
         return Machine(precision, available, reasons={"precision": _AS_ASKED})
-    network = timed(genome, "float32")
+    network = timed(genome)
     machine = measure_precision(network.member, network.trainer.batches.batch(0), kernels=kernels)
     reason = f"{machine.reasons['precision']}, with {len(genome.layers)} layers"
     machine = replace(machine, reasons={**machine.reasons, "precision": reason})
@@ -101,7 +101,7 @@ def choose_threads(
     *,
     threads: int | None,
     device: torch.device,
-    timed: Callable[[Genome, Precision], TimedNetwork],
+    timed: Callable[..., TimedNetwork],
 ) -> Machine:
     """Choose how many threads to run on: as asked for, or as measured; at most as many as the process has now.
 
@@ -110,7 +110,7 @@ def choose_threads(
         genome: Network to time: the seed, the smallest that the run will train.
         threads: What was asked for; ``None``: measure.
         device: Device that steps run on.
-        timed: Makes the network that is timed.
+        timed: Makes the network that is timed, of a genome and a ``precision``.
 
     Returns:
         The machine with its threads, and what was measured for them. No setting of the process is changed.
@@ -121,5 +121,5 @@ def choose_threads(
     if device.type != "cpu":
         reason = f"torch's choice: steps run on {device}"
         return replace(machine, threads=present, reasons={**machine.reasons, "threads": reason})
-    step = timed(genome, machine.precision).step if present > 1 else lambda: None  # one thread: no step is made
+    step = timed(genome, precision=machine.precision).step if present > 1 else lambda: None  # one thread: no step is made
     return measure_threads(step, machine=machine)

@@ -15,4 +15,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Member", "bind", "recalibrate"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"_member": ("Member", "bind", "recalibrate")}, globals())
+_HOMES = {"_member": ("Member", "bind", "recalibrate")}
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, globals())

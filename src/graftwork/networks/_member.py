@@ -12,8 +12,6 @@ from graftwork.networks.execution import Form, Mode, Settings, Statistics, Weigh
 from graftwork.networks.genome import Genome
 from graftwork.typing import BlockId
 
-__all__ = ["Member", "bind", "recalibrate"]
-
 
 class _Buffers(MutableMapping[BlockId, tuple[Tensor, Tensor]]):
     """A member's statistics, kept as its buffers so that ``to``, ``state_dict`` and ``deepcopy`` see them."""

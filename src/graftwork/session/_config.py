@@ -94,6 +94,8 @@ class SearchConfig:
             known = ", ".join(STRATEGIES)
             hint = did_you_mean(self.strategy, STRATEGIES) or "; take one of these"
             raise ConfigError(f"strategy: expected one of {known}, got {self.strategy!r}{hint}")
+        if not isinstance(self.budget, Budget | None):
+            raise ConfigError(f"budget: expected a Budget, got {self.budget!r}; parse_budget reads one from text")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
         if self.passes not in ("auto", "compiled", "torch"):

@@ -25,8 +25,6 @@ from graftwork.session._setup import Setup, prepare
 from graftwork.training import BankOptimizer, Recipe, part_of
 from graftwork.workers import Group, SharedScorer, time_exchange, train_together
 
-__all__ = ["adopt", "brief", "dismiss", "follow", "prepare_together", "shared_parts"]
-
 
 def adopt(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
     """Let a setup go on from a state that `graftwork.runs.pack_state` stored."""

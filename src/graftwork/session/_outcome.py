@@ -14,8 +14,6 @@ from graftwork.session._ensembles import combine
 from graftwork.session._setup import Setup
 from graftwork.typing import MemberId
 
-__all__ = ["CONTROL", "Outcome"]
-
 CONTROL = MemberId("seed_network")
 """The control's name in a run folder: the seed genome trained alone."""
 

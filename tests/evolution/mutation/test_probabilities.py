@@ -19,7 +19,7 @@ from graftwork.typing import KERNEL_SIZES, BlockId
 Drawn = R2RWiden | R2RDeepen
 Probabilities = tuple[float, float, float]
 
-DRAWS = 2000
+DRAWS = 1000
 CHANCE = 1e-9
 """Probability that a right mutation leaves the bounds of one count."""
 

@@ -23,7 +23,7 @@ DETERMINISTIC = {"greedy", "coevolution", "pareto", "thrifty"}
 
 def the_one_of_contributing() -> Mapping[str, Callable[..., Selector]]:
     """Name and class of the selector in ``CONTRIBUTING.md``."""
-    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^    ```python\n(.*?)^    ```$", page, re.MULTILINE | re.DOTALL)
     registered = re.search(r'`"(\w+)": (\w+Selector)`', page)
     assert len(blocks) == 1

@@ -41,13 +41,13 @@ def test_drawing_has_a_line_for_every_item_and_names_every_entry(genome: Genome)
 
 
 @given(genomes())
-def test_summary_and_repr_tell_size_and_cost(genome: Genome) -> None:
+def test_summary_tells_size_and_cost_and_repr_size_alone(genome: Genome) -> None:
     text = summary(genome)
     assert "\n" not in text
     assert f"{len(genome.layers)} layers" in text
     assert f"{forward_flops(genome) / 1e6:.2f} MFLOPs" in text
-    assert repr(genome) == f"<Genome {genome.id[:8]}: {text}>"
-    assert genome._repr_html_() == f"<pre>{draw(genome)}</pre>"
+    for told in (genome.id[:8], f"{len(genome.layers)} layers", "×".join(map(str, genome.input_shape))):
+        assert told in repr(genome)
 
 
 @given(genomes())
