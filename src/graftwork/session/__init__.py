@@ -21,11 +21,12 @@ from graftwork.session._ensembles import (
 )
 from graftwork.session._following import adopt, dismiss, follow, prepare_together, shared_parts
 from graftwork.session._growth import mutation_of, strategy_of
-from graftwork.session._machine import choose_kernels, choose_precision, device_of
+from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._outcome import CONTROL, Outcome
-from graftwork.session._planning import make_plan, measure_speed, shared_part
-from graftwork.session._session import Listener, Session, SilentListener
-from graftwork.session._setup import Problem, Setup, prepare, seed_of
+from graftwork.session._planning import make_plan, measure_speed, shared_fraction
+from graftwork.session._problem import Problem
+from graftwork.session._session import Session
+from graftwork.session._setup import Setup, prepare, seed_of
 from graftwork.session._stored import StoredPredictions, problem_of, run_members
 
 __all__ = [
@@ -42,10 +43,7 @@ __all__ = [
     "SilentListener",
     "StoredPredictions",
     "adopt",
-    "choose_kernels",
-    "choose_precision",
     "combine",
-    "device_of",
     "dismiss",
     "distil",
     "ensemble_costs",
@@ -63,7 +61,7 @@ __all__ = [
     "read_options",
     "run_members",
     "seed_of",
-    "shared_part",
+    "shared_fraction",
     "shared_parts",
     "strategy_of",
 ]

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from graftwork.datasets import cache_folder
 from graftwork.errors import RunError
+from graftwork.machine import Machine
 from graftwork.networks import Member
 from graftwork.networks.execution import Output, using_kernels, walk
 from graftwork.networks.kernels import build
 from graftwork.runs import RunFolder, load_member, record_opening
 from graftwork.session._config import SearchConfig
-from graftwork.session._setup import Problem
-from graftwork.training import Precision, in_precision
+from graftwork.session._problem import Problem
+from graftwork.training import in_precision
 
 SPLITS = ("blend", "validation", "test")
 
@@ -93,10 +94,9 @@ def run_members(
     """
     loaded = [load_member(run, name) for name in names]
     members, transform = [entry[0] for entry in loaded], loaded[0][1]
-    choice = run.read_json("provenance.json")["precision"]
-    precision: Precision = choice["precision"]
-    kernels = build(cache_folder()) if choice.get("passes") == "compiled" else None
-    with using_kernels(kernels), in_precision(precision, torch.device("cpu")):
+    machine = Machine.from_dict(run.read_json("provenance.json")["machine"])
+    kernels = build(cache_folder()) if machine.passes == "compiled" else None
+    with using_kernels(kernels), in_precision(machine.precision, torch.device("cpu")):
         parts = [run_together(members, transform(part), output).float() for part in torch.split(images, batch_size)]
     return torch.cat(parts)
 
