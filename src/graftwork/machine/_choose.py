@@ -121,5 +121,7 @@ def choose_threads(
     if device.type != "cpu":
         reason = f"torch's choice: steps run on {device}"
         return replace(machine, threads=present, reasons={**machine.reasons, "threads": reason})
-    step = timed(genome, precision=machine.precision).step if present > 1 else lambda: None  # one thread: no step is made
+    step = (
+        timed(genome, precision=machine.precision).step if present > 1 else lambda: None
+    )  # one thread: no step is made
     return measure_threads(step, machine=machine)
