@@ -24,15 +24,15 @@ def reproduce(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="Data set, as of graftwork search. [default: digits]", envvar="GRAFTWORK_DATA")
+        str | None, typer.Option(help="Data set, as of graftwork search. \\[default: digits]", envvar="GRAFTWORK_DATA")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; carry: 5]")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; carry: 5]")] = None,
     scale: Annotated[
         float | None,
-        typer.Option(min=1e-4, help="Factor on the number of steps or FLOPs. [default: 1, the full size]"),
+        typer.Option(min=1e-4, help="Factor on the number of steps or FLOPs. \\[default: 1, the full size]"),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
+    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution (0.1PFLOP).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. \\[default: results/NAME]")] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")
     ] = None,

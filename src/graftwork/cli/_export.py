@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from graftwork.exporting import ExportReport
 
-Member = Annotated[str | None, typer.Option(help="Id of a member of the run. [default: the best]")]
+Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[default: the best]")]
 
 
 def _best(run: Any, member: str | None) -> str:
@@ -30,7 +30,7 @@ def _best(run: Any, member: str | None) -> str:
 def export(
     run: options.Run,
     to: Annotated[str, typer.Option(help="source (plain PyTorch and safetensors), pt2 or onnx.")] = "source",
-    out: Annotated[Path | None, typer.Option(help="Folder. [default: RUN/export/MEMBER-FORM]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. \\[default: RUN/export/MEMBER-FORM]")] = None,
     member: Member = None,
     ensemble: Annotated[
         str | None, typer.Option(help="Ensemble of the run instead of a member: mean, stacked, …")
@@ -91,7 +91,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     member: Member = None,
     ensemble: Annotated[str | None, typer.Option(help="Ensemble of the run: mean, greedy, stacked, …")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV or JSON file. [default: the output stream]")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV or JSON file. \\[default: the output stream]")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Classify images with a member of a run or an exported model: file, class, probability."""

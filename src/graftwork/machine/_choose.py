@@ -121,7 +121,6 @@ def choose_threads(
     if device.type != "cpu":
         reason = f"torch's choice: steps run on {device}"
         return replace(machine, threads=present, reasons={**machine.reasons, "threads": reason})
-    step = (
-        timed(genome, precision=machine.precision).step if present > 1 else lambda: None
-    )  # one thread: no step is made
+    # With one thread nothing is timed.
+    step = timed(genome, precision=machine.precision).step if present > 1 else lambda: None
     return measure_threads(step, machine=machine)
