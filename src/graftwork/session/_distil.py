@@ -20,9 +20,9 @@ from graftwork.runs import RunFolder, load_member, record_opening, save_member
 from graftwork.session._budget import parse_budget
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import ensemble_costs, load_ensemble, prediction_scores
+from graftwork.session._predictions import problem_of
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
-from graftwork.session._stored import problem_of
 from graftwork.training import Loss, Precision, in_precision
 
 DEFAULT_SHARE = 0.1

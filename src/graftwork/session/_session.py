@@ -14,9 +14,9 @@ from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
-from graftwork.session._following import adopt, brief, dismiss, prepare_together, shared_parts
+from graftwork.session._final import CONTROL, FinalScoring
+from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
-from graftwork.session._outcome import CONTROL, Outcome
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
 from graftwork.workers import Group
@@ -79,7 +79,7 @@ class Session:
         run = RunFolder.open(out)
         session = cls(run, SearchConfig.load(run.path / "config.toml"), listener=listener, group=group)
         if (run.path / "provenance.json").is_file():
-            session._stored = run.read_json("provenance.json")
+            session._predictions = run.read_json("provenance.json")
         return session
 
     _problem: Problem | None = None
@@ -93,7 +93,7 @@ class Session:
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        """Search, train the control if asked to, open the test split, write the outcome.
+        """Search, train the control if asked to, open the test split, write the result.
 
         Returns:
             What ``result.json`` holds.
@@ -174,7 +174,7 @@ class Session:
         found = self.folder.load_checkpoint(stage)
         if found is not None:
             data, tensors = found
-            state = adopt(setup, data["search"], tensors)
+            state = restore(setup, data["search"], tensors)
             self._elapsed, self._began = data["seconds"], monotonic()
             if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
                 self.folder.truncate_records(data["records_offset"])
@@ -183,7 +183,7 @@ class Session:
         self.listener.on_stage(stage, setup)
         observe = self._observer(stage, setup)
         if self.group is not None:
-            brief(self.group, setup, self._seed_network(), **numbers)
+            announce(self.group, setup, self._seed_network(), **numbers)
         for generation in search(state, observer=observe, **{**shared_parts(setup, self.group), **numbers}):
             self._record(stage, state, generation)
             self._checkpoint(stage, setup)
@@ -247,10 +247,9 @@ class Session:
         self.folder.append_records(rows)
 
     def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> dict[str, Any]:
-        """Open the test split once, and write members, predictions and the outcome."""
-        outcome = Outcome(self.folder, setup, control)
+        """Open the test split once, and write members, predictions and the result."""
         result = {
-            **outcome.write(),
+            **FinalScoring(self.folder, setup, control).write(),
             "training_flops": searched.training_flops,
             "scoring_flops": searched.scoring_flops,
             "seconds": round(self.seconds, 3),
