@@ -125,11 +125,11 @@ def _model() -> nn.Module:
 @pytest.mark.parametrize("attribute", [["1", "eps", 1e9], ["", "forward", "x"]], ids=["eps", "forward"])
 def test_a_growth_log_sets_sizes_only(attribute: list[Any], tmp_path: Path) -> None:
     """A stranger's `growth.json` sets any attribute of any module."""
-    gw.save(_model(), tmp_path)
+    gw.save_model(_model(), tmp_path)
     path = tmp_path / "growth.json"
     log = json.loads(path.read_text())
     require(log["growths"] == [], "a model that was not grown has no growths")
     log["growths"] = [{"kind": "widen", "tensors": {}, "attributes": [attribute]}]
     path.write_text(json.dumps(log))
     with pytest.raises(SurgeryError):
-        gw.load(_model, tmp_path)
+        gw.load_model(_model, tmp_path)

@@ -110,16 +110,16 @@ def test_a_save_that_is_interrupted_leaves_the_model_that_was_saved_before(
         real(descriptor)
 
     gw.widen(model, "0", extra=4, example_input=torch.randn(2, 3, 8, 8))
-    gw.save(model, tmp_path / "old")
+    gw.save_model(model, tmp_path / "old")
     gw.widen(model, "0", extra=4, example_input=torch.randn(2, 3, 8, 8))
     monkeypatch.setattr(os, "fsync", fsync)
     for moment in range(100):
         shutil.copytree(tmp_path / "old", tmp_path / str(moment))
         allowed = moment
         try:
-            gw.save(model, tmp_path / str(moment))
+            gw.save_model(model, tmp_path / str(moment))
         except KeyboardInterrupt:
-            gw.load(build, tmp_path / str(moment))
+            gw.load_model(build, tmp_path / str(moment))
         else:
             break
     require(moment > 0, "a save syncs its files")

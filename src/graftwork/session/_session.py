@@ -79,7 +79,7 @@ class Session:
         run = RunFolder.open(out)
         session = cls(run, SearchConfig.load(run.path / "config.toml"), listener=listener, group=group)
         if (run.path / "provenance.json").is_file():
-            session._predictions = run.read_json("provenance.json")
+            session._stored = run.read_json("provenance.json")
         return session
 
     _problem: Problem | None = None
