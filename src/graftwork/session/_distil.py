@@ -13,15 +13,16 @@ from torch.nn import functional as F
 from graftwork.ensembles import Ensemble
 from graftwork.errors import ConfigError, RunError
 from graftwork.evolution import Plan
-from graftwork.machine import PrecisionChoice
+from graftwork.machine import Machine
 from graftwork.metrics import Entry, difference
 from graftwork.networks.genome import Genome, forward_flops, num_parameters, training_flops
 from graftwork.runs import RunFolder, load_member, record_opening, save_member
 from graftwork.session._budget import parse_budget
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import ensemble_costs, load_ensemble, prediction_scores
-from graftwork.session._setup import Problem, Setup, prepare
-from graftwork.session._stored import problem_of
+from graftwork.session._predictions import problem_of
+from graftwork.session._problem import Problem
+from graftwork.session._setup import Setup, prepare
 from graftwork.training import Loss, Precision, in_precision
 
 DEFAULT_SHARE = 0.1
@@ -144,10 +145,8 @@ def _shared_weights(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Tens
 
 def _set_up(run: RunFolder, config: SearchConfig, problem: Problem, genome: Genome) -> Setup:
     """One network and the means to train it, as the run trained its own."""
-    stored = run.read_json("provenance.json")
-    config = replace(config, threads=config.threads or int(stored["machine"]["threads"]))
-    precision = PrecisionChoice(**stored["precision"])
-    return prepare(config, problem=problem, seed_network=genome, plan=Plan(0, 1, 0), precision_choice=precision)
+    machine = Machine.from_dict(run.read_json("provenance.json")["machine"])
+    return prepare(config, problem=problem, seed_network=genome, plan=Plan(0, 1, 0), machine=machine)
 
 
 def _load(setup: Setup, weights: Mapping[str, Tensor]) -> None:

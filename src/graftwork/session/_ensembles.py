@@ -13,7 +13,7 @@ from graftwork.metrics import expected_calibration_error, negative_log_likelihoo
 from graftwork.networks.execution import InputTransform, Output, shared_flops
 from graftwork.networks.genome import Genome, parameters_per_entry
 from graftwork.runs import RunFolder, load_member
-from graftwork.session._stored import StoredPredictions, run_together, store_penultimate
+from graftwork.session._predictions import StoredPredictions, run_together, store_penultimate
 
 METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),

@@ -1,14 +1,12 @@
 """Precision is measured and measuring changes nothing."""
 
-import json
-
 import pytest
 import torch
 
+from graftwork.machine import _precision as module
 from graftwork.machine import calibrate_speed, measure_precision
 from graftwork.networks import Member
 from graftwork.training import Augmentation, Precision
-from graftwork.training import _precision as module
 from tests.training.small import LEFT, RULES, same, setting, stream
 
 
@@ -32,11 +30,11 @@ def test_the_faster_precision_is_chosen_ties_go_to_float32_and_slow_products_end
         products={torch.float32: 1.0, torch.bfloat16: half_product},
         passes={"float32": 1.0, "bfloat16": half_pass},
     )
-    choice = measure_precision(setting(RULES["adam"]).members[0], stream().batch(0))
-    assert choice.precision == expected
-    assert choice.float32_seconds == 1.0
-    assert choice.bfloat16_seconds == (None if half_product > 2 else half_pass)
-    assert json.loads(json.dumps(choice.to_dict()))["reason"]
+    machine = measure_precision(setting(RULES["adam"]).members[0], stream().batch(0))
+    assert machine.precision == expected
+    assert machine.seconds == {"float32": 1.0} | ({} if half_product > 2 else {"bfloat16": half_pass})
+    assert machine.reasons["precision"]
+    assert machine.passes == "torch"
 
 
 def test_measuring_changes_no_weight_gradient_statistic_or_mode() -> None:
@@ -46,8 +44,8 @@ def test_measuring_changes_no_weight_gradient_statistic_or_mode() -> None:
     member.eval()
     before, buffers = state.snapshot(), {key: value.clone() for key, value in member.state_dict().items()}
     gradients = {key: p.grad.clone() for key, p, _ in state.bank.parameters() if p.grad is not None}
-    choice = measure_precision(member, stream().batch(0), limit_seconds=0.02)
-    assert choice.float32_seconds > 0
+    machine = measure_precision(member, stream().batch(0), limit_seconds=0.02)
+    assert machine.seconds["float32"] > 0
     assert not member.training
     assert same(before, state.snapshot())
     assert same(buffers, dict(member.state_dict()))

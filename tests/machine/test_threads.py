@@ -1,13 +1,11 @@
 """Threads are chosen by the times of a step, fewer where more gain little, and choosing changes nothing else."""
 
-import json
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from graftwork.errors import ConfigError
-from graftwork.machine import ThreadsChoice, Throwaway, candidate_threads, measure_threads
+from graftwork.machine import Machine, TimedNetwork, candidate_threads, measure_threads
 from graftwork.machine import _threads as module
 from tests.training.small import LEFT, RULES
 
@@ -32,8 +30,13 @@ def clock(monkeypatch: pytest.MonkeyPatch, times: dict[int, list[float]]) -> lis
     return timed
 
 
-def choose(most: int, limit_seconds: float = 100.0) -> ThreadsChoice:
+def choose(most: int, limit_seconds: float = 100.0) -> Machine:
     return measure_threads(lambda: None, most=most, limit_seconds=limit_seconds)
+
+
+def named(times: dict[int, float]) -> dict[str, float]:
+    """The same by the names that a machine gives them."""
+    return {f"{count} thread{'s' if count > 1 else ''}": seconds for count, seconds in times.items()}
 
 
 @pytest.mark.parametrize(
@@ -62,15 +65,15 @@ def test_more_threads_are_taken_only_where_they_win_clearly(
     monkeypatch: pytest.MonkeyPatch, times: dict[int, float], expected: int
 ) -> None:
     clock(monkeypatch, {count: [seconds] for count, seconds in times.items()})
-    choice = choose(max(times))
-    assert choice.threads == expected
-    assert dict(zip(choice.counts, choice.step_seconds, strict=True)) == times
+    machine = choose(max(times))
+    assert machine.threads == expected
+    assert machine.seconds == named(times)
 
 
 def test_neither_the_first_steps_nor_a_disturbance_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, {1: [0.1, 1.0, 1.0, 5.0, 1.0], 2: [9.0, 7.0, 0.5, 8.0]})
-    choice = choose(2)
-    assert (choice.threads, choice.step_seconds) == (2, (1.0, 0.5))
+    machine = choose(2)
+    assert (machine.threads, machine.seconds) == (2, named({1: 1.0, 2: 0.5}))
 
 
 def test_timing_ends_at_its_limit_after_one_round_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,22 +93,22 @@ def test_one_thread_needs_no_step() -> None:
     def step() -> None:
         raise AssertionError
 
-    choice = measure_threads(step, most=1)
-    assert (choice.threads, choice.counts) == (1, ())
+    machine = measure_threads(step, most=1)
+    assert (machine.threads, machine.seconds) == (1, {})
 
 
 def test_measuring_leaves_threads_and_the_global_generator_alone() -> None:
     expected = torch.rand(3, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    network, seen = Throwaway(LEFT, rules=RULES["adam"], batch_size=8), set()
+    network, seen = TimedNetwork(LEFT, rules=RULES["adam"], batch_size=8), set()
 
     def step() -> None:
         seen.add(torch.get_num_threads())
         network.step()
 
-    choice = measure_threads(step, most=2, limit_seconds=0.01)
+    machine = measure_threads(step, most=2, limit_seconds=0.01)
     assert seen == {1, 2}
-    assert choice.counts == (1, 2)
+    assert set(machine.seconds) == {"1 thread", "2 threads"}
     assert torch.get_num_threads() == 1
     assert torch.equal(torch.rand(3), expected)
 
@@ -117,10 +120,10 @@ def test_measuring_leaves_threads_and_the_global_generator_alone() -> None:
     assert torch.get_num_threads() == 1
 
 
-def test_a_choice_survives_json_and_says_what_is_wrong() -> None:
-    choice = ThreadsChoice(2, "why", (1, 2), (0.5, 0.25))
-    assert ThreadsChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
-    with pytest.raises(ConfigError, match="expected an integer >= 1, got 0"):
-        ThreadsChoice(0, "why")
-    with pytest.raises(ConfigError, match="a time for each of 2 counts, got 1"):
-        ThreadsChoice(1, "why", (1, 2), (0.5,))
+def test_what_was_chosen_before_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, {1: [1.0], 2: [0.5]})
+    earlier = Machine("bfloat16", "compiled", 1, reasons={"precision": "why"}, seconds={"bfloat16": 0.25})
+    machine = measure_threads(lambda: None, machine=earlier, most=2)
+    assert (machine.precision, machine.passes, machine.threads) == ("bfloat16", "compiled", 2)
+    assert machine.reasons["precision"] == "why"
+    assert machine.seconds == {"bfloat16": 0.25, "1 thread": 1.0, "2 threads": 0.5}

@@ -10,12 +10,12 @@ import torch
 
 from graftwork.networks.genome import seed_genome
 from graftwork.runs import RunFolder
-from graftwork.session import Outcome, combine, members_of
+from graftwork.session import FinalScoring, combine, members_of
 
 SCORES = {"m1": (0.8, 0.9), "m2": (0.9, 0.1), "m3": (0.7, 0.95)}
 
 
-class Played(Outcome):
+class Played(FinalScoring):
     """Scores are given; nothing is run or written but the openings."""
 
     def _logits(self, test_images: Any) -> Any:
@@ -28,7 +28,7 @@ class Played(Outcome):
         return {"id": name, "validation_accuracy": SCORES[name][0], "test_accuracy": SCORES[name][1]}
 
 
-def played(run: RunFolder, opened: list[int]) -> Outcome:
+def played(run: RunFolder, opened: list[int]) -> FinalScoring:
     def test() -> tuple[torch.Tensor, ...]:
         opened.append(1)
         return torch.zeros(2), torch.zeros(2), torch.zeros(2)

@@ -1,4 +1,4 @@
-"""Outcome: the end of a run: the one opening of the test split, members, predictions."""
+"""The end of a run: the one opening of the test split, and the members and predictions that are kept."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +18,13 @@ CONTROL = MemberId("seed_network")
 """The control's name in a run folder: the seed genome trained alone."""
 
 
-class Outcome:
-    """Scores the final survivors and the control on validation and test, and writes what is kept of them.
+class FinalScoring:
+    """Scores final survivors and control on validation and test, and writes what is kept of them.
 
     Args:
-        run: The folder.
-        setup: Of the search, whose population is down to its survivors.
-        control: Of the control; ``None`` without one.
+        run: Folder of the run.
+        setup: The search, whose population is down to its survivors.
+        control: The control; ``None`` without one.
     """
 
     def __init__(self, run: RunFolder, setup: Setup, control: Setup | None) -> None:
@@ -70,7 +70,7 @@ class Outcome:
         }
 
     def _ensembles(self) -> list[dict[str, Any]] | None:
-        """Of all survivors, by every method; ``None`` for one survivor, or without a blend split to fit them on."""
+        """Fit every method on all survivors; ``None`` for one survivor, or without a blend split to fit on."""
         survivors = self._setup.state.survivors
         if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
             return None
