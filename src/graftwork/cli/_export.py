@@ -23,7 +23,7 @@ Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[
 
 
 def _best(run: Any, member: str | None) -> str:
-    return member or str(run.read_json("result.json")["best"]["id"])
+    return member or run.result()["best"]["id"]
 
 
 @app.command()
