@@ -1,5 +1,6 @@
 """``graftwork reproduce``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +20,13 @@ def reproduce(
         str,
         typer.Argument(
             help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, diversity, growth, "
-            "deep-growth or carry."
+            "poster-growth, deep-growth or carry."
         ),
     ],
     data: options.Data = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; carry: 5]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; poster-growth, carry: 5]")
+    ] = None,
     scale: Annotated[
         float | None, typer.Option(min=1e-4, help="Of the number of steps or FLOPs; 1, the full size, is the default.")
     ] = None,
@@ -37,7 +40,10 @@ def reproduce(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="An arm of diversity, by name, beside the controls; may be repeated. [default: all]"),
+        typer.Option(
+            help="An arm of diversity, by name, beside the controls, or cells of poster-growth, by a pattern such as "
+            "'widen-late-*'; may be repeated. [default: all]"
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: options.Config = None,
@@ -66,13 +72,13 @@ def reproduce(
         )
         told = (folder / "table.md").read_text(encoding="utf-8")
     else:
-        if budget is not None or runs is not None or only:
+        if budget is not None or runs is not None or (only and experiment is not None):
             raise ConfigError(f"reproduce {name}: takes no --budget, --runs and --only; its size is set by --scale")
         common = {"data": source, "scale": 1.0 if scale is None else scale, "note": say, **extra}
         if experiment is None:
             if config is not None:
                 raise ConfigError(f"reproduce {name}: takes no --config; give --data, --precision and --threads")
-            grid = GRIDS[name]
+            grid = replace(GRIDS[name], only=tuple(only or ()))
             summary = run_grid(grid, folder, seeds=range(seeds or grid.num_seeds), jobs=jobs, **common)
         else:
             if jobs != 1:

@@ -16,8 +16,8 @@ from graftwork.training import Schedule, constant, cosine, generator_for, warmup
 
 __all__ = ["GROWTH"]
 
-FULL_STEPS = 600
-"""Updates at scale 1; the poster made 6,000."""
+FULL_STEPS = 6000
+"""Updates at scale 1, as many as the poster made."""
 SCHEDULES: Mapping[str, Schedule] = {
     "constant": constant(),
     "cosine": cosine(),
