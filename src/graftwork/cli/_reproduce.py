@@ -28,7 +28,10 @@ def reproduce(
         int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; poster-growth, carry: 5]")
     ] = None,
     scale: Annotated[
-        float | None, typer.Option(min=1e-4, help="Of the number of steps or FLOPs; 1, the full size, is the default.")
+        float | None,
+        typer.Option(
+            min=1e-4, help="Share of the updates or FLOPs. [default: 1, the poster's size where the poster has one]"
+        ),
     ] = None,
     budget: Annotated[
         str | None,
@@ -42,7 +45,7 @@ def reproduce(
         list[str] | None,
         typer.Option(
             help="An arm of diversity, by name, beside the controls, or cells of poster-growth, by a pattern such as "
-            "'widen-late-*'; may be repeated. [default: all]"
+            "'widen-at-50-*'; may be repeated. [default: all]"
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,

@@ -91,7 +91,7 @@ class GridExperiment:
         draw: Stored cells by name, and a folder → writes figures.
         num_seeds: Unless the user says otherwise.
         partial: Whether ``summarise``, ``tables`` and ``draw`` take any cells, so that some may be left for later.
-        only: Patterns of names of cells to run, such as ``"widen-late-*"``; the summary tells which ones are left.
+        only: Patterns of names of cells to run, such as ``"widen-at-50-*"``; the summary tells which ones are left.
             Empty: all.
     """
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ FULL_STEPS = 6000
 POINTS = 8
 DECAY, WARMUP = 0.25, 200
 """Share of the updates at the end in which the stable rate falls; updates over which new blocks warm up."""
-LATE, EARLY = (0.5, 0.75), (0.0, 0.25)
-"""Moments of growth, as shares of the updates."""
+MOMENTS = {"at-0": 0.0, "at-25": 0.25, "at-50": 0.5, "at-75": 0.75}
+"""Cell → moment of growth, as a share of the updates."""
+LATE = (0.5, 0.75)
+"""Moments whose FLOPs controls from scratch get, too."""
 SCHEDULES: Mapping[str, Schedule] = {
     "constant": constant(),
     "stable, decay": warmup_stable_decay(warmup=0.0, decay=DECAY),
@@ -110,7 +113,7 @@ def equal_steps(base: Genome, change: str, moment: float, total: int) -> dict[st
 
 
 def cells(setting: Setting) -> list[Cell]:
-    """For every seed: scratch, growth late and early, ways to grow at half time, cosine; then deepening."""
+    """For every seed: controls, four moments of growth, ways to grow at half time, cosine; then deepening."""
     bench = _bench(setting, 0)
     base, total = _base(bench), bench.total
     full = 64.0 * training_flops(base, 1)
@@ -119,14 +122,14 @@ def cells(setting: Setting) -> list[Cell]:
         for change in CHANGES:
             small = 64.0 * training_flops(CHANGES[change].small(base), 1)
             costs = {
-                "scratch": 1.9 * total * full,
-                "late": 1.9 * total * small + total * full,
-                "early": 0.25 * total * small + 2.25 * total * full,
+                "scratch": 1.6 * total * full,
+                "small": 2.0 * total * small,
+                **{k: m * total * small + (1 - m + DECAY) * total * full for k, m in MOMENTS.items()},
                 "ways": 0.5 * total * (small + 4 * full),
                 "cosine": 0.5 * total * small + 2.25 * total * full,
             }
             for kind, cost in costs.items():
-                if change == "widen" or kind in {"scratch", "late"}:
+                if change == "widen" or kind not in {"ways", "cosine"}:
                     options = {"change": change, "kind": kind, "seed": seed}
                     found.append(Cell(f"{change}-{kind}-s{seed}", cost, options))
     return found
@@ -156,7 +159,7 @@ def _decay_from(total: int) -> int:
 
 
 def _scratch(bench: Bench, change: str, runs: list[Row]) -> None:
-    """The base network at a constant rate, and what falls off it at the end: for all FLOPs, and for the grown ones'."""
+    """The base network with all updates and with the FLOPs of late growth; what decays branches off one stable run."""
     base, total = _base(bench), bench.total
     equal = {moment: equal_steps(base, change, moment, total)["base"] for moment in LATE}
     branch = bench.begin(base)
@@ -168,37 +171,25 @@ def _scratch(bench: Bench, change: str, runs: list[Row]) -> None:
     _finish(branch, "constant", total, runs, arm="base", budget=None)
 
 
-def _late(bench: Bench, change: str, runs: list[Row]) -> None:
-    """The small network as it is, grown late, and trained longer for the FLOPs of growth at half time."""
+def _small(bench: Bench, change: str, runs: list[Row]) -> None:
+    """The small network as it is, with all updates, and trained longer for the FLOPs of growth at half time."""
     base, total = _base(bench), bench.total
-    branch = bench.begin(CHANGES[change].small(base))
-    for moment in LATE:
-        branch.train(round(moment * total), constant(), total=total)
-        _grown(branch, change, moment, runs)
-    branch.train(_decay_from(total), constant(), total=total)
+    branch = bench.begin(CHANGES[change].small(base)).train(_decay_from(total), constant(), total=total)
     _finish(branch, "stable, decay", total, runs, arm="small", budget=None)
     _finish(branch, "constant", total, runs, arm="small", budget=None)
-    longer = equal_steps(base, change, LATE[0], total)["small"]
+    longer = equal_steps(base, change, 0.5, total)["small"]
     branch.train(_decay_from(longer), constant(), total=longer)
-    _finish(branch, "stable, decay", longer, runs, arm="small", budget=LATE[0])
+    _finish(branch, "stable, decay", longer, runs, arm="small", budget=0.5)
 
 
-def _grown(branch: Branch, change: str, moment: float, runs: list[Row]) -> None:
+def _grown(bench: Bench, change: str, runs: list[Row], *, moment: float) -> None:
     """Grow by blocks with fresh moments; go on at the constant rate, and once let it fall."""
-    total = branch.bench.total
-    grown = branch.fork().grow(CHANGES[change].transform)
-    what = {"arm": "grown", "way": "blocks", "moment": moment}
-    grown.train(max(grown.steps, _decay_from(total)), constant(), total=total)
-    _finish(grown, "stable, decay", total, runs, **what)
-    _finish(grown, "constant", total, runs, **what)
-
-
-def _early(bench: Bench, change: str, runs: list[Row]) -> None:
-    """Grown at the very beginning and at a quarter."""
+    total = bench.total
     branch = bench.begin(CHANGES[change].small(_base(bench)))
-    for moment in EARLY:
-        branch.train(round(moment * bench.total), constant(), total=bench.total)
-        _grown(branch, change, moment, runs)
+    branch.train(round(moment * total), constant(), total=total).grow(CHANGES[change].transform)
+    branch.train(_decay_from(total), constant(), total=total)
+    for schedule in ("stable, decay", "constant"):
+        _finish(branch, schedule, total, runs, arm="grown", way="blocks", moment=moment)
 
 
 def _ways(bench: Bench, change: str, runs: list[Row]) -> None:
@@ -229,8 +220,8 @@ def _cosine(bench: Bench, change: str, runs: list[Row]) -> None:
 
 KINDS: Mapping[str, Callable[[Bench, str, list[Row]], None]] = {
     "scratch": _scratch,
-    "late": _late,
-    "early": _early,
+    "small": _small,
+    **{name: partial(_grown, moment=moment) for name, moment in MOMENTS.items()},
     "ways": _ways,
     "cosine": _cosine,
 }
