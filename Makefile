@@ -11,7 +11,7 @@ CONSTRAINTS := $(if $(filter $(PIN),$(TORCH)),-c constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := runs/demo
 WHEEL := build/wheel-test
-CODE := src tests $(wildcard benchmarks examples tools) docs
+CODE := src experiments tests benchmarks examples docs
 
 # One thread a process: the tests already run in WORKERS processes.
 test layers docs: export OMP_NUM_THREADS := 1

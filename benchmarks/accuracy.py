@@ -4,7 +4,7 @@
     python benchmarks/accuracy.py --data digits --name digits --budgets 0.001PFLOP --seeds 5 --jobs 2
 
 Runs that are finished are not run again, broken-off ones are resumed. The small files of every run (config, provenance,
-records, outcome, figures) are copied to ``results/NAME/``; weights stay in ``runs/NAME/``. Options of ``graftwork
+records, outcome) are copied to ``results/NAME/``; weights and figures stay in ``runs/NAME/``. Options of ``graftwork
 search`` may follow ``--``.
 """
 
@@ -41,11 +41,9 @@ def one(data: str, budget: str, seed: int, runs: Path, results: Path, options: l
     if not (run / "result.json").is_file():
         subprocess.run(command(data, budget, seed, run, options), check=True)
     shutil.rmtree(target, ignore_errors=True)
-    (target / "figures").mkdir(parents=True)
+    target.mkdir(parents=True)
     for file in KEPT:
         shutil.copy(run / file, target / file)
-    for figure in (run / "figures").glob("*.svg"):
-        shutil.copy(figure, target / "figures" / figure.name)
     config = (target / "config.toml").read_text()
     (target / "config.toml").write_text(config.replace(f'"{data}"', f'"{public(data)}"'))
     return target

@@ -35,13 +35,13 @@ from torch.nn import functional as F
 
 import _ratio
 import population
-from graftwork.bank import BlockBank, grow_bank
 from graftwork.datasets import cache_folder
-from graftwork.execution import set_kernels
-from graftwork.genome import Layer, Pool, seed_genome
-from graftwork.kernels import build
-from graftwork.member import bind
-from graftwork.runs import keep_memory
+from graftwork.machine import keep_memory
+from graftwork.networks import bind
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.execution import set_kernels
+from graftwork.networks.genome import Layer, Pool, seed_genome
+from graftwork.networks.kernels import build
 from graftwork.training import RECIPES, in_precision, orthogonalize
 from hot_paths import step
 

@@ -19,11 +19,11 @@ import torch
 
 import _ratio
 from graftwork.datasets import cache_folder
-from graftwork.execution import InputTransform, set_kernels
-from graftwork.genome import seed_genome
-from graftwork.kernels import build
-from graftwork.runs import keep_memory
-from graftwork.training import RECIPES, BatchStream, Recipe, Throwaway, measure_precision, shrink
+from graftwork.machine import Throwaway, keep_memory, measure_precision
+from graftwork.networks.execution import InputTransform, set_kernels
+from graftwork.networks.genome import seed_genome
+from graftwork.networks.kernels import build
+from graftwork.training import RECIPES, BatchStream, Recipe, shrink
 
 SHAPE = (3, 32, 32)
 

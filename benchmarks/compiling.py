@@ -29,14 +29,14 @@ from torch.nn import functional as F
 
 import _ratio
 import naive
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.config import SearchConfig, mutation_of
 from graftwork.datasets import cache_folder
-from graftwork.execution import set_kernels
-from graftwork.genome import Genome, seed_genome
-from graftwork.kernels import build
-from graftwork.member import Member, bind
-from graftwork.runs import keep_memory
+from graftwork.machine import keep_memory
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.execution import set_kernels
+from graftwork.networks.genome import Genome, seed_genome
+from graftwork.networks.kernels import build
+from graftwork.session import SearchConfig, mutation_of
 from graftwork.training import RECIPES, in_precision
 
 GROWTHS = 3

@@ -27,6 +27,7 @@ from graftwork.runs import provenance
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+KINDS = ("widen", "deepen", "beyond")
 MEMORY = 16 << 30  # bytes of address space: most of it is torch's own libraries
 
 
@@ -60,6 +61,11 @@ def measure_apart(name: str, package: str, *, sites: int, seconds: float) -> dic
             lines = done.stderr.strip().splitlines()
             return {**row, "status": f"failed: {lines[-1] if lines else done.returncode}"[:300]}
         return {**row, "status": "measured", **json.loads(out.read_text())}
+
+
+def one_line_a_site(result: dict[str, Any]) -> str:
+    """Return the result as JSON with a line for each site."""
+    return json.dumps(result).replace('{"site"', '\n {"site"') + "\n"
 
 
 def done(row: dict[str, Any], kind: str, outcome: str | None = None) -> int:
@@ -122,7 +128,7 @@ def commits(result: dict[str, Any]) -> str:
 
 def moved(rows: list[dict[str, Any]]) -> tuple[int, int]:
     """Return (moved, with a gradient) over all growths that were made."""
-    entries = [e for row in rows for kind in ("widen", "deepen", "beyond") for e in row.get(kind, []) if "moved" in e]
+    entries = [e for row in rows for kind in KINDS for e in row.get(kind, []) if "moved" in e]
     count = sum(e["moved"] for e in entries)
     return count, count + sum(text != "no gradient" for e in entries for text in e["still"].values())
 
@@ -156,7 +162,7 @@ def reasons(rows: dict[str, dict[str, Any]]) -> list[str]:
                     found.setdefault(entry["reason"], []).append(name)
         for text, names in sorted(found.items(), key=lambda item: -len(item[1])):
             lines.append(f"| {kind} | {len(names)} | {text} | {', '.join(dict.fromkeys(names))} |")
-    bad = [(name, kind, entry) for name, row in rows.items() for kind in ("widen", "deepen", "beyond")
+    bad = [(name, kind, entry) for name, row in rows.items() for kind in KINDS
            for entry in row.get(kind, []) if entry["outcome"] not in ("exact", "refused")]  # fmt: skip
     lines += ["", "## Everything that is neither exact nor refused", ""]
     lines += [f"* {name}, {kind} {entry['site']}: {entry['outcome']}, {entry.get('gap', entry.get('reason'))}"
@@ -194,7 +200,7 @@ def main() -> None:
         ordered = {key: held[key] for key in ARCHITECTURES if key in held}
         result = {"command": command, "provenance": provenance(), "architectures": ordered}
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        given.json.write_text(one_line_a_site(result))
         given.json.with_suffix(".md").write_text(table(result))
 
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 import _ratio
-from graftwork.execution import shared_flops, walk
-from graftwork.genome import forward_flops, seed_genome
-from graftwork.member import Member, recalibrate
-from graftwork.mutation import R2RMutation
-from graftwork.population import Population
-from graftwork.runs import RunFolder, keep_memory, load_member
+from graftwork.evolution import Population
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.machine import keep_memory
+from graftwork.networks import Member, recalibrate
+from graftwork.networks.execution import shared_flops, walk
+from graftwork.networks.genome import forward_flops, seed_genome
+from graftwork.runs import RunFolder, load_member
 from graftwork.training import RECIPES
 
 NUM_SURVIVORS = 3

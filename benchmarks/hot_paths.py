@@ -29,13 +29,13 @@ from torch.utils.flop_counter import flop_registry
 
 import _ratio
 import population
-from graftwork.bank import BlockBank, grow_bank
 from graftwork.datasets import cache_folder
-from graftwork.execution import InputTransform, using_kernels
-from graftwork.genome import seed_genome
-from graftwork.kernels import Kernels, build
-from graftwork.member import bind
-from graftwork.runs import keep_memory
+from graftwork.machine import keep_memory
+from graftwork.networks import bind
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.execution import InputTransform, using_kernels
+from graftwork.networks.genome import seed_genome
+from graftwork.networks.kernels import Kernels, build
 from graftwork.training import RECIPES, BankOptimizer, BatchStream, Scorer, Trainer
 
 TRANSFORM = InputTransform((0.5,) * 3, (0.25,) * 3)

@@ -31,12 +31,12 @@ from torch.nn import functional as F
 import _ratio
 import naive
 import population
-from graftwork.config import Problem, SearchConfig
 from graftwork.datasets import cache_folder
-from graftwork.execution import set_kernels
-from graftwork.kernels import build
-from graftwork.member import Member, bind
-from graftwork.runs import keep_memory
+from graftwork.machine import keep_memory, measure_precision
+from graftwork.networks import Member, bind
+from graftwork.networks.execution import set_kernels
+from graftwork.networks.kernels import build
+from graftwork.session import Problem, SearchConfig
 from graftwork.training import (
     RECIPES,
     Augmentation,
@@ -46,7 +46,6 @@ from graftwork.training import (
     Trainer,
     Update,
     in_precision,
-    measure_precision,
     same_rule,
 )
 from graftwork.workers import Group, launch, train_together

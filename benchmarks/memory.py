@@ -31,11 +31,12 @@ import torch
 from torch import Tensor
 
 import _ratio
-from graftwork.evolution import SearchState
-from graftwork.execution import InputTransform
-from graftwork.genome import seed_genome
-from graftwork.mutation import R2RMutation
-from graftwork.population import Population
+from graftwork.evolution import Population, SearchState
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.evolution.selection import GreedySelector
+from graftwork.evolution.strategies import Neuroevolution
+from graftwork.networks.execution import InputTransform
+from graftwork.networks.genome import seed_genome
 from graftwork.runs import RunFolder, pack_state
 from graftwork.training import RECIPES, BankOptimizer, BatchStream, Scorer, Trainer
 
@@ -95,11 +96,12 @@ def trained(population: Population, images: Tensor) -> tuple[BankOptimizer, int,
 
 def checkpoint(population: Population, rng: np.random.Generator, optimizer: BankOptimizer) -> dict[str, float]:
     """Seconds and bytes of one, and how far memory rose for it."""
+    strategy = Neuroevolution(selector=GreedySelector(), mutate=R2RMutation())
     before = held()
     most(reset=True)
     with tempfile.TemporaryDirectory() as place:
         folder, began = RunFolder(Path(place)), perf_counter()
-        path = folder.save_checkpoint("search", 0, *pack_state(SearchState(population, rng), optimizer))
+        path = folder.save_checkpoint("search", 0, *pack_state(SearchState(population, rng), optimizer, strategy))
         seconds = perf_counter() - began
         size = sum(file.stat().st_size for file in path.iterdir())
     return {"checkpoint_seconds": seconds, "checkpoint_bytes": size, "checkpoint_peak_bytes": most() - before}

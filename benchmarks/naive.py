@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from graftwork.bank import BlockBank
-from graftwork.config import Problem
-from graftwork.genome import Genome, Layer, Pool
+from graftwork.networks.bank import BlockBank
+from graftwork.networks.genome import Genome, Layer, Pool
+from graftwork.session import Problem
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh}
 

@@ -42,10 +42,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import _ratio
 import naive
 import population
-from graftwork.config import Problem, SearchConfig, parse_budget, prepare
 from graftwork.evolution import search
-from graftwork.genome import TRAINING_FACTOR, Genome, forward_flops
-from graftwork.runs import keep_memory
+from graftwork.machine import keep_memory
+from graftwork.networks.genome import TRAINING_FACTOR, Genome, forward_flops
+from graftwork.session import Problem, SearchConfig, parse_budget, prepare
 from graftwork.training import RECIPES, Scorer
 
 PAPER = RECIPES["paper"]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.genome import Genome, Layer
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.genome import Genome, Layer
 from graftwork.runs import RunFolder
 
 STORED = Path(__file__).with_name("population.json")

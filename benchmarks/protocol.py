@@ -20,7 +20,7 @@ while the naive way is timed, with all threads, they wait. An update is then the
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from statistics import fmean
@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 import _ratio
 import naive
-from graftwork.briefing import shared_parts
-from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import SearchState, search
-from graftwork.member import Member
-from graftwork.runs import keep_memory
-from graftwork.training import Evaluation, Hopeless, PrecisionChoice, ThreadsChoice, Update
-from graftwork.typing import BlockId
+from graftwork.evolution.selection import make_selector
+from graftwork.evolution.strategies import Neuroevolution
+from graftwork.machine import PrecisionChoice, ThreadsChoice, keep_memory
+from graftwork.networks import Member
+from graftwork.session import SearchConfig, Setup, mutation_of, prepare, shared_parts
+from graftwork.training import Evaluation, Update
 from graftwork.workers import Group, launch
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
@@ -113,7 +113,7 @@ class Timed:
         parts = shared_parts(setup, group)
         self.setup, self.other, self.group, self.threads = setup, other, group, threads
         self.stop_every, self.stops = num_updates // stops, stops
-        self.trainer, self.scorer, self.mutate = parts["trainer"], parts["scorer"], parts["mutate"]
+        self.trainer, self.scorer, self.mutate = parts["trainer"], parts["scorer"], mutation_of(setup.config)
         self.batch_size, self.updates_at_once = self.trainer.batch_size, self.trainer.updates_at_once
         if self.updates_at_once > self.stop_every:
             raise ValueError(f"a stop every {self.stop_every} updates, but {self.updates_at_once} are made at once")
@@ -134,15 +134,12 @@ class Timed:
             self.group.add(torch.zeros(1))
         return found
 
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
+    def sync(self) -> None:
         """A round begins."""
-        self.trainer.sync(copies)
+        self.trainer.sync()
         self._beside(lambda other: other.rebuild(self.setup))
         self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
         self.mutation, self._made = 0.0, 0
-
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
-        self.trainer.slow(block_ids, rate)
 
     def run(self, updates: Sequence[Update]) -> float:
         began = perf_counter()
@@ -160,9 +157,9 @@ class Timed:
     def flops(self, genomes: Sequence[Any]) -> int:
         return self.scorer.flops(genomes)
 
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
         began = perf_counter()
-        found = self.scorer.evaluate(members, hopeless)
+        found = self.scorer.evaluate(members)
         seconds = perf_counter() - began
         times = {"ours_scoring": seconds, "naive_scoring": self._beside(Naive.scoring_seconds)}
         self.rounds[-1] |= {**times, "flops": self.flops([member.genome for member in members])}
@@ -192,7 +189,9 @@ def measured(
     other = Naive(setup, share=share, updates=config.recipe.population_size) if leads else None
     steps = options["initial_steps"]
     timed = Timed(setup, other, threads=threads, num_updates=steps, stops=stops, group=group)
-    parts = setup.parts | {"trainer": timed, "scorer": timed, "mutate": timed.mutation_of}
+    selector = make_selector(config.selection, **config.selection_options)
+    strategy = Neuroevolution(selector=selector, mutate=timed.mutation_of)
+    parts = setup.parts | {"trainer": timed, "scorer": timed, "strategy": strategy}
     state: SearchState = setup.state
     for generation in search(state, **parts):
         if leads:

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from graftwork.config import SearchConfig, Setup, mutation_of, prepare
-from graftwork.execution import shared_flops
-from graftwork.genome import Genome, num_parameters, parameters_per_entry, seed_genome, training_flops
-from graftwork.runs import keep_memory, provenance
+from graftwork.machine import keep_memory
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import Genome, num_parameters, parameters_per_entry, seed_genome, training_flops
+from graftwork.runs import provenance
+from graftwork.session import SearchConfig, Setup, mutation_of, prepare
 from graftwork.training import most_parts
 from graftwork.workers import Group, average, deal, deal_scoring, launch, scoring_flops
 from workers import grown, public, spread, timed  # beside this file
@@ -133,7 +134,7 @@ def fitted(options: dict[str, Any], members: int, repetitions: int) -> tuple[Mod
     scoring = setup.scorer.flops(setup.population.genomes) / (time.perf_counter() - start)
     fresh = prepare(SearchConfig.from_dict(options))
     start = time.perf_counter()
-    fresh.parts["mutate"](fresh.population, 2 * members, rng=fresh.state.rng, generation=1)
+    mutation_of(fresh.config)(fresh.population, 2 * members, rng=fresh.state.rng, generation=1)
     mutation = (time.perf_counter() - start) / (2 * members - 1)
     with tempfile.TemporaryDirectory() as folder:
         launch(rank, 2, options, members, repetitions, f"{folder}/bytes.json")

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from graftwork.config import Problem, SearchConfig, prepare
 from graftwork.evolution import search
-from graftwork.genome import Genome, Head, Layer, Pool, forward_flops, seed_genome
-from graftwork.runs import keep_memory, provenance
+from graftwork.machine import keep_memory
+from graftwork.networks.genome import Genome, Head, Layer, Pool, forward_flops, seed_genome
+from graftwork.runs import provenance
+from graftwork.session import Problem, SearchConfig, prepare
 from graftwork.training import RECIPES, Recipe, Rule
 
 

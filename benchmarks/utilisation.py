@@ -17,11 +17,11 @@ import torch
 import _ratio
 import population
 from graftwork.datasets import cache_folder
-from graftwork.execution import set_kernels
-from graftwork.genome import Genome, Layer, flops_per_item, seed_genome, training_flops
-from graftwork.kernels import build
-from graftwork.runs import keep_memory
-from graftwork.training import RECIPES, Precision, Recipe, calibrate_speed, measure_peak
+from graftwork.machine import calibrate_speed, keep_memory, measure_peak
+from graftwork.networks.execution import set_kernels
+from graftwork.networks.genome import Genome, Layer, flops_per_item, seed_genome, training_flops
+from graftwork.networks.kernels import build
+from graftwork.training import RECIPES, Precision, Recipe
 
 GOALS = {"paper": 0.4, "paper evolved": 0.4, "default": 0.6}
 

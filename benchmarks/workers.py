@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 
-from graftwork.config import SearchConfig, Setup, prepare
 from graftwork.evolution import Plan, joint_train
-from graftwork.runs import keep_memory, provenance
+from graftwork.machine import keep_memory
+from graftwork.runs import provenance
+from graftwork.session import SearchConfig, Setup, mutation_of, prepare
 from graftwork.workers import Group, launch, train_together
 
 WAYS = {
@@ -43,7 +44,7 @@ def grown(config: SearchConfig, members: int) -> Setup:
     """A population grown in three rounds, untrained."""
     setup = prepare(config)
     for size in (max(1, members // 4), max(1, members // 2), members):
-        setup.parts["mutate"](setup.population, size, rng=setup.state.rng, generation=1)
+        mutation_of(setup.config)(setup.population, size, rng=setup.state.rng, generation=1)
     return setup
 
 

@@ -11,7 +11,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import torch
 
-from graftwork.execution import set_kernels
+from graftwork.networks.execution import set_kernels
 
 # Tests run in several processes, and one thread gives the same sums on every machine.
 torch.set_num_threads(1)

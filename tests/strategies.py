@@ -5,6 +5,7 @@ running statistic is moved away from its start.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,13 +13,25 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
-from graftwork.member import Member, bind, recalibrate
-from graftwork.transforms import R2RDeepen, R2RWiden
+from graftwork.evolution.transforms import R2RDeepen, R2RWiden
+from graftwork.networks import Member, bind, recalibrate
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.genome import Block, Genome, Head, Layer, Pool, Stem
 from graftwork.typing import ACTIVATIONS, KERNEL_SIZES, NORMS, Activation, BlockId, Norm, Shape
 
-__all__ = ["double", "family", "genomes", "grown", "heads", "layers", "random_images", "scramble", "seeds", "stems"]
+__all__ = [
+    "double",
+    "family",
+    "genomes",
+    "grown",
+    "heads",
+    "layers",
+    "random_images",
+    "scramble",
+    "seeds",
+    "stems",
+    "with_own_top",
+]
 
 seeds = st.integers(0, 2**31 - 1)
 """Seeds of torch generators."""
@@ -172,3 +185,28 @@ def family(genome: Genome, seed: int) -> list[Member]:
     scramble(bank, members, generator)
     recalibrate(members, random_images(genome, 8, generator))
     return [member.eval() for member in members]
+
+
+def with_own_top(genome: Genome, layer: int, suffix: str) -> tuple[Genome, dict[BlockId, BlockId]]:
+    """Give all blocks from a layer on, and the head, names of their own.
+
+    Args:
+        genome: Its stem and first layers stay shared.
+        layer: Number of the first layer, from 0, whose blocks are renamed; behind all layers: the head alone.
+        suffix: Of the new names.
+
+    Returns:
+        The renamed genome, and new name → old name.
+    """
+    copies: dict[BlockId, BlockId] = {}
+
+    def renamed(block: Block | Head) -> BlockId:
+        name = BlockId(f"{block.id}{suffix}")
+        copies[name] = block.id
+        return name
+
+    own, body = genome.layers[layer:], list(genome.body)
+    for position, item in enumerate(body):
+        if isinstance(item, Layer) and item in own:
+            body[position] = replace(item, blocks=tuple(replace(block, id=renamed(block)) for block in item.blocks))
+    return genome.replace(body=tuple(body), head=replace(genome.head, id=renamed(genome.head))), copies

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import pkgutil
 import re
 import subprocess
 import sys
@@ -13,10 +12,21 @@ import pytest
 import graftwork
 
 HEAVY = ("datasets", "jinja2", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow", "rich", "sklearn", "typer")
-PUBLIC = sorted(
-    f"graftwork.{found.name}" for found in pkgutil.iter_modules(graftwork.__path__) if not found.name.startswith("_")
-)
-PACKAGES = sorted(f"graftwork.{found.name}" for found in pkgutil.iter_modules(graftwork.__path__) if found.ispkg)
+SOURCE = Path(graftwork.__file__).parent
+
+
+def _name(path: Path) -> str:
+    """Dotted name of a folder or a file of the package."""
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+
+
+FOLDERS = sorted(_name(page.parent) for page in SOURCE.rglob("__init__.py"))
+PUBLIC = sorted([*FOLDERS, *(_name(path) for path in SOURCE.glob("[!_]*.py"))])
+PRIVATE = [path for path in SOURCE.rglob("_[!_]*.py") if path.parent.name not in ("surgery", "integrations")]
+
+
+def _has_a_list(path: Path) -> bool:
+    return re.search(r"^__all__\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _order(name: str) -> tuple[int, list[int | str]]:
@@ -26,11 +36,12 @@ def _order(name: str) -> tuple[int, list[int | str]]:
 
 
 def test_the_walk_saw_every_public_module() -> None:
-    source = Path(graftwork.__file__).parent
-    files = {path.stem for path in source.glob("[a-z]*.py")}
-    folders = {path.parent.name for path in source.glob("[a-z]*/__init__.py")}
-    assert {name.removeprefix("graftwork.") for name in PUBLIC} == files | folders
+    assert {"graftwork", "graftwork.errors", "graftwork.evolution.selection", "graftwork.networks.genome"} <= set(
+        PUBLIC
+    )
+    assert not any(part.startswith("_") for name in PUBLIC for part in name.split("."))
     assert len(PUBLIC) >= 14
+    assert len(PRIVATE) >= 100
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -58,17 +69,35 @@ def test_every_listed_class_and_function_is_documented(name: str) -> None:
     assert undocumented == []
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_a_front_page_lists_all_that_it_imports(name: str) -> None:
     module = importlib.import_module(name)
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     imported = {
         alias.asname or alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("graftwork")
+        and node.module != "graftwork._lazy"
         for alias in node.names
     }
     assert {entry for entry in imported if not entry.startswith("_")} <= set(module.__all__)
+
+
+@pytest.mark.parametrize("name", ["graftwork", "graftwork.evolution", "graftwork.networks"])
+def test_names_of_a_lazy_front_page_have_a_home_that_defines_them(name: str) -> None:
+    page = importlib.import_module(name)
+    homes = {entry: home for home, entries in page._HOMES.items() for entry in entries}
+    assert sorted(homes) == sorted(entry for entry in page.__all__ if entry != "__version__")
+    for entry, home in homes.items():
+        module = importlib.import_module(f"{name}.{home}")
+        assert hasattr(module, entry)
+        assert home.rpartition(".")[2].startswith("_") or entry in module.__all__
+
+
+def test_private_files_have_no_list_of_their_own() -> None:
+    assert _has_a_list(SOURCE / "errors.py")
+    assert [_name(path) for path in PRIVATE if _has_a_list(path)] == []
 
 
 def test_importing_graftwork_imports_no_heavy_package() -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from graftwork.genome import Genome, Pool
+from graftwork.networks.genome import Genome, Pool
 from graftwork.typing import ACTIVATIONS, KERNEL_SIZES, NORMS
 from tests.strategies import double, genomes, grown, random_images, scramble, seeds
 

@@ -175,7 +175,6 @@ def attempt(model: nn.Module, site: str, grow: Callable[..., Any], example: Any,
     return {
         "outcome": outcome, "gap": worst, "where": where, "own_gap": receipt.largest_gap,
         "parameters": list(receipt.parameters), "moved": moved, "still": still,
-        "attributes": [str(change) for change in receipt.attributes],
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-FIRST = ("architecture.md", "surgery.md", "scaling.md", "results.md")
+FIRST = ("architecture.md", "surgery.md", "scaling.md", "results.md", "history.md")
 
 
 def _exports(source: Path) -> tuple[str, list[str]]:
@@ -24,11 +24,10 @@ def _exports(source: Path) -> tuple[str, list[str]]:
 
 
 def _modules(package: Path) -> dict[str, Path]:
-    files = {path.stem: path for path in package.glob("[a-z]*.py")}
-    folders = {path.parent.name: path for path in package.glob("[a-z]*/__init__.py")}
-    # Modules of an optional package each: not imported, so not named, by the front page of their folder.
-    inner = {f"{path.parent.name}.{path.stem}": path for path in package.glob("[a-z]*/[a-z]*.py")}
-    return dict(sorted((files | folders | inner).items()))
+    """Dotted names below the package, each with its file: folders, and files that no underscore hides."""
+    found = [*package.rglob("[a-z]*.py"), *(page for page in package.rglob("__init__.py") if page.parent != package)]
+    names = {path: (path.parent if path.name == "__init__.py" else path.with_suffix("")) for path in found}
+    return dict(sorted((".".join(name.relative_to(package).parts), path) for path, name in names.items()))
 
 
 def _page(name: str, source: Path) -> str:

@@ -14,17 +14,20 @@ weights are never touched, parent and child can live on one set of parameters.
 Names are imported when they are first used, so that ``import graftwork`` costs next to nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graftwork._lazy import lazy_names
+from graftwork._version import __version__
 
 if TYPE_CHECKING:
-    from graftwork.bank import BlockBank
-    from graftwork.config import prepare
     from graftwork.datasets import load_dataset
     from graftwork.evolution import Generation, search
-    from graftwork.genome import Genome, seed_genome
-    from graftwork.member import bind
-    from graftwork.population import Population
+    from graftwork.evolution._population import Population
+    from graftwork.evolution.transforms import R2RDeepen, R2RWiden, RandomPadding, compose, output_gap
+    from graftwork.networks._member import bind
+    from graftwork.networks.bank import BlockBank
+    from graftwork.networks.genome import Genome, seed_genome
+    from graftwork.session import prepare
     from graftwork.surgery import (
         Deepen,
         GrowthSchedule,
@@ -43,9 +46,6 @@ if TYPE_CHECKING:
         widen,
         widen_all,
     )
-    from graftwork.transforms import R2RDeepen, R2RWiden, RandomPadding, compose, output_gap
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BlockBank",
@@ -59,6 +59,7 @@ __all__ = [
     "RandomPadding",
     "Widen",
     "WidenAll",
+    "__version__",
     "bind",
     "compose",
     "deepen",
@@ -81,13 +82,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bank": ("BlockBank",),
-    "config": ("prepare",),
+    "networks.bank": ("BlockBank",),
+    "session": ("prepare",),
     "datasets": ("load_dataset",),
-    "evolution": ("Generation", "search"),
-    "genome": ("Genome", "seed_genome"),
-    "member": ("bind",),
-    "population": ("Population",),
+    "evolution": ("Generation", "Population", "search"),
+    "networks.genome": ("Genome", "seed_genome"),
+    "networks": ("bind",),
     "surgery": (
         "Deepen",
         "GrowthSchedule",
@@ -106,18 +106,6 @@ _HOMES = {
         "widen",
         "widen_all",
     ),
-    "transforms": ("R2RDeepen", "R2RWiden", "RandomPadding", "compose", "output_gap"),
+    "evolution.transforms": ("R2RDeepen", "R2RWiden", "RandomPadding", "compose", "output_gap"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'graftwork' has no attribute {name!r}")
-    value = getattr(import_module(f"graftwork.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, globals())

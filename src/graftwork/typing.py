@@ -29,8 +29,6 @@ Role = Literal["filter", "mixing", "norm", "bias", "head", "stem"]
 """What a tensor is for; a recipe maps roles to optimizers and learning rates."""
 Initialisation = Literal["twin", "random"]
 """How new blocks start: as twin halves that cancel (zero output), or at random (the control)."""
-ForkStart = Literal["copy", "random"]
-"""How the private blocks of a fork start: as copies of those that they stand for, or at random."""
 Shape = tuple[int, int, int]
 """Channels, height, width."""
 

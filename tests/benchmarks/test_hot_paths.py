@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from graftwork.datasets import cache_folder
-from graftwork.kernels import build
+from graftwork.networks.kernels import build
 
 
 @pytest.fixture

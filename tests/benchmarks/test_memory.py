@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from graftwork.genome import parameters_per_entry
+from graftwork.networks.genome import parameters_per_entry
 from graftwork.typing import BlockId
 
 

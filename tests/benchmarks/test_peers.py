@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from graftwork.genome import forward_flops, seed_genome
+from graftwork.networks.genome import forward_flops, seed_genome
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from graftwork.execution import shared_flops
-from graftwork.genome import forward_flops
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import forward_flops
 
 
 def test_the_stored_members_are_deep_share_blocks_and_bind_to_one_bank(benchmark: Callable[[str], Any]) -> None:

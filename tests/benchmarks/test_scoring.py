@@ -1,14 +1,13 @@
 """What `benchmarks/scoring.py` says about answers and ratios."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from graftwork.execution import InputTransform
-from graftwork.member import bind
+from graftwork.networks import bind
+from graftwork.networks.execution import InputTransform
 from graftwork.training import Scorer
 
 TRANSFORM = InputTransform((0.5,) * 3, (0.25,) * 3)
@@ -37,16 +36,17 @@ def test_all_ways_score_the_same_images_alike_and_the_ratio_is_held_against_what
     assert sorted([found["of_possible"]["min"], found["of_possible"]["max"]]) == pytest.approx(sorted(shares))
 
 
-def test_answers_that_differ_in_one_confidence_are_told_apart(
-    benchmark: Callable[[str], Any], data: tuple[Any, ...]
+def test_answers_that_differ_in_one_logit_are_told_apart(
+    benchmark: Callable[[str], Any], data: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scoring, population = benchmark("scoring"), benchmark("population")
     genomes = population.load()[:2]
     bank = population.grow(genomes)
     scorer = Scorer(*data[:2], transform=TRANSFORM, calibration=data[2])
-    apart = [scorer.evaluate([bind(genome, bank)]) for genome in genomes]
-    together = scorer.evaluate([bind(genome, bank) for genome in genomes])
-    assert scoring._equal(apart, together)
-    confidence = together.confidence.copy()
-    confidence[1, 3] += 1e-6
-    assert not scoring._equal(apart, replace(together, confidence=confidence))
+    members = [bind(genome, bank) for genome in genomes]
+    assert scoring._equal(scorer, members)
+    true = scorer.logits(members)
+    true[1, 3, 0] += 1e-3
+    exact = scorer.logits
+    monkeypatch.setattr(scorer, "logits", lambda asked: true if len(asked) == 2 else exact(asked))
+    assert not scoring._equal(scorer, members)

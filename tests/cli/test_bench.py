@@ -1,17 +1,14 @@
 """``graftwork bench`` measures what it is asked for, and says what is wrong with a wrong request."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from graftwork.cli import main
-from graftwork.execution import get_kernels
-from graftwork.genome import seed_genome
-from graftwork.ways import Way
+from graftwork.networks.execution import get_kernels
+from graftwork.networks.genome import seed_genome
 
 SHORT = ["--seconds", "0.01", "--batch-size", "4", "--threads", "1"]
 
@@ -38,37 +35,8 @@ def test_bench_tells_peaks_and_steps_of_a_genome_in_each_precision(
         ("small", "bfloat16"),
     ]
     assert all(0 < row["share_of_peak"] < 1 and row["steps_per_second"] > 0 for row in found["steps"])
-    assert [(row["network"], row["workers"], row["threads"]) for row in found["cores"]] == [("small", 1, 1)]
-    assert found["cores"][0]["steps_per_second"] > 0
     assert get_kernels() is None
     assert torch.get_num_threads() == 1
-
-
-def test_bench_measures_every_way_to_use_the_cores(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    asked: list[tuple[int, tuple[int, ...], str]] = []
-
-    def measure(config: Any, genome: Any, *, size: int, threads: tuple[int, ...], **rest: Any) -> dict[str, Any]:
-        asked.append((size, threads, rest["precision"].passes))
-        return {"ways": [asdict(Way(size, each, 100.0 * size + each, 0.1)) for each in threads]}
-
-    monkeypatch.setattr("graftwork.ways.measure_workers", measure)
-    monkeypatch.setattr("graftwork.workers.num_cores", lambda: 4)
-    said = [1]  # real threads, on cores that other tests use, would be slow
-    monkeypatch.setattr(torch, "get_num_threads", lambda: said[0])
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: said.__setitem__(0, count))
-    path = tmp_path / "small.json"
-    path.write_text(seed_genome("poster", (1, 8, 8), 4).to_json())
-    code, out, _ = _run(capsys, str(path), "--seconds", "0.01", "--batch-size", "8", "--passes", "torch")
-    assert code == 0
-    assert asked == [(2, (1, 2), "torch"), (4, (1,), "torch")]
-    assert torch.get_num_threads() == 1
-    header, one, two, four = (line.split() for line in out.splitlines()[-4:])
-    assert header == ["workers", "1", "thread", "2", "threads", "4", "threads"]
-    assert (one[0], len(one)) == ("1", 4)
-    assert two == ["2", "201.00", "202.00", "-"]
-    assert four == ["4", "401.00", "-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_config_prints_what_search_reads_back(tmp_path: Path, capsys: Any) -> No
     path.write_text(capsys.readouterr().out)
     assert call("config", "--config", str(path)) == 0
     assert capsys.readouterr().out == path.read_text()
-    from graftwork.config import SearchConfig
+    from graftwork.session import SearchConfig
 
     assert SearchConfig.load(path).seed == 3
     assert SearchConfig.load(path).recipe.name == "paper"
@@ -84,7 +84,6 @@ def test_config_prints_what_search_reads_back(tmp_path: Path, capsys: Any) -> No
         (["search", "--no-such-option"], "no-such-option"),
         (["inspect", "missing"], "missing"),
         (["predict", "missing", "x.png"], "missing"),
-        (["reproduce", "everything"], "everything"),
         (["data", "--data", "missing/x"], "missing"),
     ],
 )
@@ -160,7 +159,7 @@ def test_data_tells_splits_and_fingerprint(capsys: Any) -> None:
 
 
 def test_a_genome_for_other_images_is_refused(tmp_path: Path, capsys: Any) -> None:
-    from graftwork.genome import seed_genome
+    from graftwork.networks.genome import seed_genome
 
     path = tmp_path / "g.json"
     path.write_text(seed_genome("poster", (3, 32, 32), 10).to_json())

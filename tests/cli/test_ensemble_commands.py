@@ -74,7 +74,6 @@ def test_an_exported_ensemble_predicts_as_the_run_does(run: Path, tmp_path: Path
         (["distil", "--genome", "m99"], "m99"),
         (["distil", "--ensemble", "voodoo"], "voodoo"),
         (["ensemble", "--method", "voodoo"], "voodoo"),
-        (["ensemble", "--leak-test", "--members", "best:1"], "leave out"),
         (["ensemble", "--features", "pixels"], "pixels"),
         (["ensemble", "--features", "penultimate", "--method", "mean"], "stacked"),
     ],
@@ -84,28 +83,3 @@ def test_what_a_run_can_not_give_is_one_clear_message(run: Path, arguments: list
     captured = capsys.readouterr()
     assert words in captured.err
     assert "Traceback" not in captured.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["neuroevolution", "--budget", "1PFLOP"], "--scale"),
-        (["coevolution", "--scale", "0.5"], "--budget"),
-        (["coevolution", "--budget", "soon"], "soon"),
-        (["zero-init", "--jobs", "2"], "--jobs"),
-        (["rank", "--only", "fork"], "--only"),
-        (["neuroevolution", "--only", "fork"], "leave --only out"),
-        (["diversity", "--only", "forks"], "fork, slow trunk"),
-        (["coevolution", "--config", "missing.toml"], "missing.toml"),
-        (["coevolution", "--data", "missing/x"], "missing"),
-    ],
-)
-def test_reproduce_refuses_sizes_that_it_does_not_take(
-    arguments: list[str], words: str, capsys: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert call("reproduce", *arguments) == 2
-    captured = capsys.readouterr()
-    assert words in captured.err
-    assert "Traceback" not in captured.err
-    assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from graftwork.cli import main
-from graftwork.errors import ConfigError, ResourceError
-from graftwork.session import SearchInterruptedError
+from graftwork.errors import ConfigError, ResourceError, SearchInterruptedError
 
 
 @pytest.mark.parametrize(

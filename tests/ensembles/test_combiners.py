@@ -169,7 +169,7 @@ def test_a_stacker_learns_which_member_to_believe() -> None:
     assert min(accuracies.values()) > 0.85
 
 
-def test_early_stopping_keeps_the_epoch_whose_held_out_likelihood_is_best() -> None:
+def test_a_stack_keeps_the_epoch_whose_held_out_likelihood_is_best() -> None:
     labels = torch.randint(4, (60,), generator=generator())
     noise = torch.randn(60, 3, 4, generator=generator(1))  # nothing to learn: training longer only harms
     settings = StackSettings(residual=True, max_epochs=40, patience=4, learning_rate=0.01)

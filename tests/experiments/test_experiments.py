@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.experiments import EXPERIMENTS, Experiment, run_experiment
+from experiments import EXPERIMENTS, Experiment, run_experiment
 
 TRAINING = {name: e for name, e in EXPERIMENTS.items() if isinstance(e, Experiment)}
 

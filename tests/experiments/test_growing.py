@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.growing import GRIDS, run_grid
+from experiments.growing import _carry as carry
+from experiments.growing import _deep_growth as deep
+from experiments.growing import _families as families
+from experiments.growing import _growth as growth
+from experiments.growing import _poster_growth as poster
+from experiments.growing._envelope import flops_to_reach, lower_envelope
+from experiments.growing._grid import Setting
+from experiments.growing._learner import Learner, training_flops
+from experiments.growing._models import ByteGPT
+from experiments.growing._text import FILES, Corpus, standard_library
 from graftwork.errors import ConfigError
-from graftwork.experiments.growing import GRIDS, run_grid
-from graftwork.experiments.growing import _carry as carry
-from graftwork.experiments.growing import _deep_growth as deep
-from graftwork.experiments.growing import _families as families
-from graftwork.experiments.growing import _growth as growth
-from graftwork.experiments.growing import _poster_growth as poster
-from graftwork.experiments.growing._envelope import flops_to_reach, lower_envelope
-from graftwork.experiments.growing._grid import Setting
-from graftwork.experiments.growing._learner import Learner, training_flops
-from graftwork.experiments.growing._models import ByteGPT
-from graftwork.experiments.growing._text import FILES, Corpus, standard_library
 from graftwork.training import generator_for
 
 OPTIONS = {"data": "digits", "threads": 1, "precision": "float32"}

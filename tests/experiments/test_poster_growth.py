@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.growing import POSTER_GROWTH, run_grid
+from experiments.growing import _poster_growth as poster
+from experiments.growing._branch import Branch
+from experiments.growing._channel_form import as_learner
+from experiments.growing._grid import Setting
+from experiments.growing._poster_report import _correct, summarise
 from graftwork.errors import ConfigError
-from graftwork.experiments.growing import POSTER_GROWTH, run_grid
-from graftwork.experiments.growing import _poster_growth as poster
-from graftwork.experiments.growing._branch import Branch
-from graftwork.experiments.growing._channel_form import as_learner
-from graftwork.experiments.growing._grid import Setting
-from graftwork.experiments.growing._poster_report import _correct, summarise
-from graftwork.genome import training_flops
+from graftwork.networks.genome import training_flops
 from graftwork.training import constant
 
 SETTING = Setting("digits", (0,), 8 / poster.FULL_STEPS)
@@ -73,7 +73,7 @@ def test_new_blocks_warm_up_and_the_rate_rule_slows_all() -> None:
         before = {key: tensor.detach().clone() for key, tensor, _ in bank.parameters()}
         branch.train(3, constant(), total=8)
         new = [key for key in before if "-" in key and not key.startswith(("seed", "head")) and key.endswith("/mixing")]
-        tensors = {key: tensor for key, tensor, _ in bank.parameters()}
+        tensors = {key: tensor.detach() for key, tensor, _ in bank.parameters()}
         moved[name] = max(float((tensors[key] - before[key]).abs().max()) for key in new)
     assert moved["warm-up"] == pytest.approx(moved["plain"] / 4, rel=0.01)
     assert 0.5 * moved["plain"] < moved["rule"] < 0.99 * moved["plain"]

@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.combination import run_members
-from graftwork.config import Problem, SearchConfig
-from graftwork.errors import ConfigError
-from graftwork.experiments import COEVOLUTION, DIVERSITY, NEUROEVOLUTION, run_study
-from graftwork.experiments._arms import make_beginning, make_branch, make_run
-from graftwork.experiments._entries import BEST, ORACLE, Entry, difference, search_entries
-from graftwork.genome import Genome, num_parameters, training_flops
+from experiments import COEVOLUTION, NEUROEVOLUTION, run_study
+from experiments._arms import make_beginning, make_branch, make_run
+from experiments._entries import BEST, ORACLE, search_entries
+from graftwork.errors import ConfigError, SearchInterruptedError
+from graftwork.metrics import Entry, difference
+from graftwork.networks.genome import Genome, num_parameters, training_flops
 from graftwork.runs import RunFolder
-from graftwork.session import SearchInterruptedError, Session
+from graftwork.session import Problem, SearchConfig, Session, run_members
 
 SMALL: dict[str, Any] = {"recipe": "paper", "num_generations": 1, "population_size": 3, "num_survivors": 2}
 SMALL |= {"num_calibration": 50, "precision": "float32", "threads": 1}
-SIZES: dict[str, Any] = {"coevolution": "10GFLOP", "neuroevolution": 0.002, "diversity": "10GFLOP"}
+SIZES: dict[str, Any] = {"coevolution": "10GFLOP", "neuroevolution": 0.002}
 
 
 def study(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
     options = {"data": "digits", "seeds": [0], "size": SIZES[name], "note": lambda _: None, **SMALL, **changes}
-    known = {"coevolution": COEVOLUTION, "neuroevolution": NEUROEVOLUTION, "diversity": DIVERSITY}
+    known = {"coevolution": COEVOLUTION, "neuroevolution": NEUROEVOLUTION}
     return run_study(known[name], folder / "results", runs=folder / "runs", **options)
 
 
@@ -204,73 +203,23 @@ def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
         study("neuroevolution", tmp_path / "other", recipe="default")
 
 
-def test_ways_to_train_stand_beside_the_plain_search_and_both_controls(tmp_path: Path) -> None:
-    summary = study("diversity", tmp_path)
-    searches = ["search", "fork", "fork, weighted", "fork, own augmentations", "private heads", "branches", "weighted"]
-    searches += ["fork, weighted, voting", "branches, voting", "fork, slow trunk"]
-    controls = ["largest survivor's genome alone", "deep ensemble"]
-    assert list(summary["arms"]) == [*searches, *controls]
-    assert "only" not in summary
-    assert set(summary["diversity"]) == {*searches, "deep ensemble"}
-    for arm in searches:
-        found = json.loads(
-            (tmp_path / "runs" / f"s0-{arm.replace(', ', '-').replace(' ', '-')}" / "result.json").read_text()
-        )
-        spent = found["training_flops"] + found["scoring_flops"]
-        assert 0.6e10 < spent <= 1e10
-        heads = {Genome.from_dict(json.loads(path.read_text())["genome"]).head.id for path in _members(tmp_path, arm)}
-        assert len(heads) == (1 if arm in ("search", "weighted") else 2)
-    recipe = config_of(tmp_path / "runs" / "s0-fork-weighted").recipe
-    assert (recipe.members_per_step, recipe.hit_power, recipe.fork_fraction) == (2, 2.0, 0.25)
-    for arm, change in (("fork-weighted", {"vote_weight": 0.3}), ("branches", {"vote_weight": 0.3})):
-        plain, voting = (config_of(tmp_path / "runs" / f"s0-{name}").recipe for name in (arm, f"{arm}-voting"))
-        assert voting == plain.replace(**change)
-    assert config_of(tmp_path / "runs" / "s0-fork-slow-trunk").recipe.trunk_rate == 0.1
-    assert config_of(tmp_path / "runs" / "s0-fork-own-augmentations").recipe.line_shifts == (0, 2, 4)
-    table = (tmp_path / "results" / "table.md").read_text()
-    for words in ("disagreement", "double fault", "fork: ensemble − ensemble of search", ORACLE):
-        assert words in table
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
-    (tmp_path / "results" / "seed-0.json").unlink()
-    study("diversity", tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
-    with pytest.raises(ConfigError, match="was made with"):
-        study("diversity", tmp_path, only=["fork"])
-    (tmp_path / "results").rename(tmp_path / "all")
-    some = study("diversity", tmp_path, only=["fork, slow trunk", "fork"])
-    assert some["only"] == ["fork", "fork, slow trunk"]
-    assert list(some["arms"]) == ["search", "fork", "fork, slow trunk", *controls]
-    assert all(some["arms"][arm] == summary["arms"][arm] for arm in some["arms"])
-    assert {name: some["differences"][name] for name in some["differences"]}.items() <= summary["differences"].items()
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
-
-
-def test_arms_that_a_study_does_not_have_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected --only with one of 'search', 'fork', .* got 'forks'"):
-        study("diversity", tmp_path, only=["forks"])
-    with pytest.raises(ConfigError, match="runs all of its arms"):
-        study("neuroevolution", tmp_path, only=["search"])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_seed_that_was_stored_before_recipes_had_a_value_counts_as_run_without_it(
     folder: Path, tmp_path: Path
 ) -> None:
     row = json.loads((folder / "results" / "seed-0.json").read_text())
     (tmp_path / "results").mkdir()
     recipe = row["settings"]["options"]["recipe"]
-    del recipe["vote_weight"], recipe["trunk_rate"], recipe["line_shifts"]
+    del recipe["small_share"], recipe["small_scale"]
     (tmp_path / "results" / "seed-0.json").write_text(json.dumps(row))
     assert study("coevolution", tmp_path)["seeds"] == [0]
-    recipe["vote_weight"] = 0.5
-    recipe["members_per_step"] = 2
+    recipe["small_share"] = 0.5
     (tmp_path / "results" / "seed-0.json").write_text(json.dumps(row))
     with pytest.raises(ConfigError, match="was made with"):
         study("coevolution", tmp_path)
-
-
-def _members(folder: Path, arm: str) -> list[Path]:
-    return sorted((folder / "runs" / f"s0-{arm.replace(', ', '-').replace(' ', '-')}" / "members").glob("*.json"))
+    recipe["smell_share"] = recipe.pop("small_share")
+    (tmp_path / "results" / "seed-0.json").write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match=r"seed-0.json was made by another version .*smell_share.* choose another"):
+        study("coevolution", tmp_path)
 
 
 BRANCHED: dict[str, Any] = {"data": "digits", "budget": "10GFLOP", "seed": 3, "control": False, **SMALL}
@@ -301,7 +250,7 @@ def test_a_first_round_too_short_to_be_stopped_in_is_not_shared(
     def share(path: Path, fill: Any) -> None:
         pytest.fail(f"{path} took over a beginning whose first round is over")
 
-    monkeypatch.setattr("graftwork.experiments._arms.write_folder", share)
+    monkeypatch.setattr("experiments._arms.write_folder", share)
     options = {**BRANCHED, "budget": None, "initial_steps": 0, "steps_per_generation": 4, "selection": "greedy"}
     make_beginning(tmp_path / "beginning", options)
     make_branch(tmp_path / "branch", options, tmp_path / "beginning")

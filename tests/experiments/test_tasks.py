@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments._tasks import Task, run_tasks
 from graftwork.errors import ConfigError, ResourceError
-from graftwork.experiments._tasks import Task, run_tasks
 
 
 def note(path: Path, *needed: str) -> None:

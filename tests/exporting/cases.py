@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from graftwork.execution import InputTransform
-from graftwork.genome import Block, Genome, Head, Layer, Pool, Stem
-from graftwork.member import Member
+from graftwork.networks import Member
+from graftwork.networks.execution import InputTransform
+from graftwork.networks.genome import Block, Genome, Head, Layer, Pool, Stem
 from graftwork.typing import BlockId
 from tests.strategies import grown, scramble
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,16 +15,16 @@ from torch import Tensor
 
 from graftwork.ensembles import describe_combiner, fit_combiner
 from graftwork.errors import GraftworkError, InputError
-from graftwork.execution import Output, prefix_tree, walk
 from graftwork.exporting import Joined, export_ensemble, open_export
 from graftwork.exporting import _ensemble as module
-from graftwork.genome import Genome, seed_genome
-from graftwork.member import Member, bind, recalibrate
+from graftwork.networks import Member, recalibrate
+from graftwork.networks.bank import BlockBank
+from graftwork.networks.execution import Output, prefix_tree, walk
+from graftwork.networks.genome import Genome, seed_genome
 from graftwork.numerics import output_gap
-from graftwork.transforms import Fork
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, ready, stored_images, transform_for
 from tests.exporting.test_source import ALONE
-from tests.strategies import family, genomes, grown, scramble, seeds
+from tests.strategies import family, genomes, grown, scramble, seeds, with_own_top
 
 METHODS = ("mean", "greedy", "stacked", "grafted")
 
@@ -156,11 +155,8 @@ def test_members_that_can_not_stand_together_are_named(tmp_path: Path) -> None:
 
 def test_members_may_have_upper_layers_and_heads_of_their_own(tmp_path: Path) -> None:
     genome, generator = seed_genome("poster", (3, 16, 16), 3), torch.Generator().manual_seed(0)
-    bank, _ = grown(genome, generator)
-    growths = [Fork(1)(genome, rng=np.random.default_rng(seed)) for seed in (0, 1)]
-    for growth in growths:
-        growth.graft(bank, generator=generator)
-    members = [bind(growth.child, bank) for growth in growths]
+    bank = BlockBank()
+    members = [grown(with_own_top(genome, 1, suffix)[0], generator, bank=bank)[1] for suffix in ("-one", "-other")]
     scramble(bank, members, generator)
     recalibrate(members, torch.randn(8, *genome.input_shape, generator=generator))
     ensemble = joined([member.eval() for member in members], "stacked")

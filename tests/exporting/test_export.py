@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from graftwork.errors import GraftworkError, InputError, ResourceError
-from graftwork.execution import InputTransform
 from graftwork.exporting import _export as implementation
 from graftwork.exporting import export_member, open_export
+from graftwork.networks.execution import InputTransform
 from tests.exporting.cases import NAMES, RICH, ready, transform_for
 
 OPTIONS: dict[str, Any] = {"to": "source", "transform": transform_for(RICH), "class_names": NAMES[:4]}

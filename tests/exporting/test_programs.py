@@ -8,7 +8,7 @@ import pytest
 
 from graftwork.errors import InputError
 from graftwork.exporting import export_member, open_export
-from graftwork.genome import Genome
+from graftwork.networks.genome import Genome
 from graftwork.numerics import output_gap
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, logits, ready, stored_images, transform_for
 

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from graftwork.datasets import read_image
-from graftwork.execution import InputTransform
 from graftwork.exporting import export_member, open_export
 from graftwork.exporting._source import load_source, plain_network, render_source
 from graftwork.exporting._tensors import plain_tensors
-from graftwork.genome import Genome
-from graftwork.member import Member
+from graftwork.networks import Member
+from graftwork.networks.execution import InputTransform
+from graftwork.networks.genome import Genome
 from graftwork.numerics import output_gap
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, logits, ready, stored_images, transform_for
 from tests.strategies import genomes, seeds

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.genome import Genome, Layer
-from graftwork.member import Member, bind
-from graftwork.population import Population
+from graftwork.evolution import Population
+from graftwork.evolution.transforms import R2RDeepen, R2RWiden, RandomPadding, Transform, compose, output_gap
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.genome import Genome, Layer
 from graftwork.training import BankOptimizer, Rule
 from graftwork.training._rules import same_rule
-from graftwork.transforms import R2RDeepen, R2RWiden, RandomPadding, Transform, compose, output_gap
 from graftwork.typing import KERNEL_SIZES
 from tests.strategies import genomes, random_images, scramble, seeds
 
@@ -154,7 +154,7 @@ def test_every_new_tensor_with_a_gradient_moves_and_twins_separate(
 
 def test_new_tensors_of_ordinary_networks_all_get_gradients() -> None:
     """Coverage of the law above: on the poster's own network nothing but a bias before a norm may stand still."""
-    from graftwork.genome import seed_genome
+    from graftwork.networks.genome import seed_genome
 
     genome = seed_genome("poster", (3, 16, 16), 4)
     generator = torch.Generator().manual_seed(0)
@@ -171,7 +171,7 @@ def test_new_tensors_of_ordinary_networks_all_get_gradients() -> None:
 
 
 def test_halves_of_mixing_get_equal_gradients_and_halves_of_filters_opposite_ones() -> None:
-    from graftwork.genome import seed_genome
+    from graftwork.networks.genome import seed_genome
 
     genome = seed_genome("poster", (3, 16, 16), 4)
     generator = torch.Generator().manual_seed(0)
@@ -210,7 +210,7 @@ def test_random_padding_does_not_preserve_the_function(genome: Genome, seed: int
 
 def _blocked(member: Member, x: torch.Tensor) -> bool:
     """Whether the head's own units are all dead, so that nothing before them can be seen at its output."""
-    from graftwork.execution import run_item, run_stem
+    from graftwork.networks.execution import run_item, run_stem
 
     shifted = []
     for delta in (0.0, 1.0):
@@ -218,7 +218,7 @@ def _blocked(member: Member, x: torch.Tensor) -> bool:
         y = run_stem(member.genome.stem, x, member.weights, setting)
         for item in member.genome.body:
             y = run_item(item, y, member.weights, setting)
-        from graftwork.execution import run_head
+        from graftwork.networks.execution import run_head
 
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
         shifted.append(run_head(member.genome, y + delta * noise, member.weights, setting))
@@ -227,7 +227,7 @@ def _blocked(member: Member, x: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_symmetry_breaking_noise_separates_the_twins_at_once(noise: float) -> None:
-    from graftwork.genome import seed_genome
+    from graftwork.networks.genome import seed_genome
 
     genome = seed_genome("poster", (1, 8, 8), 3)
     bank = BlockBank()

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, InputError
-from graftwork.genome import Genome, num_parameters, seed_genome
-from graftwork.member import bind, recalibrate
-from graftwork.mutation import R2RMutation
+from graftwork.evolution import Population
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.evolution.transforms import R2RWiden
+from graftwork.networks import bind, recalibrate
+from graftwork.networks.genome import Genome, num_parameters, seed_genome
 from graftwork.numerics import output_gap
-from graftwork.population import Population
-from graftwork.transforms import R2RWiden
 from tests.strategies import genomes, grown, random_images, scramble, seeds
 
 BOUND = {torch.float64: 1e-9, torch.float32: 5e-3}

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from graftwork.genome import Genome, forward_flops, num_parameters, seed_genome, training_flops
-from graftwork.transforms import R2RDeepen, R2RWiden
+from graftwork.evolution.transforms import R2RDeepen, R2RWiden
+from graftwork.networks.genome import Genome, forward_flops, num_parameters, seed_genome, training_flops
 
 __all__ = ["make_images", "make_run_folder"]
 

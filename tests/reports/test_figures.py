@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import InputError, RunError
-from graftwork.genome import Genome, seed_genome
+from graftwork.evolution.transforms import R2RDeepen, R2RWiden, compose
 from graftwork.metrics import make_profile
+from graftwork.networks.genome import Genome, seed_genome
 from graftwork.reports import (
     bars_figure,
     curves_figure,
@@ -25,7 +26,6 @@ from graftwork.reports import (
 from graftwork.reports._lineage import lay_out_lineage
 from graftwork.reports._profile import ruler_of
 from graftwork.reports._read import Birth
-from graftwork.transforms import R2RDeepen, R2RWiden, compose
 from graftwork.typing import MemberId
 from tests.reports.synthetic import make_run_folder
 

@@ -4,12 +4,11 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from graftwork.errors import RunError
-from graftwork.reports import RunData, build_report, lineage_figure, read_run, report_data
+from graftwork.reports import build_report, read_run, report_data
 from tests.reports.synthetic import make_images, make_run_folder
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -159,45 +158,6 @@ def test_unfinished_run_is_shown_and_said_to_be_unfinished(tmp_path: Path) -> No
         assert survivor in checker.text
     assert (folder / "figures" / "lineage.svg").is_file()
     assert not (folder / "figures" / "confusion.svg").exists()
-
-
-def test_scorings_that_were_stopped_early_are_told_and_drawn_nowhere(tmp_path: Path) -> None:
-    folder = make_run_folder(tmp_path)
-    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    kept = {(row["generation"], m) for row in rows if row["type"] == "generation" for m in row["survivors"]}
-    stopped = [row for row in rows if row["type"] == "member" and (row["generation"], row["id"]) not in kept]
-    for row in stopped:
-        row |= {"validation_accuracy": None, "validation_bounds": [0.123, 0.456]}
-    for row in rows:
-        if row["type"] == "generation":
-            row["diversity"] = None
-    whole = read_run(folder)
-    (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = read_run(folder)
-    assert run.num_stopped == len(stopped) > 10
-    assert {(score.generation, i) for i, scores in run.scores.items() for score in scores} == kept
-    assert set(run.births) == set(whole.births)
-    text = check(build_report(folder).read_text(encoding="utf-8")).text
-    assert f"{len(stopped)} scorings stopped early, which no figure shows" in text
-    assert not (folder / "figures" / "diversity.svg").exists()
-
-
-def test_a_member_lives_in_the_family_tree_to_its_last_round_however_that_was_scored(tmp_path: Path) -> None:
-    drawn = []
-    for name in ("whole", "stopped"):
-        folder = make_run_folder(tmp_path, name=name)
-        if name == "stopped":
-            text = (folder / "records.jsonl").read_text()
-            (folder / "records.jsonl").write_text(
-                re.sub(r'"validation_accuracy": 0\.\d+', '"validation_accuracy": null', text)
-            )
-        drawn.append([(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in _lines(read_run(folder))])
-    assert len(drawn[0]) > 20
-    assert drawn[0] == drawn[1]
-
-
-def _lines(run: RunData) -> list[Any]:
-    return list(lineage_figure(run).axes[0].lines)
 
 
 def test_run_that_has_just_begun_still_gives_a_page(tmp_path: Path) -> None:

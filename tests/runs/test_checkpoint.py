@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graftwork.evolution import SearchState
-from graftwork.genome import Genome, Layer, Stem
-from graftwork.mutation import R2RMutation
-from graftwork.population import Population
+from graftwork.evolution import Population, SearchState
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.evolution.selection import GreedySelector
+from graftwork.evolution.strategies import Neuroevolution
+from graftwork.networks.genome import Genome, Layer, Stem
 from graftwork.runs import RunFolder, pack_state, unpack_optimizer, unpack_state
 from graftwork.training import BankOptimizer, Rule
 from graftwork.training._rules import same_rule
 from graftwork.typing import BlockId
-from tests.genome.test_validation import block
+from tests.networks.genome.test_validation import block
 from tests.strategies import random_images, scramble
 
 GENOME = Genome((1, 8, 8), 3, (Layer(4, (block("a", stop=4),)),), stem=Stem("whiten", BlockId("stem"), 4, 2))
@@ -38,7 +39,7 @@ def make_state() -> tuple[SearchState, BankOptimizer]:
 
 
 def stored(folder: RunFolder, state: SearchState, optimizer: BankOptimizer) -> tuple[SearchState, BankOptimizer]:
-    data, tensors = pack_state(state, optimizer)
+    data, tensors = pack_state(state, optimizer, Neuroevolution(selector=GreedySelector(), mutate=R2RMutation()))
     folder.save_checkpoint("search", state.step, data, tensors)
     found = folder.load_checkpoint("search")
     assert found is not None

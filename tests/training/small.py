@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graftwork.bank import BlockBank, grow_bank
-from graftwork.execution import InputTransform
-from graftwork.genome import Block, Genome, Head, Layer, Pool
-from graftwork.member import Member, bind
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import BlockBank, grow_bank
+from graftwork.networks.execution import InputTransform
+from graftwork.networks.genome import Block, Genome, Head, Layer, Pool
 from graftwork.training import Augmentation, BankOptimizer, BatchStream, Rule, Rules, Trainer, constant, same_rule
 from graftwork.typing import BlockId
 

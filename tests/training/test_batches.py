@@ -84,20 +84,6 @@ def test_other_seed_other_order_and_other_augmentation() -> None:
     assert not _equal(one.batch(0), one.batch(1))
 
 
-def test_lines_with_augmentations_of_their_own_see_the_same_images_in_their_own_ways() -> None:
-    lines = (Augmentation("none", 0), Augmentation("random", 2))
-    stream, plain, shifted = (_stream(augmentation=augmentation) for augmentation in (Augmentation("none", 1), *lines))
-    alone = _stream(augmentation=stream.augmentation)
-    stream.line_augmentations = lines
-    for number in (0, 5):
-        assert _equal(stream.batch(number), alone.batch(number))
-        for line in range(4):
-            assert _equal(stream.batch(number, line), (plain, shifted)[line % 2].batch(number))
-            assert _equal(alone.batch(number, line), alone.batch(number))  # none of their own
-        assert torch.equal(stream.batch(number, 0)[1], stream.batch(number, 1)[1])
-        assert not torch.equal(stream.batch(number, 0)[0], stream.batch(number, 1)[0])
-
-
 def test_alternate_shows_every_example_both_ways_in_two_epochs() -> None:
     stream = _stream(batch_size=20, augmentation=Augmentation("alternate"))
     one, other = (stream.batch(epoch)[0][stream.examples(epoch).argsort()] for epoch in (0, 1))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftwork.bank import BlockBank, grow_bank
 from graftwork.errors import BankError, ConfigError, RunError
-from graftwork.member import bind
+from graftwork.networks import bind
+from graftwork.networks.bank import BlockBank, grow_bank
 from graftwork.training import ROLES, BankOptimizer, Rule, same_rule
 from graftwork.typing import BlockId, Role
 from tests.training.small import ADAM, LEFT, RIGHT, ROOT, RULES, bank_of, genome, layer, same, setting
@@ -48,8 +48,6 @@ def test_growth_adds_fresh_state_and_leaves_old_moments_bit_identical(name: str)
     assert same(before, {key: after[key] for key in before})
     assert {_block(key) for key in after if key not in before} == {"right", "head-right"}
     assert not [key for key in after if key not in before and key.count("/") == 2]  # no slots yet
-    full_and_slowed = [part.param_groups for part in state.optimizer._parts.values()]
-    assert all(len(groups) == 2 and groups[1]["params"] == [] for groups in full_and_slowed)
 
 
 @each_rule
@@ -261,6 +259,8 @@ def test_frozen_tensors_never_move() -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert torch.equal(weight, before)
+    optimizer.copy_block(BlockId("root"), BlockId("copy"))
+    assert [name for name, parameter in bank[BlockId("copy")].items() if not parameter.requires_grad] == ["filter"]
 
 
 def test_rules_must_cover_every_role_and_suit_it() -> None:
@@ -277,14 +277,22 @@ def test_rules_must_cover_every_role_and_suit_it() -> None:
         Rule("muon", 0.1, weight_decay=0.1, variant="norm-reset")
 
 
-def test_state_is_copied_between_entries_that_are_there_and_a_wrong_name_is_told() -> None:
+def test_copying_names_a_block_that_is_not_there_and_never_replaces_one() -> None:
     state = setting(RULES["adam"])
-    with pytest.raises(BankError, match="no block 'nobody'"):
-        state.optimizer.copy_state(BlockId("nobody"), BlockId("root"))
-    state.bank.copy(BlockId("root"), BlockId("copy"))
-    with pytest.raises(BankError, match="no block 'copy'"):
-        state.optimizer.copy_state(BlockId("root"), BlockId("copy"))
+    state.run(range(2))
+    grow_bank(state.bank, genome(layer("new", 6), head="head-new"), generator=torch.Generator().manual_seed(5))
+    before = state.snapshot()
+    with pytest.raises(BankError, match=r"got 'new'; sync\(\) takes in what is new"):
+        state.optimizer.copy_block(BlockId("new"), BlockId("copy"))
     with pytest.raises(BankError, match="never replaced"):
-        state.bank.copy(BlockId("root"), BlockId("copy"))
-    state.trainer.sync({BlockId("copy"): BlockId("root")})  # nothing has been trained yet: there is nothing to copy
+        state.optimizer.copy_block(BlockId("root"), BlockId("left"))
+    assert same(before, state.snapshot())
+    assert "copy" not in state.optimizer
+
+
+def test_the_copy_of_a_block_without_moments_has_none_either() -> None:
+    state = setting(RULES["adam"])
+    state.optimizer.copy_block(BlockId("root"), BlockId("copy"))
     assert state.optimizer.state()[0] == {}
+    state.run(range(1))
+    assert not any(key.startswith("copy/") for key in state.optimizer.state()[0])

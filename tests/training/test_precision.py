@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from graftwork.member import Member
-from graftwork.training import Augmentation, Precision, calibrate_speed, measure_precision
+from graftwork.machine import calibrate_speed, measure_precision
+from graftwork.networks import Member
+from graftwork.training import Augmentation, Precision
 from graftwork.training import _precision as module
 from tests.training.small import LEFT, RULES, same, setting, stream
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graftwork.errors import ConfigError
-from graftwork.genome import SEEDS
+from graftwork.networks.genome import SEEDS
 from graftwork.training import RECIPES, ROLES, Augmentation, Recipe, Rule, make_recipe
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -95,31 +95,3 @@ def test_unknown_keys_are_refused_at_every_depth(path: tuple[str, ...], message:
 def test_an_unknown_recipe_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
         make_recipe("papper")
-
-
-def test_options_of_lines_that_would_do_nothing_are_refused() -> None:
-    with pytest.raises(ConfigError, match="members_per_step must be at least 2"):
-        make_recipe("default", hit_power=2)
-    with pytest.raises(ConfigError, match=r"vote_weight 0\.3 .* members_per_step must be at least 2"):
-        make_recipe("default", vote_weight=0.3)
-    with pytest.raises(ConfigError, match=r"trunk_rate 0\.1 .* needs a fork_fraction"):
-        make_recipe("default", trunk_rate=0.1)
-    for lines in ({}, {"fork_fraction": 0.3, "members_per_step": 2}):
-        with pytest.raises(ConfigError, match=r"line_shifts \[0, 2\] .* need a fork_fraction.* members_per_step 1"):
-            make_recipe("default", line_shifts=(0, 2), **lines)
-    with pytest.raises(ConfigError, match="line_shifts"):
-        make_recipe("default", fork_fraction=0.3, line_shifts=(-1,))
-    for wrong in ({"vote_weight": 1.0}, {"vote_weight": -0.1}, {"trunk_rate": 1.1}, {"trunk_rate": -0.1}):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            make_recipe("default", **{"members_per_step": 2, "fork_fraction": 0.3, **wrong})
-    with pytest.raises(ConfigError, match="stay alike"):
-        make_recipe("default", fork_fraction=0.3, members_per_step=3, vote_weight=0.3)
-    for way in (
-        {"members_per_step": 2},
-        {"fork_start": "random"},
-        {"hit_power": 2, "trunk_rate": 0, "vote_weight": 0.3},
-    ):
-        recipe = make_recipe("default", **{"fork_fraction": 0.3, "members_per_step": 3, **way})
-        assert Recipe.from_dict(recipe.to_dict()) == recipe
-    recipe = make_recipe("default", fork_fraction=0.3, line_shifts=(0, 2))
-    assert Recipe.from_dict(recipe.to_dict()) == recipe

@@ -5,14 +5,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from graftwork.bank import grow_bank
 from graftwork.errors import DataError
-from graftwork.execution import InputTransform, shared_flops
-from graftwork.genome import Genome, Layer, forward_flops
-from graftwork.member import Member, bind
-from graftwork.training import Hopeless, Scorer
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import grow_bank
+from graftwork.networks.execution import InputTransform
+from graftwork.networks.genome import Genome, Layer, forward_flops
+from graftwork.training import Scorer
 from tests.strategies import genomes, grown, scramble, seeds
 from tests.training.small import LEFT, RIGHT, ROOT, RULES, TRANSFORM, Setting, genome, images, layer, same, setting
 
@@ -181,72 +180,9 @@ def test_wrong_data_are_refused() -> None:
         Scorer(data, labels, transform=TRANSFORM, calibration=data[:0])
 
 
-def test_evaluation_holds_classes_and_the_probability_of_the_true_one() -> None:
+def test_an_evaluation_holds_the_class_of_the_largest_logit_and_what_it_cost() -> None:
     state, scorer = _trained(), _scorer()
-    labels = images(45, 1)[1]
-    evaluation, probabilities = scorer.evaluate(state.members), scorer.logits(state.members).softmax(2)
-    assert np.array_equal(evaluation.predicted, probabilities.argmax(2).numpy())
-    true = probabilities[:, torch.arange(45), labels]
-    torch.testing.assert_close(torch.from_numpy(evaluation.confidence), true)
+    evaluation = scorer.evaluate(state.members)
+    assert np.array_equal(evaluation.predicted, scorer.logits(state.members).argmax(2).numpy())
     assert np.array_equal(evaluation.correct, scorer.score(state.members))
-
-
-def _in_turn(*batches: list[int]) -> tuple[Hopeless, list[list[int]]]:
-    """Names these rows after each batch; and what it was told then: how many answers of each member were missing."""
-    told: list[list[int]] = []
-
-    def hopeless(fewest: NDArray[np.int64], most: NDArray[np.int64]) -> NDArray[np.bool_]:
-        told.append((most - fewest).tolist())
-        return np.isin(np.arange(len(fewest)), batches[len(told) - 1])
-
-    return hopeless, told
-
-
-def _stopping(count: int = 45) -> Scorer:
-    scorer = _scorer(count)  # batches of 20
-    scorer.early_stop = True
-    return scorer
-
-
-def test_who_is_hopeless_is_not_asked_further_and_the_others_answer_the_same_to_the_bit() -> None:
-    state = _trained()
-    whole = _scorer().evaluate(state.members)
-    hopeless, left = _in_turn([1], [0])  # the second forgets that member 1 was named before
-    part = _stopping().evaluate(state.members, hopeless)
-    assert left == [[25, 25, 25], [5, 25, 5]]
-    for member, asked in enumerate([40, 20, 45]):
-        assert np.array_equal(part.predicted[member, :asked], whole.predicted[member, :asked])
-        assert np.array_equal(part.confidence[member, :asked], whole.confidence[member, :asked])
-        assert (part.predicted[member, asked:] == -1).all()
-        assert np.isnan(part.confidence[member, asked:]).all()
-    assert part.complete.tolist() == [False, False, True]
-    fewest, most = part.bounds
-    counts = whole.correct.sum(axis=1)
-    assert (fewest <= counts).all()
-    assert (counts <= most).all()
-    assert (most - fewest).tolist() == [5, 25, 0]
-
-
-def test_only_what_is_run_is_charged_and_what_nobody_needs_is_not_run() -> None:
-    state, scorer = _trained(), _stopping()
-    genomes = [member.genome for member in state.members]
-    hopeless, _ = _in_turn([1], [0])
-    expected = shared_flops(genomes) * (64 + 20) + shared_flops([genomes[0], genomes[2]]) * 20
-    assert scorer.evaluate(state.members, hopeless).flops == expected + shared_flops(genomes[2:]) * 5
-    assert scorer.evaluate(state.members).flops == scorer.flops(genomes) == _scorer().evaluate(state.members).flops
-
-
-def test_a_scorer_that_was_not_told_to_stop_early_asks_everyone_everything() -> None:
-    state = _trained()
-    hopeless, left = _in_turn([0, 1], [0, 1])
-    evaluation = _scorer().evaluate(state.members, hopeless)
-    assert evaluation.complete.all()
-    assert not left
-    fewest, most = evaluation.bounds
-    assert fewest.tolist() == most.tolist() == evaluation.correct.sum(axis=1).tolist()
-
-
-def test_after_the_last_batch_nobody_is_asked_who_is_hopeless() -> None:
-    hopeless, left = _in_turn([], [])
-    assert _stopping(count=20).evaluate(_trained().members, hopeless).complete.all()
-    assert not left
+    assert evaluation.flops == scorer.flops([member.genome for member in state.members])

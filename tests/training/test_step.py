@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, GraftworkError
-from graftwork.genome import num_parameters
-from graftwork.member import bind
-from graftwork.training import BankOptimizer, Rule, Trainer, constant, make_schedule, same_rule, shrink
+from graftwork.networks import bind
+from graftwork.networks.genome import num_parameters
+from graftwork.training import BankOptimizer, Rule, Trainer, Update, constant, make_schedule, same_rule, shrink
 from graftwork.typing import BlockId
 from tests.training.small import LEFT, RULES, bank_of, same, setting, stream
 
@@ -113,7 +113,7 @@ def test_small_images_are_shrunk_over_all_pixels_and_train_the_same_tensors() ->
     assert small.shape == (16, 3, 4, 4)
     assert small.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(small.mean(), x.mean(), atol=0.02)
-    loss = state.trainer.step(state.members[0], 5, 0.0, (4, 4))
+    loss = state.trainer.run([Update((state.members[0],), 5, 0.0, (4, 4))])
     resized = bind(state.members[0].genome.at_size(4, 4), state.bank)
     twin = bind(other.members[0].genome.at_size(4, 4), other.bank)
     other.optimizer.zero_grad()

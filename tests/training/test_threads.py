@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from graftwork.errors import ConfigError
-from graftwork.training import ThreadsChoice, Throwaway, candidate_threads, measure_threads
-from graftwork.training import _threads as module
+from graftwork.machine import ThreadsChoice, Throwaway, candidate_threads, measure_threads
+from graftwork.machine import _threads as module
 from tests.training.small import LEFT, RULES
 
 

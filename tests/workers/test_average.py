@@ -90,12 +90,15 @@ def test_a_new_member_of_the_optimizer_starts_as_a_plain_step_would() -> None:
         assert all(torch.equal(before[key], value) for key, value in after.items())
 
 
-def updates(state: Setting, numbers: range) -> list[Update]:
-    return [Update((state.members[number % len(state.members)],), number, 0.0) for number in numbers]
+def updates(state: Setting, numbers: range, *, each: int = 1) -> list[Update]:
+    """Updates of the members in turn, ``each`` of them at a time."""
+    endless = state.members * 2
+    starts = [number % len(state.members) for number in numbers]
+    return [Update(endless[i : i + each], number, 0.0) for i, number in zip(starts, numbers, strict=True)]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_ranks_end_a_stretch_with_the_same_bits_and_the_same_loss(size: int) -> None:
+@pytest.mark.parametrize(("size", "each"), [(2, 1), (3, 1), (3, 2)])
+def test_ranks_end_a_stretch_with_the_same_bits_and_the_same_loss(size: int, each: int) -> None:
     genomes = [LEFT, RIGHT, genome(layer("root", 6), layer("third", 8, kernel_size=1), head="head-third")][:size]
 
     def work(group: ThreadGroup) -> tuple[float, dict[str, torch.Tensor]]:
@@ -105,7 +108,7 @@ def test_ranks_end_a_stretch_with_the_same_bits_and_the_same_loss(size: int) -> 
         state.trainer.run = lambda given: (made.extend(given), run(given))[1]  # type: ignore[method-assign]
         shared = LocalStepsTrainer(state.trainer, group, sync_every=4)
         assert shared.updates_at_once == 4 * size
-        losses = [shared.run(updates(state, range(start, start + 9))) for start in (0, 9)]
+        losses = [shared.run(updates(state, range(start, start + 9), each=each)) for start in (0, 9)]
         assert 0 < len(made) < 18  # its own ones only
         return losses[1], state.snapshot()
 

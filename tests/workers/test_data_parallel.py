@@ -5,15 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from graftwork.config import SearchConfig, shared_part
 from graftwork.errors import ConfigError
 from graftwork.evolution import joint_train
-from graftwork.genome import num_parameters
+from graftwork.networks.genome import num_parameters
+from graftwork.session import SearchConfig, shared_part
 from graftwork.training import BatchStream, Update, part_of
-from graftwork.typing import BlockId
 from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, time_exchange, train_together
+from tests.session.test_session import tiny
 from tests.strategies import scramble
-from tests.test_session import tiny
 from tests.training.small import LEFT, RIGHT, RULES, Setting, same, setting, stream
 from tests.workers.ranks import ThreadGroup, together
 from tests.workers.test_average import updates
@@ -99,7 +98,7 @@ def test_norms_take_the_statistics_of_a_part_and_ranks_still_end_equal() -> None
 def test_parts_of_a_batch_are_the_whole_batch_to_the_bit(count: int) -> None:
     batches: BatchStream = stream()
     x, y = batches.batch(7)
-    parts = [batches.batch(7, None, part_of(batches.batch_size, index, count)) for index in range(count)]
+    parts = [batches.batch(7, part_of(batches.batch_size, index, count)) for index in range(count)]
     assert torch.equal(torch.cat([images for images, _ in parts]), x)
     assert torch.equal(torch.cat([labels for _, labels in parts]), y)
     sizes = [len(labels) for _, labels in parts]
@@ -184,16 +183,15 @@ def test_only_what_an_update_trains_is_sent_and_moved() -> None:
     def work(group: ThreadGroup) -> tuple[Setting, dict[str, torch.Tensor], int]:
         state = setting(RULES["adam"])
         state.run(range(2))
-        state.trainer.slow([BlockId("root")], 0.0)
         before = state.snapshot()
         DataParallelTrainer(state.trainer, group).run([Update((state.members[0],), 5, 0.0)])
         return state, before, sum(group.exchanged)
 
     for state, before, sent in together(2, work):
         moved = {key.split("/")[0] for key, value in state.snapshot().items() if not torch.equal(value, before[key])}
-        assert moved == {"left", "head-left"}
-        private = sum(p.numel() for key, p, _ in state.bank.parameters(["left", "head-left"]) if p.requires_grad)
-        assert sent == private + 2  # and the loss, and whether to stop
+        assert moved == {"root", "left", "head-left"}
+        bound = sum(p.numel() for p in state.members[0].parameters_by_key().values())
+        assert sent == bound + 2  # and the loss, and whether to stop
 
 
 def test_a_search_draws_and_counts_as_one_worker_does() -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from graftwork.execution import shared_flops
-from graftwork.genome import Genome, forward_flops
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import Genome, forward_flops
 from graftwork.workers import deal, deal_scoring, scoring_flops
 from tests.training.small import LEFT, RIGHT, genome, layer
 

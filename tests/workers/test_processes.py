@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from graftwork.workers import Group, launch
-from tests.test_session import result, tiny
+from tests.session.test_session import result, tiny
 from tests.workers.test_shared_search import SHARED, WAYS, assert_equal_runs, shared_run
 
 GRAFTWORK = ["-m", "graftwork", "search", "--quiet", "--no-report"]

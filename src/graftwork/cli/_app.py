@@ -3,14 +3,12 @@
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from graftwork import __version__
+from graftwork._version import __version__
 from graftwork.errors import GraftworkError, InputError, SearchInterruptedError
-
-__all__ = ["INTERRUPTED", "USAGE", "app", "emit", "guarded", "main", "say"]
 
 USAGE = 2
 """Exit code of bad input: an option, a file, a data set."""
@@ -81,7 +79,18 @@ def guarded(call: Callable[[], Any]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, and exit with its code."""
-    command: Callable[..., Any] = typer.main.get_command(app)
-    sys.exit(guarded(lambda: command(arguments, prog_name="graftwork", standalone_mode=False)))
+def run_app(application: typer.Typer, name: str, arguments: list[str] | None = None) -> NoReturn:
+    """Run an application on the command line, and exit with its code.
+
+    Args:
+        application: Commands and options.
+        name: Name of the program in its messages.
+        arguments: Words after the name; ``None``: those of this process.
+    """
+    command: Callable[..., Any] = typer.main.get_command(application)
+    sys.exit(guarded(lambda: command(arguments, prog_name=name, standalone_mode=False)))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run graftwork's command line, and exit with its code."""
+    run_app(app, "graftwork", arguments)

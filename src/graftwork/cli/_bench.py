@@ -8,11 +8,10 @@ import typer
 
 from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit
-from graftwork.cli._bench_cores import core_lines, core_rows
 from graftwork.errors import InputError
 
 if TYPE_CHECKING:
-    from graftwork.genome import Genome
+    from graftwork.networks.genome import Genome
 
 
 @app.command()
@@ -24,19 +23,18 @@ def bench(
     recipe: options.Recipe = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images an update. [default: the recipe's]")] = None,
     passes: options.Passes = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Cores to use, as threads or workers. [default: torch's choice; all]")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch. [default: torch's choice]")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each measurement takes, about.")] = 1.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show what this machine does at best, and how fast it trains a network in each precision and way to use its cores.
+    """Show what this machine does at best, and how fast it trains a network in each precision.
 
     Shares are of the larger of the two peaks, and count the operations of products and convolutions only.
     """
     import torch
 
-    from graftwork.runs import keep_memory, machine
+    from graftwork.machine import keep_memory
+    from graftwork.runs import machine
     from graftwork.training import make_recipe
 
     if threads is not None:
@@ -47,20 +45,13 @@ def bench(
     chosen = make_recipe(recipe or "default")
     size = batch_size or chosen.batch_size
     ways = _ways(passes)
-    genomes = dict(_genomes(target))
-    rows = [row for name, genome in genomes.items() for row in _rows(name, genome, chosen, size, ways, seconds)]
-    shared = [
-        row
-        for name, genome in genomes.items()
-        for row in core_rows(genome, chosen, size, ways, _fastest(rows, name), cores=threads, seconds=seconds)
-    ]
+    rows = [row for name, genome in _genomes(target) for row in _rows(name, genome, chosen, size, ways, seconds)]
     peaks = [row.pop("peak") for row in rows]
     found: dict[str, Any] = {
         "machine": machine(),
         "batch_size": size,
         "peaks": {p["precision"]: p for p in peaks},
         "steps": rows,
-        "cores": shared,
     }
     if as_json:
         emit(found)
@@ -74,19 +65,12 @@ def bench(
             f"  {row['network']:<12} {row['precision']:<9} {row['passes']:<9} {row['steps_per_second']:8.2f} steps/s  "
             f"{row['flops_per_second'] / 1e9:8,.0f} GFLOP/s  {row['share_of_peak']:6.1%} of peak"
         )
-    for line in core_lines(shared):
-        typer.echo(line)
-
-
-def _fastest(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Of the rows of a network."""
-    return max((row for row in rows if row["network"] == name), key=lambda row: float(row["steps_per_second"]))
 
 
 def _ways(passes: str | None) -> dict[str, Any]:
     """Name → kernels, of the ways to run passes that were asked for and can be had."""
     from graftwork.datasets import cache_folder
-    from graftwork.kernels import build
+    from graftwork.networks.kernels import build
 
     if passes not in (None, "auto", "compiled", "torch"):
         raise InputError(f"--passes: expected auto, compiled or torch, got {passes!r}")
@@ -104,9 +88,10 @@ def _rows(
 ) -> list[dict[str, Any]]:
     from typing import get_args
 
-    from graftwork.execution import using_kernels
-    from graftwork.genome import training_flops
-    from graftwork.training import Precision, calibrate_speed, measure_peak
+    from graftwork.machine import calibrate_speed, measure_peak
+    from graftwork.networks.execution import using_kernels
+    from graftwork.networks.genome import training_flops
+    from graftwork.training import Precision
 
     rows = []
     augmentation = recipe.augmentation.resolve(genome.input_shape)
@@ -138,7 +123,7 @@ def _rows(
 
 def _genomes(target: str) -> list[tuple[str, "Genome"]]:
     """Name and genome of what is to be measured: of a run its survivors."""
-    from graftwork.genome import SEEDS, Genome, seed_genome
+    from graftwork.networks.genome import SEEDS, Genome, seed_genome
     from graftwork.runs import RunFolder
 
     if target in SEEDS:

@@ -24,8 +24,8 @@ def distil(
     as_json: options.Json = False,
 ) -> None:
     """Train one network on with an ensemble's soft labels, beside the same FLOPs without them; both become members."""
-    from graftwork.experiments import distil as distil_run
-    from graftwork.runs import keep_memory
+    from graftwork.machine import keep_memory
+    from graftwork.session import distil as distil_run
 
     keep_memory()
     found = distil_run(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, note=say)

@@ -23,22 +23,13 @@ def ensemble(
         typer.Option(help="What is stacked: logits, or penultimate (opens the test split once more; needs the data)."),
     ] = "logits",
     seed: Annotated[int, typer.Option(help="Of the stacker.")] = 0,
-    leak: Annotated[
-        bool,
-        typer.Option("--leak-test", help="Compare stackers fitted on training data and on blend; needs the data."),
-    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
-    from graftwork.combination import METHODS, PENULTIMATE_METHODS, combine, members_of
     from graftwork.runs import RunFolder
+    from graftwork.session import METHODS, PENULTIMATE_METHODS, combine, members_of
 
     folder = RunFolder.open(run)
-    if leak:
-        if method or members != "survivors":
-            raise ConfigError("--leak-test fits the stackers of all survivors; leave out --members and --method")
-        _tell_leak(run, as_json=as_json)
-        return
     unknown = [name for name in method or () if name not in METHODS]
     if unknown:
         raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {unknown[0]!r}")
@@ -60,23 +51,6 @@ def ensemble(
                 f"{row['method']:<30} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
                 f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
             )
-
-
-def _tell_leak(run: Path, *, as_json: bool) -> None:
-    from graftwork.experiments import leak_test
-
-    found = leak_test(run)
-    if as_json:
-        emit(found)
-        return
-    for row in found["rows"]:
-        typer.echo(
-            f"{row['method']:<8} fitted on {found['num_examples']} {row['fitted_on']:<8} images: "
-            f"{row['fitted_accuracy']:.4f} there  {row['test_accuracy']:.4f} test  NLL {row['nll']:.4f}"
-        )
-    for name, gap in found["differences"].items():
-        low, high = gap["interval"]
-        typer.echo(f"{name}: {100 * gap['value']:+.2f} points of test [{100 * low:+.2f}, {100 * high:+.2f}]")
 
 
 @app.command()

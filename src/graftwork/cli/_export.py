@@ -63,8 +63,8 @@ def export(
 
 
 def _export_ensemble(run: Any, name: str, to: str, target: Path, *, overwrite: bool) -> None:
-    from graftwork.combination import load_ensemble
     from graftwork.exporting import Joined, export_ensemble
+    from graftwork.session import load_ensemble
 
     ensemble, transform, data = load_ensemble(run, name)
     stored = run.read_json(f"ensembles/{name}.json")
@@ -143,7 +143,7 @@ def _classifier(path: Path, member: str | None, ensemble: str | None) -> _Classi
 
         folder = RunFolder.open(path)
         if ensemble is not None:
-            from graftwork.combination import load_ensemble
+            from graftwork.session import load_ensemble
 
             joined, transform, data = load_ensemble(folder, ensemble)
             shape = data["genome"]["input_shape"]

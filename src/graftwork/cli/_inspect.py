@@ -37,7 +37,7 @@ def _inspect(target: Path) -> dict[str, Any]:
 
 
 def _json_file(path: Path) -> dict[str, Any]:
-    from graftwork.genome import Genome, draw
+    from graftwork.networks.genome import Genome, draw
 
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def data(
     as_json: options.Json = False,
 ) -> None:
     """Show what was found in a data set: shape, classes, splits, fingerprint."""
-    from graftwork.config import Problem, SearchConfig
+    from graftwork.session import Problem, SearchConfig
 
     flags = {key: value for key, value in dict(locals()).items() if key not in ("config", "as_json")}
     flags = {key: value for key, value in flags.items() if key not in ("Problem", "SearchConfig")}

@@ -5,25 +5,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = [
-    "Budget",
-    "Config",
-    "Data",
-    "Device",
-    "ImageColumn",
-    "ImageSize",
-    "Json",
-    "LabelColumn",
-    "Out",
-    "Precision",
-    "Quiet",
-    "Recipe",
-    "Run",
-    "Seed",
-    "SkipBad",
-    "Threads",
-]
-
 Data = Annotated[
     str | None,
     typer.Option(

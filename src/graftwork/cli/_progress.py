@@ -5,15 +5,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from graftwork.cli._app import emit, say
-from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from graftwork.config import Setup
     from graftwork.evolution import Generation, SearchState
+    from graftwork.session import Setup
 
-__all__ = ["BarListener", "JsonListener", "LineListener", "make_listener"]
 
 _LINE_EVERY = 10.0
 
@@ -62,7 +60,7 @@ class LineListener:
         self._stage, self._rate = stage, None
         say(_headline(stage, setup))
 
-    def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
+    def on_step(self, state: "SearchState", member: str, loss: float, progress: float) -> None:
         """Say where it stands, now and then."""
         self._rate = self._rate or _Rate(state.step, progress)
         if time.monotonic() - self._spoken > _LINE_EVERY:
@@ -89,7 +87,7 @@ class JsonListener(LineListener):
         """Tell the plan."""
         emit({"type": "stage", "stage": stage, "flops": setup.plan.flops, "steps": setup.plan.total_steps})
 
-    def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
+    def on_step(self, state: "SearchState", member: str, loss: float, progress: float) -> None:
         """Say nothing."""
 
     def on_generation(self, stage: str, generation: "Generation") -> None:
@@ -136,7 +134,7 @@ class BarListener:
         self._rate, self._best = None, "–"
         self._bar.start()
 
-    def on_step(self, state: "SearchState", member: MemberId, loss: float, progress: float) -> None:
+    def on_step(self, state: "SearchState", member: str, loss: float, progress: float) -> None:
         """Move the bar."""
         if self._bar is None or self._task is None:
             return

@@ -9,7 +9,7 @@ from graftwork.cli import _options as options
 from graftwork.cli._app import app, say
 
 if TYPE_CHECKING:
-    from graftwork.config import Problem
+    from graftwork.session import Problem
 
 
 def write_report(path: Path, *, problem: "Problem | None" = None) -> Path:
@@ -25,9 +25,9 @@ def report(
     images: Annotated[bool, typer.Option(help="Show images; needs the data set that the run was made on.")] = True,
 ) -> None:
     """Write the report of a run, finished or not."""
-    from graftwork.config import Problem, SearchConfig
     from graftwork.errors import InputError
     from graftwork.runs import RunFolder
+    from graftwork.session import Problem, SearchConfig
 
     folder = RunFolder.open(run)
     problem = None

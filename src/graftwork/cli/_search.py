@@ -1,22 +1,18 @@
 """``graftwork search``, ``train`` and ``config``."""
 
 import os
-import signal
-import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, say
+from graftwork.cli._app import app
+from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError
 
 if TYPE_CHECKING:
-    from graftwork.config import SearchConfig
-    from graftwork.ways import WorkersChoice
-    from graftwork.workers import Group
+    from graftwork.session import SearchConfig
 
 Count = Annotated[int | None, typer.Option(min=1)]
 Share = Annotated[float | None, typer.Option(help="A share below 1, or a number of images.")]
@@ -27,11 +23,7 @@ def search(
     data: options.Data = None,
     recipe: options.Recipe = None,
     selection: Annotated[
-        str | None, typer.Option(help="greedy, coevolution, soft-coevolution, pareto, tournament, age or random.")
-    ] = None,
-    early_stop_scoring: Annotated[
-        bool | None,
-        typer.Option("--early-stop-scoring", help="Stop scoring who can't be chosen any more (greedy, one worker)."),
+        str | None, typer.Option(help="greedy, coevolution, pareto, tournament, age or random.")
     ] = None,
     scoring_batch_size: Annotated[int | None, typer.Option(help="Images in a pass of scoring. [default: 500]")] = None,
     budget: options.Budget = None,
@@ -48,37 +40,12 @@ def search(
     initial_steps: Annotated[int | None, typer.Option(help="N_i, updates of the seed alone.")] = None,
     steps_per_generation: Annotated[int | None, typer.Option(help="N_j, updates a generation.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
-    members_per_step: Annotated[
-        int | None, typer.Option(help="S, members that an update trains together. [default: 1, the poster's]")
-    ] = None,
-    hit_power: Annotated[
-        float | None,
-        typer.Option(help="p: members trained together weigh examples by (1 + hits of those before)^-p. [default: 0]"),
-    ] = None,
-    vote_weight: Annotated[
-        float | None,
-        typer.Option(help="w: members trained together learn by this part from the others' mean vote. [default: 0]"),
-    ] = None,
     min_shared_fraction: Annotated[
         float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
     ] = None,
     max_params: Annotated[int | None, typer.Option(help="Most parameters of a member.")] = None,
     max_flops: Annotated[int | None, typer.Option(help="Most FLOPs of a member's forward pass, one image.")] = None,
     concat_probability: Annotated[float | None, typer.Option(help="Of widening half of the channels.")] = None,
-    fork_fraction: Annotated[
-        float | None,
-        typer.Option(help="Share of the budget after which K lines with private blocks part. [default: never]"),
-    ] = None,
-    fork_layer: Annotated[int | None, typer.Option(help="First layer, from 0, that each line has for itself.")] = None,
-    fork_start: Annotated[str | None, typer.Option(help="Private blocks: copy, or random (begun anew).")] = None,
-    line_shifts: Annotated[
-        list[int] | None,
-        typer.Option("--line-shift", help="Largest shift of images, for each line its own: repeat in order of lines."),
-    ] = None,
-    trunk_rate: Annotated[
-        float | None,
-        typer.Option(help="Factor on the learning rate of what several lines share; 0 freezes it. [default: 1]"),
-    ] = None,
     random_padding: Annotated[
         bool | None, typer.Option("--random-padding", help="Grow without preserving the function (control).")
     ] = None,
@@ -95,11 +62,9 @@ def search(
     passes: options.Passes = None,
     threads: options.Threads = None,
     workers: Annotated[
-        str | None,
+        int | None,
         typer.Option(
-            help="Processes that search together on this machine (torchrun starts them on several); auto: one, or one "
-            "a core where that is measured to be clearly faster. [default: 1]",
-            metavar="NUMBER",
+            help="Processes that search together on this machine (torchrun starts them on several). [default: 1]"
         ),
     ] = None,
     sync_every: Annotated[
@@ -119,7 +84,6 @@ def search(
     given = dict(locals())
     flags = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
     flags["max_parameters"] = flags.pop("max_params")
-    flags["workers"] = int(workers) if workers and workers.isdecimal() else workers  # the config checks the rest
     if resume is not None:
         changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
         if changed:
@@ -154,7 +118,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train one genome alone, by the same recipes and budgets as a search."""
-    from graftwork.genome import SEEDS
+    from graftwork.networks.genome import SEEDS
 
     given = dict(locals())
     flags = {key: value for key, value in given.items() if key not in (*_NOT_OPTIONS, "genome", "SEEDS")}
@@ -177,7 +141,7 @@ def show_config(
 
 
 def _load_config(path: Path | None, flags: dict[str, Any]) -> "SearchConfig":
-    from graftwork.config import SearchConfig
+    from graftwork.session import SearchConfig
 
     return SearchConfig.load(path, **flags)
 
@@ -208,88 +172,12 @@ def run_session(
     Returns:
         What ``result.json`` holds; nothing where other processes do the work, or this one only takes part in it.
     """
-    from graftwork.cli._workers import lead, settle_workers, wanted_workers
+    from graftwork.cli._workers import launch_session, lead, wanted_workers
 
-    chosen = None
-    if config is not None and config.workers == "auto":
-        config, chosen = settle_workers(out, config, told=not quiet and not as_json)
     size, launching = wanted_workers(out, config)
     if launching:
-        from graftwork.cli._workers import launch_session
-
-        launch_session(size, out, config, chosen, report=report, quiet=quiet, as_json=as_json)
+        launch_session(size, out, config, report=report, quiet=quiet, as_json=as_json)
         return {}
     if size > 1:
         return lead(out, config, report=report, quiet=quiet, as_json=as_json)
-    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json, chosen=chosen)
-
-
-def session_to_its_end(
-    out: Path,
-    config: "SearchConfig | None",
-    *,
-    report: bool,
-    quiet: bool,
-    as_json: bool,
-    group: "Group | None" = None,
-    chosen: "WorkersChoice | None" = None,
-) -> dict[str, Any]:
-    """Start or resume a run in this process, which is alone or rank 0 of a group."""
-    from graftwork.cli._progress import make_listener
-    from graftwork.runs import keep_memory
-    from graftwork.session import Session
-
-    keep_memory()
-    listener = make_listener(quiet=quiet, as_json=as_json)
-    if not quiet and not as_json:
-        say(f"run folder: {out}")
-    if config is None:
-        session = Session.resume(out, listener=listener, group=group)
-    else:
-        session = Session.start(config, out, listener=listener, group=group, chosen=chosen)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        session.stop_requested = True
-        if group is not None:
-            group.stop_wanted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        say("stopping after this step; once more to stop at once")
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        result = session.run()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        getattr(listener, "close", lambda: None)()
-    page = _write_report(session.folder.path, session) if report else None
-    if as_json:
-        emit({"type": "result", **result, "report": str(page) if page else None})
-    else:
-        _tell(result, page)
-    return result
-
-
-def _write_report(path: Path, session: Any) -> Path:
-    from graftwork.cli._report import write_report
-
-    return write_report(path, problem=session.problem)
-
-
-def _row(name: str, entry: dict[str, Any]) -> str:
-    return (
-        f"  {name:<14} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
-        f"{entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
-    )
-
-
-def _tell(result: dict[str, Any], page: Path | None) -> None:
-    spent = (result["training_flops"] + result["scoring_flops"]) / 1e15
-    lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
-    lines += [_row(f"best ({result['best']['id']})", result["best"])]
-    lines += [_row(entry["id"], entry) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
-    lines += [_row(f"{entry['method']} ensemble", entry) for entry in result["ensemble"] or ()]
-    if result["seed_network"]:
-        lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
-    if page is not None:
-        lines += [f"report: {page}"]
-    typer.echo("\n".join(lines), file=sys.stdout)
+    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json)

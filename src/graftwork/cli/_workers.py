@@ -9,39 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from graftwork.cli._app import guarded, say
-from graftwork.cli._search import session_to_its_end
-from graftwork.config import Problem, SearchConfig, seed_of
+from graftwork.cli._app import guarded
+from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError, InputError, ResourceError
 from graftwork.runs import RunFolder
-from graftwork.ways import WorkersChoice, choose_workers
-
-__all__ = ["launch_session", "lead", "settle_workers", "wanted_workers"]
-
-
-def settle_workers(out: Path, config: SearchConfig, *, told: bool) -> tuple[SearchConfig, WorkersChoice | None]:
-    """Put a number where a new run asks for ``auto``: torchrun's, or what is measured to be faster.
-
-    Args:
-        out: The run folder, which must be free.
-        config: With ``auto``.
-        told: Whether the user is told.
-
-    Returns:
-        The config with the number, and what was measured; ``None`` under torchrun.
-    """
-    from graftwork.workers import given_size
-
-    given = given_size()
-    if given is not None:
-        return replace(config, workers=given), None
-    RunFolder.check_free(out)
-    problem = Problem.load(config)
-    batch_size = min(config.recipe.batch_size, len(problem.splits.train))
-    choice = choose_workers(config, seed_of(config, problem), batch_size)
-    if told:
-        say(f"workers: {choice.workers} ({choice.reason})")
-    return replace(config, workers=choice.workers), choice
+from graftwork.session import SearchConfig
 
 
 def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
@@ -54,7 +26,7 @@ def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
     from graftwork.workers import given_size
 
     given = given_size()
-    asked = int((config or _stored(out)).workers)
+    asked = (config or _stored(out)).workers
     if given is None:
         return asked, asked > 1
     if config is not None and asked not in (1, given):
@@ -72,16 +44,13 @@ def _hint(error: ResourceError, out: Path) -> ResourceError:
     return ResourceError(f"{error}; {how}")
 
 
-def launch_session(
-    size: int, out: Path, config: SearchConfig | None, chosen: WorkersChoice | None = None, **how: bool
-) -> None:
+def launch_session(size: int, out: Path, config: SearchConfig | None, **how: bool) -> None:
     """Start the workers on this machine and wait for them.
 
     Args:
         size: How many.
         out: The run folder.
         config: Options; ``None``: resume.
-        chosen: How their number was chosen; ``None``: it was given.
         **how: As of `graftwork.cli._search.run_session`.
 
     Raises:
@@ -94,33 +63,25 @@ def launch_session(
     if config is not None:
         RunFolder.check_free(out)
     try:
-        code = launch(_worker, size, out, config.to_toml() if config is not None else None, chosen, how)
+        code = launch(_worker, size, out, config.to_toml() if config is not None else None, how)
     except ResourceError as error:
         raise _hint(error, out) from error
     if code:
         sys.exit(code)
 
 
-def _worker(method: str, out: Path, config: str | None, chosen: WorkersChoice | None, how: dict[str, bool]) -> None:
+def _worker(method: str, out: Path, config: str | None, how: dict[str, bool]) -> None:
     """One worker, in a process of its own."""
     given = None if config is None else SearchConfig.from_dict(tomllib.loads(config))
-    sys.exit(guarded(lambda: lead(out, given, chosen, method=method, **how)))
+    sys.exit(guarded(lambda: lead(out, given, method=method, **how)))
 
 
-def lead(
-    out: Path,
-    config: SearchConfig | None,
-    chosen: WorkersChoice | None = None,
-    *,
-    method: str = "env://",
-    **how: bool,
-) -> dict[str, Any]:
+def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **how: bool) -> dict[str, Any]:
     """Take part in a search: rank 0 leads it and tells its outcome, the others follow.
 
     Args:
         out: The run folder, which rank 0 alone touches.
         config: Options; ``None``: resume.
-        chosen: How the number of workers was chosen; ``None``: it was given.
         method: Where the workers meet.
         **how: As of `graftwork.cli._search.run_session`.
     """
@@ -135,9 +96,9 @@ def lead(
             config = replace(config, workers=group.size)
             if restarted() and (out / "config.toml").is_file() and _stored(out) == config:
                 config = None
-        return session_to_its_end(out, config, group=group, chosen=chosen, **how)
+        return session_to_its_end(out, config, group=group, **how)
     except InputError:
-        from graftwork.briefing import dismiss
+        from graftwork.session import dismiss
 
         if group.leads:
             with suppress(ResourceError):  # they may have found the same mistake, and be gone
@@ -152,8 +113,8 @@ def lead(
 
 
 def _follow(group: Any) -> None:
-    from graftwork.briefing import follow
-    from graftwork.runs import keep_memory
+    from graftwork.machine import keep_memory
+    from graftwork.session import follow
 
     keep_memory()
 

@@ -22,8 +22,6 @@ from graftwork.datasets._dataset import ImageDataset, check_labels
 from graftwork.datasets._sources import Raw
 from graftwork.errors import ResourceError
 
-__all__ = ["cache_folder", "cached", "source_key"]
-
 VERSION = 1
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -18,8 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from graftwork.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "common_shape", "decode", "fit", "open_image", "read_image"]
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """Endings of files that count as images in a folder, in any case."""
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from graftwork.errors import DataError
 
-__all__ = ["ImageDataset", "Images", "Labels", "check_labels"]
-
 Images = NDArray[np.uint8]
 """uint8 [N, H, W, C], as a rule a read-only memory map."""
 Labels = NDArray[np.int64]
@@ -62,14 +60,6 @@ class ImageDataset:
             count += len(part)
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
-
-    def channel_mean(self, rows: Labels | None = None) -> NDArray[np.float64]:
-        """Mean of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
-        return self.channel_moments(rows)[0]
-
-    def channel_std(self, rows: Labels | None = None) -> NDArray[np.float64]:
-        """Standard deviation of each channel over some rows (``None``: all), of values scaled to [0, 1]."""
-        return self.channel_moments(rows)[1]
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.shape))

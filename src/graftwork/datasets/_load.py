@@ -19,8 +19,6 @@ from graftwork.datasets._sources import (
 from graftwork.datasets._tables import open_hub, read_hub, read_parquet
 from graftwork.errors import DataError
 
-__all__ = ["load_dataset"]
-
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 

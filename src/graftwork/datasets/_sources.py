@@ -15,8 +15,6 @@ from graftwork.datasets._convert import IMAGE_SUFFIXES, common_shape, decode, fi
 from graftwork.datasets._unpickle import UnsafePickleError, read_arrays
 from graftwork.errors import DataError
 
-__all__ = ["Raw", "ReadOptions", "image_files", "is_cifar_folder", "read_cifar", "read_digits", "read_folder"]
-
 
 @dataclass
 class Raw:

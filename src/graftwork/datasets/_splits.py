@@ -8,8 +8,6 @@ import numpy as np
 from graftwork.datasets._dataset import ImageDataset, Labels
 from graftwork.errors import DataError
 
-__all__ = ["Splits", "describe", "split"]
-
 
 @dataclass(frozen=True, eq=False)
 class Splits:

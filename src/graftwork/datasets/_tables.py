@@ -13,8 +13,6 @@ from graftwork.datasets._convert import decode
 from graftwork.datasets._sources import Raw, ReadOptions
 from graftwork.errors import DataError
 
-__all__ = ["open_hub", "read_hub", "read_parquet"]
-
 _SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
 

@@ -12,8 +12,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UnsafePickleError", "read_arrays"]
-
 
 class UnsafePickleError(Exception):
     """A pickle that asks for more than CIFAR-10 needs; nothing of it was executed."""

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from graftwork.ensembles._check import check_blend
 from graftwork.errors import ConfigError, InputError
 
-__all__ = ["ForwardSelection", "fit_temperature", "greedy_forward_selection", "mean_probabilities"]
-
 _FLOOR = float(np.finfo(np.float64).tiny)
 
 

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from graftwork.errors import InputError
 
-__all__ = ["check_blend", "check_outputs"]
-
 
 def check_outputs(outputs: Tensor, num_members: int) -> None:
     """Raise InputError unless [example, member, feature] with that many members."""

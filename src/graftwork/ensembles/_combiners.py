@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from graftwork.ensembles._check import check_outputs
 from graftwork.errors import ConfigError
 
-__all__ = ["Combiner", "MeanCombiner", "StackedCombiner", "TemperatureCombiner"]
-
 
 class MeanCombiner(nn.Module):
     """The mean of the members' probabilities, weighted or not. It has nothing to train.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from graftwork.ensembles._combiners import Combiner
 from graftwork.errors import InputError
 
-__all__ = ["Ensemble"]
-
 
 class Ensemble(nn.Module):
     """Members and a combiner, as one module that predicts.

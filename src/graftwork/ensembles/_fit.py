@@ -15,8 +15,6 @@ from graftwork.ensembles._combiners import Combiner, MeanCombiner, StackedCombin
 from graftwork.ensembles._stack import StackSettings, fit_stacked
 from graftwork.errors import ConfigError
 
-__all__ = ["COMBINERS", "fit_combiner"]
-
 Fitted = tuple[MeanCombiner | StackedCombiner, Tensor]
 """A combiner, and the log-probabilities [example, class] with which its temperature can be fitted fairly."""
 

@@ -10,8 +10,6 @@ from graftwork.ensembles._check import check_blend
 from graftwork.ensembles._combiners import StackedCombiner
 from graftwork.errors import ConfigError
 
-__all__ = ["StackFit", "StackSettings", "fit_stacked"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StackSettings:
@@ -74,7 +72,7 @@ def fit_stacked(
 ) -> StackFit:
     """Train a stacker on the blend split.
 
-    Early stopping is cross-fitted: the examples are dealt into folds, one model a fold trains on the other folds,
+    How long to train is cross-fitted: the examples are dealt into folds, one model a fold trains on the other folds,
     and the epoch after which the held-out examples of all folds together are most likely is the number of epochs
     for which the final model trains on everything.
 

@@ -8,8 +8,6 @@ from torch import Tensor
 from graftwork.ensembles._combiners import Combiner, MeanCombiner, StackedCombiner, TemperatureCombiner
 from graftwork.errors import RunError
 
-__all__ = ["combiner_from", "describe_combiner"]
-
 
 def describe_combiner(combiner: Combiner) -> dict[str, Any]:
     """Return plain data from which, with its ``state_dict``, ``combiner_from`` makes the same combiner again."""

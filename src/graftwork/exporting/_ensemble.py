@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork import __version__
+from graftwork._version import __version__
 from graftwork.errors import InputError
-from graftwork.execution import InputTransform, Output, Segment, prefix_tree, walk
 from graftwork.exporting._export import TOLERANCES, ExportReport, Subject, check_arguments, exact_twin, write_checked
 from graftwork.exporting._formats import ExportFormat, Sheet
 from graftwork.exporting._source import render_ensemble
 from graftwork.exporting._tensors import segment_tensors
-from graftwork.member import Member
-
-__all__ = ["Joined", "export_ensemble"]
+from graftwork.networks import Member
+from graftwork.networks.execution import InputTransform, Output, Segment, prefix_tree, walk
 
 
 @dataclass(frozen=True, eq=False)

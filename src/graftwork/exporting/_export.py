@@ -12,17 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graftwork import __version__
+from graftwork._version import __version__
 from graftwork.errors import GraftworkError, InputError, ResourceError
-from graftwork.execution import InputTransform
 from graftwork.exporting._formats import FILES, ExportFormat, Sheet, can_run, open_export, write_files
 from graftwork.exporting._source import plain_network, render_source
 from graftwork.exporting._tensors import plain_tensors
-from graftwork.member import Member
+from graftwork.networks import Member
+from graftwork.networks.execution import InputTransform
 from graftwork.numerics import output_gap
 from graftwork.typing import Norm
-
-__all__ = ["TOLERANCES", "ExportReport", "Subject", "check_arguments", "exact_twin", "export_member", "write_checked"]
 
 EXACT_TOLERANCE = 1e-9
 """Largest relative gap in float64, where rounding is far below it and any wrong operation far above."""

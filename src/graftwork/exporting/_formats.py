@@ -19,8 +19,6 @@ from graftwork.errors import InputError
 from graftwork.exporting._source import plain_network
 from graftwork.typing import Shape
 
-__all__ = ["FILES", "ExportFormat", "Exported", "Sheet", "open_export", "write_files"]
-
 ExportFormat = Literal["source", "pt2", "onnx"]
 
 FILES: Mapping[ExportFormat, tuple[str, ...]] = {

@@ -13,11 +13,9 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from torch import Tensor, nn
 
-from graftwork.execution import InputTransform, Segment
-from graftwork.genome import Block, Genome, Layer, Pool, summary
+from graftwork.networks.execution import InputTransform, Segment
+from graftwork.networks.genome import Block, Genome, Layer, Pool, summary
 from graftwork.typing import Activation, Norm
-
-__all__ = ["fused_blocks", "halves", "load_source", "plain_network", "render_ensemble", "render_source"]
 
 LINE_LENGTH = 120
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from graftwork.execution import Segment
 from graftwork.exporting._source import fused_blocks, halves
-from graftwork.genome import Layer
-from graftwork.member import Member
+from graftwork.networks import Member
+from graftwork.networks.execution import Segment
+from graftwork.networks.genome import Layer
 from graftwork.typing import BlockId
-
-__all__ = ["plain_tensors", "segment_tensors"]
 
 
 def _norm_tensors(member: Member, norm: str, blocks: Sequence[tuple[BlockId, int]]) -> dict[str, Tensor]:

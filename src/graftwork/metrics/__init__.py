@@ -26,12 +26,14 @@ from graftwork.metrics._diversity import (
     oracle_accuracy,
     q_statistic,
 )
+from graftwork.metrics._entry import Entry, difference
 from graftwork.metrics._intervals import bootstrap_interval, wilson_interval
 from graftwork.metrics._profiles import Profile, ProfileRow, make_profile, order_examples
 from graftwork.metrics._rank import kendall_tau
 
 __all__ = [
     "Diversity",
+    "Entry",
     "Profile",
     "ProfileRow",
     "Reliability",
@@ -39,6 +41,7 @@ __all__ = [
     "accuracy_by_class",
     "bootstrap_interval",
     "confusion_matrix",
+    "difference",
     "disagreement",
     "diversity",
     "double_fault",

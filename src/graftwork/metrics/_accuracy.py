@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from graftwork.errors import InputError
 from graftwork.metrics._check import check_predictions
 
-__all__ = ["accuracy", "accuracy_by_class", "confusion_matrix"]
-
 
 def accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     """Return the share of int64 [example] predictions that equal their labels.

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from graftwork.errors import InputError
 from graftwork.metrics._check import check_probabilities
 
-__all__ = ["Reliability", "expected_calibration_error", "negative_log_likelihood", "reliability"]
-
 
 @dataclass(frozen=True, eq=False)
 class Reliability:

@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["check_correct", "check_predictions", "check_probabilities"]
-
 
 def check_correct(correct: NDArray[np.bool_], *, min_members: int = 1) -> None:
     """Raise InputError unless bool [member, example] with enough members and at least one example."""

@@ -13,16 +13,6 @@ from numpy.typing import NDArray
 from graftwork.errors import InputError
 from graftwork.metrics._check import check_correct, check_predictions
 
-__all__ = [
-    "Diversity",
-    "disagreement",
-    "diversity",
-    "double_fault",
-    "majority_vote",
-    "oracle_accuracy",
-    "q_statistic",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Diversity:

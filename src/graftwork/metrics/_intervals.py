@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from graftwork.errors import InputError
 
-__all__ = ["bootstrap_interval", "wilson_interval"]
-
 
 def wilson_interval(num_correct: int, num_examples: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a share (Wilson 1927), which stays in [0, 1] and holds at few examples.

@@ -11,8 +11,6 @@ from graftwork.errors import InputError
 from graftwork.metrics._check import check_correct, check_predictions
 from graftwork.metrics._diversity import majority_vote
 
-__all__ = ["Profile", "ProfileRow", "make_profile", "order_examples"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProfileRow:

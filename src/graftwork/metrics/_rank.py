@@ -7,8 +7,6 @@ from numpy.typing import ArrayLike
 
 from graftwork.errors import InputError
 
-__all__ = ["kendall_tau"]
-
 
 def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
     """Return Kendall's τ-b of two scores for the same items (Kendall 1945), with ties taken into account.

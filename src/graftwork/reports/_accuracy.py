@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["accuracy_figure", "standing_figure"]
-
 
 @styled
 def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]) -> "Figure":

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from graftwork.metrics import Profile
 
-__all__ = ["build_report", "report_data", "run_figures", "write_figure"]
 
 _MAX_GENOMES = 4
 

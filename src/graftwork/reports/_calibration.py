@@ -12,7 +12,6 @@ from graftwork.reports._style import FAINT, INK, MUTED, PAPER, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["calibration_figure"]
 
 _LEAST = 5
 

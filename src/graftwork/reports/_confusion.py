@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Mistake", "confused_pairs", "confusion_figure", "worst_mistakes"]
-
 
 @dataclass(frozen=True, slots=True)
 class Mistake:

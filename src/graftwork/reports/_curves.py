@@ -12,8 +12,6 @@ from graftwork.reports._style import FAINT, INK, MEMBERS, MUTED, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Bar", "Curve", "bars_figure", "curves_figure"]
-
 
 class Curve(NamedTuple):
     """One line of `curves_figure`: its mean, and a band from low to high where both are given."""

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["diversity_figure", "has_diversity"]
 
 _ACCURACIES = (
     ("oracle_accuracy", "oracle: any member is right", MEMBERS[2]),

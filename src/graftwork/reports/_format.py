@@ -2,8 +2,6 @@
 
 import re
 
-__all__ = ["compact", "flops_text", "interval_text", "percent", "short_transform"]
-
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

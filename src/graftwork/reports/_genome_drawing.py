@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from graftwork.genome import Block, Genome, Layer, Pool, Step, summary
+from graftwork.networks.genome import Block, Genome, Layer, Pool, Step, summary
 from graftwork.reports._style import (
     FAINT,
     INK,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["genome_figure"]
 
 _ON_TINT = "#18202a"  # text on a kernel's tint, which is the same on a dark page
 _COLUMN, _BLOCK, _GAP, _POOL, _END = 72.0, 50.0, 4.0, 30.0, 52.0

@@ -3,11 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from graftwork.genome import Genome, Layer
+from graftwork.networks.genome import Genome, Layer
 from graftwork.reports._read import Birth
 from graftwork.typing import BlockId
-
-__all__ = ["graft_generations"]
 
 _WIDEN = re.compile(r"widen layer (\d+) by (\d)×\d·(\d+)")
 _DEEPEN = re.compile(r"deepen at (\d+) by (.+)")

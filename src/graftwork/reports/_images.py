@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from graftwork.errors import InputError
 from graftwork.reports._read import Split
 
-__all__ = ["ImageSource", "data_uri", "image_uri", "sheet_uri"]
-
 
 class ImageSource(Protocol):
     """Gives the images of a run's data set, by their rows in the training or the test file."""

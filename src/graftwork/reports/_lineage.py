@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Branch", "lay_out_lineage", "lineage_figure"]
 
 _LEFT, _TOP, _RIGHT = 26.0, 58.0, 104.0
 

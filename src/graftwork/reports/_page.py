@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graftwork import __version__
+from graftwork._version import __version__
 from graftwork.metrics import Profile, confusion_matrix
 from graftwork.reports._confusion import Mistake, confused_pairs, worst_mistakes
 from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform
@@ -17,8 +17,6 @@ from graftwork.reports._read import CONTROL, RunData, Score
 from graftwork.reports._standing import Standing, difference, standings
 from graftwork.reports._style import DARK, INK, inline_svg, member_colors
 from graftwork.typing import MemberId
-
-__all__ = ["render_page"]
 
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
 
@@ -79,8 +77,6 @@ def _facts(run: RunData) -> list[str]:
         facts.insert(1 if result.get("data") else 0, f"{classes} classes")
     if "seed" in result:
         facts.append(f"seed {result['seed']}")
-    if run.num_stopped:
-        facts.append(f"{run.num_stopped} scorings stopped early, which no figure shows")
     if result.get("test_opened_at"):
         facts.append(f"test split opened {result['test_opened_at']}")
     return facts

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["pareto_figure", "pareto_front"]
 
 _Marks = tuple[list[tuple[float, float]], list[tuple[float, float, MemberId, str]]]
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from graftwork.typing import MemberId
 
-__all__ = ["Ruler", "profile_figure", "profile_geometry", "profile_matrix_figure", "ruler_of", "run_profile"]
 
 _LEFT, _RIGHT, _WIDTH, _ROW = 70.0, 52.0, 600.0, 14.0
 

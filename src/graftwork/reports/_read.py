@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import GenomeError, RunError
-from graftwork.genome import Genome
+from graftwork.networks.genome import Genome
 from graftwork.typing import MemberId
-
-__all__ = ["CONTROL", "Birth", "MemberFile", "Predictions", "Round", "RunData", "Score", "Split", "read_run"]
 
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
@@ -116,9 +114,7 @@ class RunData:
 
     Attributes:
         result: content of ``result.json``; None while the run is unfinished.
-        scores: of each member, in order of generation; a scoring that was stopped early told no accuracy and is left
-            out, and a member of which there is no other is, too.
-        num_stopped: scorings that were stopped early.
+        scores: of each member, in order of generation.
         control: scores of the control; empty without one.
         members: final survivors and the control, by id; empty until they are written.
         predictions: by split; empty until they are written.
@@ -131,7 +127,6 @@ class RunData:
     rounds: tuple[Round, ...]
     births: Mapping[MemberId, Birth]
     scores: Mapping[MemberId, tuple[Score, ...]]
-    num_stopped: int
     control: tuple[Score, ...]
     members: Mapping[MemberId, MemberFile]
     predictions: Mapping[Split, Predictions] = field(default_factory=dict)
@@ -220,13 +215,8 @@ def read_run(folder: Path) -> RunData:
     records = _records(records_path)
     rounds = tuple(_round(record) for record in records if record.get("type") == "generation")
     scores: dict[MemberId, list[Score]] = {}
-    num_stopped = 0
     for record in records:
-        if record.get("type") != "member":
-            continue
-        if record.get("validation_accuracy", 0.0) is None:
-            num_stopped += 1
-        else:
+        if record.get("type") == "member":
             scores.setdefault(MemberId(record["id"]), []).append(_score(record))
     return RunData(
         path=folder.resolve(),
@@ -236,7 +226,6 @@ def read_run(folder: Path) -> RunData:
         rounds=rounds,
         births=_births(records),
         scores={i: tuple(values) for i, values in scores.items()},
-        num_stopped=num_stopped,
         control=tuple(_score(record) for record in records if record.get("type") == "control"),
         members=_members(folder / "members"),
         predictions=_predictions(folder / "predictions"),

@@ -10,8 +10,6 @@ from graftwork.metrics import bootstrap_interval, wilson_interval
 from graftwork.reports._read import CONTROL, RunData
 from graftwork.typing import MemberId
 
-__all__ = ["Difference", "Standing", "difference", "standings"]
-
 
 @dataclass(frozen=True, slots=True)
 class Standing:

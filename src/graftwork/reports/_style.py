@@ -13,24 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DARK",
-    "FAINT",
-    "GRID",
-    "INK",
-    "KERNELS",
-    "MEMBERS",
-    "MUTED",
-    "NEUTRAL",
-    "PAPER",
-    "canvas",
-    "figure_png",
-    "figure_svg",
-    "generation_colors",
-    "inline_svg",
-    "member_colors",
-    "styled",
-]
 
 PAPER, INK, MUTED, GRID, FAINT, NEUTRAL = "#fefefe", "#1c232b", "#5d6873", "#e3e7eb", "#c3cad1", "#8a949e"
 MEMBERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8c6d46")

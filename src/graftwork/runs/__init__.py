@@ -1,14 +1,13 @@
 """A run is a folder: config, records, checkpoints, members, provenance.
 
-`RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state` and `unpack_optimizer`
-turn a search between two updates into data and back; `save_member` and `load_member` do so for one network (a
-`StoredMember`); `record_opening` notes that the test split is opened; `provenance` and `machine` say where results come
-from; `keep_memory` spares page faults. The files are described in ``docs/run-folder.md``.
+`RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state`, `unpack_optimizer` and
+`unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
+network (a `StoredMember`); `record_opening` notes that the test split is opened; `provenance` and `machine` say where
+results come from. The files are described in ``docs/run-folder.md``.
 """
 
-from graftwork.runs._allocator import keep_memory
 from graftwork.runs._atomic import write_bytes, write_folder, write_json, write_text
-from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state
+from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state, unpack_strategy
 from graftwork.runs._folder import RunFolder
 from graftwork.runs._members import StoredMember, load_member, save_member
 from graftwork.runs._openings import now, record_opening
@@ -19,7 +18,6 @@ __all__ = [
     "RunFolder",
     "StatefulOptimizer",
     "StoredMember",
-    "keep_memory",
     "load_member",
     "load_tensors",
     "machine",
@@ -31,6 +29,7 @@ __all__ = [
     "save_tensors",
     "unpack_optimizer",
     "unpack_state",
+    "unpack_strategy",
     "write_bytes",
     "write_folder",
     "write_json",

@@ -10,8 +10,6 @@ from typing import Any
 
 from graftwork.errors import ResourceError
 
-__all__ = ["sync_folder", "write_bytes", "write_folder", "write_json", "write_pieces", "write_text"]
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -7,17 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from graftwork.bank import BlockBank
 from graftwork.errors import RunError
-from graftwork.evolution import SearchState
-from graftwork.execution import Form
-from graftwork.genome import Genome
-from graftwork.mutation import MutationReport
-from graftwork.population import Birth, Population
+from graftwork.evolution import Birth, Population, SearchState
+from graftwork.evolution.mutation import MutationReport
+from graftwork.evolution.strategies import Strategy
+from graftwork.networks.bank import BlockBank
+from graftwork.networks.execution import Form
+from graftwork.networks.genome import Genome
 from graftwork.runs._tensors import scoped, unscoped
 from graftwork.typing import BlockId, MemberId
-
-__all__ = ["STATE_VERSION", "StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state"]
 
 STATE_VERSION = 1
 
@@ -29,8 +27,12 @@ class StatefulOptimizer(Protocol):
     def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None: ...
 
 
-def pack_state(state: SearchState, optimizer: StatefulOptimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def pack_state(
+    state: SearchState, optimizer: StatefulOptimizer, strategy: Strategy
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Everything that a resumed search needs: JSON-able data, and tensors by name."""
+    own = strategy.state_dict()
+    kept = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     population = state.population
     moments, scalars = optimizer.state()
     statistics = {
@@ -52,20 +54,25 @@ def pack_state(state: SearchState, optimizer: StatefulOptimizer) -> tuple[dict[s
         "report": asdict(state.report),
         "loss_sum": state.loss_sum,
         "loss_count": state.loss_count,
-        "lines": list(state.lines),
         "rng": state.rng.bit_generator.state,
         "alive": list(population.members),
         "lineage": [{**asdict(birth), "genome": birth.genome.to_dict()} for birth in population.lineage],
         "bank": population.bank.layout(),
         "optimizer": scalars,
+        "strategy": {name: value for name, value in own.items() if name not in kept},
     }
     tensors = scoped("bank", population.bank.state()) | scoped("optimizer", moments) | scoped("statistics", statistics)
-    return data, tensors
+    return data, tensors | scoped("strategy", kept)
 
 
 def unpack_optimizer(optimizer: StatefulOptimizer, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Let an optimizer over the unpacked bank go on from what `pack_state` stored."""
     optimizer.load_state(unscoped("optimizer", tensors), data["optimizer"])
+
+
+def unpack_strategy(strategy: Strategy, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Let a strategy continue from what `pack_state` stored."""
+    strategy.load_state_dict({**data["strategy"], **unscoped("strategy", tensors)})
 
 
 def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form: Form = "fused") -> SearchState:
@@ -102,7 +109,6 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             report=MutationReport(tuple(report["born"]), report["rejected"], saturated=report["saturated"]),
             loss_sum=data["loss_sum"],
             loss_count=data["loss_count"],
-            lines=tuple(MemberId(m) for m in data.get("lines", ())),  # a checkpoint from before there were any
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"checkpoint: incomplete or damaged ({error!r})") from error

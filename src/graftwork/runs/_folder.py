@@ -13,8 +13,6 @@ from graftwork.errors import RunError
 from graftwork.runs._atomic import write_folder, write_json, write_text
 from graftwork.runs._tensors import load_tensors, save_tensors
 
-__all__ = ["RunFolder"]
-
 KEPT_CHECKPOINTS = 2
 
 

@@ -5,16 +5,14 @@ from typing import Any
 
 import torch
 
-from graftwork.bank import BlockBank
 from graftwork.errors import RunError
-from graftwork.execution import Form, InputTransform
-from graftwork.genome import Genome, forward_flops, num_parameters
-from graftwork.member import Member, bind
-from graftwork.population import Birth, Population
+from graftwork.evolution import Birth, Population
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import BlockBank
+from graftwork.networks.execution import Form, InputTransform
+from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs._folder import RunFolder
 from graftwork.typing import BlockId, MemberId
-
-__all__ = ["StoredMember", "load_member", "save_member"]
 
 StoredMember = tuple[Member, InputTransform, dict[str, Any]]
 """A member in evaluation mode, its input transform, and the JSON beside it."""

@@ -6,8 +6,6 @@ from typing import Any
 
 from graftwork.runs._folder import RunFolder
 
-__all__ = ["now", "record_opening"]
-
 
 def now() -> str:
     """The present time, ISO 8601, UTC, to the second."""

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from graftwork import __version__
-
-__all__ = ["machine", "provenance"]
+from graftwork._version import __version__
 
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "scikit-learn", "safetensors")
 

@@ -12,9 +12,6 @@ from torch import Tensor
 from graftwork.errors import RunError
 from graftwork.runs._atomic import write_pieces
 
-__all__ = ["load_tensors", "save_tensors", "scoped", "unscoped"]
-
-
 _TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",

@@ -10,8 +10,7 @@ from graftwork.training._augment import Augmentation, Flip
 from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer
-from graftwork.training._peaks import Peak, measure_peak
-from graftwork.training._precision import Passes, Precision, PrecisionChoice, in_precision, measure_precision
+from graftwork.training._precision import Passes, Precision, in_precision
 from graftwork.training._recipes import RECIPES, Recipe, make_recipe
 from graftwork.training._rules import ROLES, MuonVariant, OptimizerName, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import (
@@ -23,11 +22,9 @@ from graftwork.training._schedules import (
     make_schedule,
     warmup_stable_decay,
 )
-from graftwork.training._scoring import Evaluation, Hopeless, Scorer
+from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
-from graftwork.training._speed import Throwaway, calibrate_speed
 from graftwork.training._step import Loss, LrScale, Trainer, Update
-from graftwork.training._threads import ThreadsChoice, candidate_threads, measure_threads
 
 __all__ = [
     "RECIPES",
@@ -38,7 +35,6 @@ __all__ = [
     "BatchStream",
     "Evaluation",
     "Flip",
-    "Hopeless",
     "Images",
     "Loss",
     "LrScale",
@@ -46,20 +42,14 @@ __all__ = [
     "MuonVariant",
     "OptimizerName",
     "Passes",
-    "Peak",
     "Precision",
-    "PrecisionChoice",
     "Recipe",
     "Rule",
     "Rules",
     "Schedule",
     "Scorer",
-    "ThreadsChoice",
-    "Throwaway",
     "Trainer",
     "Update",
-    "calibrate_speed",
-    "candidate_threads",
     "check_rules",
     "constant",
     "cosine",
@@ -68,9 +58,6 @@ __all__ = [
     "linear",
     "make_recipe",
     "make_schedule",
-    "measure_peak",
-    "measure_precision",
-    "measure_threads",
     "most_parts",
     "orthogonalize",
     "part_of",

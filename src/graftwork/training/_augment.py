@@ -11,8 +11,6 @@ from graftwork.training._options import check_choice, check_range
 from graftwork.training._seeding import example_bits
 from graftwork.typing import Shape
 
-__all__ = ["Augmentation", "Flip"]
-
 Flip = Literal["none", "random", "alternate", "auto"]
 
 

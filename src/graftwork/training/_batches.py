@@ -1,6 +1,5 @@
 """BatchStream: batches by number, so that a counter is all that a resume needs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, DataError
-from graftwork.execution import InputTransform
+from graftwork.networks.execution import InputTransform
 from graftwork.training._augment import Augmentation
 from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for
-
-__all__ = ["BatchStream", "Images", "most_parts", "part_of", "shrink", "take_images"]
 
 Images = Tensor | NDArray[np.uint8]
 """uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
@@ -70,8 +67,6 @@ class BatchStream:
         batch_size: Images a batch.
         seed: Of order and augmentation.
         augmentation: Flips and shifts; ``None`` for none.
-        line_augmentations: Flips and shifts of lines that have their own: line *n* takes entry *n* modulo their
-            number; empty: every line takes ``augmentation``.
         transform: From bytes to network input.
         device: Where batches go; ``None``: where the images are.
 
@@ -89,7 +84,6 @@ class BatchStream:
         seed: int,
         transform: InputTransform,
         augmentation: Augmentation | None = None,
-        line_augmentations: Sequence[Augmentation] = (),
         device: torch.device | str | None = None,
     ) -> None:
         check_range("batch_size", batch_size, low=1, integer=True)
@@ -102,7 +96,6 @@ class BatchStream:
             raise DataError("batches: expected at least one example to train on, got none")
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
-        self.line_augmentations = tuple(line_augmentations)
         self.transform = transform
         self.batch_size = min(batch_size, len(self._indices))
         self._device = device
@@ -128,19 +121,15 @@ class BatchStream:
             self._epoch = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def batch(self, number: int, line: int | None = None, part: slice | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, part: slice | None = None) -> tuple[Tensor, Tensor]:
         """Batch ``number`` (from 0): network input float [B, C, H, W], channels last in memory; classes int64 [B].
 
         Args:
             number: Of the batch.
-            line: Number of the line, from 0, that trains on it; ``None``: there are no lines.
             part: Which of its images are wanted; they are the same, to the bit, as in the whole. ``None``: all.
         """
         examples = self.examples(number)
-        augmentation = self.augmentation
-        if line is not None and self.line_augmentations:
-            augmentation = self.line_augmentations[line % len(self.line_augmentations)]
-        images = augmentation(
+        images = self.augmentation(
             take_images(self._images, examples),
             examples=examples,
             epoch=number // self.batches_per_epoch,

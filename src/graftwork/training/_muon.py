@@ -8,8 +8,6 @@ from torch import Tensor
 
 from graftwork.training._rules import MuonVariant
 
-__all__ = ["Muon", "orthogonalize"]
-
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration (Jordan et al. 2024): steep at zero, so that few iterations do; values end in [0.7, 1.2]."""
 

@@ -6,14 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.bank import BlockBank, tensor_key
 from graftwork.errors import BankError, RunError
+from graftwork.networks.bank import BlockBank, tensor_key
 from graftwork.training._muon import Muon
-from graftwork.training._options import check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules
 from graftwork.typing import BlockId
-
-__all__ = ["BankOptimizer"]
 
 _SLOTS: Mapping[str, frozenset[str]] = {
     "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
@@ -23,7 +20,7 @@ _SLOTS: Mapping[str, frozenset[str]] = {
 
 
 def _build(rule: Rule) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [{"params": []}, {"params": []}]  # at the full rate, and slowed
+    groups: list[dict[str, Any]] = [{"params": []}]
     if rule.optimizer == "adam":
         return torch.optim.Adam(
             groups,
@@ -55,11 +52,12 @@ def _build(rule: Rule) -> torch.optim.Optimizer:
     )
 
 
-def _prepare_sgd(part: torch.optim.Optimizer, group: dict[str, Any], decoupled_decay: float) -> None:
+def _prepare_sgd(part: torch.optim.Optimizer, decoupled_decay: float) -> None:
     """Make up for two things that torch's fused SGD lacks: decoupled decay, and tensors that join later.
 
     It makes momentum buffers for all tensors or for none; a buffer of zeros gives the same first step as none.
     """
+    group = part.param_groups[0]
     moved = [parameter for parameter in group["params"] if parameter.grad is not None]
     if group["momentum"]:
         for parameter in moved:
@@ -74,8 +72,7 @@ class BankOptimizer:
     """One optimizer over a bank: every shared tensor has exactly one set of moments, whoever trains it.
 
     A step moves only the tensors that have a gradient; all others, and their moments, stay bit-identical. Roles with
-    equal rules run as one parameter group (those that are slowed as a second). Tensors that are frozen when they are
-    added are never moved.
+    equal rules run as one parameter group. Tensors that need no gradient when they are added are never moved.
 
     Args:
         bank: Its present entries are added; later ones by `add`.
@@ -94,8 +91,6 @@ class BankOptimizer:
             if rules[role] not in self._parts:
                 self._parts[rules[role]] = _build(rules[role])
         self._entries: dict[BlockId, dict[str, tuple[nn.Parameter, Rule]]] = {}
-        self._slowed: frozenset[BlockId] = frozenset()
-        self._rate = 1.0
         self.add(bank)
 
     def add(self, block_ids: Iterable[BlockId]) -> None:
@@ -114,7 +109,8 @@ class BankOptimizer:
                 for name, parameter in self.bank[block_id].items()
                 if parameter.requires_grad
             }
-        self._regroup()
+            for parameter, rule in self._entries[block_id].values():
+                self._parts[rule].param_groups[0]["params"].append(parameter)
 
     def forget(self, block_ids: Iterable[BlockId]) -> None:
         """Drop entries and their state; works before and after the bank has forgotten them.
@@ -126,70 +122,39 @@ class BankOptimizer:
         for block_id in doomed:
             if block_id not in self._entries:
                 raise BankError(f"optimizer: no block {block_id!r} to forget; it holds {len(self._entries)} blocks")
+        gone: set[int] = set()
         for block_id in doomed:
             for parameter, rule in self._entries.pop(block_id).values():
                 self._parts[rule].state.pop(parameter, None)
-        self._slowed = self._slowed.difference(doomed)
-        self._regroup()
+                gone.add(id(parameter))
+        for part in self._parts.values():
+            group = part.param_groups[0]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
-    def _regroup(self) -> None:
-        """Tell every part which tensors it moves, in the order of the entries."""
-        groups: dict[Rule, tuple[list[nn.Parameter], list[nn.Parameter]]] = {rule: ([], []) for rule in self._parts}
-        for block_id, entry in self._entries.items():
-            for parameter, rule in entry.values():
-                groups[rule][block_id in self._slowed].append(parameter)
-        for rule, part in self._parts.items():
-            for group, parameters in zip(part.param_groups, groups[rule], strict=True):
-                group["params"] = parameters
+    def copy_block(self, source: BlockId, block_id: BlockId) -> None:
+        """Add an entry, to the bank as well, that begins as another one is: with its bits and its moments.
 
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
-        """From now on multiply the learning rate of these entries by ``rate``, and that of no others.
+        From then on each of the two is trained by itself.
 
         Args:
-            block_ids: Entries; none: all move at the full rate again.
-            rate: In [0, 1]. At 0 a step touches neither them nor their state, whatever gradients they have.
+            source: Entry that is copied; where it has no moments yet, its copy has none either.
+            block_id: Name of the copy.
 
         Raises:
-            ConfigError: If the rate is out of its range.
-            BankError: If an entry is not in; nothing is changed.
+            BankError: If ``source`` is not in, or the bank holds ``block_id`` already; nothing is changed.
         """
-        check_range("rate", rate, low=0, high=1)
-        slowed = frozenset(block_ids) if rate < 1 else frozenset()
-        for block_id in slowed:
-            if block_id not in self._entries:
-                raise BankError(f"optimizer: no block {block_id!r} to slow; it holds {len(self._entries)} blocks")
-        self._slowed, self._rate = slowed, float(rate)
-        self._regroup()
-
-    @property
-    def frozen(self) -> frozenset[BlockId]:
-        """Entries that are slowed down to 0."""
-        return frozenset() if self._rate else self._slowed
-
-    def frozen_parameters(self) -> list[nn.Parameter]:
-        """The otherwise trained tensors of the frozen entries."""
-        return [parameter for block_id in self.frozen for parameter, _ in self._entries[block_id].values()]
-
-    def copy_state(self, source: BlockId, block_id: BlockId) -> None:
-        """Give an entry copies of another one's state; where that has none yet, this one has none either.
-
-        Raises:
-            BankError: If one of the entries is not in.
-        """
-        for wanted in (source, block_id):
-            if wanted not in self._entries:
-                raise BankError(
-                    f"optimizer: no block {wanted!r} to copy state for; it holds {len(self._entries)} blocks"
-                )
+        if source not in self._entries:
+            raise BankError(
+                f"optimizer: expected one of its {len(self)} blocks to copy, got {source!r}; sync() takes in what is "
+                "new in the bank"
+            )
+        self.bank.copy(source, block_id)
+        self.add([block_id])
         for name, (parameter, rule) in self._entries[block_id].items():
             states = self._parts[rule].state
             given = states.get(self._entries[source][name][0], {})
-            copied = {
-                slot: value.detach().clone() if isinstance(value, Tensor) else value for slot, value in given.items()
-            }
-            states.pop(parameter, None)
-            if copied:
-                states[parameter] = copied
+            if given:
+                states[parameter] = {slot: value.detach().clone() for slot, value in given.items()}
 
     def sync(self) -> None:
         """Follow the bank: forget what it has forgotten, add what it has added (in its order)."""
@@ -222,15 +187,12 @@ class BankOptimizer:
             lr_factor: Multiplies every rule's learning rate in this step.
             weight_decay_factor: Multiplies every rule's weight decay in this step.
         """
-        for parameter in self.frozen_parameters():
-            parameter.grad = None
         for rule, part in self._parts.items():
-            decay = rule.weight_decay * weight_decay_factor
-            for group, rate in zip(part.param_groups, (1.0, self._rate), strict=True):
-                group["lr"] = rule.lr * lr_factor * rate
-                group["weight_decay"] = decay
-                if rule.optimizer == "sgd":
-                    _prepare_sgd(part, group, decay if rule.decoupled else 0.0)
+            group, decay = part.param_groups[0], rule.weight_decay * weight_decay_factor
+            group["lr"] = rule.lr * lr_factor
+            group["weight_decay"] = decay
+            if rule.optimizer == "sgd":
+                _prepare_sgd(part, decay if rule.decoupled else 0.0)
             part.step()
 
     def slots(self, block_id: BlockId) -> list[Tensor]:
@@ -308,7 +270,7 @@ class BankOptimizer:
 
     def __repr__(self) -> str:
         kinds = ", ".join(
-            f"{rule.optimizer} lr={rule.lr:g} over {sum(len(group['params']) for group in part.param_groups)} tensors"
+            f"{rule.optimizer} lr={rule.lr:g} over {len(part.param_groups[0]['params'])} tensors"
             for rule, part in self._parts.items()
         )
         return f"<BankOptimizer: {len(self)} blocks; {kinds}>"

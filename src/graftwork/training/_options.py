@@ -5,8 +5,6 @@ from difflib import get_close_matches
 
 from graftwork.errors import ConfigError
 
-__all__ = ["check_choice", "check_known", "check_range"]
-
 
 def _hint(name: str, choices: Collection[str]) -> str:
     close = get_close_matches(name, list(choices), n=1)

@@ -10,9 +10,7 @@ from graftwork.training._options import check_choice, check_known, check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import Schedule, make_schedule
 from graftwork.training._step import LrScale
-from graftwork.typing import ForkStart, Initialisation, Role
-
-__all__ = ["RECIPES", "Recipe", "make_recipe"]
+from graftwork.typing import Initialisation, Role
 
 
 @dataclass(frozen=True)
@@ -21,12 +19,11 @@ class Recipe:
 
     Args:
         name: Of the recipe.
-        seed_genome: h_i, by its name in `graftwork.genome.SEEDS`.
+        seed_genome: h_i, by its name in `graftwork.networks.genome.SEEDS`.
         rules: Role → optimizer and rates.
         schedule: Name of a schedule over the whole search, in `SCHEDULES`.
         schedule_options: Its keyword arguments.
         batch_size: Images a step.
-        members_per_step: S, different members that a step trains together on its batch; 1: the poster's.
         augmentation: Flips and shifts.
         label_smoothing: Share of the target that is spread over all classes.
         lr_scale: ``"parameter-ratio"`` scales rate and decay of a member by |θ_seed| / |θ_member|.
@@ -46,18 +43,6 @@ class Recipe:
         small_scale: Of their height and width.
         num_calibration: Training images from which running statistics are made before scoring.
         initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
-        hit_power: p of co-evolution's weights ``(1 + hits)^-p`` in the loss of members that a step trains together
-            (see `Trainer`); 0: every example counts alike.
-        vote_weight: Share of the loss of members that a step trains together that asks them to agree with the mean of
-            the others (see `Trainer`): co-distillation (Zhang et al. 2018; Anil et al. 2018); 0: none.
-        fork_fraction: Share of the budget after which the population parts into K lines with private blocks, of each
-            of which one survives; ``None``: never, as in the poster.
-        fork_layer: Number of the first layer, from 0, that a line has for itself; all behind it and the head follow.
-        fork_start: ``"copy"``: private blocks begin as copies, and the function is preserved; ``"random"``: anew.
-        line_shifts: Largest shift of the images that each line is trained on after the parting, in place of the
-            augmentation's: line *n* takes entry *n* modulo their number; empty: all take the augmentation's.
-        trunk_rate: Factor in [0, 1] on the learning rate of what several lines share, once the population has parted;
-            0 freezes it.
 
     Raises:
         ConfigError: If a value is out of its range; the message names the key.
@@ -69,7 +54,6 @@ class Recipe:
     schedule: str = "constant"
     schedule_options: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 64
-    members_per_step: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
     lr_scale: LrScale = "none"
@@ -88,20 +72,12 @@ class Recipe:
     small_scale: float = 0.75
     num_calibration: int = 1000
     initialisation: Initialisation = "twin"
-    hit_power: float = 0.0
-    vote_weight: float = 0.0
-    fork_fraction: float | None = None
-    fork_layer: int = 0
-    fork_start: ForkStart = "copy"
-    line_shifts: tuple[int, ...] = ()
-    trunk_rate: float = 1.0
 
     def __post_init__(self) -> None:
         check_rules(self.rules)
         self.make_schedule()
         object.__setattr__(self, "kernel_probabilities", tuple(self.kernel_probabilities))
-        object.__setattr__(self, "line_shifts", tuple(self.line_shifts))
-        for key in ("batch_size", "members_per_step", "num_survivors", "population_size"):
+        for key in ("batch_size", "num_survivors", "population_size"):
             check_range(f"recipe: {key}", getattr(self, key), low=1, integer=True)
         check_range("recipe: num_generations", self.num_generations, low=0, integer=True)
         check_range("recipe: num_calibration", self.num_calibration, low=2, integer=True)
@@ -114,7 +90,6 @@ class Recipe:
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
-        self._check_lines()
         self._check_steps()
         self._check_counts()
 
@@ -143,45 +118,6 @@ class Recipe:
                 f"recipe: kernel_probabilities must be three numbers >= 0 (for 1, 3, 5) of sum 1, got {chances!r}"
             )
 
-    def _check_lines(self) -> None:
-        check_range("recipe: hit_power", self.hit_power, low=0, high=64)
-        check_range("recipe: vote_weight", self.vote_weight, low=0, high=0.999)
-        check_range("recipe: trunk_rate", self.trunk_rate, low=0, high=1)
-        check_range("recipe: fork_layer", self.fork_layer, low=0, integer=True)
-        check_choice("recipe: fork_start", self.fork_start, get_args(ForkStart))
-        if self.hit_power and self.members_per_step == 1:
-            raise ConfigError(
-                f"recipe: hit_power {self.hit_power!r} weighs examples by what other members of a step get right, so "
-                "members_per_step must be at least 2, got 1"
-            )
-        if self.vote_weight and self.members_per_step == 1:
-            raise ConfigError(
-                f"recipe: vote_weight {self.vote_weight!r} lets a member learn from the others of its step, so "
-                "members_per_step must be at least 2, got 1"
-            )
-        for shift in self.line_shifts:
-            check_range("recipe: line_shifts", shift, low=0, integer=True)
-        if self.line_shifts and (self.fork_fraction is None or self.members_per_step > 1):
-            raise ConfigError(
-                f"recipe: line_shifts {list(self.line_shifts)} give lines images of their own, so they need a "
-                "fork_fraction, at which the population parts into lines, and members_per_step 1; got "
-                f"{self.fork_fraction!r} and {self.members_per_step}"
-            )
-        if self.fork_fraction is None:
-            if self.trunk_rate < 1:
-                raise ConfigError(
-                    f"recipe: trunk_rate {self.trunk_rate!r} slows what several lines share, so it needs a "
-                    "fork_fraction, at which the population parts into lines; got None"
-                )
-            return
-        check_range("recipe: fork_fraction", self.fork_fraction, low=0, high=1)
-        alike = self.fork_start == "copy" and not self.hit_power and 1 < self.num_survivors <= self.members_per_step
-        if alike:
-            raise ConfigError(
-                f"recipe: {self.num_survivors} copies that are always trained together on the same batches stay alike; "
-                "take members_per_step below num_survivors, fork_start 'random', or a hit_power"
-            )
-
     def make_schedule(self) -> Schedule:
         """The schedule of the recipe."""
         return make_schedule(self.schedule, **self.schedule_options)
@@ -207,7 +143,6 @@ class Recipe:
         data["schedule_options"] = dict(self.schedule_options)
         data["augmentation"] = self.augmentation.to_dict()
         data["kernel_probabilities"] = list(self.kernel_probabilities)
-        data["line_shifts"] = list(self.line_shifts)
         return data
 
     @classmethod

@@ -8,8 +8,6 @@ from graftwork.errors import ConfigError
 from graftwork.training._options import check_choice, check_known, check_range
 from graftwork.typing import Role
 
-__all__ = ["ROLES", "MuonVariant", "OptimizerName", "Rule", "Rules", "check_rules", "same_rule"]
-
 OptimizerName = Literal["adam", "sgd", "muon"]
 MuonVariant = Literal["scaled", "norm-reset"]
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from graftwork.training._options import check_choice, check_known, check_range
 
-__all__ = ["SCHEDULES", "Schedule", "constant", "cosine", "linear", "make_schedule", "warmup_stable_decay"]
-
 Schedule = Callable[[float], float]
 """Progress (FLOPs spent over FLOPs planned, 0 to 1; beyond that it is cut off) → factor on the learning rate."""
 

@@ -1,7 +1,7 @@
 """Scorer: which validation examples each member gets right."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftwork.errors import DataError
-from graftwork.execution import InputTransform, shared_flops, walk
-from graftwork.genome import Genome
-from graftwork.member import Member, recalibrate
+from graftwork.networks import Member, recalibrate
+from graftwork.networks.execution import InputTransform, shared_flops, walk
+from graftwork.networks.genome import Genome
 from graftwork.training._batches import Images, take_images
 from graftwork.training._precision import Precision, in_precision
-
-__all__ = ["Evaluation", "Hopeless", "Scorer"]
-
-Hopeless = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
-"""From the fewest and the most examples that each member can get right to who need not be asked any more.
-
-All three are [members]. Who was named once is left out from then on, so the answer must not depend on asking further.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +22,19 @@ class Evaluation:
     """What members say about a set of examples.
 
     Args:
-        predicted: int64 [members, N]: the class of the largest logit; −1 where the member was not asked, because its
-            scoring was stopped early.
-        confidence: float32 [members, N]: probability of the true class; NaN where the member was not asked.
+        predicted: int64 [members, N]: the class of the largest logit.
         labels: int64 [N].
         flops: Analytic cost of what was run.
     """
 
     predicted: NDArray[np.int64]
-    confidence: NDArray[np.float32]
     labels: NDArray[np.int64]
     flops: int
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Which are known to be right: bool [members, N]; False, too, where the member was not asked."""
+        """Which examples each member gets right: bool [members, N]."""
         return np.equal(self.predicted, self.labels)
-
-    @property
-    def complete(self) -> NDArray[np.bool_]:
-        """Who was asked every example: bool [members]. Of the others there is no accuracy, only bounds."""
-        return np.asarray((self.predicted >= 0).all(axis=1))
-
-    @property
-    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Fewest and most examples that each member gets right: int64 [members] each; equal for who is complete."""
-        fewest = self.correct.sum(axis=1, dtype=np.int64)
-        return fewest, fewest + (self.predicted < 0).sum(axis=1, dtype=np.int64)
 
 
 class Scorer:
@@ -74,7 +52,6 @@ class Scorer:
         batch_size: Images in one pass; part of the result's bits, so keep it fixed over a run.
         precision: Of the products.
         device: Where to score; ``None``: where the images are.
-        early_stop: Whether `evaluate` may stop asking members that are said to be hopeless.
 
     Raises:
         DataError: If there are no images or calibration images, or labels do not match the images.
@@ -90,7 +67,6 @@ class Scorer:
         batch_size: int = 500,
         precision: Precision = "float32",
         device: torch.device | str | None = None,
-        early_stop: bool = False,
     ) -> None:
         self._labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         if len(images) == 0 or len(images) != len(self._labels):
@@ -106,7 +82,6 @@ class Scorer:
         self.batch_size = batch_size
         self.precision: Precision = precision
         self._device = device
-        self.early_stop = early_stop
 
     @property
     def num_images(self) -> int:
@@ -125,7 +100,7 @@ class Scorer:
         return labels
 
     def shard(self, part: slice) -> "Scorer":
-        """A scorer of some of the images that asks all of them; whole batches give the same bits."""
+        """A scorer of some of the images; whole batches give the same bits."""
         return Scorer(
             self._images[part],
             self._labels[part],
@@ -157,32 +132,18 @@ class Scorer:
                 yield index, logits.float().cpu()
 
     @torch.no_grad()
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
         """Recalibrate, then predict the examples batch by batch; logits are not kept, so large populations fit.
 
         Args:
             members: Over one bank; their weights, gradients and mode are left alone.
-            hopeless: With `early_stop`, tells between two batches who need not be asked any more; what the trie holds
-                for them alone is no longer run. The answers of the others are the same to the bit.
         """
         self.recalibrate(members)
-        shape = (len(members), len(self._labels))
-        predicted, confidence = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
-        found = Evaluation(predicted, confidence, self._labels.numpy(), 0)
-        asked = list(range(len(members)))
-        cost = shared_flops([member.genome for member in members])
-        flops = cost * len(self._calibration)
+        predicted = np.zeros((len(members), len(self._labels)), dtype=np.int64)
         for part in self._parts(self._images):
-            for index, logits in self._pass([members[row] for row in asked], self._images, part):
-                predicted[asked[index], part] = logits.argmax(1).numpy()
-                true = logits.softmax(1).gather(1, self._labels[part, None])[:, 0]
-                confidence[asked[index], part] = true.numpy()
-            flops += cost * (part.stop - part.start)
-            if self.early_stop and hopeless is not None and part.stop < len(self._images):
-                dropped = hopeless(*found.bounds)
-                asked = [row for row in asked if not dropped[row]]
-                cost = shared_flops([members[row].genome for row in asked])
-        return replace(found, flops=flops)
+            for index, logits in self._pass(members, self._images, part):
+                predicted[index, part] = logits.argmax(1).numpy()
+        return Evaluation(predicted, self.labels, self.flops([member.genome for member in members]))
 
     def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
         """Which examples each member gets right: bool [members, N]; as `evaluate`."""
@@ -209,5 +170,5 @@ class Scorer:
         return out
 
     def flops(self, genomes: Sequence[Genome]) -> int:
-        """Analytic cost of asking everyone everything: calibration and evaluation, shared prefixes counted once."""
+        """Analytic cost of calibration and evaluation, shared prefixes counted once."""
         return shared_flops(genomes) * (len(self._images) + len(self._calibration))

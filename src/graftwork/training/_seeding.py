@@ -5,8 +5,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-__all__ = ["example_bits", "generator_for"]
-
 
 def generator_for(*names: int | str) -> torch.Generator:
     """A CPU generator whose stream depends on ``names`` alone: equal in every process and on every machine."""

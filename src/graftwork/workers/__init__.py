@@ -8,7 +8,7 @@ updates, which `deal` deals and `average` puts together (`LocalStepsTrainer`). `
 
 from graftwork.workers._averaging import add_up, average, time_exchange
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
-from graftwork.workers._group import Group, given_size, num_cores, restarted
+from graftwork.workers._group import Group, given_size, restarted
 from graftwork.workers._launch import launch
 from graftwork.workers._shared import DataParallelTrainer, LocalStepsTrainer, SharedScorer, train_together
 
@@ -24,7 +24,6 @@ __all__ = [
     "deal_scoring",
     "given_size",
     "launch",
-    "num_cores",
     "restarted",
     "scoring_flops",
     "time_exchange",

@@ -10,8 +10,6 @@ from graftwork.training import BankOptimizer
 from graftwork.typing import BlockId
 from graftwork.workers._group import Group
 
-__all__ = ["add_up", "average", "time_exchange"]
-
 
 @torch.no_grad()
 def add_up(tensors: Sequence[Tensor], weights: Sequence[float], group: Group) -> int:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graftwork.execution import shared_flops
-from graftwork.genome import Genome, forward_flops
-
-__all__ = ["Job", "deal", "deal_scoring", "scoring_flops"]
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import Genome, forward_flops
 
 
 def deal(keys: Sequence[int], costs: Sequence[int], size: int) -> list[int]:

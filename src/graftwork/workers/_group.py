@@ -15,8 +15,6 @@ from torch import Tensor
 
 from graftwork.errors import ResourceError
 
-__all__ = ["Group", "given_size", "num_cores", "restarted"]
-
 _TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another that is silent; one that dies on a machine that lives is noticed at once."""
 

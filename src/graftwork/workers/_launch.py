@@ -11,8 +11,6 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from graftwork.errors import ResourceError
 
-__all__ = ["launch"]
-
 _GRACE_SECONDS = 20.0
 """How long the others may take to notice that one is gone and to say so, before they are ended."""
 

@@ -1,22 +1,19 @@
 """What a trainer and a scorer do, done by all ranks: the trainer in either of two ways."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from graftwork.errors import ConfigError
-from graftwork.execution import shared_flops
-from graftwork.genome import Genome
-from graftwork.member import Member
-from graftwork.training import Evaluation, Hopeless, Scorer, Trainer, Update, most_parts, part_of
+from graftwork.networks import Member
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import Genome
+from graftwork.training import Evaluation, Scorer, Trainer, Update, most_parts, part_of
 from graftwork.typing import BlockId
 from graftwork.workers._averaging import add_up, average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
 from graftwork.workers._group import Group
-
-__all__ = ["DataParallelTrainer", "LocalStepsTrainer", "SharedScorer", "train_together"]
 
 
 class _Together:
@@ -32,22 +29,14 @@ class _Together:
         return self.trainer.batch_size
 
     @torch.no_grad()
-    def sync(self, copies: Mapping[BlockId, BlockId] | None = None) -> None:
-        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently.
-
-        Args:
-            copies: As of `Trainer.sync`.
-        """
+    def sync(self) -> None:
+        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently."""
         bank = self.trainer.optimizer.bank
         new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
-        self.trainer.sync(copies)
+        self.trainer.sync()
         for _, parameter, _ in bank.parameters(new):
             values = self.group.spread(parameter.detach().contiguous())
             parameter.copy_(values)
-
-    def slow(self, block_ids: Iterable[BlockId], rate: float) -> None:
-        """As `Trainer.slow`, on every rank alike."""
-        self.trainer.slow(block_ids, rate)
 
 
 class DataParallelTrainer(_Together):
@@ -124,9 +113,8 @@ class LocalStepsTrainer(_Together):
         mine = [update for update, rank in zip(updates, hands, strict=True) if rank == self.group.rank]
         loss = self.group.agree_to_stop(self.trainer.run(mine))
         counts: list[Counter[BlockId]] = [Counter() for _ in range(self.group.size)]
-        frozen = self.trainer.optimizer.frozen  # the mean of equal values may round, and slots would be made for them
         for update, rank in zip(updates, hands, strict=True):
-            counts[rank].update({i for member in update.members for i in member.genome.ids if i not in frozen})
+            counts[rank].update({i for member in update.members for i in member.genome.ids})
         average(self.trainer.optimizer, counts, self.group)
         return loss
 
@@ -161,17 +149,9 @@ class SharedScorer:
     Args:
         scorer: Of this rank.
         group: The ranks.
-
-    Raises:
-        ConfigError: If the scorer is to stop early: no rank sees the others' answers before the end.
     """
 
     def __init__(self, scorer: Scorer, group: Group) -> None:
-        if scorer.early_stop:
-            raise ConfigError(
-                "early_stop_scoring: expected one worker, as no worker sees the others' answers before the end, got "
-                f"{group.size}; leave it off, or search with one worker"
-            )
         self.scorer = scorer
         self.group = group
 
@@ -179,21 +159,16 @@ class SharedScorer:
         scorer = self.scorer
         return deal_scoring(genomes, num_images=scorer.num_images, batch_size=scorer.batch_size, size=self.group.size)
 
-    def evaluate(self, members: Sequence[Member], hopeless: Hopeless | None = None) -> Evaluation:
-        """What each member says about every example, on all ranks, ``hopeless`` or not (see `Scorer.evaluate`)."""
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        """What each member says about every example, on all ranks (see `Scorer.evaluate`)."""
         genomes = [member.genome for member in members]
-        shape = (len(members), self.scorer.num_images)
-        predicted, confidence = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+        predicted = torch.zeros((len(members), self.scorer.num_images), dtype=torch.int64)
         for job in self._jobs(genomes)[self.group.rank]:
             part = slice(job.start, job.stop)
             found = self.scorer.shard(part).evaluate([members[row] for row in job.rows])
-            rows = list(job.rows)
-            predicted[rows, part] = torch.from_numpy(found.predicted).to(torch.int32)
-            confidence[rows, part] = torch.from_numpy(found.confidence)
+            predicted[list(job.rows), part] = torch.from_numpy(found.predicted)
         self.group.add(predicted)
-        self.group.add(confidence)
-        said = predicted.numpy().astype(np.int64)
-        return Evaluation(said, confidence.numpy(), self.scorer.labels, self.flops(genomes))
+        return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes))
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         """Of all ranks together: what two ranks both compute counts twice."""

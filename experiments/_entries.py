@@ -1,0 +1,88 @@
+"""What finished runs say of the test split: accuracies with intervals, and paired differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graftwork.ensembles import MeanCombiner
+from graftwork.errors import RunError
+from graftwork.metrics import Entry, diversity
+from graftwork.runs import RunFolder
+
+BEST, CHOSEN, ORACLE = "best member", "ensemble chosen on validation", "oracle"
+"""Lines of a table. The oracle picks, for each example, a member that is right: a bound, no method."""
+
+
+_KEPT = ("validation_accuracy", "parameters", "flops", "ece", "nll", "num_members", "id", "method")
+
+
+def _entry(outputs: Tensor, labels: Tensor, row: Mapping[str, Any]) -> Entry:
+    return Entry((outputs.argmax(1) == labels).numpy(), {key: row[key] for key in _KEPT if key in row})
+
+
+def search_entries(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Best member, every ensemble, the ensemble that is best on validation, and the oracle of a finished search.
+
+    Returns:
+        Entries by line of the table, and the diversity of the survivors on the test split.
+    """
+    run = RunFolder.open(path)
+    result = run.read_json("result.json")
+    tensors = run.load_tensors("predictions/test.safetensors")
+    labels = tensors["labels"]
+    entries = {BEST: _entry(tensors[result["best"]["id"]], labels, result["best"])}
+    for row in result["ensemble"] or ():
+        entries[row["method"]] = _entry(tensors[f"ensemble/{row['method']}"], labels, row)
+    if result["ensemble"]:
+        chosen = max(result["ensemble"], key=lambda row: float(row["validation_accuracy"]))
+        entries[CHOSEN] = entries[chosen["method"]]
+    names = [row["id"] for row in result["survivors"]]
+    outputs = torch.stack([tensors[name] for name in names])
+    return entries | {ORACLE: _oracle(outputs, labels)}, _diversity(outputs, labels)
+
+
+def _oracle(outputs: Tensor, labels: Tensor) -> Entry:
+    """Of outputs [member, example, class]."""
+    correct = outputs.argmax(2) == labels
+    return Entry(correct.any(dim=0).numpy(), {"num_members": len(correct)})
+
+
+def _diversity(outputs: Tensor, labels: Tensor) -> dict[str, Any]:
+    if len(outputs) < 2:
+        return {}
+    return asdict(diversity(outputs.argmax(2).numpy(), labels.numpy()))
+
+
+def deep_ensemble_entries(paths: Sequence[Path]) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Best network, mean and oracle of networks that were trained apart, one run each.
+
+    Raises:
+        RunError: If the runs were not scored on the same examples.
+    """
+    rows, tests, validations = [], [], []
+    for path in paths:
+        run = RunFolder.open(path)
+        rows.append(run.read_json("result.json")["best"])
+        tests.append(run.load_tensors("predictions/test.safetensors"))
+        validations.append(run.load_tensors("predictions/validation.safetensors"))
+        for split in (tests, validations):
+            if not torch.equal(split[0]["index"], split[-1]["index"]):
+                raise RunError(f"{paths[0]} and {path} were scored on different examples; give them one split_seed")
+    best = max(range(len(rows)), key=lambda number: float(rows[number]["validation_accuracy"]))
+    labels = tests[0]["labels"]
+    outputs = torch.stack([stored[row["id"]] for stored, row in zip(tests, rows, strict=True)])
+    mean = MeanCombiner([1.0] * len(rows))
+    of_validation = torch.stack([s[row["id"]] for s, row in zip(validations, rows, strict=True)], dim=1)
+    right = mean(of_validation).argmax(1) == validations[0]["labels"]
+    details = {"validation_accuracy": int(right.sum()) / len(right), "num_members": len(rows)}
+    details |= {key: sum(row[key] for row in rows) for key in ("parameters", "flops")}
+    entries = {
+        BEST: _entry(outputs[best], labels, rows[best]),
+        "mean": Entry((mean(outputs.swapaxes(0, 1)).argmax(1) == labels).numpy(), details),
+        ORACLE: _oracle(outputs, labels),
+    }
+    return entries, _diversity(outputs, labels)

@@ -1,0 +1,85 @@
+"""A session from its start or resume to its end, and how its outcome is told."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from graftwork.cli._app import emit, say
+
+if TYPE_CHECKING:
+    from graftwork.session import SearchConfig
+    from graftwork.workers import Group
+
+
+def session_to_its_end(
+    out: Path,
+    config: "SearchConfig | None",
+    *,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+    group: "Group | None" = None,
+) -> dict[str, Any]:
+    """Start or resume a run in this process, which is alone or rank 0 of a group."""
+    from graftwork.cli._progress import make_listener
+    from graftwork.machine import keep_memory
+    from graftwork.session import Session
+
+    keep_memory()
+    listener = make_listener(quiet=quiet, as_json=as_json)
+    if not quiet and not as_json:
+        say(f"run folder: {out}")
+    if config is None:
+        session = Session.resume(out, listener=listener, group=group)
+    else:
+        session = Session.start(config, out, listener=listener, group=group)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        session.stop_requested = True
+        if group is not None:
+            group.stop_wanted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        say("stopping after this step; once more to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        result = session.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        getattr(listener, "close", lambda: None)()
+    page = _write_report(session.folder.path, session) if report else None
+    if as_json:
+        emit({"type": "result", **result, "report": str(page) if page else None})
+    else:
+        _tell(result, page)
+    return result
+
+
+def _write_report(path: Path, session: Any) -> Path:
+    from graftwork.cli._report import write_report
+
+    return write_report(path, problem=session.problem)
+
+
+def _row(name: str, entry: dict[str, Any]) -> str:
+    return (
+        f"  {name:<14} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
+        f"{entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
+    )
+
+
+def _tell(result: dict[str, Any], page: Path | None) -> None:
+    spent = (result["training_flops"] + result["scoring_flops"]) / 1e15
+    lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
+    lines += [_row(f"best ({result['best']['id']})", result["best"])]
+    lines += [_row(entry["id"], entry) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
+    lines += [_row(f"{entry['method']} ensemble", entry) for entry in result["ensemble"] or ()]
+    if result["seed_network"]:
+        lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
+    if page is not None:
+        lines += [f"report: {page}"]
+    typer.echo("\n".join(lines), file=sys.stdout)

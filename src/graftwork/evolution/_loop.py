@@ -1,0 +1,109 @@
+"""Algorithm 1 of the poster, as a generator that yields one `Generation` a round.
+
+Nothing here writes a file or prints: the caller records what is yielded, and may stop and resume between any two
+updates, because everything that changes lives in `SearchState` and in the strategy's ``state_dict``.
+"""
+
+from collections.abc import Iterator
+
+from graftwork.errors import ConfigError
+from graftwork.evolution._draw import RoundDraw
+from graftwork.evolution._plan import Plan
+from graftwork.evolution._state import Generation, Observer, Scores, SearchState, Trains
+from graftwork.evolution.strategies import Strategy
+from graftwork.training import Evaluation
+from graftwork.typing import MemberId
+
+
+def search(
+    state: SearchState,
+    *,
+    strategy: Strategy,
+    trainer: Trains,
+    scorer: Scores,
+    plan: Plan,
+    num_survivors: int,
+    population_size: int,
+    observer: Observer | None = None,
+) -> Iterator[Generation]:
+    """Algorithm 1: train the seed; then select, mutate and train jointly, round after round.
+
+    Args:
+        state: A population that holds the seed, and the source of randomness; changed in place. A state that was
+            stored between two updates continues where it was, to the same bits.
+        strategy: Decides who survives, what is grown and who trains (see `graftwork.evolution.strategies`).
+        trainer: Makes updates.
+        scorer: Says which validation examples each member gets right.
+        plan: How much work each round gets.
+        num_survivors: K.
+        population_size: M, at least K.
+        observer: Told when the state may be stored (see `Observer`); ``None``: nobody.
+
+    Yields:
+        One `Generation` a round; after the last one the population holds the final survivors.
+
+    Raises:
+        ConfigError: If K or M is below 1, or M is below K.
+    """
+    if not 1 <= num_survivors <= population_size:
+        raise ConfigError(
+            f"search: expected 1 <= num_survivors <= population_size, got {num_survivors} and {population_size}; "
+            "lower num_survivors or raise population_size"
+        )
+    while not state.finished:
+        if state.generation > 0 and not state.begun:
+            state.population.keep(state.survivors)
+            state.report = strategy.propose(state, population_size)
+        state.begun = True
+        joint_train(state, strategy=strategy, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
+        evaluation = scorer.evaluate(list(state.population))
+        state.scoring_flops += evaluation.flops
+        yield _finish_round(state, plan, evaluation, strategy.survivors(state, evaluation, num_survivors))
+    state.population.keep(state.survivors)
+
+
+def joint_train(
+    state: SearchState,
+    *,
+    strategy: Strategy,
+    trainer: Trains,
+    scorer: Scores,
+    plan: Plan,
+    observer: Observer | None = None,
+) -> None:
+    """Draw a member, update it on one batch; until this round's share of the plan is done."""
+    trainer.sync()
+    reserved = scorer.flops(state.population.genomes)
+    draw = RoundDraw(state, strategy=strategy, plan=plan, batch_size=trainer.batch_size, reserved=reserved)
+    while drawn := draw(trainer.updates_at_once):
+        loss = trainer.run([entry.update for entry in drawn])
+        state.step += len(drawn)
+        state.training_flops += sum(entry.flops for entry in drawn)
+        state.loss_sum += loss
+        state.loss_count += len(drawn)
+        if observer is not None:
+            observer(state, drawn[-1].name, loss / len(drawn), drawn[-1].update.progress)
+
+
+def _finish_round(
+    state: SearchState, plan: Plan, evaluation: Evaluation, survivors: tuple[MemberId, ...]
+) -> Generation:
+    state.finished = state.generation >= plan.num_generations
+    state.survivors = survivors
+    record = Generation(
+        number=state.generation,
+        members=tuple(state.population.members),
+        evaluation=evaluation,
+        survivors=survivors,
+        births=tuple(birth for birth in state.population.lineage if birth.generation == state.generation),
+        report=state.report,
+        step=state.step,
+        training_flops=state.training_flops,
+        scoring_flops=state.scoring_flops,
+        mean_loss=state.loss_sum / state.loss_count if state.loss_count else float("nan"),
+        last=state.finished,
+    )
+    state.accuracies = record.accuracies
+    state.generation += 1
+    state.begun, state.loss_sum, state.loss_count = False, 0.0, 0
+    return record

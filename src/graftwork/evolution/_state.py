@@ -1,0 +1,133 @@
+"""What a search is made of between two updates, and what it says after a round."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from graftwork.evolution._population import Birth, Population
+from graftwork.evolution.mutation import MutationReport
+from graftwork.networks import Member
+from graftwork.networks.genome import Genome
+from graftwork.training import Evaluation, Update
+from graftwork.typing import MemberId
+
+
+class Trains(Protocol):
+    """Makes updates (see `graftwork.training.Trainer`), as many as it wants drawn at once."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def updates_at_once(self) -> int: ...
+    def run(self, updates: Sequence[Update]) -> float: ...
+    def sync(self) -> None: ...
+
+
+class Scores(Protocol):
+    """What members say about the validation split (see `graftwork.training.Scorer`)."""
+
+    def evaluate(self, members: Sequence[Member]) -> Evaluation: ...
+    def flops(self, genomes: Sequence[Genome]) -> int: ...
+
+
+@dataclass(slots=True)
+class SearchState:
+    """Everything that changes during a search: what a checkpoint stores, beside the strategy's own state.
+
+    Args:
+        population: Members, bank and lineage.
+        rng: Source of draws, mutations and new weights.
+        generation: Number of the current round.
+        begun: Whether this round's mutation is done.
+        finished: Whether the search is over.
+        step: Updates so far.
+        training_flops: FLOPs spent on updates so far.
+        scoring_flops: FLOPs spent on scoring so far.
+        survivors: Members selected at the end of the last round, in order of choice.
+        accuracies: Member → fraction of the validation split that it gets right, for the members scored last.
+        report: Outcome of this round's mutation.
+        loss_sum: Sum of the losses of this round's updates.
+        loss_count: Number of updates in this round.
+    """
+
+    population: Population
+    rng: np.random.Generator
+    generation: int = 0
+    begun: bool = False
+    finished: bool = False
+    step: int = 0
+    training_flops: int = 0
+    scoring_flops: int = 0
+    survivors: tuple[MemberId, ...] = ()
+    accuracies: dict[MemberId, float] = field(default_factory=dict)
+    report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+    @property
+    def spent_flops(self) -> int:
+        """FLOPs of training and scoring so far."""
+        return self.training_flops + self.scoring_flops
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The outcome of one round: selection has been made from these scores; the survivors begin the next round.
+
+    Args:
+        number: 0 for the round that trains the seed alone.
+        members: Members that were scored, in order of birth.
+        evaluation: What each of them says about the validation split.
+        survivors: Selected members, in order of choice.
+        births: Members born in this round.
+        report: Outcome of the mutation.
+        step: Updates since the start.
+        training_flops: Training FLOPs since the start.
+        scoring_flops: Scoring FLOPs since the start.
+        mean_loss: Mean over this round's updates; NaN if there was none.
+        last: Whether it is the final round.
+    """
+
+    number: int
+    members: tuple[MemberId, ...]
+    evaluation: Evaluation
+    survivors: tuple[MemberId, ...]
+    births: tuple[Birth, ...]
+    report: MutationReport
+    step: int
+    training_flops: int
+    scoring_flops: int
+    mean_loss: float
+    last: bool
+
+    @property
+    def accuracies(self) -> dict[MemberId, float]:
+        """Member → fraction of validation examples that it gets right."""
+        total = len(self.evaluation.labels)
+        counts = self.evaluation.correct.sum(axis=1)
+        return {member: int(count) / total for member, count in zip(self.members, counts, strict=True)}
+
+    @property
+    def best(self) -> MemberId:
+        """The member with the highest validation accuracy; the older of equals."""
+        return self.members[int(np.argmax(self.evaluation.correct.sum(axis=1)))]
+
+    @property
+    def best_accuracy(self) -> float:
+        """Fraction of validation examples that `best` gets right."""
+        return self.accuracies[self.best]
+
+    def __repr__(self) -> str:
+        top = f"best {self.best} at {self.best_accuracy:.4f} validation"
+        return f"<Generation {self.number}: {len(self.members)} members, {top}>"
+
+
+Observer = Callable[[SearchState, str, float, float], None]
+"""Called with the state, the name of a member, a loss and the progress whenever the state may be stored; may raise to
+stop the search.
+
+That is after every update, or, where a trainer wants several drawn at once, after those: then the member is the one
+drawn last and the loss is the mean. A genome that is drawn without being a member goes by its hash.
+"""

@@ -1,0 +1,153 @@
+"""The report's mutation: random R2R transforms until the population is full."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from graftwork.errors import ConfigError
+from graftwork.evolution._population import Population
+from graftwork.evolution.transforms import Growth, R2RDeepen, R2RWiden, RandomPadding, Transform, even
+from graftwork.networks.genome import Genome, Layer, forward_flops, num_parameters
+from graftwork.typing import KERNEL_SIZES, MemberId
+
+
+@dataclass(frozen=True, slots=True)
+class MutationReport:
+    """What one round of mutation did.
+
+    Args:
+        born: New members, in order of birth.
+        rejected: Draws that broke a limit, by the limit's name.
+        saturated: Whether the round gave up before the population was full.
+    """
+
+    born: tuple[MemberId, ...]
+    rejected: dict[str, int]
+    saturated: bool
+
+
+class Mutator(Protocol):
+    """Grows a population to a size."""
+
+    def __call__(
+        self, population: Population, size: int, *, rng: np.random.Generator, generation: int
+    ) -> MutationReport: ...
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be a probability in [0, 1], got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class R2RMutation:
+    """Draw a member uniformly, a transform and its site; add the child; until the population is full.
+
+    Defaults are the report's (facts, algorithm 3). A child that would break a limit is rejected before anything is
+    built; after ``max_rejections`` rejections in a row the round stops and says so.
+
+    Args:
+        deepen_probability: Of deepening; otherwise a layer is widened.
+        kernel_probabilities: Of kernel sizes 1, 3 and 5.
+        concat_probability: Of widening only the upper or lower half of a layer's channels.
+        hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (rounded up to
+            even).
+        min_shared_fraction: τ: a child must share more than this fraction of its parameters with its parent.
+        max_parameters: Of a child; ``None``: any.
+        max_flops: Of a child's forward pass over one image; ``None``: any.
+        random_padding: Begin new blocks at random: the control that does not preserve the function.
+        noise: See `Growth`.
+        max_rejections: In a row.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    deepen_probability: float = 0.5
+    kernel_probabilities: tuple[float, float, float] = (0.30, 0.35, 0.35)
+    concat_probability: float = 0.0
+    hidden_multiple: float = 1.0
+    min_shared_fraction: float = 0.0
+    max_parameters: int | None = None
+    max_flops: int | None = None
+    random_padding: bool = False
+    noise: float = 0.0
+    max_rejections: int = 100
+    _limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_probability("deepen_probability", self.deepen_probability)
+        _check_probability("concat_probability", self.concat_probability)
+        _check_probability("min_shared_fraction", self.min_shared_fraction)
+        if len(self.kernel_probabilities) != 3 or abs(sum(self.kernel_probabilities) - 1) > 1e-9:
+            raise ConfigError(f"kernel_probabilities must be three that sum to 1, got {self.kernel_probabilities!r}")
+        if not self.hidden_multiple > 0:
+            raise ConfigError(f"hidden_multiple must be > 0, got {self.hidden_multiple!r}")
+        parameters, flops = self.max_parameters or float("inf"), self.max_flops or float("inf")
+        limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (
+            ("min_shared_fraction", lambda growth: growth.shared_fraction > self.min_shared_fraction),
+            ("max_parameters", lambda growth: num_parameters(growth.child) <= parameters),
+            ("max_flops", lambda growth: forward_flops(growth.child) <= flops),
+        )
+        object.__setattr__(self, "_limits", limits)
+
+    def __call__(
+        self, population: Population, size: int, *, rng: np.random.Generator, generation: int = 0
+    ) -> MutationReport:
+        """Add children until there are ``size`` members.
+
+        Args:
+            population: Grown in place.
+            size: Members wanted; nothing happens if there are as many.
+            rng: Source of every choice and of the new weights.
+            generation: For the lineage.
+        """
+        born: list[MemberId] = []
+        rejected: dict[str, int] = {}
+        in_a_row = 0
+        while len(population) < size and in_a_row < self.max_rejections:
+            parent = list(population.members)[int(rng.integers(len(population)))]
+            growth = self.draw(population[parent].genome, rng=rng)(population[parent].genome, rng=rng)
+            broken = self.broken_limit(growth)
+            if broken is not None:
+                rejected[broken] = rejected.get(broken, 0) + 1
+                in_a_row += 1
+                continue
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            born.append(population.graft(parent, growth, generator=generator, generation=generation))
+            in_a_row = 0
+        return MutationReport(tuple(born), rejected, saturated=len(population) < size)
+
+    def broken_limit(self, growth: Growth) -> str | None:
+        """The first limit that a child would break; ``None``: it keeps them all."""
+        return next((name for name, holds in self._limits if not holds(growth)), None)
+
+    def draw(self, genome: Genome, *, rng: np.random.Generator) -> Transform:
+        """Choose a transform and its site.
+
+        A layer to widen is drawn uniformly, a place to deepen uniformly among those behind a layer or a pool.
+        """
+        deepen = rng.random() < self.deepen_probability
+        kernel_size = int(rng.choice(KERNEL_SIZES, p=self.kernel_probabilities))
+        if deepen:
+            position = 1 + int(rng.integers(len(genome.body)))
+            width = list(genome.steps())[position - 1].out_shape[0]
+            transform: Transform = R2RDeepen(position, (kernel_size,), even(width * self.hidden_multiple), self.noise)
+        else:
+            places = [index for index, item in enumerate(genome.body) if isinstance(item, Layer)]
+            position = places[int(rng.integers(len(places)))]
+            layer = genome.body[position]
+            assert isinstance(layer, Layer)
+            channels = self._channels(layer.out_channels, rng)
+            width = channels[1] - channels[0] if channels else layer.out_channels
+            transform = R2RWiden(position, kernel_size, even(width * self.hidden_multiple), channels, self.noise)
+        return RandomPadding(transform) if self.random_padding else transform
+
+    def _channels(self, width: int, rng: np.random.Generator) -> tuple[int, int] | None:
+        if width < 2 or not self.concat_probability or rng.random() >= self.concat_probability:
+            return None
+        half = width // 2
+        return (0, half) if rng.random() < 0.5 else (half, width)

@@ -1,0 +1,49 @@
+"""The poster's strategy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graftwork.evolution._state import SearchState
+from graftwork.evolution.mutation import MutationReport, Mutator
+from graftwork.evolution.selection import Selector
+from graftwork.networks.genome import forward_flops
+from graftwork.training import Evaluation
+from graftwork.typing import MemberId
+
+
+class Neuroevolution:
+    """Algorithm 1: members train in turn by lot, a selector chooses, random mutations fill the population up.
+
+    Args:
+        selector: Chooses survivors from what each member classifies correctly.
+        mutate: Grows the population to a size.
+    """
+
+    def __init__(self, *, selector: Selector, mutate: Mutator) -> None:
+        self.selector = selector
+        self.mutate = mutate
+
+    def draw(self, state: SearchState, count: int) -> Sequence[MemberId]:
+        """Draw members uniformly, with replacement."""
+        members = list(state.population.members)
+        return [members[int(state.rng.integers(len(members)))] for _ in range(count)]
+
+    def survivors(self, state: SearchState, evaluation: Evaluation, count: int) -> tuple[MemberId, ...]:
+        """Let the selector choose, with forward FLOPs as costs."""
+        members = list(state.population.members)
+        costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
+        chosen = self.selector.select(evaluation.correct, costs, count, state.rng)
+        return tuple(members[row] for row in chosen)
+
+    def propose(self, state: SearchState, size: int) -> MutationReport:
+        """Mutate members that are drawn uniformly."""
+        return self.mutate(state.population, size, rng=state.rng, generation=state.generation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: all that changes is in the search's state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing, for there is nothing to load."""

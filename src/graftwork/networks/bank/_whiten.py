@@ -1,0 +1,31 @@
+"""Filters of a whitening stem."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def whitening_filters(images: Tensor, kernel_size: int, out_channels: int, *, epsilon: float = 5e-4) -> Tensor:
+    """Filters whose responses to image patches are uncorrelated and of variance 1 (PCA whitening; Page 2018).
+
+    Args:
+        images: Normalised float images [N, C, H, W]; a few thousand are plenty.
+        kernel_size: Side of the patches.
+        out_channels: Even; the ``out_channels / 2`` strongest components, then the same with the sign turned round,
+            so that an activation after them loses nothing (Jordan 2024).
+        epsilon: Added to each variance (in units of the images' own), so that weak components are not blown up.
+
+    Returns:
+        Filters [out_channels, C, kernel_size, kernel_size].
+    """
+    channels = images.shape[1]
+    patches = F.unfold(images.float(), kernel_size).transpose(1, 2).reshape(-1, channels * kernel_size**2)
+    patches = patches.double()
+    patches = patches - patches.mean(dim=0)
+    covariance = patches.T @ patches / len(patches)
+    variances, components = torch.linalg.eigh(covariance)  # in rising order
+    # eigh leaves the sign of each component open: fix it, so that machines agree
+    signs = components.gather(0, components.abs().argmax(dim=0, keepdim=True)).sign()
+    scaled = (components * signs / torch.sqrt(variances + epsilon)).T.flip(0)
+    half = scaled[: out_channels // 2].float().reshape(-1, channels, kernel_size, kernel_size)
+    return torch.cat([half, -half]).contiguous(memory_format=torch.channels_last)

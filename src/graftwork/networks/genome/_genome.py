@@ -1,0 +1,254 @@
+"""Genome: what a network *is*."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from graftwork.errors import GenomeError
+from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem, check_choice, check_even, check_positive
+from graftwork.typing import ACTIVATIONS, NORMS, Activation, BlockId, Norm, Shape
+
+FORMAT_VERSION = 1
+"""Version of the JSON form; raised when old readers would misread new files."""
+
+
+class Step(NamedTuple):
+    """One item of a genome with the shapes around it."""
+
+    position: int  # in `Genome.body`
+    item: Layer | Pool
+    in_shape: Shape
+    out_shape: Shape
+
+
+@dataclass(frozen=True)
+class Genome:
+    """The architecture of one network, without its weights: hashable, comparable, printable.
+
+    Args:
+        input_shape: Channels, height and width of the images.
+        num_classes: Number of classes, at least 2.
+        body: Layers and pools in order.
+        stem: What comes before them.
+        head: The classifier after them.
+        activation: Used everywhere in the network.
+        norm: Used inside every block; ``"layer"`` is taken inside each twin half.
+
+    Raises:
+        GenomeError: If no such network exists; the message names the layer and block.
+    """
+
+    input_shape: Shape
+    num_classes: int
+    body: tuple[Layer | Pool, ...]
+    stem: Stem = field(default_factory=Stem)
+    head: Head = field(default_factory=Head)
+    activation: Activation = "relu"
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        object.__setattr__(self, "body", tuple(self.body))
+        if len(self.input_shape) != 3:
+            raise GenomeError(f"genome: input_shape must be (channels, height, width), got {self.input_shape!r}")
+        for name, size in zip(("channels", "height", "width"), self.input_shape, strict=True):
+            check_positive(f"input {name}", size, "genome")
+        if not isinstance(self.num_classes, int) or self.num_classes < 2:
+            raise GenomeError(f"genome: num_classes must be an integer >= 2, got {self.num_classes!r}")
+        check_choice("activation", self.activation, ACTIVATIONS, "genome")
+        check_choice("norm", self.norm, NORMS, "genome")
+        if not self.layers:
+            raise GenomeError("genome: needs at least one layer, got none")
+        self._check_ids()
+        self._check_shapes()
+
+    def _check_ids(self) -> None:
+        seen: dict[BlockId, str] = {}
+        named: list[tuple[BlockId, str]] = [(self.head.id, "head")]
+        if self.stem.kind != "none":
+            named.append((self.stem.id, "stem"))
+        for index, item in enumerate(self.body):
+            if isinstance(item, Layer):
+                named += [(block.id, f"layer {index}") for block in item.blocks]
+        for block_id, where in named:
+            if block_id in seen:
+                raise GenomeError(f"genome: id {block_id!r} is used twice, in {seen[block_id]} and in {where}")
+            seen[block_id] = where
+
+    def _check_shapes(self) -> None:
+        channels, height, width = self.input_shape
+        limit = 2 * channels * self.stem.kernel_size**2
+        if self.stem.kind == "whiten" and self.stem.out_channels > limit:
+            raise GenomeError(
+                f"stem: patches of {channels}x{self.stem.kernel_size}x{self.stem.kernel_size} have {limit // 2} "
+                f"whitening filters, so out_channels is at most {limit}, got {self.stem.out_channels}"
+            )
+        if self.stem.kind == "whiten" and self.stem.kernel_size > min(height, width):
+            raise GenomeError(
+                f"stem: whitening patches of {self.stem.kernel_size}x{self.stem.kernel_size} pixels do not fit into "
+                f"{height}x{width} images; take a smaller kernel_size"
+            )
+        if self.norm == "layer" and self.stem.kind == "conv":
+            check_even("out_channels", self.stem.out_channels, "stem under layer norm")
+        if self.norm == "instance" and self.head.kind == "r2r":
+            raise GenomeError(
+                "head: kind 'r2r' under norm 'instance' normalises each feature by itself, which leaves a constant; "
+                "take another norm, or head kind 'linear' or 'mlp'"
+            )
+        if min(self.stem_shape[1:]) < 1:
+            raise GenomeError(f"stem: kernel of {self.stem.kernel_size} on {height}x{width} images leaves nothing")
+        for step in self.steps():
+            if min(step.out_shape[1:]) < 1:
+                raise GenomeError(
+                    f"pool {step.position}: {step.item!r} on "
+                    f"{step.in_shape[1]}x{step.in_shape[2]} leaves nothing; take out a pool"
+                )
+            if isinstance(step.item, Layer) and step.item.out_channels < step.in_shape[0]:
+                raise GenomeError(
+                    f"layer {step.position}: out_channels must be at least the {step.in_shape[0]} channels of its "
+                    f"input (the residual is padded, never cut), got {step.item.out_channels}"
+                )
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of `body`, without its pools."""
+        return tuple(item for item in self.body if isinstance(item, Layer))
+
+    @property
+    def stem_shape(self) -> Shape:
+        """Shape of the stem's output."""
+        if self.stem.kind == "none":
+            return self.input_shape
+        _, height, width = self.input_shape
+        lost = self.stem.kernel_size - 1 - 2 * self.stem.padding
+        return self.stem.out_channels, height - lost, width - lost
+
+    def steps(self) -> Iterator[Step]:
+        """Walk `body` with the shape before and after each item."""
+        shape = self.stem_shape
+        for index, item in enumerate(self.body):
+            if isinstance(item, Layer):
+                out = (item.out_channels, shape[1], shape[2])
+            else:
+                out = (shape[0], shape[1] // item.size, shape[2] // item.size)
+            yield Step(index, item, shape, out)
+            shape = out
+
+    @property
+    def features_shape(self) -> Shape:
+        """Shape of what the head receives."""
+        return list(self.steps())[-1].out_shape
+
+    @property
+    def head_features(self) -> int:
+        """Number of features after the head's pooling or flattening."""
+        channels, height, width = self.features_shape
+        return channels * height * width if self.head.pooling == "none" else channels
+
+    @property
+    def penultimate_features(self) -> int:
+        """Number of features that the last linear layer receives."""
+        return self.head_features if self.head.kind == "linear" else self.head.hidden_features
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks in order."""
+        for layer in self.layers:
+            yield from layer.blocks
+
+    @property
+    def ids(self) -> tuple[BlockId, ...]:
+        """Every bank entry that the network uses, in forward order."""
+        stem = () if self.stem.kind == "none" else (self.stem.id,)
+        return (*stem, *(block.id for block in self.blocks()), self.head.id)
+
+    def replace(self, **changes: Any) -> "Genome":
+        """A copy with some fields changed, checked again."""
+        return replace(self, **changes)
+
+    def at_size(self, height: int, width: int) -> "Genome":
+        """The same network for images of another size: the same parameters where it pools globally.
+
+        Raises:
+            GenomeError: If the head has a weight for every position, or too little is left of the images.
+        """
+        if self.head.pooling == "none":
+            raise GenomeError(
+                f"genome: images of {height}x{width} need a head that pools globally (avg or max); it has a weight "
+                f"for every position of {self.input_shape[1]}x{self.input_shape[2]} images"
+            )
+        return self.replace(input_shape=(self.input_shape[0], height, width))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        body = [
+            {"type": "layer", **asdict(item)} if isinstance(item, Layer) else {"type": "pool", **asdict(item)}
+            for item in self.body
+        ]
+        return {
+            "format": FORMAT_VERSION,
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "activation": self.activation,
+            "norm": self.norm,
+            "stem": asdict(self.stem),
+            "body": body,
+            "head": asdict(self.head),
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The genome as JSON; `from_json` gives an equal genome back."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Genome":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            GenomeError: If the format version is unknown, a field is missing or unknown, or the network can't exist.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT_VERSION:
+            found = data.get("format") if isinstance(data, dict) else data
+            raise GenomeError(f"genome: expected format {FORMAT_VERSION}, got {found!r}")
+        try:
+            return cls(
+                tuple(data["input_shape"]),
+                data["num_classes"],
+                tuple(_item(entry) for entry in data["body"]),
+                stem=Stem(**data["stem"]),
+                head=Head(**data["head"]),
+                activation=data["activation"],
+                norm=data["norm"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise GenomeError(f"genome: not the JSON of a genome: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> "Genome":
+        """Read what `to_json` wrote; raises `GenomeError` where it is no genome."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GenomeError(f"genome: not JSON: {error}") from error
+        return cls.from_dict(data)
+
+    @property
+    def id(self) -> str:
+        """Stable hash of the architecture and the ids of its blocks: the same in every process, 16 hex digits."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        shape, blocks = "×".join(map(str, self.input_shape)), sum(1 for _ in self.blocks())
+        return f"<Genome {self.id[:8]}: {shape} → {len(self.layers)} layers, {blocks} blocks → {self.num_classes}>"
+
+
+def _item(entry: dict[str, Any]) -> Layer | Pool:
+    fields = dict(entry)
+    kind = fields.pop("type")
+    if kind == "pool":
+        return Pool(**fields)
+    if kind != "layer":
+        raise GenomeError(f"genome: an item of the body is a layer or a pool, got {kind!r}")
+    return Layer(fields.pop("out_channels"), tuple(Block(**block) for block in fields.pop("blocks")), **fields)

@@ -1,0 +1,79 @@
+"""Genomes to start from, for any input size and number of classes."""
+
+from collections.abc import Callable, Mapping
+
+from graftwork.errors import GenomeError
+from graftwork.networks.genome._genome import Genome
+from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem
+from graftwork.typing import BlockId, Shape
+
+
+def _plain(name: str, out_channels: int, hidden_channels: int, kernel_size: int = 3) -> Layer:
+    return Layer(out_channels, (Block(BlockId(name), kernel_size, hidden_channels, 0, out_channels),))
+
+
+def _poster(input_shape: Shape, num_classes: int, *, per_stage: int, width: int = 16) -> Genome:
+    body: list[Layer | Pool] = []
+    side = min(input_shape[1:])
+    channels = max(width, input_shape[0])
+    for stage in range(3):
+        hidden = max(2, 2 * (channels // 4))
+        body += [_plain(f"seed-{stage}-{number}", channels, hidden) for number in range(per_stage)]
+        if side >= 2:
+            body.append(Pool("max", 2))
+            side //= 2
+        channels *= 2
+    return Genome(input_shape, num_classes, tuple(body), head=Head("mlp", hidden_features=128))
+
+
+def poster(input_shape: Shape, num_classes: int) -> Genome:
+    """The poster's h_i: three layers of 16, 32 and 64 channels, one 3×3 block each, max-pools, FC 128, FC classes."""
+    return _poster(input_shape, num_classes, per_stage=1)
+
+
+def base(input_shape: Shape, num_classes: int) -> Genome:
+    """The poster's base network: as h_i with six layers, 3×3 kernels only."""
+    return _poster(input_shape, num_classes, per_stage=2)
+
+
+def default(input_shape: Shape, num_classes: int) -> Genome:
+    """The default recipe's: a whitening stem, three stages of 3×3 blocks, a linear head behind a global max-pool.
+
+    Widths 32, 128 and 192, five layers: the shape of a quarter-size airbench94 (Jordan 2024) as a stack of residual R2R
+    layers, its last stage wider. Small images keep their size in the stem and lose the last pools.
+    """
+    channels, side = input_shape[0], min(input_shape[1:])
+    stem_kernel = 2 if side >= 16 else 3
+    stem = Stem("whiten", out_channels=2 * channels * stem_kernel**2, kernel_size=stem_kernel)
+    side -= 1 if stem_kernel == 2 else 0
+    body: list[Layer | Pool] = []
+    width = stem.out_channels
+    for stage, (channels_, depth) in enumerate(((32, 1), (128, 2), (192, 2))):
+        width = max(width, channels_)
+        for number in range(depth):
+            body.append(_plain(f"seed-{stage}-{number}", width, channels_))
+            if number == 0 and side >= 4:
+                body.append(Pool("max", 2))
+                side //= 2
+    head = Head("linear", hidden_features=0, pooling="max", scale=0.125)
+    return Genome(input_shape, num_classes, tuple(body), stem=stem, head=head, activation="gelu")
+
+
+SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {"poster": poster, "base": base, "default": default}
+"""Seed genomes by name."""
+
+
+def seed_genome(name: str, input_shape: Shape, num_classes: int) -> Genome:
+    """A genome to start from.
+
+    Args:
+        name: ``"poster"`` (h_i), ``"base"`` (six layers) or ``"default"`` (the default recipe's).
+        input_shape: Channels, height and width; pools that would leave nothing are left out.
+        num_classes: At least 2.
+
+    Raises:
+        GenomeError: If the name is unknown.
+    """
+    if name not in SEEDS:
+        raise GenomeError(f"seed genome: expected one of {', '.join(SEEDS)}, got {name!r}")
+    return SEEDS[name](input_shape, num_classes)

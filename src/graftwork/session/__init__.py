@@ -1,0 +1,69 @@
+"""A search on disk, from a config to its outcome.
+
+`SearchConfig` holds every option (`read_options` reads a file of them), `parse_budget` reads a `Budget`, `Problem` is
+the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the
+`Plan` that `make_plan` fixes before the first step. A `Session` takes a run from there to its end, tells a `Listener`
+what happens, and resumes it after a kill; `Outcome` opens the test split once and writes what came of it. `combine`
+makes ensembles of a finished run from its stored predictions, and `distil` one network of an ensemble.
+"""
+
+from graftwork.session._budget import Budget, parse_budget
+from graftwork.session._config import SearchConfig, read_options
+from graftwork.session._distil import distil
+from graftwork.session._ensembles import (
+    METHODS,
+    PENULTIMATE_METHODS,
+    combine,
+    ensemble_costs,
+    load_ensemble,
+    members_of,
+    prediction_scores,
+)
+from graftwork.session._following import adopt, dismiss, follow, prepare_together, shared_parts
+from graftwork.session._growth import mutation_of, strategy_of
+from graftwork.session._machine import choose_kernels, choose_precision, device_of
+from graftwork.session._outcome import CONTROL, Outcome
+from graftwork.session._planning import make_plan, measure_speed, shared_part
+from graftwork.session._session import Listener, Session, SilentListener
+from graftwork.session._setup import Problem, Setup, prepare, seed_of
+from graftwork.session._stored import StoredPredictions, problem_of, run_members
+
+__all__ = [
+    "CONTROL",
+    "METHODS",
+    "PENULTIMATE_METHODS",
+    "Budget",
+    "Listener",
+    "Outcome",
+    "Problem",
+    "SearchConfig",
+    "Session",
+    "Setup",
+    "SilentListener",
+    "StoredPredictions",
+    "adopt",
+    "choose_kernels",
+    "choose_precision",
+    "combine",
+    "device_of",
+    "dismiss",
+    "distil",
+    "ensemble_costs",
+    "follow",
+    "load_ensemble",
+    "make_plan",
+    "measure_speed",
+    "members_of",
+    "mutation_of",
+    "parse_budget",
+    "prediction_scores",
+    "prepare",
+    "prepare_together",
+    "problem_of",
+    "read_options",
+    "run_members",
+    "seed_of",
+    "shared_part",
+    "shared_parts",
+    "strategy_of",
+]

@@ -1,0 +1,49 @@
+"""``--budget``: time, training FLOPs or steps."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from graftwork.errors import ConfigError
+
+_UNITS: dict[str, tuple[Literal["seconds", "flops", "steps"], float]] = {
+    "s": ("seconds", 1),
+    "m": ("seconds", 60),
+    "min": ("seconds", 60),
+    "h": ("seconds", 3600),
+    "gflop": ("flops", 1e9),
+    "tflop": ("flops", 1e12),
+    "pflop": ("flops", 1e15),
+    "steps": ("steps", 1),
+    "step": ("steps", 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a search may spend.
+
+    Args:
+        kind: ``"seconds"`` of training and scoring (turned into FLOPs before the first step), ``"flops"`` of training
+            and scoring, or ``"steps"`` of training.
+        amount: In that unit; greater than 0.
+    """
+
+    kind: Literal["seconds", "flops", "steps"]
+    amount: float
+
+
+def parse_budget(text: str) -> Budget:
+    """Read ``10m``, ``90s``, ``1.5h``, ``0.05PFLOP``, ``200TFLOP`` or ``20000steps``.
+
+    Raises:
+        ConfigError: If it is none of these, or not greater than 0.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", text.strip().lower())
+    unit = match[2].removesuffix("s") if match and match[2].endswith("flops") else match[2] if match else ""
+    if not match or unit not in _UNITS or float(match[1]) <= 0:
+        raise ConfigError(
+            f"budget: expected a time (10m, 90s, 1.5h), FLOPs (0.05PFLOP, 200TFLOP) or steps (20000steps), got {text!r}"
+        )
+    kind, factor = _UNITS[unit]
+    return Budget(kind, float(match[1]) * factor)

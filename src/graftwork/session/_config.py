@@ -1,0 +1,200 @@
+"""SearchConfig: every option of a search, from TOML and flags."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from graftwork.errors import ConfigError, did_you_mean
+from graftwork.evolution.selection import make_selector
+from graftwork.evolution.strategies import STRATEGIES
+from graftwork.session._budget import parse_budget
+from graftwork.training import RECIPES, Recipe, make_recipe, part_of
+
+_RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Every option of a search; plain, frozen, checked.
+
+    Args:
+        data: A data set: ``digits``, a folder, a file or a name (see `graftwork.datasets.load_dataset`).
+        recipe: Networks, optimizers, schedule and the numbers of Algorithm 1.
+        genome: Of the seed network: a JSON file; ``None``: the recipe's.
+        strategy: Name of a search strategy (`graftwork.evolution.strategies.STRATEGIES`).
+        selection: Name of a selector (`graftwork.evolution.selection.SELECTORS`).
+        selection_options: Its keyword arguments.
+        scoring_batch_size: Images in one pass of scoring; part of the result's bits.
+        budget: Time, FLOPs or steps (see `parse_budget`); ``None``: the steps of the recipe.
+        seed: Of everything random.
+        split_seed: Of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
+        device: ``cpu``, ``cuda``, ``mps``, …
+        precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
+        passes: What runs the passes between products: ``auto`` (compiled where there is a C compiler and, with
+            precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
+        threads: Of torch's CPU operations, in each worker; ``None``: measured at the start, between one and torch's
+            choice, or with several workers between one and the worker's share of its machine's cores.
+        workers: Processes that search together (see ``docs/scaling.md``).
+        sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched, in
+            rounds with enough members to deal; in others workers share every batch and its gradients. 0: they always
+            do.
+        validation: Share or number of training images that selection sees.
+        blend: Share or number of training images that ensembles are fitted on.
+        test: Share or number of images held out as test split where the data set has none.
+        image_size: Side in pixels that images are resized to; ``None``: as they are.
+        image_column: Of a table; ``None``: found by its type.
+        label_column: Of a table; ``None``: found by its name.
+        skip_bad_images: Leave out images that can't be read, and record them; otherwise they are an error.
+        max_parameters: Of a member; ``None``: any.
+        max_flops: Of a member's forward pass over one image; ``None``: any.
+        random_padding: Grow by random padding, which does not preserve the function (control).
+        control: Also train the seed alone with the FLOPs of the whole search.
+        checkpoint_every: Seconds between checkpoints.
+
+    Raises:
+        ConfigError: If a value is out of its range; the message names the key.
+    """
+
+    data: str = "digits"
+    recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
+    genome: str | None = None
+    strategy: str = "neuroevolution"
+    selection: str = "greedy"
+    selection_options: Mapping[str, Any] = field(default_factory=dict)
+    scoring_batch_size: int = 500
+    budget: str | None = None
+    seed: int = 0
+    split_seed: int | None = None
+    device: str = "cpu"
+    precision: str = "auto"
+    passes: str = "auto"
+    threads: int | None = None
+    workers: int = 1
+    sync_every: int = 16
+    validation: float = 0.1
+    blend: float = 0.05
+    test: float = 0.15
+    image_size: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    skip_bad_images: bool = False
+    max_parameters: int | None = None
+    max_flops: int | None = None
+    random_padding: bool = False
+    control: bool = False
+    checkpoint_every: float = 60.0
+
+    def __post_init__(self) -> None:
+        make_selector(self.selection, **self.selection_options)  # refuses what it can't take
+        if self.strategy not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
+            hint = did_you_mean(self.strategy, STRATEGIES) or "; take one of these"
+            raise ConfigError(f"strategy: expected one of {known}, got {self.strategy!r}{hint}")
+        if self.budget is not None:
+            parse_budget(self.budget)
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+        if self.passes not in ("auto", "compiled", "torch"):
+            raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}")
+        counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size", "scoring_batch_size")
+        for name in ("seed", "split_seed", *counts):
+            value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+                raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
+        if self.sync_every == 0:
+            part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
+        if not self.checkpoint_every > 0:
+            raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `from_dict` gives an equal config back."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**data, "recipe": self.recipe.to_dict(), "selection_options": dict(self.selection_options)}
+
+    def to_toml(self) -> str:
+        """The effective config as TOML, which has no null: what is ``None`` is left out."""
+        return tomli_w.dumps(_without_none(self.to_dict()))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SearchConfig":
+        """Build a config from plain data.
+
+        Args:
+            data: Options by name. ``recipe`` is a name or a table; a table starts from the recipe that its ``name``
+                says and changes some values. Options of the recipe may also stand beside the others.
+
+        Raises:
+            ConfigError: If a key is unknown (with the nearest name) or a value is out of range.
+        """
+        own = {entry.name for entry in fields(cls)}
+        for key in data:
+            if key not in own | _RECIPE_KEYS:
+                hint = did_you_mean(key, [*own, *_RECIPE_KEYS])
+                raise ConfigError(f"config: unknown key {key!r}{hint}")
+        changes = {key: value for key, value in data.items() if key in _RECIPE_KEYS - own - {"name"}}
+        recipe = _recipe(data.get("recipe", "default"))
+        if changes:
+            recipe = recipe.replace(**changes)
+        rest = {key: value for key, value in data.items() if key in own and key != "recipe"}
+        try:
+            return cls(recipe=recipe, **rest)
+        except TypeError as error:
+            raise ConfigError(f"config: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path | None, **flags: Any) -> "SearchConfig":
+        """Read a TOML file; flags win.
+
+        Args:
+            path: Of the file; ``None``: defaults only.
+            flags: Options by name; those that are ``None`` do not count.
+
+        Raises:
+            ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
+        """
+        stored = {} if path is None else read_options(path)
+        return cls.from_dict({**stored, **{key: value for key, value in flags.items() if value is not None}})
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read options from a TOML file, as they stand there.
+
+    Raises:
+        ConfigError: If the file is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: can't read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is no TOML: {error}") from error
+
+
+def _recipe(value: Any) -> Recipe:
+    if isinstance(value, Recipe):
+        return value
+    if isinstance(value, str):
+        return make_recipe(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"recipe: expected a name or a table, got {value!r}")
+    base = make_recipe(str(value.get("name", "default"))).to_dict()
+    for exclusive in (("initial_steps", "initial_fraction"), ("initial_fraction", "initial_steps")):
+        if exclusive[0] in value and exclusive[1] not in value:
+            base[exclusive[1]] = None
+    merged = {**base, **value}
+    if "rules" in value:
+        merged["rules"] = {
+            role: {**base["rules"].get(role, {}), **rule} if isinstance(rule, Mapping) else rule
+            for role, rule in {**base["rules"], **value["rules"]}.items()
+        }
+    return Recipe.from_dict(merged)
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    return list(data) if isinstance(data, tuple) else data

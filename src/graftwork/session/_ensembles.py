@@ -1,0 +1,172 @@
+"""Fitting a run's ensembles, and reading them again."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_combiner, fit_combiner
+from graftwork.errors import ConfigError, RunError
+from graftwork.metrics import expected_calibration_error, negative_log_likelihood
+from graftwork.networks.execution import InputTransform, Output, shared_flops
+from graftwork.networks.genome import Genome, parameters_per_entry
+from graftwork.runs import RunFolder, load_member
+from graftwork.session._stored import StoredPredictions, run_together, store_penultimate
+
+METHODS: Mapping[str, tuple[str, bool]] = {
+    "mean": ("mean", False),
+    "greedy": ("greedy", False),
+    "stacked": ("stacked", False),
+    "grafted": ("grafted", False),
+    "mean-calibrated": ("mean", True),
+    "stacked-calibrated": ("stacked", True),
+}
+"""Method on the command line → method of `graftwork.ensembles`, and whether its temperature is fitted."""
+
+PENULTIMATE_METHODS = ("stacked", "stacked-calibrated")
+"""Methods that can stack penultimate features."""
+
+
+def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
+    """Parameters that an ensemble has to keep, shared blocks once; FLOPs for one image, shared prefixes once."""
+    entries = {block_id: count for genome in genomes for block_id, count in parameters_per_entry(genome).items()}
+    extra = sum(tensor.numel() for tensor in combiner.state_dict().values())
+    return sum(entries.values()) + extra, shared_flops(genomes) + 2 * extra
+
+
+def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, expected calibration error and negative log-likelihood of [example, class] with labels [example]."""
+    probabilities = log_probabilities.double().exp().numpy()
+    return {
+        "accuracy": int((log_probabilities.argmax(1) == labels).sum()) / len(labels),
+        "ece": expected_calibration_error(probabilities, labels.numpy()),
+        "nll": negative_log_likelihood(probabilities, labels.numpy()),
+    }
+
+
+def combine(
+    run: RunFolder,
+    members: Sequence[str],
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    seed: int = 0,
+    features: Output = "logits",
+) -> list[dict[str, Any]]:
+    """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
+
+    Args:
+        run: A folder whose predictions are stored.
+        members: Ids, at least one.
+        methods: Names in `METHODS`.
+        seed: Of the stacker's weights and folds.
+        features: What is stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``, and has to
+            run the members once on all three splits; that opening of the test split is recorded.
+
+    Returns:
+        One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``parameters`` with
+        shared blocks counted once, ``flops`` with shared prefixes run once, ``num_members``. Members count whole, also
+        where only their penultimate features are used.
+
+    Raises:
+        RunError: If predictions are missing.
+        ConfigError: If a method is unknown, or can't take these features.
+    """
+    load, suffix, options = StoredPredictions.load, "", dict[str, int]()
+    if features == "penultimate":
+        wrong = [name for name in methods if name not in PENULTIMATE_METHODS]
+        if wrong:
+            raise ConfigError(f"method: penultimate features take {' or '.join(PENULTIMATE_METHODS)}, got {wrong[0]!r}")
+        store_penultimate(run, members)
+        options["num_classes"] = load(run, "blend", members).outputs.shape[2]
+        load, suffix = StoredPredictions.load_penultimate, "-penultimate"
+    blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
+    genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
+    rows, stored = [], dict[str, dict[str, Tensor]](validation={}, test={})
+    for wanted in methods:
+        method, calibrated = METHODS.get(wanted, (wanted, False))
+        name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
+        combiner = fit_combiner(
+            method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated, **options
+        )
+        _save(run, name, members, combiner, features)
+        with torch.no_grad():
+            said = {"validation": combiner(validation.outputs), "test": combiner(test.outputs)}
+        for split, log_probabilities in said.items():
+            stored[split][f"ensemble/{name}"] = log_probabilities
+        scores = prediction_scores(said["test"], test.labels)
+        parameters, flops = ensemble_costs(genomes, combiner)
+        rows.append(
+            {
+                "method": name,
+                "test_accuracy": scores["accuracy"],
+                "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
+                "ece": scores["ece"],
+                "nll": scores["nll"],
+                "parameters": parameters,
+                "flops": flops,
+                "num_members": len(members),
+                "members": list(members),
+            }
+        )
+    for split, predictions in stored.items():
+        name = f"predictions/{split}.safetensors"
+        run.save_tensors(name, {**run.load_tensors(name), **predictions})
+    return rows
+
+
+def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner, features: Output) -> None:
+    (run.path / "ensembles").mkdir(exist_ok=True)
+    run.save_tensors(f"ensembles/{name}.safetensors", combiner.state_dict())
+    stored = {"members": list(members), "features": features, "combiner": describe_combiner(combiner)}
+    run.write_json(f"ensembles/{name}.json", stored)
+
+
+def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, dict[str, Any]]:
+    """Read an ensemble that `combine` stored: its members run with every shared prefix computed once.
+
+    Raises:
+        RunError: If the run has no such ensemble.
+    """
+    path = run.path / "ensembles" / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none; graftwork ensemble makes them"
+        raise RunError(f"{run.path} has no ensemble {name!r}; there are: {there}")
+    data = run.read_json(f"ensembles/{name}.json")
+    combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
+    loaded = [load_member(run, member) for member in data["members"]]
+    members = [entry[0] for entry in loaded]
+    return (
+        Ensemble(members, combiner, run_all=partial(run_together, members, output=data.get("features", "logits"))),
+        loaded[0][1],
+        loaded[0][2],
+    )
+
+
+def members_of(run: RunFolder, wanted: str) -> list[str]:
+    """Which members ``--members`` means: ``survivors``, ``best:K``, ``pareto``, or ids separated by commas.
+
+    Raises:
+        RunError: If there is no such member.
+    """
+    rows = run.read_json("result.json")["survivors"]
+    if wanted == "survivors":
+        return [str(row["id"]) for row in rows]
+    if wanted.startswith("best:") and wanted[5:].isdigit() and int(wanted[5:]) > 0:
+        ranked = sorted(rows, key=lambda row: -float(row["validation_accuracy"]))
+        return [str(row["id"]) for row in ranked[: int(wanted[5:])]]
+    if wanted == "pareto":
+        return [str(row["id"]) for row in rows if not any(_dominates(other, row) for other in rows)]
+    names = wanted.split(",")
+    known = {row["id"] for row in rows}
+    if not set(names) <= known:
+        raise RunError(
+            f"members: expected survivors, best:K, pareto or ids among {', '.join(sorted(known))}, got {wanted!r}"
+        )
+    return names
+
+
+def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    better = one["validation_accuracy"] >= other["validation_accuracy"] and one["flops"] <= other["flops"]
+    return better and (one["validation_accuracy"], one["flops"]) != (other["validation_accuracy"], other["flops"])

@@ -1,0 +1,50 @@
+"""How a search grows its networks, and how far, as a config says it beforehand."""
+
+import numpy as np
+
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.evolution.selection import make_selector
+from graftwork.evolution.strategies import Strategy, make_strategy
+from graftwork.networks.genome import Genome
+from graftwork.session._config import SearchConfig
+from graftwork.session._planning import first_part
+
+
+def mutation_of(config: SearchConfig) -> R2RMutation:
+    """The mutation that a config asks for."""
+    recipe = config.recipe
+    return R2RMutation(
+        deepen_probability=recipe.deepen_probability,
+        kernel_probabilities=recipe.kernel_probabilities,
+        concat_probability=recipe.concat_probability,
+        hidden_multiple=recipe.hidden_multiple,
+        min_shared_fraction=recipe.min_shared_fraction,
+        max_parameters=config.max_parameters,
+        max_flops=config.max_flops,
+        random_padding=config.random_padding,
+    )
+
+
+def strategy_of(config: SearchConfig) -> Strategy:
+    """The search strategy that a config asks for, with its selector and mutation."""
+    selector = make_selector(config.selection, **config.selection_options)
+    return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config))
+
+
+def typical_genome(config: SearchConfig, genome: Genome) -> Genome:
+    """What a search trains in the middle of its work: the seed, grown as often as its members are on average.
+
+    A member of round *r* has grown *r* times at most; the first round, which trains the seed itself, counts by its part
+    of the work. The same for every seed of the random numbers.
+
+    Args:
+        config: Of the search.
+        genome: Of the seed network.
+    """
+    mutation, rng = mutation_of(config), np.random.default_rng(0)
+    rounds = config.recipe.num_generations if config.recipe.population_size > 1 else 0
+    for _ in range(round((1 - first_part(config.recipe)) * (rounds + 1) / 2) if rounds else 0):
+        growth = mutation.draw(genome, rng=rng)(genome, rng=rng)
+        if mutation.broken_limit(growth) is None:
+            genome = growth.child
+    return genome

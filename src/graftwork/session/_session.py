@@ -1,0 +1,328 @@
+"""Session: a search from config to finished run folder, with checkpoints and a control."""
+
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import torch
+
+from graftwork.errors import RunError, SearchInterruptedError
+from graftwork.evolution import Generation, Observer, Plan, SearchState, search
+from graftwork.machine import PrecisionChoice, ThreadsChoice
+from graftwork.metrics import diversity
+from graftwork.networks.genome import Genome, forward_flops, num_parameters
+from graftwork.runs import RunFolder, now, pack_state, provenance
+from graftwork.session._config import SearchConfig
+from graftwork.session._following import adopt, brief, dismiss, prepare_together, shared_parts
+from graftwork.session._outcome import CONTROL, Outcome
+from graftwork.session._setup import Problem, Setup, prepare
+from graftwork.workers import Group
+
+
+class Listener(Protocol):
+    """Is told what happens; the CLI draws it."""
+
+    def on_stage(self, stage: str, setup: Setup) -> None:
+        """A stage, ``"search"`` or ``"control"``, begins or goes on."""
+
+    def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
+        """One update is done."""
+
+    def on_generation(self, stage: str, generation: Generation) -> None:
+        """One round is done."""
+
+    def on_note(self, text: str) -> None:
+        """Something a user should know."""
+
+
+class SilentListener:
+    """Hears and says nothing."""
+
+    def on_stage(self, stage: str, setup: Setup) -> None:
+        """Say nothing."""
+
+    def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
+        """Say nothing."""
+
+    def on_generation(self, stage: str, generation: Generation) -> None:
+        """Say nothing."""
+
+    def on_note(self, text: str) -> None:
+        """Say nothing."""
+
+
+class Session:
+    """A search on disk.
+
+    Made by `start` or `resume`; `run` takes it to the end. After a kill at any moment `resume` goes on from the last
+    complete checkpoint, to the same bits as without the interruption.
+
+    Args:
+        run: The folder.
+        config: All options.
+        listener: Is told what happens; ``None``: nobody.
+        group: The ranks that search together, of which this is rank 0; ``None``: this process alone.
+    """
+
+    def __init__(
+        self, run: RunFolder, config: SearchConfig, *, listener: Listener | None = None, group: Group | None = None
+    ) -> None:
+        self.folder = run
+        self.config = config
+        self.group = group
+        self.listener: Listener = listener or SilentListener()
+        self.stop_requested = False
+        self._stored: dict[str, Any] | None = None
+        self._elapsed = 0.0
+        self._began = monotonic()
+        self._saved = monotonic()
+
+    @classmethod
+    def start(
+        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
+    ) -> "Session":
+        """Begin a new run in a folder that is not there yet (or is empty).
+
+        Args:
+            config: All options.
+            out: The folder.
+            listener: As of the class.
+            group: As of the class.
+        """
+        RunFolder.check_free(out)
+        setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
+        session = cls(RunFolder.create(out), config, listener=listener, group=group)
+        session._problem, session._fresh = setup.problem, setup
+        genome = setup.population.genomes[0]
+        session.folder.write_text("seed_genome.json", genome.to_json(indent=2) + "\n")
+        session.folder.write_text("config.toml", config.to_toml())
+        return session
+
+    @classmethod
+    def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
+        """Go on with a run.
+
+        Raises:
+            RunError: If there is no run, or it can't be read.
+        """
+        run = RunFolder.open(out)
+        session = cls(run, SearchConfig.load(run.path / "config.toml"), listener=listener, group=group)
+        if (run.path / "provenance.json").is_file():
+            session._stored = run.read_json("provenance.json")
+        return session
+
+    _problem: Problem | None = None
+    _fresh: Setup | None = None
+
+    @property
+    def problem(self) -> Problem | None:
+        """The data, once they are loaded."""
+        return self._problem
+
+    # Stages ----------------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Search, train the control if asked to, open the test split, write the outcome.
+
+        Returns:
+            What ``result.json`` holds.
+
+        Raises:
+            SearchInterruptedError: If `stop_requested` was set; the run can be resumed.
+        """
+        if self.folder.finished:
+            dismiss(self.group)
+            return self.folder.read_json("result.json")
+        setup = self._prepare()
+        recipe = self.config.recipe
+        numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
+        searched = self._stage("search", setup, numbers)
+        digest = searched.population.bank.digest()
+        control = self._control(setup, searched) if self.config.control else None
+        dismiss(self.group)
+        return self._finish(setup, searched, control, digest)
+
+    def _prepare(self) -> Setup:
+        self._problem = problem = self._problem or Problem.load(self.config)
+        if self._stored is None:
+            setup = self._fresh or prepare_together(
+                self.config, self.group, problem=problem, seed_network=self._seed_network()
+            )
+            self._stored = provenance(
+                self.config.device,
+                data=problem.describe(),
+                plan=asdict(setup.plan),
+                precision=setup.precision.to_dict(),
+                threads=setup.threads.to_dict(),
+                training_flops_per_second=setup.speed,
+                workers=self._workers(),
+                started_at=now(),
+            )
+            self.folder.write_json("provenance.json", self._stored)
+            return setup
+        self._compare(problem)
+        plan = Plan(**self._stored["plan"])
+        precision = PrecisionChoice(**self._stored["precision"])
+        return self._setup(problem, plan, precision, ThreadsChoice.from_dict(self._stored["threads"]))
+
+    def _workers(self) -> dict[str, Any]:
+        alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
+        return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
+
+    def _seed_network(self) -> Genome:
+        """From the folder: the file that the config names may be another one by now."""
+        return Genome.from_dict(self.folder.read_json("seed_genome.json"))
+
+    def _setup(self, problem: Problem, plan: Plan, precision: PrecisionChoice, threads: ThreadsChoice) -> Setup:
+        genome = self._seed_network()
+        return prepare(
+            self.config,
+            problem=problem,
+            seed_network=genome,
+            plan=plan,
+            precision_choice=precision,
+            threads_choice=threads,
+        )
+
+    def _compare(self, problem: Problem) -> None:
+        """Other data can't be resumed; another machine can, but not to the same bits."""
+        stored = self._stored or {}
+        found, expected = problem.dataset.fingerprint, stored.get("data", {}).get("fingerprint")
+        if found != expected:
+            raise RunError(
+                f"{self.folder.path}: the run was made on data {str(expected)[:12]}, but {self.config.data!r} now is "
+                f"{found[:12]}; bring the old data back or start a new run"
+            )
+        here, then = provenance(self.config.device), stored
+        for name in ("processor", "instruction_set"):
+            if here["machine"][name] != then["machine"][name]:
+                self.listener.on_note(
+                    f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run goes on under the "
+                    "same plan, but its bits may differ from those of an uninterrupted run"
+                )
+        size, was = self._workers()["size"], stored.get("workers", {}).get("size", 1)
+        if size != was:
+            self.listener.on_note(
+                f"the run was made by {was} workers and goes on with {size}: the same plan, but not the same bits"
+            )
+
+    def _stage(self, stage: str, setup: Setup, numbers: dict[str, int]) -> SearchState:
+        """Run one search (the control is one of a population of one) from its newest checkpoint to its end."""
+        state = setup.state
+        found = self.folder.load_checkpoint(stage)
+        if found is not None:
+            data, tensors = found
+            state = adopt(setup, data["search"], tensors)
+            self._elapsed, self._began = data["seconds"], monotonic()
+            if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
+                self.folder.truncate_records(data["records_offset"])
+        elif stage == "search":
+            self.folder.truncate_records(0)
+        self.listener.on_stage(stage, setup)
+        observe = self._observer(stage, setup)
+        if self.group is not None:
+            brief(self.group, setup, self._seed_network(), **numbers)
+        for generation in search(state, observer=observe, **{**shared_parts(setup, self.group), **numbers}):
+            self._record(stage, state, generation)
+            self._checkpoint(stage, setup)
+            self.listener.on_generation(stage, generation)
+        return state
+
+    def _observer(self, stage: str, setup: Setup) -> Observer:
+        def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
+            self.listener.on_step(state, member, loss, progress)
+            stopping = self.stop_requested if self.group is None else self.group.stopping
+            if stopping or monotonic() - self._saved > self.config.checkpoint_every:
+                self._checkpoint(stage, setup)
+            if stopping:
+                path = self.folder.path
+                raise SearchInterruptedError(
+                    f"stopped after step {state.step}; go on with: graftwork search --resume {path}"
+                )
+
+        return observe
+
+    def _control(self, setup: Setup, searched: SearchState) -> Setup:
+        """The seed network alone, by the same recipe, with the FLOPs of the whole search."""
+        plan = setup.plan.alone(searched.spent_flops)
+        alone = self._setup(setup.problem, plan, setup.precision, setup.threads)
+        self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
+        return alone
+
+    # What is stored --------------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, without the time between a kill and its resume."""
+        return self._elapsed + monotonic() - self._began
+
+    def _checkpoint(self, stage: str, setup: Setup) -> None:
+        data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
+        stored = {"search": data, "seconds": self.seconds, "records_offset": self.folder.records_offset}
+        self.folder.save_checkpoint(stage, setup.state.step, stored, tensors)
+        self._saved = monotonic()
+
+    def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
+        seconds = round(self.seconds, 3)
+        rows: list[dict[str, Any]] = []
+        for member_id, accuracy in generation.accuracies.items():
+            genome = state.population[member_id].genome
+            rows.append(
+                {
+                    "type": "member" if stage == "search" else "control",
+                    "generation": generation.number,
+                    "id": member_id if stage == "search" else CONTROL,
+                    "validation_accuracy": accuracy,
+                    "parameters": num_parameters(genome),
+                    "flops": forward_flops(genome),
+                    "step": generation.step,
+                    "training_flops": generation.training_flops,
+                    "seconds": seconds,
+                }
+            )
+        if stage == "search":
+            rows.append(_generation_row(state, generation) | {"seconds": seconds})
+        self.folder.append_records(rows)
+
+    def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> dict[str, Any]:
+        """Open the test split once, and write members, predictions and the outcome."""
+        outcome = Outcome(self.folder, setup, control)
+        result = {
+            **outcome.write(),
+            "training_flops": searched.training_flops,
+            "scoring_flops": searched.scoring_flops,
+            "seconds": round(self.seconds, 3),
+            "generations": setup.plan.num_generations,
+            "steps": searched.step,
+            "seed": self.config.seed,
+            "bank_sha256": digest,
+            "data": setup.problem.dataset.name,
+            "classes": len(setup.problem.dataset.class_names),
+            "recipe": self.config.recipe.name,
+            "selection": self.config.selection,
+        }
+        self.folder.write_json("result.json", result)
+        return result
+
+
+def _generation_row(state: SearchState, generation: Generation) -> dict[str, Any]:
+    evaluation, population = generation.evaluation, state.population
+    varied = len(generation.members) > 1
+    return {
+        "type": "generation",
+        "generation": generation.number,
+        "members": list(generation.members),
+        "survivors": list(generation.survivors),
+        "births": [{"id": b.id, "parent": b.parent, "transform": b.transform} for b in generation.births],
+        "best": generation.best,
+        "step": generation.step,
+        "training_flops": generation.training_flops,
+        "scoring_flops": generation.scoring_flops,
+        "mean_loss": generation.mean_loss,
+        "rejected": generation.report.rejected,
+        "saturated": generation.report.saturated,
+        "diversity": asdict(diversity(evaluation.predicted, evaluation.labels)) if varied else None,
+        "bank_blocks": len(population.bank),
+        "bank_parameters": population.bank.num_parameters,
+    }

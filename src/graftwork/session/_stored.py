@@ -1,0 +1,128 @@
+"""What a run stored of its members, and running them anew where that is not enough."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graftwork.datasets import cache_folder
+from graftwork.errors import RunError
+from graftwork.networks import Member
+from graftwork.networks.execution import Output, using_kernels, walk
+from graftwork.networks.kernels import build
+from graftwork.runs import RunFolder, load_member, record_opening
+from graftwork.session._config import SearchConfig
+from graftwork.session._setup import Problem
+from graftwork.training import Precision, in_precision
+
+SPLITS = ("blend", "validation", "test")
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Logits of members on one split.
+
+    Args:
+        outputs: float32 [example, member, class].
+        labels: int64 [example].
+    """
+
+    outputs: Tensor
+    labels: Tensor
+
+    @classmethod
+    def load(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
+        """Read what a run stored of some members.
+
+        Raises:
+            RunError: If a member has no stored predictions.
+        """
+        tensors = run.load_tensors(f"predictions/{split}.safetensors")
+        missing = [name for name in members if name not in tensors]
+        if missing:
+            raise RunError(f"{run.path}: no {split} predictions of {', '.join(missing)} are stored")
+        return cls(torch.stack([tensors[name] for name in members], dim=1), tensors["labels"])
+
+    @classmethod
+    def load_penultimate(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
+        """The same of penultimate features: ``outputs`` is [example, member, feature]."""
+        return cls.load(run, f"{split}-penultimate", members)
+
+
+def problem_of(run: RunFolder) -> Problem:
+    """Load the data that a run was made on, split as they were.
+
+    Raises:
+        RunError: If they are other data now.
+        DataError: If they are not there.
+    """
+    config = SearchConfig.load(run.path / "config.toml")
+    problem = Problem.load(config)
+    found, expected = problem.dataset.fingerprint, run.read_json("provenance.json")["data"]["fingerprint"]
+    if found != expected:
+        raise RunError(
+            f"{run.path}: the run was made on data {expected[:12]}, but {config.data!r} now is {found[:12]}; "
+            "bring the old data back"
+        )
+    return problem
+
+
+def run_together(members: Sequence[Member], images: Tensor, output: Output) -> Tensor:
+    """Outputs [B, K, features] of normalised images, shared prefixes run once."""
+    outputs = dict(walk(members, images, "evaluate", output=output))
+    return torch.stack([outputs[index] for index in range(len(members))], dim=1)
+
+
+@torch.no_grad()
+def run_members(
+    run: RunFolder, names: Sequence[str], images: Tensor, *, output: Output = "logits", batch_size: int = 500
+) -> Tensor:
+    """Run stored members on images, in the precision and by the passes of the run, in batches as scoring makes them.
+
+    Args:
+        run: A finished run.
+        names: Ids of members.
+        images: uint8 [N, H, W, C].
+        output: What to compute.
+        batch_size: Images in one pass; part of the result's bits.
+
+    Returns:
+        float32 [N, K, features]; logits on images that the run has scored are those that it stored (within rounding
+        where the run had compiled passes and they can't be built here).
+    """
+    loaded = [load_member(run, name) for name in names]
+    members, transform = [entry[0] for entry in loaded], loaded[0][1]
+    choice = run.read_json("provenance.json")["precision"]
+    precision: Precision = choice["precision"]
+    kernels = build(cache_folder()) if choice.get("passes") == "compiled" else None
+    with using_kernels(kernels), in_precision(precision, torch.device("cpu")):
+        parts = [run_together(members, transform(part), output).float() for part in torch.split(images, batch_size)]
+    return torch.cat(parts)
+
+
+def store_penultimate(run: RunFolder, members: Sequence[str]) -> None:
+    """Run members that were not run before on blend, validation and test, and store their penultimate features.
+
+    Raises:
+        RunError: If the members' features differ in number, or as `problem_of` says.
+    """
+    if all(_has_penultimate(run, split, members) for split in SPLITS):
+        return
+    problem = problem_of(run)
+    widths = {load_member(run, name)[0].genome.penultimate_features for name in members}
+    if len(widths) > 1:
+        raise RunError(f"{run.path}: members with {sorted(widths)} penultimate features can't be stacked")
+    record_opening(run, by="ensemble --features penultimate", members=members)
+    for split in SPLITS:
+        images = problem.test()[0] if split == "test" else problem.images(getattr(problem.splits, split))
+        outputs = run_members(run, members, images, output="penultimate")
+        name = f"predictions/{split}-penultimate.safetensors"
+        kept = run.load_tensors(name) if (run.path / name).is_file() else {}
+        labels = run.load_tensors(f"predictions/{split}.safetensors")["labels"]
+        run.save_tensors(name, {**kept, **dict(zip(members, outputs.unbind(1), strict=True)), "labels": labels})
+
+
+def _has_penultimate(run: RunFolder, split: str, members: Sequence[str]) -> bool:
+    path = f"predictions/{split}-penultimate.safetensors"
+    return (run.path / path).is_file() and set(members) <= set(run.load_tensors(path))

@@ -1,0 +1,169 @@
+"""Algorithm 1 with trainer and scorer played by stand-ins: who is drawn, when rounds end, what they tell."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graftwork.errors import ConfigError
+from graftwork.evolution import Generation, Plan, Population, SearchState, search
+from graftwork.evolution.mutation import R2RMutation
+from graftwork.evolution.strategies import Neuroevolution
+from graftwork.networks import Member
+from graftwork.networks.genome import Genome, Head, seed_genome, training_flops
+from graftwork.training import Evaluation, Update
+
+SEED = seed_genome("poster", (1, 8, 8), 3)
+POOLED = seed_genome("poster", (1, 16, 16), 3).replace(head=Head("linear", hidden_features=0, pooling="avg"))
+STEP = training_flops(SEED, 2)
+
+
+class Trainer:
+    """Moves nothing; the loss is the number of the step."""
+
+    batch_size = 2
+
+    def __init__(self, updates_at_once: int = 1) -> None:
+        self.progress: list[float] = []
+        self.trained: list[Genome] = []
+        self.runs: list[list[int]] = []
+        self.sizes: list[tuple[int, int] | None] = []
+        self.updates_at_once = updates_at_once
+
+    def sync(self) -> None:
+        """There is no optimizer."""
+
+    def run(self, updates: Sequence[Update]) -> float:
+        self.runs.append([update.number for update in updates])
+        self.progress += [update.progress for update in updates]
+        self.trained += [update.members[0].genome for update in updates]
+        self.sizes += [update.size for update in updates]
+        return float(sum(update.number for update in updates))
+
+
+class Scorer:
+    """Every scoring costs as much as one step of the seed; members are right on ever fewer examples."""
+
+    def evaluate(self, members: Sequence[Member]) -> Evaluation:
+        predicted = np.array([[0] * (8 - i) + [1] * i for i in range(len(members))], dtype=np.int64)
+        return Evaluation(predicted, np.zeros(8, np.int64), STEP)
+
+    def flops(self, genomes: Sequence[Genome]) -> int:
+        return STEP
+
+
+class LastFirst:
+    """Chooses the youngest member first."""
+
+    def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator) -> list[int]:
+        return list(range(len(correct)))[::-1][:count]
+
+
+def run(plan: Plan, **options: Any) -> tuple[SearchState, Trainer, list[Generation]]:
+    population = Population()
+    population.add_seed(options.pop("seed", SEED), generator=torch.Generator().manual_seed(0))
+    state, trainer = SearchState(population, np.random.default_rng(0)), Trainer(options.pop("updates_at_once", 1))
+    strategy = Neuroevolution(selector=LastFirst(), mutate=options.pop("mutate", R2RMutation()))  # type: ignore[arg-type]
+    parts: dict[str, Any] = {"strategy": strategy, "trainer": trainer, "scorer": Scorer(), "plan": plan}
+    parts |= {"num_survivors": 2, "population_size": 4}
+    return state, trainer, list(search(state, **{**parts, **options}))
+
+
+def test_survivors_stand_in_the_order_of_the_selectors_choice() -> None:
+    _, _, rounds = run(Plan(2, 2, 2))
+    assert [len(r.members) for r in rounds] == [1, 4, 4]
+    assert rounds[1].survivors == ("m3", "m2")
+    assert rounds[2].members == ("m2", "m3", "m4", "m5")
+    assert rounds[2].survivors == ("m5", "m4")
+
+
+def test_progress_rises_evenly_over_the_whole_search_not_over_a_round() -> None:
+    _, trainer, _ = run(Plan(2, 6, 2))
+    assert trainer.progress == pytest.approx(np.arange(10) / 10)
+
+
+def test_progress_of_a_plan_in_flops_rises_to_nearly_one() -> None:
+    _, trainer, _ = run(Plan(2, flops=200 * STEP), mutate=R2RMutation(max_parameters=1))
+    assert trainer.progress[0] == 0
+    assert all(a < b for a, b in zip(trainer.progress, trainer.progress[1:], strict=False))
+    assert 0.97 < trainer.progress[-1] <= 1
+
+
+def test_no_round_spends_more_than_its_share_scoring_included() -> None:
+    for flops in range(40 * STEP, 42 * STEP, STEP // 3):
+        plan = Plan(3, flops=flops)
+        _, _, rounds = run(plan)
+        for r in rounds:
+            assert r.training_flops + r.scoring_flops <= plan.flops_until(r.number)
+        assert rounds[0].step == int(plan.flops_until(0) / STEP) - 1  # all that fits is used
+
+
+def test_every_member_is_drawn_about_equally_often() -> None:
+    _, trainer, _ = run(Plan(1, 1, 400))
+    counts = [trainer.trained[1:].count(genome) for genome in set(trainer.trained[1:])]
+    assert len(counts) == 4
+    assert min(counts) > 60
+
+
+def test_a_round_tells_its_own_loss_births_and_best_member() -> None:
+    _, _, rounds = run(Plan(2, 4, 2))
+    assert [r.mean_loss for r in rounds] == [1.5, 4.5, 6.5]
+    assert [[b.id for b in r.births] for r in rounds] == [["m0"], ["m1", "m2", "m3"], ["m4", "m5"]]
+    assert [r.best for r in rounds] == [r.members[0] for r in rounds]
+    assert rounds[1].accuracies == {f"m{i}": (8 - i) / 8 for i in range(4)}
+    assert [r.last for r in rounds] == [False, False, True]
+
+
+def test_after_the_last_round_only_the_survivors_are_left() -> None:
+    state, _, rounds = run(Plan(1, 1, 1))
+    assert set(state.population.members) == set(rounds[-1].survivors)
+    assert set(state.population.bank) == {i for genome in state.population.genomes for i in genome.ids}
+
+
+def test_drawing_many_updates_at_once_draws_the_same_ones() -> None:
+    """Same members, batches, progress and costs, in runs that end with the round."""
+    for plan in (Plan(2, 5, 11), Plan(2, flops=60 * STEP)):
+        one_state, one, ones = run(plan)
+        state, many, rounds = run(plan, updates_at_once=4)
+        assert one.trained == many.trained
+        assert one.progress == many.progress
+        assert [len(numbers) for numbers in many.runs].count(4) > 2
+        assert max(len(numbers) for numbers in many.runs) == 4
+        assert [number for numbers in many.runs for number in numbers] == list(range(state.step))
+        assert [(r.step, r.training_flops, r.mean_loss) for r in ones] == [
+            (r.step, r.training_flops, r.mean_loss) for r in rounds
+        ]
+        assert one_state.rng.bit_generator.state == state.rng.bit_generator.state
+
+
+def test_small_images_come_first_and_cost_what_they_cost() -> None:
+    """The first share of the training shrinks images; its FLOPs are those of the smaller ones."""
+    full, small = training_flops(POOLED, 2), training_flops(POOLED.at_size(8, 8), 2)
+    assert small < full / 2
+    plan = Plan(0, flops=60 * full, initial_fraction=1.0, small_share=0.5, small_size=(8, 8))
+    state, trainer, _ = run(plan, seed=POOLED)
+    shrunk = trainer.sizes.count((8, 8))
+    assert trainer.sizes == [(8, 8)] * shrunk + [None] * (state.step - shrunk)
+    assert state.training_flops == shrunk * small + (state.step - shrunk) * full
+    assert trainer.progress[shrunk - 1] < 0.5 <= trainer.progress[shrunk]
+    _, plain, _ = run(Plan(0, flops=60 * full, initial_fraction=1.0), seed=POOLED)
+    assert len(plain.sizes) < state.step
+    assert set(plain.sizes) == {None}
+
+
+def test_a_plan_survives_json() -> None:
+    plan = Plan(1, 1, 4, small_share=0.3, small_size=(4, 5))
+    assert Plan(**json.loads(json.dumps(asdict(plan)))) == plan
+    with pytest.raises(ConfigError, match="small_share must be in"):
+        Plan(1, 1, 4, small_share=1.5)
+
+
+def test_the_control_of_a_search_sees_images_and_rounds_of_the_same_kind() -> None:
+    plan = Plan(2, 6, 2, small_share=0.4, small_size=(24, 24))
+    expected = Plan(2, flops=77, initial_fraction=0.6, small_share=0.4, small_size=(24, 24))
+    assert plan.alone(77) == expected
+    assert expected.alone(77) == expected

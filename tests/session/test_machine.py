@@ -1,0 +1,168 @@
+"""Threads: measured once, followed ever after, overridden by who asks; nothing else depends on it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from graftwork.evolution import Population
+from graftwork.machine import ThreadsChoice
+from graftwork.machine import _threads as timing
+from graftwork.networks.genome import Genome, training_flops
+from graftwork.session import (
+    SearchConfig,
+    SearchInterruptedError,
+    Session,
+    Setup,
+    _machine,
+    follow,
+    prepare,
+    shared_part,
+)
+from tests.session.test_session import StopAt, result, tiny
+from tests.workers.ranks import ThreadGroup, together
+
+SHORT = {"budget": "12steps", "num_generations": 1, "control": False}
+
+
+@pytest.fixture(autouse=True)
+def _pretended_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process only says how many threads it has: real ones, on cores that other tests use, would be slow."""
+    said = [1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: said[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: said.__setitem__(0, count))
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, fastest: int | None) -> None:
+    """Steps are fastest by so many threads; ``None``: timing them is a mistake."""
+
+    def step_seconds(step: Callable[[], object], threads: int) -> float:
+        assert fastest is not None, "a step was timed"
+        step()
+        return 0.5 if threads == fastest else 1.0
+
+    monkeypatch.setattr(timing, "_step_seconds", step_seconds)
+
+
+def unasked(**changes: Any) -> SearchConfig:
+    return replace(tiny(**{"control": False, **changes}), threads=None)
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "provenance.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("fastest", [1, 2])
+def test_threads_are_measured_where_nobody_asks_and_nothing_else_depends_on_it(
+    monkeypatch: pytest.MonkeyPatch, fastest: int
+) -> None:
+    def traces(setup: Setup) -> tuple[Any, ...]:
+        batch = setup.trainer.batches.batch(0)[0]
+        return setup.population.bank.digest(), setup.state.rng.bit_generator.state, batch.sum(), torch.rand(2).tolist()
+
+    torch.manual_seed(1)
+    clock(monkeypatch, None)
+    expected = traces(prepare(tiny(threads=1)))
+    torch.set_num_threads(2)
+    torch.manual_seed(1)
+    clock(monkeypatch, fastest)
+    setup = prepare(unasked())
+    assert setup.threads.threads == torch.get_num_threads() == fastest
+    assert setup.threads.counts == (1, 2)
+    assert setup.trainer.optimizer.state()[0] == {}
+    assert traces(setup) == expected
+
+
+def test_who_asks_for_threads_gets_them_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, None)
+    setup = prepare(tiny(threads=2))
+    assert (setup.threads, torch.get_num_threads()) == (ThreadsChoice(2, "as asked for"), 2)
+    setup = prepare(unasked(), threads_choice=ThreadsChoice(1, "as before"))
+    assert (setup.threads.reason, torch.get_num_threads()) == ("as before", 1)
+
+
+def test_options_may_be_given_by_name() -> None:
+    options = unasked().to_dict() | {"threads": 2, "precision": "bfloat16", "passes": "torch"}
+    setup = prepare(**options)
+    assert (setup.threads.threads, setup.precision.precision, setup.precision.reason) == (2, "bfloat16", "as asked for")
+
+
+def test_the_seed_network_is_the_same_on_any_number_of_threads() -> None:
+    """It is made before they are chosen, and a resumed run makes it again after."""
+    seen = []
+    add_seed = Population.add_seed
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return add_seed(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Population, "add_seed", watched)
+        prepare(tiny(threads=2))
+    assert seen == [1]
+
+
+def test_a_resumed_run_follows_the_threads_it_began_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Session.start(tiny(**SHORT), tmp_path / "whole").run()
+    torch.set_num_threads(2)
+    clock(monkeypatch, 1)
+    box: list[Session] = []
+    box.append(Session.start(unasked(**SHORT), tmp_path / "cut", listener=StopAt(box, "search", 7)))
+    with pytest.raises(SearchInterruptedError):
+        box[0].run()
+    stored = provenance(tmp_path / "cut")
+    assert stored["threads"]["threads"] == stored["machine"]["threads"] == 1
+    assert stored["threads"]["counts"] == [1, 2]
+    torch.set_num_threads(2)
+    clock(monkeypatch, None)
+    Session.resume(tmp_path / "cut").run()
+    assert torch.get_num_threads() == 1
+    assert result(tmp_path / "cut")["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
+
+
+@pytest.mark.parametrize("sync_every", [0, 2])
+def test_ranks_follow_rank_0s_threads_and_are_timed_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sync_every: int
+) -> None:
+    chosen: list[int] = []
+
+    def measure_threads(step: object) -> ThreadsChoice:
+        chosen.append(len(chosen) + 1)
+        return ThreadsChoice(chosen[-1], "timed")
+
+    set_up: list[int] = []
+    monkeypatch.setattr(_machine, "measure_threads", measure_threads)
+    timed: list[int] = []
+    monkeypatch.setattr(
+        "graftwork.session._planning.calibrate_speed", lambda *a, batch_size, **k: timed.append(batch_size) or 2e10
+    )
+    monkeypatch.setattr("graftwork.session._following.time_exchange", lambda *a: 0.01)
+    monkeypatch.setattr(torch, "set_num_threads", set_up.append)
+    config = unasked(**{**SHORT, "workers": 2, "sync_every": sync_every, "budget": "1s"})
+
+    def work(group: ThreadGroup) -> None:
+        if not group.leads:
+            follow(group)
+        else:
+            Session.start(config, tmp_path / "run", group=group).run()
+
+    together(2, work)
+    assert chosen == [1]
+    assert set(set_up) == {1}
+    found = provenance(tmp_path / "run")
+    genome = Genome.from_dict(json.loads((tmp_path / "run" / "seed_genome.json").read_text()))
+    size = config.recipe.batch_size
+    # shared batches: each is timed on its half of one, and what they exchange is paid for
+    sharing = 1 / 4e10 + 0.01 / training_flops(genome, size)
+    part = shared_part(config, batch_size=size, num_workers=2)
+    assert part == 1 if sync_every == 0 else 0 < part < 1
+    speed = 1 / (part * sharing + (1 - part) / 4e10)
+    assert set(timed) == ({size // 2} if sync_every == 0 else {size // 2, size})
+    assert found["training_flops_per_second"] == pytest.approx(speed)
+    assert found["plan"]["flops"] == int(found["training_flops_per_second"] * 0.92)
+    assert found["workers"]["threads_each"] == 1
