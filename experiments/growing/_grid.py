@@ -184,7 +184,7 @@ def _chosen(experiment: GridExperiment, cells: Sequence[Cell]) -> Sequence[Cell]
     found = [cell for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in experiment.only)]
     if not found:
         raise ConfigError(
-            f"experiments {experiment.name}: expected --only to fit some of {', '.join(cell.name for cell in cells)}, "
+            f"experiments {experiment.name}: expected --only to fit some cells, such as {cells[0].name}, "
             f"got {', '.join(experiment.only)}"
         )
     return found

@@ -102,5 +102,5 @@ def test_cells_that_were_left_are_told_and_differences_are_taken_seed_by_seed(tm
         e for e in summarise(rows)["differences"] if e["control"] == "base network" and e["schedule"] == "constant"
     )
     assert found["by_seed"][0] == pytest.approx(100 * (grown["test_accuracy"] - base["test_accuracy"]), abs=0.2)
-    with pytest.raises(ConfigError, match="expected --only to fit some of"):
+    with pytest.raises(ConfigError, match="expected --only to fit some cells"):
         run_grid(replace(POSTER_GROWTH, only=("wide",)), tmp_path, seeds=[0], note=lambda _: None, **options)  # type: ignore[arg-type]
