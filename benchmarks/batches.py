@@ -19,7 +19,7 @@ import torch
 
 import _ratio
 from graftwork.datasets import cache_folder
-from graftwork.machine import Throwaway, keep_memory, measure_precision
+from graftwork.machine import TimedNetwork, keep_memory, measure_precision
 from graftwork.networks.execution import InputTransform, set_kernels
 from graftwork.networks.genome import seed_genome
 from graftwork.networks.kernels import build
@@ -52,10 +52,10 @@ def shares(recipe: Recipe, *, images: int, steps: int) -> dict[str, Any]:
     genome = seed_genome(recipe.seed_genome, SHAPE, 10)
     options = {"rules": recipe.rules, "batch_size": recipe.batch_size}
     batches, kernels = stream(recipe, images), build(cache_folder())
-    probe = Throwaway(genome, **options)
-    choice = measure_precision(probe.member, probe.trainer.batches.batch(0), kernels=kernels)
-    set_kernels(kernels if choice.passes == "compiled" else None)
-    network = Throwaway(genome, **options, precision=choice.precision)
+    probe = TimedNetwork(genome, **options)
+    machine = measure_precision(probe.member, probe.trainer.batches.batch(0), kernels=kernels)
+    set_kernels(kernels if machine.passes == "compiled" else None)
+    network = TimedNetwork(genome, **options, precision=machine.precision)
     network.trainer.batches = batches
     rows: dict[str, list[float]] = {"batch_seconds": [], "shrink_seconds": [], "step_seconds": []}
     size = (SHAPE[1] * 3 // 4, SHAPE[2] * 3 // 4)
@@ -71,8 +71,8 @@ def shares(recipe: Recipe, *, images: int, steps: int) -> dict[str, Any]:
                 row.append(seconds)
     best = {name: min(row) for name, row in rows.items()}
     return {
-        "precision": choice.precision,
-        "passes": choice.passes,
+        "precision": machine.precision,
+        "passes": machine.passes,
         "batch_size": recipe.batch_size,
         **{name: _ratio.spread(row) for name, row in rows.items()},
         "share": best["batch_seconds"] / best["step_seconds"],

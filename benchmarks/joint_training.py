@@ -222,11 +222,11 @@ def main() -> None:
     problem, batches = loaded(given.data)
     genomes = population.load()
     kernels = build(cache_folder()) if given.passes == "auto" else None
-    choice = measure_precision(bind(genomes[-1], population.grow(genomes)), batches.batch(0), kernels=kernels)
-    set_kernels(kernels if choice.passes == "compiled" else None)
+    machine = measure_precision(bind(genomes[-1], population.grow(genomes)), batches.batch(0), kernels=kernels)
+    set_kernels(kernels if machine.passes == "compiled" else None)
     steps, repetitions, compared = (4, 1, 3) if given.quick else (40, 7, 20)
     if given.workers > 1:
-        how = {"data": given.data, "threads": given.threads, "precision": choice.precision, "passes": choice.passes}
+        how = {"data": given.data, "threads": given.threads, "precision": machine.precision, "passes": machine.passes}
         how |= {"steps": 8 if given.quick else 64, "sync_every": given.sync_every}
         with TemporaryDirectory() as folder:
             launch(rank, given.workers, {**how, "repetitions": repetitions}, f"{folder}/seconds.json")
@@ -237,18 +237,18 @@ def main() -> None:
             "sync_every": given.sync_every,
             "quick": given.quick,
         }
-        known |= {"choice": choice.to_dict()}
+        known |= {"choice": machine.to_dict()}
         ratio = _ratio.ratio(found["naive_pipeline"], found["pipeline"])
         _ratio.write(given.json, {**known, "ratio": ratio, "seconds": found})
         return
     losses = agreement(genomes, batches, compared)
-    found = compare(genomes, problem, batches, choice.precision, steps=steps, repetitions=repetitions)
+    found = compare(genomes, problem, batches, machine.precision, steps=steps, repetitions=repetitions)
     _ratio.write(
         given.json,
         {
             "threads": given.threads,
             "quick": given.quick,
-            "choice": choice.to_dict(),
+            "choice": machine.to_dict(),
             "losses": losses,
             "ratio": _ratio.ratio(found["naive_pipeline"], found["pipeline"]),
             "ratio_ready_batches": _ratio.ratio(found["naive_ready"], found["ready"]),

@@ -181,7 +181,7 @@ def shared(job: Job, options: dict[str, Any]) -> tuple[dict[str, Any], list[Geno
     held_out = Scorer(
         job.problem.images(rows), job.problem.labels(rows), transform=job.problem.transform,
         calibration=job.problem.images(job.problem.calibration_rows(len(job.calibration))),
-        precision=setup.precision.precision,
+        precision=setup.machine.precision,
     )  # fmt: skip
     best = max(survivors, key=lambda name: last.accuracies[name])
     found = {"validation": last.accuracies[best], "held_out": float(held_out.score([survivors[best]]).mean())}

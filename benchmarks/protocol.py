@@ -37,7 +37,7 @@ import naive
 from graftwork.evolution import SearchState, search
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import Neuroevolution
-from graftwork.machine import PrecisionChoice, ThreadsChoice, keep_memory
+from graftwork.machine import Machine, keep_memory
 from graftwork.networks import Member
 from graftwork.session import SearchConfig, Setup, mutation_of, prepare, shared_parts
 from graftwork.training import Evaluation, Update
@@ -205,11 +205,10 @@ def prepared(config: SearchConfig, group: Group | None) -> Setup:
         return prepare(config)
     if group.leads:
         setup = prepare(config)
-        group.send({"precision": setup.precision.to_dict(), "threads": setup.threads.to_dict()})
+        group.send(setup.machine.to_dict())
         return setup
     told, _ = group.receive()
-    choices = PrecisionChoice(**told["precision"]), ThreadsChoice.from_dict(told["threads"])
-    return prepare(config, precision_choice=choices[0], threads_choice=choices[1])
+    return prepare(config, machine=Machine.from_dict(told))
 
 
 def rank(method: str, options: dict[str, Any], how: dict[str, Any], out: str) -> None:
@@ -219,7 +218,7 @@ def rank(method: str, options: dict[str, Any], how: dict[str, Any], out: str) ->
     try:
         setup, rounds = measured(options, group=group, **how)
         if group.leads:
-            Path(out).write_text(json.dumps([setup.precision.to_dict(), rounds]))
+            Path(out).write_text(json.dumps([setup.machine.to_dict(), rounds]))
     finally:
         group.leave()
 
@@ -247,7 +246,7 @@ def main() -> None:
     how = {"share": share, "stops": stops, "threads": given.threads}
     if given.workers == 1:
         setup, found = measured(options, **how)
-        choice = setup.precision.to_dict()
+        choice = setup.machine.to_dict()
     else:
         with TemporaryDirectory() as folder:
             launch(rank, given.workers, options, how, f"{folder}/measured.json")

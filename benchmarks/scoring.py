@@ -121,16 +121,16 @@ def main() -> None:
     kernels = build(cache_folder())
     rows = problem.splits.validation[:64]
     batch = problem.transform(problem.images(rows)), problem.labels(rows)
-    choice = measure_precision(bind(genomes[-1], population.grow(genomes)), batch, kernels=kernels)
-    set_kernels(kernels if choice.passes == "compiled" else None)
+    machine = measure_precision(bind(genomes[-1], population.grow(genomes)), batch, kernels=kernels)
+    set_kernels(kernels if machine.passes == "compiled" else None)
     found: dict[str, Any] = {}
     for name, (num_images, num_calibration) in sizes.items():
         rows = problem.splits.validation[:num_images]
         calibration = problem.images(problem.calibration_rows(num_calibration))
         data = problem.images(rows), problem.labels(rows), calibration, problem.transform
         scored = genomes if name == "evolved" else lineage(genomes, 12 if given.quick else 100)
-        found[name] = compare(name, scored, data, choice.precision, repetitions)
-    told = {"threads": given.threads, "quick": given.quick, "choice": choice.to_dict()}
+        found[name] = compare(name, scored, data, machine.precision, repetitions)
+    told = {"threads": given.threads, "quick": given.quick, "choice": machine.to_dict()}
     _ratio.write(given.json, {**told, "ratio": found["evolved"]["ratio"], **found})
     unequal = [name for name, entry in found.items() if not entry["equal_to_one_by_one"]]
     if unequal:

@@ -103,7 +103,7 @@ def one(problem: Problem, config: SearchConfig, name: str) -> dict[str, object]:
         "steps": generation.step,
         "training_flops": generation.training_flops,
         "flops": forward_flops(genome),
-        "precision": setup.precision.precision,
+        "precision": setup.machine.precision,
     }
 
 

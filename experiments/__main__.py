@@ -26,26 +26,26 @@ def reproduce(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="Data set, as of graftwork search. [default: digits]", envvar="GRAFTWORK_DATA")
+        str | None, typer.Option(help="Data set, as of graftwork search. \\[default: digits]", envvar="GRAFTWORK_DATA")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds, from 0. [default: 3; poster-growth, carry: 5]")
+        int | None, typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; poster-growth, carry: 5]")
     ] = None,
     scale: Annotated[
         float | None,
         typer.Option(
             min=1e-4,
-            help="Factor on the number of steps or FLOPs. [default: 1, the poster's size where the poster has one]",
+            help="Factor on the number of steps or FLOPs. \\[default: 1, the poster's size where the poster has one]",
         ),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution. [default: 0.1PFLOP]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: results/NAME]")] = None,
+    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution (0.1PFLOP).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. \\[default: results/NAME]")] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Cells of poster-growth, by a pattern such as 'widen-at-50-*'; repeatable. [default: all]"),
+        typer.Option(help="Cells of poster-growth, by a pattern such as 'widen-at-50-*'; repeatable. \\[default: all]"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: Annotated[Path | None, typer.Option(help="TOML file with options of the searches.")] = None,

@@ -1,11 +1,11 @@
 """Training loops of experiments, on the parts that searches use."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from graftwork.evolution import Plan
-from graftwork.machine import ThreadsChoice
 from graftwork.networks import Member
 from graftwork.networks.genome import Genome
 from graftwork.session import Problem, SearchConfig, Setup, prepare
@@ -20,9 +20,9 @@ def set_up(
         recipe = config.recipe.replace(initialisation=initialisation)
         config = SearchConfig.from_dict({**config.to_dict(), "recipe": recipe})
     plan = Plan(0, max(1, steps), 0)
-    # not timed for each network anew: those that are compared run alike
-    threads = ThreadsChoice(config.threads or torch.get_num_threads(), "as the process has them")
-    return prepare(config, problem=problem, seed_network=genome, plan=plan, threads_choice=threads)
+    # threads are not timed for each network: those that are compared run alike
+    config = replace(config, threads=config.threads or torch.get_num_threads())
+    return prepare(config, problem=problem, seed_network=genome, plan=plan)
 
 
 def train_steps(

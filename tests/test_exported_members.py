@@ -22,7 +22,7 @@ def _name(path: Path) -> str:
 
 FOLDERS = sorted(_name(page.parent) for page in SOURCE.rglob("__init__.py"))
 PUBLIC = sorted([*FOLDERS, *(_name(path) for path in SOURCE.glob("[!_]*.py"))])
-PRIVATE = [path for path in SOURCE.rglob("_[!_]*.py") if path.parent.name not in ("surgery", "integrations")]
+PRIVATE = list(SOURCE.rglob("_[!_]*.py"))
 
 
 def _has_a_list(path: Path) -> bool:

@@ -232,10 +232,11 @@ def _precision(
             return found["precision"]  # type: ignore[no-any-return]
         raise ConfigError(f"{out} was begun in {found['precision']}, got {wanted}: give another --out")
     if wanted == "float32" or wanted == "bfloat16":  # noqa: PLR1714 - narrows the type
-        choice: dict[str, Any] = {"precision": wanted, "reason": "asked for"}
+        choice: dict[str, Any] = {"precision": wanted, "reason": "as asked for"}
     else:
         model, batch = experiment.probe(setting)
-        choice = measure_precision(model, batch).to_dict()
+        machine = measure_precision(model, batch)
+        choice = {"precision": machine.precision, "reason": machine.reasons["precision"]}
     write_json(path, choice)
     note(f"{experiment.name}: {choice['precision']} ({choice['reason']})")
     return choice["precision"]  # type: ignore[no-any-return]

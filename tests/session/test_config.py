@@ -44,6 +44,8 @@ def test_what_is_no_budget_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ConfigError, match="budget: expected a time"):
         parse_budget(text)
     with pytest.raises(ConfigError, match="budget"):
+        SearchConfig.from_dict({"budget": text})
+    with pytest.raises(ConfigError, match="parse_budget reads one"):
         SearchConfig(budget=text)
 
 
@@ -73,7 +75,7 @@ def test_flags_win_over_the_file_and_flags_that_are_none_do_not(tmp_path: Path) 
     path = tmp_path / "c.toml"
     path.write_text('seed = 3\nbudget = "5m"\nbatch_size = 16\n[recipe]\nname = "paper"\nnum_survivors = 2\n')
     config = SearchConfig.load(path, seed=5, budget=None, population_size=7)
-    assert (config.seed, config.budget) == (5, "5m")
+    assert (config.seed, str(config.budget)) == (5, "5m")
     recipe = config.recipe
     assert (recipe.name, recipe.num_survivors, recipe.population_size, recipe.batch_size) == ("paper", 2, 7, 16)
     assert recipe.rules == RECIPES["paper"].rules

@@ -1,15 +1,16 @@
 """What a search grows to on average decides what it is timed on."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from graftwork.machine import PrecisionChoice
+from graftwork.machine import Machine, TimedNetwork, _choose, choose_precision
 from graftwork.networks.genome import forward_flops, seed_genome
-from graftwork.session import SearchConfig, _machine
+from graftwork.session import SearchConfig
 from graftwork.session._growth import typical_genome
 
 POSTER = seed_genome("poster", (3, 32, 32), 10)
@@ -55,14 +56,16 @@ def test_limits_hold_for_it() -> None:
 def test_the_precision_is_measured_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, torch.Size]] = []
 
-    def measure(network: nn.Module, batch: tuple[Tensor, Tensor], *, kernels: object) -> PrecisionChoice:
+    def measure(network: nn.Module, batch: tuple[Tensor, Tensor], *, kernels: object) -> Machine:
         assert kernels is None
         seen.append((network.genome, batch[0].shape))
-        return PrecisionChoice("bfloat16", 2.0, 1.0, "half the time")
+        return Machine("bfloat16", reasons={"precision": "half the time"})
 
-    monkeypatch.setattr(_machine, "measure_precision", measure)
+    monkeypatch.setattr(_choose, "measure_precision", measure)
     config = _config(recipe="paper", precision="auto")
-    choice = _machine.choose_precision(config, POSTER, None, batch_size=6, device=torch.device("cpu"))
-    assert seen == [(typical_genome(config, POSTER), torch.Size([6, 3, 32, 32]))]
-    assert choice.precision == "bfloat16"
-    assert choice.reason == f"half the time, with {len(seen[0][0].layers)} layers"
+    typical = typical_genome(config, POSTER)
+    timed = partial(TimedNetwork, rules=config.recipe.rules, batch_size=6)
+    machine = choose_precision(typical, precision="auto", passes="auto", kernels=None, timed=timed)
+    assert seen == [(typical, torch.Size([6, 3, 32, 32]))]
+    assert machine.precision == "bfloat16"
+    assert machine.reasons["precision"] == f"half the time, with {len(typical.layers)} layers"

@@ -9,19 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from graftwork.errors import SearchInterruptedError
 from graftwork.evolution import Population
-from graftwork.machine import ThreadsChoice
+from graftwork.machine import Machine
 from graftwork.machine import _threads as timing
 from graftwork.networks.genome import Genome, training_flops
 from graftwork.session import (
     SearchConfig,
-    SearchInterruptedError,
     Session,
     Setup,
-    _machine,
     follow,
     prepare,
-    shared_part,
+    shared_fraction,
 )
 from tests.session.test_session import StopAt, result, tiny
 from tests.workers.ranks import ThreadGroup, together
@@ -72,8 +71,8 @@ def test_threads_are_measured_where_nobody_asks_and_nothing_else_depends_on_it(
     torch.manual_seed(1)
     clock(monkeypatch, fastest)
     setup = prepare(unasked())
-    assert setup.threads.threads == torch.get_num_threads() == fastest
-    assert setup.threads.counts == (1, 2)
+    assert setup.machine.threads == torch.get_num_threads() == fastest
+    assert set(setup.machine.seconds) == {"1 thread", "2 threads"}
     assert setup.trainer.optimizer.state()[0] == {}
     assert traces(setup) == expected
 
@@ -81,15 +80,23 @@ def test_threads_are_measured_where_nobody_asks_and_nothing_else_depends_on_it(
 def test_who_asks_for_threads_gets_them_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, None)
     setup = prepare(tiny(threads=2))
-    assert (setup.threads, torch.get_num_threads()) == (ThreadsChoice(2, "as asked for"), 2)
-    setup = prepare(unasked(), threads_choice=ThreadsChoice(1, "as before"))
-    assert (setup.threads.reason, torch.get_num_threads()) == ("as before", 1)
+    assert (setup.machine.threads, torch.get_num_threads()) == (2, 2)
+    assert setup.machine.reasons["threads"] == "as asked for"
+
+
+def test_a_machine_that_is_given_is_followed_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, None)
+    machine = Machine("bfloat16", "torch", 1, reasons={"threads": "as before"})
+    setup = prepare(unasked(precision="float32", passes="auto"), machine=machine)
+    assert (setup.machine, torch.get_num_threads()) == (machine, 1)
+    assert setup.trainer.precision == setup.scorer.precision == "bfloat16"
 
 
 def test_options_may_be_given_by_name() -> None:
     options = unasked().to_dict() | {"threads": 2, "precision": "bfloat16", "passes": "torch"}
     setup = prepare(**options)
-    assert (setup.threads.threads, setup.precision.precision, setup.precision.reason) == (2, "bfloat16", "as asked for")
+    machine = setup.machine
+    assert (machine.threads, machine.precision, machine.reasons["precision"]) == (2, "bfloat16", "as asked for")
 
 
 def test_the_seed_network_is_the_same_on_any_number_of_threads() -> None:
@@ -116,8 +123,8 @@ def test_a_resumed_run_follows_the_threads_it_began_with(monkeypatch: pytest.Mon
     with pytest.raises(SearchInterruptedError):
         box[0].run()
     stored = provenance(tmp_path / "cut")
-    assert stored["threads"]["threads"] == stored["machine"]["threads"] == 1
-    assert stored["threads"]["counts"] == [1, 2]
+    assert stored["machine"]["threads"] == 1
+    assert set(stored["machine"]["seconds"]) == {"1 thread", "2 threads"}
     torch.set_num_threads(2)
     clock(monkeypatch, None)
     Session.resume(tmp_path / "cut").run()
@@ -131,12 +138,12 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(
 ) -> None:
     chosen: list[int] = []
 
-    def measure_threads(step: object) -> ThreadsChoice:
+    def measure_threads(step: object, *, machine: Machine) -> Machine:
         chosen.append(len(chosen) + 1)
-        return ThreadsChoice(chosen[-1], "timed")
+        return replace(machine, threads=chosen[-1])
 
     set_up: list[int] = []
-    monkeypatch.setattr(_machine, "measure_threads", measure_threads)
+    monkeypatch.setattr("graftwork.machine._choose.measure_threads", measure_threads)
     timed: list[int] = []
     monkeypatch.setattr(
         "graftwork.session._planning.calibrate_speed", lambda *a, batch_size, **k: timed.append(batch_size) or 2e10
@@ -159,7 +166,7 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(
     size = config.recipe.batch_size
     # shared batches: each is timed on its half of one, and what they exchange is paid for
     sharing = 1 / 4e10 + 0.01 / training_flops(genome, size)
-    part = shared_part(config, batch_size=size, num_workers=2)
+    part = shared_fraction(config.recipe, sync_every=sync_every, batch_size=size, num_workers=2)
     assert part == 1 if sync_every == 0 else 0 < part < 1
     speed = 1 / (part * sharing + (1 - part) / 4e10)
     assert set(timed) == ({size // 2} if sync_every == 0 else {size // 2, size})

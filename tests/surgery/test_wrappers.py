@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import deepen, growth_log, plan_widen, replay, widen
+from graftwork.surgery import Widen, deepen, growth_log, plan, replay, widen
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -35,7 +35,7 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def test_a_compiled_model_is_grown_inside_and_compiles_anew() -> None:
+def test_a_compiled_model_is_grown_inside_and_compiles_again() -> None:
     model = _model()
     compiled = torch.compile(model, backend="eager")
     before = compiled(X)
@@ -58,7 +58,7 @@ def test_a_model_under_ddp_is_unwrapped_grown_and_wrapped_again(one_process: Non
         widen(wrapped, "module.0", extra=4, example_input=X)
     for inside, site in ((wrapped.module, "0"), (wrapped.module[0], "")):
         with pytest.raises(SurgeryError, match=r"DistributedDataParallel .*unwrap it, grow, wrap again"):
-            plan_widen(inside, site, extra=4, example_input=X)
+            plan(inside, Widen(site, extra=4), example_input=X)
     model = wrapped.module
     del wrapped
     _grow(model, optimizer)
@@ -82,7 +82,7 @@ def test_a_sharded_part_of_a_model_is_refused(one_process: None) -> None:
 
     model = _model()
     fully_shard(model[0], mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
-    with pytest.raises(SurgeryError, match=r"wrapped in FSDP.* at '0': unwrap it, grow, wrap again"):
+    with pytest.raises(SurgeryError, match=r"wrapped in FSDP.* at '0'; unwrap it, grow, wrap again"):
         widen(model, "2", extra=4, example_input=X)
 
 

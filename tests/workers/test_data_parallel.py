@@ -8,7 +8,7 @@ import torch
 from graftwork.errors import ConfigError
 from graftwork.evolution import joint_train
 from graftwork.networks.genome import num_parameters
-from graftwork.session import SearchConfig, shared_part
+from graftwork.session import SearchConfig, shared_fraction
 from graftwork.training import BatchStream, Update, part_of
 from graftwork.workers import DataParallelTrainer, LocalStepsTrainer, add_up, time_exchange, train_together
 from tests.session.test_session import tiny
@@ -166,7 +166,9 @@ def test_the_part_that_is_shared_is_the_first_round_or_all_or_nothing(
     changes: dict[str, object], size: int, expected: float
 ) -> None:
     config = tiny(**{"initial_steps": 10, "steps_per_generation": 10, "num_generations": 2, **changes})
-    assert shared_part(config, batch_size=config.recipe.batch_size, num_workers=size) == pytest.approx(expected)
+    recipe = config.recipe
+    shared = shared_fraction(recipe, sync_every=config.sync_every, batch_size=recipe.batch_size, num_workers=size)
+    assert shared == pytest.approx(expected)
 
 
 def test_a_wish_to_stop_on_any_rank_is_known_to_all_after_the_update() -> None:
@@ -205,7 +207,7 @@ def test_a_search_draws_and_counts_as_one_worker_does() -> None:
             find(update, part),
         )[1]
         setup.state.generation = 1
-        joint_train(setup.state, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
+        joint_train(setup.state, strategy=setup.strategy, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
         return met, setup.state.step, setup.state.training_flops
 
     expected = drawn(None)

@@ -8,22 +8,23 @@ import typer
 
 from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit
+from graftwork.cli._panels import PanelCommand
 from graftwork.errors import InputError
 
 if TYPE_CHECKING:
     from graftwork.networks.genome import Genome
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 def bench(
     target: Annotated[
         str,
         typer.Argument(help="A seed's name (poster, base, default), a genome's or a member's JSON, or a run folder."),
     ] = "default",
     recipe: options.Recipe = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images an update. [default: the recipe's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images an update. \\[default: the recipe's]")] = None,
     passes: options.Passes = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch. [default: torch's choice]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch. \\[default: torch's choice]")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each measurement takes, about.")] = 1.0,
     as_json: options.Json = False,
 ) -> None:
@@ -133,7 +134,7 @@ def _genomes(target: str) -> list[tuple[str, "Genome"]]:
         run = RunFolder.open(path)
         if not run.finished:
             raise InputError(f"{path}: the run is not finished; finish it with: graftwork search --resume {path}")
-        names = [entry["id"] for entry in run.read_json("result.json")["survivors"]]
+        names = [entry["id"] for entry in run.result()["survivors"]]
         return [(name, Genome.from_dict(run.read_json(f"members/{name}.json")["genome"])) for name in names]
     if not path.is_file():
         raise InputError(f"{target}: expected {', '.join(SEEDS)}, the JSON file of a genome or member, or a run folder")

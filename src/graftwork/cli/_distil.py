@@ -12,13 +12,14 @@ from graftwork.cli._app import app, emit, say
 def distil(
     run: options.Run,
     genome: Annotated[
-        str | None, typer.Option(help="Id of a member of the run, or JSON file of a genome. [default: the best member]")
+        str | None,
+        typer.Option(help="Id of a member of the run, or a genome's JSON file. \\[default: the best]"),
     ] = None,
     ensemble: Annotated[
-        str | None, typer.Option(help="Ensemble of the run that teaches. [default: the best on validation]")
+        str | None, typer.Option(help="Ensemble of the run that teaches. \\[default: the best on validation]")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="FLOPs of each arm (0.01PFLOP). [default: a tenth of what the search spent]")
+        str | None, typer.Option(help="FLOPs of each arm (0.01PFLOP). \\[default: a tenth of what the search spent]")
     ] = None,
     rate: Annotated[float, typer.Option(help="Factor on the learning rates of the run's recipe.")] = 0.2,
     as_json: options.Json = False,

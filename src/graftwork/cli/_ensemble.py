@@ -16,13 +16,13 @@ def ensemble(
     members: Annotated[str, typer.Option(help="survivors, best:K, pareto, or ids separated by commas.")] = "survivors",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. [default: all]"),
+        typer.Option(help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. \\[default: all]"),
     ] = None,
     features: Annotated[
         str,
         typer.Option(help="What is stacked: logits, or penultimate (opens the test split once more; needs the data)."),
     ] = "logits",
-    seed: Annotated[int, typer.Option(help="Of the stacker.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the stacker.")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
@@ -58,7 +58,7 @@ def profiles(
     run: options.Run,
     run2: Annotated[Path | None, typer.Argument(help="Another run of the same data and seed, side by side.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Group examples by class.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File name without ending. [default: RUN/figures/profiles]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Name without ending. \\[default: RUN/figures/profiles]")] = None,
 ) -> None:
     """Draw which validation examples each selected member classifies correctly, as SVG and PNG."""
     from graftwork.reports import profile_figure, read_run, write_figure

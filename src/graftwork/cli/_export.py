@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from graftwork.exporting import ExportReport
 
-Member = Annotated[str | None, typer.Option(help="Id of a member of the run. [default: the best]")]
+Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[default: the best]")]
 
 
 def _best(run: Any, member: str | None) -> str:
-    return member or str(run.read_json("result.json")["best"]["id"])
+    return member or run.result()["best"]["id"]
 
 
 @app.command()
 def export(
     run: options.Run,
     to: Annotated[str, typer.Option(help="source (plain PyTorch and safetensors), pt2 or onnx.")] = "source",
-    out: Annotated[Path | None, typer.Option(help="Folder. [default: RUN/export/MEMBER-FORM]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. \\[default: RUN/export/MEMBER-FORM]")] = None,
     member: Member = None,
     ensemble: Annotated[
         str | None, typer.Option(help="Ensemble of the run instead of a member: mean, stacked, …")
@@ -91,7 +91,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     member: Member = None,
     ensemble: Annotated[str | None, typer.Option(help="Ensemble of the run: mean, greedy, stacked, …")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV or JSON file. [default: the output stream]")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV or JSON file. \\[default: the output stream]")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Classify images with a member of a run or an exported model: file, class, probability."""
@@ -111,12 +111,12 @@ def predict(
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    from graftwork.datasets import IMAGE_SUFFIXES
+    from graftwork.datasets import IMAGE_SUFFIXES, image_files
 
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found += image_files(path)
         elif path.is_file():
             found.append(path)
         else:

@@ -5,31 +5,56 @@ from typing import Annotated
 
 import typer
 
+from graftwork.cli._panels import option, show_all
+
 Data = Annotated[
     str | None,
-    typer.Option(
-        help="Data set: digits (bundled), CIFAR-10 (parquet folder, cifar-10-batches-py or its .tar.gz), an image "
+    option(
+        "Data",
+        "Data set: digits (bundled), CIFAR-10 (parquet folder, cifar-10-batches-py or its .tar.gz), an image "
         "folder with a sub-folder a class, a parquet file, or the name of a Hugging Face data set. [default: digits]",
         envvar="GRAFTWORK_DATA",
     ),
 ]
-Recipe = Annotated[str | None, typer.Option(help="default, or paper (the poster's setting). [default: default]")]
-Budget = Annotated[str | None, typer.Option(help="Time (10m), training FLOPs (0.05PFLOP) or steps (20000steps).")]
-Seed = Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")]
-Out = Annotated[Path | None, typer.Option(help="Run folder. [default: runs/DATA-RECIPE-sSEED, numbered if taken]")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, … [default: cpu]")]
-Precision = Annotated[str | None, typer.Option(help="auto (timed at the start), float32 or bfloat16.")]
-Passes = Annotated[
-    str | None, typer.Option(help="Between products: auto, compiled (needs a C compiler) or torch.", metavar="WAY")
-]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. [default: timed at the start]")]
-Config = Annotated[Path | None, typer.Option(help="TOML file with options; flags win.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the outcome.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines for machines.")]
-Run = Annotated[Path, typer.Argument(help="Run folder.")]
-ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side, in pixels.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of a table that holds the images.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of a table that holds the labels.")]
+ImageSize = Annotated[int | None, option("Data", "Side in pixels that images are resized to. [default: as they are]")]
 SkipBad = Annotated[
-    bool | None, typer.Option("--skip-bad-images", help="Leave out images that can't be read, and record them.")
+    bool | None, option("Data", "Leave out images that can't be read, and record them.", "--skip-bad-images")
 ]
+ImageColumn = Annotated[str | None, option("Data", "Column of a table that holds the images.", rare=True)]
+LabelColumn = Annotated[str | None, option("Data", "Column of a table that holds the labels.", rare=True)]
+
+Budget = Annotated[str | None, option("Budget", "Time (10m), training FLOPs (0.05PFLOP) or steps (20000steps).")]
+Seed = Annotated[int | None, option("Budget", "Seed of every random choice. [default: 0]")]
+
+Recipe = Annotated[
+    str | None,
+    option(
+        "Training",
+        "Networks, optimizers and schedule: {recipes} (paper is the poster's setting). [default: default]",
+    ),
+]
+
+Device = Annotated[str | None, option("Machine", "cpu, cuda, mps, … [default: cpu]")]
+Precision = Annotated[
+    str | None, option("Machine", "auto (timed at the start), float32 or bfloat16. [default: auto]", rare=True)
+]
+Passes = Annotated[
+    str | None,
+    option(
+        "Machine",
+        "What runs between products: auto, compiled (needs a C compiler) or torch. [default: auto]",
+        metavar="WAY",
+        rare=True,
+    ),
+]
+Threads = Annotated[int | None, option("Machine", "CPU threads of torch. [default: timed at the start]", rare=True)]
+
+Out = Annotated[Path | None, option("Output", "Run folder. [default: runs/DATA-RECIPE-sSEED, numbered if taken]")]
+Config = Annotated[Path | None, option("Output", "TOML file with options; flags win.")]
+Report = Annotated[bool, option("Output", "Write the report at the end.", "--report/--no-report")]
+Quiet = Annotated[bool, option("Output", "Print only the outcome.", "--quiet", "-q")]
+Json = Annotated[bool, option("Output", "Print JSON lines for machines.", "--json")]
+HelpAll = Annotated[
+    bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option, and exit.")
+]
+Run = Annotated[Path, typer.Argument(help="Run folder.")]

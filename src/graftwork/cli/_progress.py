@@ -19,8 +19,9 @@ _LINE_EVERY = 10.0
 def _headline(stage: str, setup: "Setup") -> str:
     plan = setup.plan
     work = f"{plan.flops / 1e15:.3g} PFLOP" if plan.flops else f"{plan.total_steps:,} steps"
-    precision = setup.precision.precision
-    return f"{stage}: {setup.problem.dataset.name}, {work}, {plan.num_generations} generations, {precision}"
+    return (
+        f"{stage}: {setup.problem.dataset.name}, {work}, {plan.num_generations} generations, {setup.machine.precision}"
+    )
 
 
 def _generation_line(stage: str, generation: "Generation") -> str:

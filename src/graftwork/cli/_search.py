@@ -8,77 +8,94 @@ import typer
 
 from graftwork.cli import _options as options
 from graftwork.cli._app import app
+from graftwork.cli._panels import PanelCommand, option
 from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError
 
 if TYPE_CHECKING:
+    from graftwork.runs import Result
     from graftwork.session import SearchConfig
 
-Count = Annotated[int | None, typer.Option(min=1)]
-Share = Annotated[float | None, typer.Option(help="A share below 1, or a number of images.")]
 
-
-@app.command()
+@app.command(cls=PanelCommand)
 def search(
     data: options.Data = None,
-    recipe: options.Recipe = None,
-    selection: Annotated[
-        str | None, typer.Option(help="greedy, coevolution, pareto, tournament, age or random.")
-    ] = None,
-    scoring_batch_size: Annotated[int | None, typer.Option(help="Images in a pass of scoring. [default: 500]")] = None,
-    budget: options.Budget = None,
-    seed: options.Seed = None,
-    split_seed: Annotated[int | None, typer.Option(help="Of the splits alone. [default: --seed]")] = None,
-    out: options.Out = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; no other options.")] = None,
-    control: Annotated[
-        bool | None, typer.Option("--control", help="Also train the seed network alone with the same FLOPs.")
-    ] = None,
-    population_size: Annotated[int | None, typer.Option(help="M, members after mutation.")] = None,
-    num_survivors: Annotated[int | None, typer.Option(help="K, members selected in each generation.")] = None,
-    num_generations: Annotated[int | None, typer.Option(help="Rounds of select, mutate, train.")] = None,
-    initial_steps: Annotated[int | None, typer.Option(help="N_i, updates of the seed alone.")] = None,
-    steps_per_generation: Annotated[int | None, typer.Option(help="N_j, updates a generation.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
-    min_shared_fraction: Annotated[
-        float | None, typer.Option(help="τ: a child shares more than this part of its parameters with its parent.")
-    ] = None,
-    max_params: Annotated[int | None, typer.Option(help="Most parameters of a member.")] = None,
-    max_flops: Annotated[int | None, typer.Option(help="Most FLOPs of a member's forward pass, one image.")] = None,
-    concat_probability: Annotated[float | None, typer.Option(help="Of widening half of the channels.")] = None,
-    random_padding: Annotated[
-        bool | None, typer.Option("--random-padding", help="Grow without preserving the function (control).")
-    ] = None,
-    genome: Annotated[str | None, typer.Option(help="JSON file of the seed network's genome.")] = None,
-    validation: Share = None,
-    blend: Share = None,
-    test: Share = None,
     image_size: options.ImageSize = None,
+    skip_bad_images: options.SkipBad = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
-    skip_bad_images: options.SkipBad = None,
+    validation: Annotated[
+        float | None, option("Data", "Images that selection sees: a share below 1, or a number.", rare=True)
+    ] = None,
+    blend: Annotated[
+        float | None, option("Data", "Images that ensembles are fitted on: a share below 1, or a number.", rare=True)
+    ] = None,
+    test: Annotated[
+        float | None, option("Data", "Images held out where the data have no test split, likewise.", rare=True)
+    ] = None,
+    budget: options.Budget = None,
+    control: Annotated[
+        bool | None, option("Budget", "Also train the seed network alone with the same FLOPs.", "--control")
+    ] = None,
+    seed: options.Seed = None,
+    split_seed: Annotated[int | None, option("Budget", "Seed of the splits. [default: --seed]", rare=True)] = None,
+    strategy: Annotated[
+        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]")
+    ] = None,
+    selection: Annotated[str | None, option("Population", "Who survives: {selectors}. [default: greedy]")] = None,
+    population_size: Annotated[int | None, option("Population", "M, members after mutation.")] = None,
+    num_survivors: Annotated[int | None, option("Population", "K, members selected in each generation.")] = None,
+    num_generations: Annotated[int | None, option("Population", "Rounds of select, mutate, train.")] = None,
+    max_params: Annotated[int | None, option("Population", "Most parameters of a member.")] = None,
+    max_flops: Annotated[
+        int | None, option("Population", "Most FLOPs of a member's forward pass, one image.", rare=True)
+    ] = None,
+    min_shared_fraction: Annotated[
+        float | None,
+        option("Population", "τ: a child shares more than this part of its parameters with its parent.", rare=True),
+    ] = None,
+    concat_probability: Annotated[
+        float | None, option("Population", "Probability that a widening writes half of the channels.", rare=True)
+    ] = None,
+    random_padding: Annotated[
+        bool | None,
+        option("Population", "Grow without preserving the function (control).", "--random-padding", rare=True),
+    ] = None,
+    genome: Annotated[str | None, option("Population", "JSON file of the seed network's genome.", rare=True)] = None,
+    recipe: options.Recipe = None,
+    initial_steps: Annotated[int | None, option("Training", "N_i, updates of the seed alone.", rare=True)] = None,
+    steps_per_generation: Annotated[int | None, option("Training", "N_j, updates a generation.", rare=True)] = None,
+    batch_size: Annotated[int | None, option("Training", "Images an update.", rare=True)] = None,
+    scoring_batch_size: Annotated[
+        int | None, option("Training", "Images in a pass of scoring. [default: 500]", rare=True)
+    ] = None,
     device: options.Device = None,
-    precision: options.Precision = None,
-    passes: options.Passes = None,
-    threads: options.Threads = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Processes that search together on this machine (torchrun starts them on several). [default: 1]"
-        ),
+        option("Machine", "Processes that search together here (torchrun starts them on several). [default: 1]"),
     ] = None,
     sync_every: Annotated[
         int | None,
-        typer.Option(
-            help="Updates of each worker between two averagings, where there are members to deal; 0: workers share "
-            "every batch, as they do in the first round (docs/scaling.md). [default: 16]"
+        option(
+            "Machine",
+            "Updates of each worker between two averagings, where there are members to deal; 0: workers share every "
+            "batch, as they do in the first round (docs/scaling.md). [default: 16]",
+            rare=True,
         ),
     ] = None,
-    checkpoint_every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.")] = None,
+    precision: options.Precision = None,
+    passes: options.Passes = None,
+    threads: options.Threads = None,
+    checkpoint_every: Annotated[
+        float | None, option("Machine", "Seconds between checkpoints. [default: 60]", rare=True)
+    ] = None,
+    out: options.Out = None,
+    resume: Annotated[Path | None, option("Output", "Continue this run folder; takes no other options.")] = None,
     config: options.Config = None,
-    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    report: options.Report = True,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
+    help_all: options.HelpAll = False,
 ) -> None:
     """Evolve a population of networks on shared parameters, and leave a run folder with a report."""
     given = dict(locals())
@@ -87,35 +104,34 @@ def search(
     if resume is not None:
         changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
         if changed:
-            raise ConfigError(f"--resume goes on with the run's own options; leave out {', '.join(sorted(changed))}")
+            raise ConfigError(f"--resume: expected no other options, got {', '.join(sorted(changed))}; leave them out")
         run_session(resume, None, report=report, quiet=quiet, as_json=as_json)
         return
     found = _load_config(config, flags)
     run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
 
 
-_NOT_OPTIONS = ("out", "resume", "config", "report", "quiet", "as_json")
+_NOT_OPTIONS = ("out", "resume", "config", "report", "quiet", "as_json", "help_all")
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 def train(
-    genome: Annotated[
-        str, typer.Option(help="JSON file of a genome, or a seed's name: poster, base, default.")
-    ] = "default",
+    genome: Annotated[str, option("Population", "JSON file of a genome, or the name of a seed: {seeds}.")] = "default",
     data: options.Data = None,
-    recipe: options.Recipe = None,
+    image_size: options.ImageSize = None,
     budget: options.Budget = None,
     seed: options.Seed = None,
-    out: options.Out = None,
-    image_size: options.ImageSize = None,
+    recipe: options.Recipe = None,
     device: options.Device = None,
     precision: options.Precision = None,
     passes: options.Passes = None,
     threads: options.Threads = None,
+    out: options.Out = None,
     config: options.Config = None,
-    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    report: options.Report = True,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
+    help_all: options.HelpAll = False,
 ) -> None:
     """Train one genome alone, by the same recipes and budgets as a search."""
     from graftwork.networks.genome import SEEDS
@@ -128,7 +144,7 @@ def train(
     run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
 
 
-@app.command("config")
+@app.command("config", cls=PanelCommand)
 def show_config(
     data: options.Data = None,
     recipe: options.Recipe = None,
@@ -166,18 +182,18 @@ def _free_folder(config: "SearchConfig") -> Path:
 
 def run_session(
     out: Path, config: "SearchConfig | None", *, report: bool, quiet: bool, as_json: bool
-) -> dict[str, Any]:
-    """Start (or, without a config, resume) a run and tell its outcome, alone or with other workers.
+) -> "Result | None":
+    """Start (or, without a config, resume) a run and tell its result, alone or with other workers.
 
     Returns:
-        What ``result.json`` holds; nothing where other processes do the work, or this one only takes part in it.
+        What ``result.json`` holds; ``None`` where other processes do the work, or this one only takes part in it.
     """
     from graftwork.cli._workers import launch_session, lead, wanted_workers
 
     size, launching = wanted_workers(out, config)
     if launching:
         launch_session(size, out, config, report=report, quiet=quiet, as_json=as_json)
-        return {}
+        return None
     if size > 1:
         return lead(out, config, report=report, quiet=quiet, as_json=as_json)
     return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json)

@@ -1,23 +1,29 @@
-"""The machine: everything that is timed or found out about it, and nothing that trains.
+"""The machine: everything that is timed or found out about it.
 
-`measure_precision` and `measure_threads` choose how training steps run here, `calibrate_speed` turns a budget of time
-into FLOPs by timing a `Throwaway` network, `measure_peak` says what the processor does at best, and `keep_memory`
-spares page faults.
+A `Machine` says how training steps run here (precision, passes, threads) and what was measured for it. It is made by
+`choose_precision` and `choose_threads`, as asked for or by `measure_precision` and `measure_threads`; `choose_kernels`
+builds the compiled passes and `device_of` finds the device. `calibrate_speed` turns a budget of time into FLOPs by
+timing a `TimedNetwork`, `measure_peak` says what the processor does at best, and `keep_memory` spares page faults.
 """
 
 from graftwork.machine._allocator import keep_memory
+from graftwork.machine._choose import choose_kernels, choose_precision, choose_threads, device_of
+from graftwork.machine._machine import Machine
 from graftwork.machine._peaks import Peak, measure_peak
-from graftwork.machine._precision import PrecisionChoice, measure_precision
-from graftwork.machine._speed import Throwaway, calibrate_speed
-from graftwork.machine._threads import ThreadsChoice, candidate_threads, measure_threads
+from graftwork.machine._precision import measure_precision
+from graftwork.machine._speed import TimedNetwork, calibrate_speed
+from graftwork.machine._threads import candidate_threads, measure_threads
 
 __all__ = [
+    "Machine",
     "Peak",
-    "PrecisionChoice",
-    "ThreadsChoice",
-    "Throwaway",
+    "TimedNetwork",
     "calibrate_speed",
     "candidate_threads",
+    "choose_kernels",
+    "choose_precision",
+    "choose_threads",
+    "device_of",
     "keep_memory",
     "measure_peak",
     "measure_precision",

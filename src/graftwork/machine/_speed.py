@@ -11,19 +11,19 @@ from graftwork.networks.genome import Genome, training_flops
 from graftwork.training import Augmentation, BankOptimizer, BatchStream, Precision, Rules, Trainer, generator_for
 
 
-class Throwaway:
-    """A network of its own that is trained on noise, to be timed: batches, passes and optimizer cost what they will.
+class TimedNetwork:
+    """A network made to be timed: it trains on noise, by the batches, passes and optimizer of a run.
 
-    Its rate is 0: noise must not make the loss diverge, and the arithmetic is the same. It draws from a generator of
-    its own.
+    Its learning rate is 0: noise must not make the loss diverge, and the arithmetic is the same. It draws from a
+    generator of its own.
 
     Args:
         genome: The network to train; the seed, or something of its size.
-        rules: Of the recipe.
-        batch_size: Images a step.
-        augmentation: Of the recipe.
-        precision: As chosen for the run.
-        device: That it runs on.
+        rules: Optimizer and rates by parameter role, as in the recipe.
+        batch_size: Images in a step.
+        augmentation: Flips and shifts, as in the recipe; ``None``: none.
+        precision: Type of the factors of products.
+        device: Device that it runs on.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Throwaway:
         self.num_steps = 0
 
     def step(self) -> float:
-        """Make the next step; returns its loss."""
+        """Make the next step and return its loss."""
         loss = self.trainer.step(self.member, self.num_steps, 0.0)
         self.num_steps += 1
         return loss
 
     def rate(self, seconds: float) -> float:
-        """Steps per second over about so many seconds, and three steps at least, after two that warm up."""
+        """Time steps for about so many seconds, at least three after two that warm up; return steps per second."""
         for _ in range(2):  # the first steps prepare kernels
             self.step()
         first, start = self.num_steps, perf_counter()
@@ -83,20 +83,24 @@ def calibrate_speed(
     batch_size: int,
     augmentation: Augmentation | None = None,
     precision: Precision = "float32",
+    device: torch.device | str = "cpu",
     seconds: float = 1.5,
 ) -> float:
-    """Train a throw-away copy of a network on noise and time it: batches, passes and optimizer, as in earnest.
+    """Time the training of a network on noise, with batches, passes and optimizer as in a run.
 
     Args:
         genome: The network to train; the seed, or something of its size.
-        rules: Of the recipe.
-        batch_size: Of the recipe.
-        augmentation: Of the recipe.
-        precision: As chosen for the run.
+        rules: Optimizer and rates by parameter role, as in the recipe.
+        batch_size: Images in a step.
+        augmentation: Flips and shifts, as in the recipe; ``None``: none.
+        precision: Type of the factors of products.
+        device: Device that it runs on.
         seconds: About how long to measure, after warming up.
 
     Returns:
         Analytic training FLOPs per second.
     """
-    network = Throwaway(genome, rules=rules, batch_size=batch_size, augmentation=augmentation, precision=precision)
+    network = TimedNetwork(
+        genome, rules=rules, batch_size=batch_size, augmentation=augmentation, precision=precision, device=device
+    )
     return network.rate(seconds) * training_flops(genome, batch_size)

@@ -1,57 +1,19 @@
-"""Threads: more than one only where the run's own step is clearly faster by them."""
+"""Threads: more than one only where a training step is clearly faster on them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import torch
 
-from graftwork.errors import ConfigError
+from graftwork.machine._machine import Machine
 
 _GAIN = 1.1
-"""How many times faster a step must be for more threads to be taken: a tie leaves cores to other work, and noise alone
-must not decide."""
+"""How many times faster a step must be for more threads to be taken: a tie leaves cores to other work, and noise must
+not decide."""
 
 _ROUNDS = 8
-"""At most so many times is each number of threads timed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadsChoice:
-    """How many threads were chosen and what was measured for it, for the run's provenance.
-
-    Args:
-        threads: Of torch's CPU operations and of the compiled passes.
-        reason: In words.
-        counts: Numbers of threads that were timed; empty where there was nothing to compare.
-        step_seconds: Best time of one training step by each of them.
-
-    Raises:
-        ConfigError: If ``threads`` is below 1, or there are not as many times as counts.
-    """
-
-    threads: int
-    reason: str
-    counts: tuple[int, ...] = ()
-    step_seconds: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ConfigError(f"threads: expected an integer >= 1, got {self.threads!r}")
-        if len(self.counts) != len(self.step_seconds):
-            raise ConfigError(
-                f"threads: expected a time for each of {len(self.counts)} counts, got {len(self.step_seconds)}"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON; `from_dict` gives an equal choice back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ThreadsChoice":
-        """From plain data, which has no tuples."""
-        return cls(data["threads"], data["reason"], tuple(data["counts"]), tuple(data["step_seconds"]))
+"""Most times that each number of threads is timed."""
 
 
 def candidate_threads(most: int) -> tuple[int, ...]:
@@ -69,25 +31,27 @@ def _step_seconds(step: Callable[[], object], threads: int) -> float:
 
 
 def measure_threads(
-    step: Callable[[], object], *, most: int | None = None, limit_seconds: float = 0.6
-) -> ThreadsChoice:
-    """Time a step by one thread and by more, by turns, and choose.
+    step: Callable[[], object], *, machine: Machine | None = None, most: int | None = None, limit_seconds: float = 0.6
+) -> Machine:
+    """Time a step on one thread and on more, in turns, and choose.
 
     Each number is compared by its best time, from few threads to many; more are taken where they are at least a tenth
     faster than what was taken before. The process then has as many threads as before.
 
     Args:
         step: Makes one step; called up to eight times for each number of threads.
+        machine: What is chosen so far; ``None``: nothing.
         most: Threads at most; ``None``: as many as the process has now.
         limit_seconds: About how long to go on timing. Every number is timed once, however long that takes.
 
     Returns:
-        The fewest threads that nothing beats clearly, and what was measured.
+        The machine with the fewest threads that nothing beats clearly, and what was measured for them.
     """
     before = torch.get_num_threads()
     counts = candidate_threads(most or before)
+    machine = machine or Machine()
     if len(counts) == 1:
-        return ThreadsChoice(counts[0], "the process has one thread")
+        return _with_threads(machine, counts[0], "the process has one thread", {})
     best = dict.fromkeys(counts, float("inf"))
     spent = 0.0
     try:
@@ -104,6 +68,16 @@ def measure_threads(
     for count in counts[1:]:
         if best[count] * _GAIN < best[chosen]:
             chosen = count
-    words = ", ".join(f"{1e3 * best[count]:.3g} ms by {count}" for count in counts)
+    words = ", ".join(f"{1e3 * best[count]:.3g} ms on {count}" for count in counts)
     reason = f"a step takes {words}; more threads are taken where they are {_GAIN:g} times faster"
-    return ThreadsChoice(chosen, reason, counts, tuple(best[count] for count in counts))
+    return _with_threads(machine, chosen, reason, {_name(count): seconds for count, seconds in best.items()})
+
+
+def _name(count: int) -> str:
+    """Name a number of threads as `Machine.seconds` does: ``"1 thread"``, ``"2 threads"``."""
+    return f"{count} thread" + ("s" if count > 1 else "")
+
+
+def _with_threads(machine: Machine, threads: int, reason: str, seconds: dict[str, float]) -> Machine:
+    reasons = {**machine.reasons, "threads": reason}
+    return replace(machine, threads=threads, reasons=reasons, seconds={**machine.seconds, **seconds})

@@ -4,15 +4,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
 from graftwork.errors import ConfigError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
-from graftwork.session._budget import parse_budget
-from graftwork.training import RECIPES, Recipe, make_recipe, part_of
+from graftwork.session._budget import Budget, parse_budget
+from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
 
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
 
@@ -29,7 +29,7 @@ class SearchConfig:
         selection: Name of a selector (`graftwork.evolution.selection.SELECTORS`).
         selection_options: Its keyword arguments.
         scoring_batch_size: Images in one pass of scoring; part of the result's bits.
-        budget: Time, FLOPs or steps (see `parse_budget`); ``None``: the steps of the recipe.
+        budget: Time, FLOPs or steps; ``None``: the steps of the recipe. Plain data hold its text (see `parse_budget`).
         seed: Of everything random.
         split_seed: Of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
         device: ``cpu``, ``cuda``, ``mps``, …
@@ -66,12 +66,12 @@ class SearchConfig:
     selection: str = "greedy"
     selection_options: Mapping[str, Any] = field(default_factory=dict)
     scoring_batch_size: int = 500
-    budget: str | None = None
+    budget: Budget | None = None
     seed: int = 0
     split_seed: int | None = None
     device: str = "cpu"
-    precision: str = "auto"
-    passes: str = "auto"
+    precision: Literal["auto"] | Precision = "auto"
+    passes: Literal["auto"] | Passes = "auto"
     threads: int | None = None
     workers: int = 1
     sync_every: int = 16
@@ -94,8 +94,8 @@ class SearchConfig:
             known = ", ".join(STRATEGIES)
             hint = did_you_mean(self.strategy, STRATEGIES) or "; take one of these"
             raise ConfigError(f"strategy: expected one of {known}, got {self.strategy!r}{hint}")
-        if self.budget is not None:
-            parse_budget(self.budget)
+        if not isinstance(self.budget, Budget | None):
+            raise ConfigError(f"budget: expected a Budget, got {self.budget!r}; parse_budget reads one from text")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
         if self.passes not in ("auto", "compiled", "torch"):
@@ -113,7 +113,9 @@ class SearchConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` gives an equal config back."""
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**data, "recipe": self.recipe.to_dict(), "selection_options": dict(self.selection_options)}
+        budget = None if self.budget is None else self.budget.text
+        selection_options = dict(self.selection_options)
+        return {**data, "recipe": self.recipe.to_dict(), "selection_options": selection_options, "budget": budget}
 
     def to_toml(self) -> str:
         """The effective config as TOML, which has no null: what is ``None`` is left out."""
@@ -140,6 +142,8 @@ class SearchConfig:
         if changes:
             recipe = recipe.replace(**changes)
         rest = {key: value for key, value in data.items() if key in own and key != "recipe"}
+        if not isinstance(rest.get("budget"), Budget | None):
+            rest["budget"] = parse_budget(rest["budget"])
         try:
             return cls(recipe=recipe, **rest)
         except TypeError as error:

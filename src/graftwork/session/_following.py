@@ -1,31 +1,33 @@
-"""Briefing: what rank 0 of a search tells the other ranks, and what they do with it.
+"""A search by several ranks: rank 0 leads it, the others follow.
 
-Rank 0 runs a `graftwork.session.Session`: it alone has the run folder. The others `follow`: they are told config, plan
-and state at the beginning of each stage, fresh or from a checkpoint, and run the same search beside it.
+Rank 0 runs a `graftwork.session.Session`: it alone has the run folder. It announces each stage to the others, with
+config, plan and state, new or from a checkpoint; they `follow` and run the same search beside it.
 """
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Plan, SearchState, search
-from graftwork.machine import PrecisionChoice, ThreadsChoice
+from graftwork.machine import Machine
 from graftwork.networks.genome import Genome, num_parameters, training_flops
 from graftwork.runs import pack_state, unpack_optimizer, unpack_state, unpack_strategy
-from graftwork.session._budget import parse_budget
 from graftwork.session._config import SearchConfig
-from graftwork.session._planning import make_plan, measure_speed, shared_part
-from graftwork.session._setup import Problem, Setup, prepare
-from graftwork.training import BankOptimizer, part_of
+from graftwork.session._planning import measure_speed, shared_fraction
+from graftwork.session._problem import Problem
+from graftwork.session._setup import Setup, prepare
+from graftwork.training import BankOptimizer, Recipe, part_of
 from graftwork.workers import Group, SharedScorer, time_exchange, train_together
 
 
-def adopt(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
-    """Let a setup go on from a state that `graftwork.runs.pack_state` stored."""
+def restore(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
+    """Put a state that `graftwork.runs.pack_state` stored into a setup, and return it."""
     state = setup.state = unpack_state(data, tensors)
     state.population.to(setup.config.device)
     setup.trainer.optimizer = BankOptimizer(state.population.bank, setup.config.recipe.rules)
@@ -35,7 +37,7 @@ def adopt(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 
 def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
-    """The parts of a search, of which all ranks of a group do their share; ``None``: this process alone."""
+    """Return the parts of a search whose trainer and scorer use all ranks; ``None``: this process alone."""
     if group is None:
         return setup.parts
     trainer = train_together(setup.trainer, group, setup.config.sync_every)
@@ -43,66 +45,60 @@ def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
 
 
 def prepare_together(config: SearchConfig, group: Group | None, **known: Any) -> Setup:
-    """Prepare a search; rank 0's part.
+    """Prepare a search on rank 0.
 
-    Precision and threads are rank 0's on all ranks. A time budget buys the FLOPs that all ranks together do in that
+    All ranks use the precision and threads of rank 0. A time budget buys the FLOPs that all ranks together do in that
     time: all are timed at once, as they will run.
 
     Args:
-        config: Options.
+        config: Options of the search.
         group: The ranks; ``None``: this process alone.
-        **known: As of `graftwork.prepare`.
+        **known: Further arguments of `graftwork.prepare`.
     """
-    timed = group is not None and config.budget is not None and parse_budget(config.budget).kind == "seconds"
-    if group is None or not timed:
+    if group is None:
         return prepare(config, **known)
-    setup = prepare(config, plan=_UNPLANNED, **known)
-    group.send({"type": "prepare", "config": config.to_toml(), **_chosen(setup)})
-    _plan_together(group, setup)
-    return setup
+
+    def time_speed(recipe: Recipe, genome: Genome, machine: Machine, *, batch_size: int, device: torch.device) -> float:
+        group.send({"type": "time", "config": config.to_toml(), "machine": machine.to_dict()})
+        return _time_together(group, config.sync_every, recipe, genome, machine, batch_size=batch_size, device=device)
+
+    return prepare(config, time_speed=time_speed, **known)
 
 
-_UNPLANNED = Plan(0, flops=1)
-"""Until all ranks are ready to be timed."""
+def _time_together(
+    group: Group,
+    sync_every: int,
+    recipe: Recipe,
+    genome: Genome,
+    machine: Machine,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> float:
+    """Time all ranks at once, as they will run; return the training FLOPs per second that they do together."""
+    shared = shared_fraction(recipe, sync_every=sync_every, batch_size=batch_size, num_workers=group.size)
 
+    def speed(size: int) -> float:
+        return group.sum_at_once(lambda: measure_speed(recipe, genome, machine, batch_size=size, device=device))
 
-def _plan_together(group: Group, setup: Setup) -> None:
-    """Time all ranks at once, as they will run, and plan for the FLOPs that they do together."""
-    batch_size = setup.trainer.batch_size
-    shared = shared_part(setup.config, batch_size=batch_size, num_workers=group.size)
-    seconds = 0.0  # a FLOP, of all ranks
+    seconds = 0.0  # that all ranks together take for one FLOP
     if shared > 0:  # an update waits for its exchange
-        genome, part = setup.population.genomes[0], part_of(batch_size, group.rank, group.size)
+        part = part_of(batch_size, group.rank, group.size)
+        exchange = time_exchange(num_parameters(genome), group, device)
         update = training_flops(genome, batch_size)
-        exchange = time_exchange(num_parameters(genome), group, setup.config.device)
-        speed = group.sum_at_once(lambda: measure_speed(setup, part.stop - part.start))
-        seconds += shared * (1 / speed + exchange / update)
+        seconds += shared * (1 / speed(part.stop - part.start) + exchange / update)
     if shared < 1:
-        seconds += (1 - shared) / group.sum_at_once(lambda: measure_speed(setup, batch_size))
-    setup.speed = 1 / seconds
-    setup.plan = make_plan(setup)
+        seconds += (1 - shared) / speed(batch_size)
+    return 1 / seconds
 
 
-def _chosen(setup: Setup) -> dict[str, Any]:
-    """What was chosen for this machine, for the others to follow."""
-    return {"precision": setup.precision.to_dict(), "threads": setup.threads.to_dict()}
-
-
-def _follow_choice(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `prepare`, from what `_chosen` gave."""
-    return {
-        "precision_choice": PrecisionChoice(**message["precision"]),
-        "threads_choice": ThreadsChoice.from_dict(message["threads"]),
-    }
-
-
-def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
-    """Tell the other ranks of a stage that begins or goes on; rank 0's part.
+def announce(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
+    """Tell the other ranks on rank 0 that a stage begins or continues.
 
     Args:
         group: The ranks.
-        setup: As it stands.
-        genome: Of the seed network.
+        setup: The stage with its present state.
+        genome: The seed network.
         **numbers: ``num_survivors`` and ``population_size`` of the stage.
     """
     data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
@@ -111,7 +107,7 @@ def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
         "config": setup.config.to_toml(),
         "genome": genome.to_dict(),
         "plan": asdict(setup.plan),
-        **_chosen(setup),
+        "machine": setup.machine.to_dict(),
         "fingerprint": setup.problem.dataset.fingerprint,
         "numbers": numbers,
         "search": data,
@@ -120,13 +116,13 @@ def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
 
 
 def dismiss(group: Group | None) -> None:
-    """Tell the other ranks that nothing is left to do; rank 0's part."""
+    """Tell the other ranks on rank 0 that nothing is left to do."""
     if group is not None:
         group.send({"type": "end"})
 
 
 def follow(group: Group) -> None:
-    """Do what rank 0 tells until it says that it is over; the part of all other ranks.
+    """Take part in the stages that rank 0 announces until it says that there are no more.
 
     Raises:
         SearchInterruptedError: If one of the ranks was asked to stop.
@@ -141,28 +137,35 @@ def follow(group: Group) -> None:
         config = SearchConfig.from_dict(tomllib.loads(message["config"]))
         config = replace(config, device=group.device(config.device))
         problem = problem or Problem.load(config)
-        if message["type"] == "prepare":
-            _plan_together(group, prepare(config, problem=problem, plan=_UNPLANNED, **_follow_choice(message)))
+        machine = Machine.from_dict(message["machine"])
+        if message["type"] == "time":
+            time_speed = partial(_time_together, group, config.sync_every)
+            prepare(config, problem=problem, machine=machine, time_speed=time_speed)
         else:
-            _stage(group, config, problem, message, tensors)
+            _stage(group, config, problem, machine, message, tensors)
 
 
 def _stage(
-    group: Group, config: SearchConfig, problem: Problem, message: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    group: Group,
+    config: SearchConfig,
+    problem: Problem,
+    machine: Machine,
+    message: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     if problem.dataset.fingerprint != message["fingerprint"]:
         raise RunError(
-            f"worker {group.rank}: {config.data!r} holds other data here than where rank 0 runs "
-            f"({problem.dataset.fingerprint[:12]}, not {message['fingerprint'][:12]}); give all machines the same"
+            f"worker {group.rank}: expected the data of rank 0 ({message['fingerprint'][:12]}) in {config.data!r}, got "
+            f"{problem.dataset.fingerprint[:12]}; give all machines the same data"
         )
     setup = prepare(
         config,
         problem=problem,
         seed_network=Genome.from_dict(message["genome"]),
         plan=Plan(**message["plan"]),
-        **_follow_choice(message),
+        machine=machine,
     )
-    adopt(setup, message["search"], tensors)
+    restore(setup, message["search"], tensors)
 
     def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
         if group.stopping:

@@ -7,7 +7,7 @@ from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import Strategy, make_strategy
 from graftwork.networks.genome import Genome
 from graftwork.session._config import SearchConfig
-from graftwork.session._planning import first_part
+from graftwork.session._planning import first_fraction
 
 
 def mutation_of(config: SearchConfig) -> R2RMutation:
@@ -34,8 +34,8 @@ def strategy_of(config: SearchConfig) -> Strategy:
 def typical_genome(config: SearchConfig, genome: Genome) -> Genome:
     """What a search trains in the middle of its work: the seed, grown as often as its members are on average.
 
-    A member of round *r* has grown *r* times at most; the first round, which trains the seed itself, counts by its part
-    of the work. The same for every seed of the random numbers.
+    A member of round *r* has grown *r* times at most; the first round, which trains the seed itself, counts by its
+    share of the work. The same for every seed of the random numbers.
 
     Args:
         config: Of the search.
@@ -43,7 +43,7 @@ def typical_genome(config: SearchConfig, genome: Genome) -> Genome:
     """
     mutation, rng = mutation_of(config), np.random.default_rng(0)
     rounds = config.recipe.num_generations if config.recipe.population_size > 1 else 0
-    for _ in range(round((1 - first_part(config.recipe)) * (rounds + 1) / 2) if rounds else 0):
+    for _ in range(round((1 - first_fraction(config.recipe)) * (rounds + 1) / 2) if rounds else 0):
         growth = mutation.draw(genome, rng=rng)(genome, rng=rng)
         if mutation.broken_limit(growth) is None:
             genome = growth.child

@@ -1,20 +1,13 @@
 """From a budget to a plan: how much work each round gets, and how large images are."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import torch
 
 from graftwork.errors import ConfigError, GenomeError
 from graftwork.evolution import Plan
-from graftwork.machine import calibrate_speed
+from graftwork.machine import Machine, calibrate_speed
 from graftwork.networks.genome import Genome, training_flops
-from graftwork.session._budget import parse_budget
-from graftwork.session._config import SearchConfig
+from graftwork.session._budget import Budget
 from graftwork.training import Recipe, most_parts
-
-if TYPE_CHECKING:
-    from graftwork.session._setup import Setup
-
 
 SMALLEST_SIDE = 16
 """Images are not shrunk below so many pixels a side."""
@@ -23,27 +16,56 @@ DEFAULT_STEPS = 2000
 """Without a budget, a recipe that counts in FLOPs gets those of so many updates of the seed network."""
 
 TIME_MARGIN = 0.92
-"""Part of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
+"""Share of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
 
 
-def make_plan(setup: "Setup") -> Plan:
-    """Turn the config's budget into a plan, and say what an update is.
+def make_plan(
+    budget: Budget | None,
+    recipe: Recipe,
+    genome: Genome,
+    *,
+    batch_size: int,
+    scoring_flops: int,
+    speed: float | None = None,
+) -> Plan:
+    """Turn a budget into a plan: how much work each round gets, and how large images are.
 
-    A budget of time is turned into FLOPs by ``setup.speed``, which is measured here unless it is known.
+    Args:
+        budget: What the search may spend; ``None``: the steps of the recipe, or `DEFAULT_STEPS` where it counts in
+            FLOPs.
+        recipe: Rounds, and how the work is divided among them.
+        genome: The seed network.
+        batch_size: Images in an update.
+        scoring_flops: FLOPs of scoring the seed network once.
+        speed: Training FLOPs per second, which a budget of time needs (see `measure_speed`).
 
     Raises:
-        ConfigError: If the budget does not reach for one step a round.
+        ConfigError: If the budget does not reach for one step a round, or is a time and no speed is given.
     """
-    recipe = setup.config.recipe
-    size = _small_size(recipe, setup.population.genomes[0])
-    return replace(
-        _budgeted(setup),
-        small_share=0.0 if size is None else recipe.small_share,
-        small_size=size,
-    )
+    size = small_size(recipe, genome)
+    share = 0.0 if size is None else recipe.small_share
+    generations, fraction = recipe.num_generations, first_fraction(recipe)
+    update = training_flops(genome, batch_size)
+    if budget is None and recipe.initial_steps is not None and recipe.steps_per_generation is not None:
+        return Plan(generations, recipe.initial_steps, recipe.steps_per_generation, small_share=share, small_size=size)
+    if budget is not None and budget.kind == "steps":
+        return Plan(generations, *_divided(budget, generations, fraction), small_share=share, small_size=size)
+    flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed)
+    initial = fraction if generations else 1.0
+    plan = Plan(generations, flops=flops, initial_fraction=initial, small_share=share, small_size=size)
+    _check_reach(plan, flops, scoring_flops + update)
+    return plan
 
 
-def _small_size(recipe: Recipe, genome: Genome) -> tuple[int, int] | None:
+def first_fraction(recipe: Recipe) -> float:
+    """Fraction of the whole work that the first round gets."""
+    if recipe.initial_fraction is not None:
+        return recipe.initial_fraction
+    whole = (recipe.initial_steps or 0) + recipe.num_generations * (recipe.steps_per_generation or 0)
+    return (recipe.initial_steps or 0) / whole if whole else 1.0
+
+
+def small_size(recipe: Recipe, genome: Genome) -> tuple[int, int] | None:
     """Height and width of shrunk images; ``None`` where images are not shrunk."""
     height, width = (round(side * recipe.small_scale) for side in genome.input_shape[1:])
     if recipe.small_share == 0 or min(height, width) < SMALLEST_SIDE:
@@ -55,86 +77,84 @@ def _small_size(recipe: Recipe, genome: Genome) -> tuple[int, int] | None:
     return height, width
 
 
-def _budgeted(setup: "Setup") -> Plan:
-    """How much work each round gets; steps are split as the recipe's own are.
-
-    Raises:
-        ConfigError: If the budget does not reach for one step a round.
-    """
-    config, recipe = setup.config, setup.config.recipe
-    generations, genome, fraction = recipe.num_generations, setup.population.genomes[0], first_part(recipe)
-    if config.budget is None:
-        if recipe.initial_steps is not None and recipe.steps_per_generation is not None:
-            return Plan(generations, recipe.initial_steps, recipe.steps_per_generation)
-        whole = DEFAULT_STEPS * training_flops(genome, setup.trainer.batch_size)
-        return _flops_plan(setup, generations, whole, fraction)
-    budget = parse_budget(config.budget)
-    if budget.kind == "steps":
-        initial = max(1, round(budget.amount * fraction))
-        each = int((budget.amount - initial) // generations) if generations else 0
-        if generations and each < 1:
-            raise ConfigError(f"budget: {config.budget} leaves no step for each of {generations} generations")
-        return Plan(generations, initial, each)
-    flops = budget.amount
-    if budget.kind == "seconds":
-        if setup.speed is None:
-            setup.speed = measure_speed(setup, setup.trainer.batch_size)
-        flops = setup.speed * budget.amount * TIME_MARGIN
-    return _flops_plan(setup, generations, int(flops), fraction)
-
-
-def first_part(recipe: Recipe) -> float:
-    """Part of the whole work that the first round gets."""
-    if recipe.initial_fraction is not None:
-        return recipe.initial_fraction
-    whole = (recipe.initial_steps or 0) + recipe.num_generations * (recipe.steps_per_generation or 0)
-    return (recipe.initial_steps or 0) / whole if whole else 1.0
-
-
-def shared_part(config: SearchConfig, *, batch_size: int, num_workers: int) -> float:
-    """Part of a search's training in which workers share every batch, instead of dealing members: 0 to 1.
+def shared_fraction(recipe: Recipe, *, sync_every: int, batch_size: int, num_workers: int) -> float:
+    """Fraction of a search's training in which workers share every batch, instead of dealing members: 0 to 1.
 
     That is the first round, and the others too where ``sync_every`` is 0 or there are fewer members than workers;
     nothing at all where a batch has not two images for every worker.
     """
     if num_workers > most_parts(batch_size):
         return 0.0
-    if config.sync_every == 0 or config.recipe.population_size < num_workers or config.recipe.num_generations == 0:
+    if sync_every == 0 or recipe.population_size < num_workers or recipe.num_generations == 0:
         return 1.0
-    return first_part(config.recipe)
+    return first_fraction(recipe)
 
 
-def measure_speed(setup: "Setup", batch_size: int) -> float:
-    """Training FLOPs per second over a whole search, timed on updates of ``batch_size`` images."""
-    genome, recipe = setup.population.genomes[0], setup.config.recipe
-    small_size = _small_size(recipe, genome)
+def measure_speed(
+    recipe: Recipe,
+    genome: Genome,
+    machine: Machine,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+) -> float:
+    """Time updates of the seed network, on whole and on shrunk images as the search trains on them.
+
+    Args:
+        recipe: Optimizer, augmentation and the share of shrunk images.
+        genome: The seed network.
+        machine: How steps run; its precision is used, its passes and threads have to be set.
+        batch_size: Images in an update.
+        device: Device that steps run on.
+
+    Returns:
+        Training FLOPs per second over a whole search.
+    """
+    size = small_size(recipe, genome)
     shares = {genome: 1.0}
-    if small_size is not None:
-        shares = {genome: 1 - recipe.small_share, genome.at_size(*small_size): recipe.small_share}
+    if size is not None:
+        shares = {genome: 1 - recipe.small_share, genome.at_size(*size): recipe.small_share}
     seconds = 0.0
     for network, share in shares.items():
         seconds += share / calibrate_speed(
             network,
             rules=recipe.rules,
             batch_size=batch_size,
-            augmentation=setup.trainer.batches.augmentation,
-            precision=setup.precision.precision,
+            augmentation=recipe.augmentation.resolve(genome.input_shape),
+            precision=machine.precision,
+            device=device,
         )
     return 1 / seconds
 
 
-def _flops_plan(setup: "Setup", generations: int, flops: int, fraction: float) -> Plan:
-    plan = Plan(generations, flops=flops, initial_fraction=fraction if generations else 1.0)
-    genome = setup.population.genomes[0]
-    needed = setup.scorer.flops([genome]) + training_flops(genome, setup.trainer.batch_size)
-    rounds: Mapping[str, float] = {
-        "the first round": plan.flops_until(0),
-        "a generation": (flops - plan.flops_until(0)) / generations if generations else flops,
-    }
+def _divided(budget: Budget, generations: int, fraction: float) -> tuple[int, int]:
+    """Updates of the first round and of each generation, divided as the recipe's own are."""
+    initial = max(1, round(budget.amount * fraction))
+    each = int((budget.amount - initial) // generations) if generations else 0
+    if generations and each < 1:
+        raise ConfigError(
+            f"budget: expected at least one step for each of {generations} generations, got {budget}; raise the budget "
+            "or lower num_generations"
+        )
+    return initial, each
+
+
+def _flops(budget: Budget, speed: float | None) -> int:
+    if budget.kind == "flops":
+        return int(budget.amount)
+    if speed is None:
+        raise ConfigError(f"budget: expected a speed to turn {budget} into FLOPs, got none; measure it first")
+    return int(speed * budget.amount * TIME_MARGIN)
+
+
+def _check_reach(plan: Plan, flops: int, needed: int) -> None:
+    """Refuse a budget that leaves less for a round than scoring and one step of the seed network need."""
+    first, generations = plan.flops_until(0), plan.num_generations
+    rounds = {"the first round": first, "a generation": (flops - first) / generations if generations else flops}
     for name, share in rounds.items():
         if share < needed:
             raise ConfigError(
-                f"budget: {flops / 1e15:.2g} PFLOP leave {share / 1e12:.3g} TFLOP for {name}, but scoring and one step "
-                f"of the seed network need {needed / 1e12:.3g}; raise the budget or lower num_generations"
+                f"budget: expected at least {needed / 1e12:.3g} TFLOP for {name} (scoring and one step of the seed "
+                f"network), got {share / 1e12:.3g} of {flops / 1e15:.2g} PFLOP; raise the budget or lower "
+                "num_generations"
             )
-    return plan

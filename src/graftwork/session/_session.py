@@ -3,53 +3,23 @@
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
-from graftwork.machine import PrecisionChoice, ThreadsChoice
+from graftwork.machine import Machine
 from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
-from graftwork.runs import RunFolder, now, pack_state, provenance
+from graftwork.runs import BirthRow, GenerationRow, MemberRow, Result, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
-from graftwork.session._following import adopt, brief, dismiss, prepare_together, shared_parts
-from graftwork.session._outcome import CONTROL, Outcome
-from graftwork.session._setup import Problem, Setup, prepare
+from graftwork.session._final import CONTROL, FinalScoring
+from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
+from graftwork.session._listener import Listener, SilentListener
+from graftwork.session._problem import Problem
+from graftwork.session._setup import Setup, prepare
 from graftwork.workers import Group
-
-
-class Listener(Protocol):
-    """Is told what happens; the CLI draws it."""
-
-    def on_stage(self, stage: str, setup: Setup) -> None:
-        """A stage, ``"search"`` or ``"control"``, begins or goes on."""
-
-    def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
-        """One update is done."""
-
-    def on_generation(self, stage: str, generation: Generation) -> None:
-        """One round is done."""
-
-    def on_note(self, text: str) -> None:
-        """Something a user should know."""
-
-
-class SilentListener:
-    """Hears and says nothing."""
-
-    def on_stage(self, stage: str, setup: Setup) -> None:
-        """Say nothing."""
-
-    def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
-        """Say nothing."""
-
-    def on_generation(self, stage: str, generation: Generation) -> None:
-        """Say nothing."""
-
-    def on_note(self, text: str) -> None:
-        """Say nothing."""
 
 
 class Session:
@@ -122,8 +92,8 @@ class Session:
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
-        """Search, train the control if asked to, open the test split, write the outcome.
+    def run(self) -> Result:
+        """Search, train the control if asked to, open the test split, write the result.
 
         Returns:
             What ``result.json`` holds.
@@ -133,7 +103,7 @@ class Session:
         """
         if self.folder.finished:
             dismiss(self.group)
-            return self.folder.read_json("result.json")
+            return self.folder.result()
         setup = self._prepare()
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
@@ -153,18 +123,16 @@ class Session:
                 self.config.device,
                 data=problem.describe(),
                 plan=asdict(setup.plan),
-                precision=setup.precision.to_dict(),
-                threads=setup.threads.to_dict(),
                 training_flops_per_second=setup.speed,
                 workers=self._workers(),
                 started_at=now(),
             )
+            self._stored["machine"] |= setup.machine.to_dict()
             self.folder.write_json("provenance.json", self._stored)
             return setup
         self._compare(problem)
         plan = Plan(**self._stored["plan"])
-        precision = PrecisionChoice(**self._stored["precision"])
-        return self._setup(problem, plan, precision, ThreadsChoice.from_dict(self._stored["threads"]))
+        return self._setup(problem, plan, Machine.from_dict(self._stored["machine"]))
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
@@ -174,16 +142,9 @@ class Session:
         """From the folder: the file that the config names may be another one by now."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
-    def _setup(self, problem: Problem, plan: Plan, precision: PrecisionChoice, threads: ThreadsChoice) -> Setup:
+    def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
         genome = self._seed_network()
-        return prepare(
-            self.config,
-            problem=problem,
-            seed_network=genome,
-            plan=plan,
-            precision_choice=precision,
-            threads_choice=threads,
-        )
+        return prepare(self.config, problem=problem, seed_network=genome, plan=plan, machine=machine)
 
     def _compare(self, problem: Problem) -> None:
         """Other data can't be resumed; another machine can, but not to the same bits."""
@@ -213,7 +174,7 @@ class Session:
         found = self.folder.load_checkpoint(stage)
         if found is not None:
             data, tensors = found
-            state = adopt(setup, data["search"], tensors)
+            state = restore(setup, data["search"], tensors)
             self._elapsed, self._began = data["seconds"], monotonic()
             if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
                 self.folder.truncate_records(data["records_offset"])
@@ -222,7 +183,7 @@ class Session:
         self.listener.on_stage(stage, setup)
         observe = self._observer(stage, setup)
         if self.group is not None:
-            brief(self.group, setup, self._seed_network(), **numbers)
+            announce(self.group, setup, self._seed_network(), **numbers)
         for generation in search(state, observer=observe, **{**shared_parts(setup, self.group), **numbers}):
             self._record(stage, state, generation)
             self._checkpoint(stage, setup)
@@ -246,7 +207,7 @@ class Session:
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
         """The seed network alone, by the same recipe, with the FLOPs of the whole search."""
         plan = setup.plan.alone(searched.spent_flops)
-        alone = self._setup(setup.problem, plan, setup.precision, setup.threads)
+        alone = self._setup(setup.problem, plan, setup.machine)
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
         return alone
 
@@ -265,31 +226,30 @@ class Session:
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
         seconds = round(self.seconds, 3)
-        rows: list[dict[str, Any]] = []
+        rows: list[MemberRow | GenerationRow] = []
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
             rows.append(
-                {
-                    "type": "member" if stage == "search" else "control",
-                    "generation": generation.number,
-                    "id": member_id if stage == "search" else CONTROL,
-                    "validation_accuracy": accuracy,
-                    "parameters": num_parameters(genome),
-                    "flops": forward_flops(genome),
-                    "step": generation.step,
-                    "training_flops": generation.training_flops,
-                    "seconds": seconds,
-                }
+                MemberRow(
+                    type="member" if stage == "search" else "control",
+                    generation=generation.number,
+                    id=member_id if stage == "search" else CONTROL,
+                    validation_accuracy=accuracy,
+                    parameters=num_parameters(genome),
+                    flops=forward_flops(genome),
+                    step=generation.step,
+                    training_flops=generation.training_flops,
+                    seconds=seconds,
+                )
             )
         if stage == "search":
-            rows.append(_generation_row(state, generation) | {"seconds": seconds})
+            rows.append(_generation_row(state, generation, seconds))
         self.folder.append_records(rows)
 
-    def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> dict[str, Any]:
-        """Open the test split once, and write members, predictions and the outcome."""
-        outcome = Outcome(self.folder, setup, control)
-        result = {
-            **outcome.write(),
+    def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> Result:
+        """Open the test split once, and write members, predictions and the result."""
+        result: Result = {
+            **FinalScoring(self.folder, setup, control).write(),
             "training_flops": searched.training_flops,
             "scoring_flops": searched.scoring_flops,
             "seconds": round(self.seconds, 3),
@@ -306,23 +266,24 @@ class Session:
         return result
 
 
-def _generation_row(state: SearchState, generation: Generation) -> dict[str, Any]:
+def _generation_row(state: SearchState, generation: Generation, seconds: float) -> GenerationRow:
     evaluation, population = generation.evaluation, state.population
     varied = len(generation.members) > 1
-    return {
-        "type": "generation",
-        "generation": generation.number,
-        "members": list(generation.members),
-        "survivors": list(generation.survivors),
-        "births": [{"id": b.id, "parent": b.parent, "transform": b.transform} for b in generation.births],
-        "best": generation.best,
-        "step": generation.step,
-        "training_flops": generation.training_flops,
-        "scoring_flops": generation.scoring_flops,
-        "mean_loss": generation.mean_loss,
-        "rejected": generation.report.rejected,
-        "saturated": generation.report.saturated,
-        "diversity": asdict(diversity(evaluation.predicted, evaluation.labels)) if varied else None,
-        "bank_blocks": len(population.bank),
-        "bank_parameters": population.bank.num_parameters,
-    }
+    return GenerationRow(
+        type="generation",
+        generation=generation.number,
+        members=generation.members,
+        survivors=generation.survivors,
+        births=tuple(BirthRow(birth.id, birth.parent, birth.transform) for birth in generation.births),
+        best=generation.best,
+        step=generation.step,
+        training_flops=generation.training_flops,
+        scoring_flops=generation.scoring_flops,
+        mean_loss=generation.mean_loss,
+        rejected=generation.report.rejected,
+        saturated=generation.report.saturated,
+        diversity=asdict(diversity(evaluation.predicted, evaluation.labels)) if varied else None,
+        bank_blocks=len(population.bank),
+        bank_parameters=population.bank.num_parameters,
+        seconds=seconds,
+    )

@@ -1,98 +1,26 @@
 """From a config to the objects of a search."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Population, SearchState
 from graftwork.evolution.strategies import Strategy
-from graftwork.machine import PrecisionChoice, ThreadsChoice
-from graftwork.networks.execution import InputTransform, set_kernels
+from graftwork.machine import Machine, TimedNetwork, choose_kernels, choose_precision, choose_threads, device_of
+from graftwork.networks.execution import set_kernels
 from graftwork.networks.genome import Genome, num_parameters, seed_genome
 from graftwork.session._config import SearchConfig
-from graftwork.session._growth import strategy_of
-from graftwork.session._machine import choose_kernels, choose_precision, choose_threads, device_of
-from graftwork.session._planning import make_plan
-from graftwork.training import BankOptimizer, BatchStream, Scorer, Trainer, take_images
-
-CALIBRATION_VALUES = 2**23
-"""At most so many pixel values are run as one batch when statistics are made."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Data as a search needs it.
-
-    Args:
-        dataset: All images.
-        splits: Rows for training, validation, blend and test.
-        transform: From stored bytes to network input; its mean and deviation are those of the training split.
-    """
-
-    dataset: ImageDataset
-    splits: Splits
-    transform: InputTransform
-
-    @classmethod
-    def load(cls, config: SearchConfig) -> "Problem":
-        """Load and split the data set of a config."""
-        dataset = load_dataset(
-            config.data,
-            image_size=config.image_size,
-            image_column=config.image_column,
-            label_column=config.label_column,
-            skip_bad_images=config.skip_bad_images,
-        )
-        seed = config.seed if config.split_seed is None else config.split_seed
-        splits = split(dataset, seed=seed, validation=config.validation, blend=config.blend, test=config.test)
-        mean, std = dataset.channel_moments(splits.train)
-        return cls(dataset, splits, InputTransform(tuple(map(float, mean)), tuple(max(float(s), 1e-3) for s in std)))
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        _, height, width, channels = self.dataset.images.shape
-        return channels, height, width
-
-    def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """uint8 [n, H, W, C] of some rows, in memory."""
-        return take_images(self.dataset.images, torch.from_numpy(rows))
-
-    def labels(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """int64 [n] of some rows."""
-        return torch.from_numpy(np.asarray(self.dataset.labels[rows], dtype=np.int64))
-
-    def test(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Open the test split: images uint8 [n, H, W, C], labels int64 [n], rows int64 [n]."""
-        rows = self.splits.test
-        images, labels = self.dataset.images, self.dataset.labels
-        if self.dataset.test_images is not None and self.dataset.test_labels is not None:
-            images, labels = self.dataset.test_images, self.dataset.test_labels
-        taken = torch.from_numpy(np.ascontiguousarray(images[rows]))
-        return taken, torch.from_numpy(np.asarray(labels[rows], dtype=np.int64)), torch.from_numpy(rows.copy())
-
-    def pictures(self, split: str, rows: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
-        """uint8 [n, H, W, C] of rows as predictions name them: of ``"test"``, or of any other split."""
-        given = self.dataset.test_images
-        images = given if split == "test" and given is not None else self.dataset.images
-        return np.asarray(images[rows])
-
-    def describe(self) -> dict[str, Any]:
-        """What the data are, as plain data."""
-        return describe(self.dataset, self.splits)
-
-    def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
-        """Rows of the calibration subset: ``wanted``, or as many as fit in one batch."""
-        fit = max(2, CALIBRATION_VALUES // int(np.prod(self.input_shape)))
-        return self.splits.calibration(min(wanted, fit, len(self.splits.train)))
+from graftwork.session._growth import strategy_of, typical_genome
+from graftwork.session._planning import make_plan, measure_speed
+from graftwork.session._problem import Problem
+from graftwork.training import BankOptimizer, BatchStream, Scorer, Trainer
 
 
 @dataclass
@@ -107,8 +35,7 @@ class Setup:
         scorer: On the validation split.
         strategy: What the search decides.
         plan: How much work each round gets.
-        precision: What products and passes run in, and what was measured for it. Passes are a setting of the process.
-        threads: How many it runs on, and what was measured for it; a setting of the process, too.
+        machine: How steps run, and what was measured for it. Passes and threads are settings of the process.
         speed: Measured training FLOPs per second; ``None`` where the budget needs none.
     """
 
@@ -119,8 +46,7 @@ class Setup:
     scorer: Scorer
     strategy: Strategy
     plan: Plan
-    precision: PrecisionChoice
-    threads: ThreadsChoice
+    machine: Machine
     speed: float | None = None
 
     @property
@@ -151,8 +77,8 @@ def prepare(
     problem: Problem | None = None,
     seed_network: Genome | None = None,
     plan: Plan | None = None,
-    precision_choice: PrecisionChoice | None = None,
-    threads_choice: ThreadsChoice | None = None,
+    machine: Machine | None = None,
+    time_speed: Callable[..., float] = measure_speed,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -161,9 +87,10 @@ def prepare(
         config: Options; ``None``: made from ``options`` (see `SearchConfig.from_dict`).
         problem: The data, if it is loaded already.
         seed_network: h_i; ``None``: the recipe's.
-        plan: Of an earlier run that is followed again; ``None``: made from the budget.
-        precision_choice: Of an earlier run; ``None``: as the config says.
-        threads_choice: Of an earlier run; ``None``: as the config says. They are set for the process.
+        plan: Plan of an earlier run, to be followed; ``None``: made from the budget.
+        machine: How an earlier run used its machine, to be followed; ``None``: as the config says. Passes and threads
+            are set for the process.
+        time_speed: Measures the training FLOPs per second that a budget of time needs; called as `measure_speed` is.
         **options: Only without ``config``.
 
     Raises:
@@ -173,9 +100,9 @@ def prepare(
     if config is not None and options:
         raise ConfigError(f"prepare: give either a config or options, got both: {sorted(options)}")
     config = config or SearchConfig.from_dict(options)
-    known = threads_choice.threads if threads_choice is not None else config.threads
-    if known is not None:  # otherwise they are measured further down
-        torch.set_num_threads(known)
+    threads = config.threads if machine is None else machine.threads
+    if threads is not None:  # otherwise they are measured further down
+        torch.set_num_threads(threads)
     problem = problem or Problem.load(config)
     recipe, device = config.recipe, device_of(config.device)
     genome = seed_network or seed_of(config, problem)
@@ -200,17 +127,13 @@ def prepare(
         transform=problem.transform,
         device=device,
     )
-    kernels = choose_kernels(config, device, precision_choice)
-    precision = precision_choice or choose_precision(
-        config, genome, kernels, batch_size=batches.batch_size, device=device
-    )
-    set_kernels(kernels if precision.passes == "compiled" else None)
+    machine = _use_machine(config, genome, batches, device, followed=machine)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
         batches=batches,
         schedule=recipe.make_schedule(),
         label_smoothing=recipe.label_smoothing,
-        precision=precision.precision,
+        precision=machine.precision,
         lr_scale=recipe.lr_scale,
         reference_parameters=num_parameters(genome),
     )
@@ -220,24 +143,43 @@ def prepare(
         transform=problem.transform,
         calibration=calibration,
         batch_size=config.scoring_batch_size,
-        precision=precision.precision,
+        precision=machine.precision,
         device=device,
     )
-    threads = threads_choice or choose_threads(config, genome, trainer)
-    torch.set_num_threads(threads.threads)
-    setup = Setup(
-        config,
-        problem,
-        SearchState(population, rng),
-        trainer,
-        scorer,
-        strategy_of(config),
-        Plan(0, flops=1),
-        precision,
-        threads,
+    speed, size = None, batches.batch_size
+    if plan is None:
+        if config.budget is not None and config.budget.kind == "seconds":
+            speed = time_speed(recipe, genome, machine, batch_size=size, device=device)
+        scoring_flops = scorer.flops([genome])
+        plan = make_plan(config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed)
+    state = SearchState(population, rng)
+    return Setup(config, problem, state, trainer, scorer, strategy_of(config), plan, machine, speed)
+
+
+def _use_machine(
+    config: SearchConfig, genome: Genome, batches: BatchStream, device: torch.device, *, followed: Machine | None
+) -> Machine:
+    """Set passes and threads for the process: as an earlier run had them, as asked for, or as measured."""
+    kernels = choose_kernels(config.passes, device, followed=followed)
+    timed = partial(
+        TimedNetwork,
+        rules=config.recipe.rules,
+        batch_size=batches.batch_size,
+        augmentation=batches.augmentation,
+        device=device,
     )
-    setup.plan = plan or make_plan(setup)
-    return setup
+    machine = followed or choose_precision(
+        typical_genome(config, genome),
+        precision=config.precision,
+        passes=config.passes,
+        kernels=kernels,
+        timed=timed,
+    )
+    set_kernels(kernels if machine.passes == "compiled" else None)
+    if followed is None:
+        machine = choose_threads(machine, genome, threads=config.threads, device=device, timed=timed)
+    torch.set_num_threads(machine.threads)
+    return machine
 
 
 @contextmanager

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
+from graftwork.surgery._transaction import Transaction
 
-__all__ = ["AttributeChange", "changed_lengths", "guessed_attributes", "standard_attributes"]
+Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,14 @@ class AttributeChange:
         return f"{self.path}.{self.name}: {self.old} → {self.new}".lstrip(".")
 
 
-Shape = tuple[int, ...]
+def set_attribute(transaction: Transaction, model: nn.Module, change: AttributeChange) -> None:
+    """Change one number of a module."""
+    owner = model.get_submodule(change.path)
+    transaction.step(
+        f"attribute {change.path}.{change.name}",
+        lambda: setattr(owner, change.name, change.new),
+        lambda: setattr(owner, change.name, change.old),
+    )
 
 
 def _conv(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
@@ -80,6 +88,12 @@ def _layer_norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[s
     return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
 
 
+def _transposed_linear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    """The linear map of GPT-2 (``transformers.pytorch_utils.Conv1D``), whose weight is [inputs, outputs]."""
+    now, then = tuple(module.weight.shape), shapes["weight"]
+    return {name: then[dim] for name, dim in (("nx", 0), ("nf", 1)) if getattr(module, name, None) == now[dim]}
+
+
 _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int], dict[str, Any]]]] = [
     (nn.modules.conv._ConvNd, _conv),  # noqa: SLF001 - the common base of all convolutions
     (nn.Linear, _linear),
@@ -97,7 +111,7 @@ _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int],
 def standard_attributes(
     graph: ChannelGraph, growth: Mapping[Var, UnitMap], shapes: Mapping[str, Shape]
 ) -> list[AttributeChange]:
-    """Return the changes of attributes of PyTorch's own modules.
+    """Return the changes of attributes of PyTorch's own modules, and of transformers' ``Conv1D``.
 
     Args:
         graph: The channel graph.
@@ -107,6 +121,8 @@ def standard_attributes(
     changes: list[AttributeChange] = []
     for path, module in graph.model.named_modules():
         rule = next((rule for kind, rule in _STANDARD if isinstance(module, kind)), None)
+        if rule is None and type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None:
+            rule = _transposed_linear
         if rule is None:
             continue
         prefix = f"{path}." if path else ""
@@ -178,7 +194,7 @@ def guessed_attributes(
 
 
 def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
-    """Return the lengths of dimensions, and of parts of them, that change: before → after."""
+    """Return the lengths of dimensions, and of stretches of them, that change: before → after."""
     lengths: dict[int, int] = {}
     for name in touched:
         for expr in graph.trace.spaces[name]:
@@ -187,9 +203,9 @@ def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched:
                 continue
             lengths.setdefault(layout.size, layout.new_size)
             for segment in resolve(expr):
-                part = layout_of((segment,), growth)
-                if part.grows:
-                    lengths.setdefault(part.size, part.new_size)
+                whole = layout_of((segment,), growth)
+                if whole.grows:
+                    lengths.setdefault(whole.size, whole.new_size)
                     for start in range(len(segment)):
                         tail = layout_of((segment[start:],), growth)
                         if tail.grows:

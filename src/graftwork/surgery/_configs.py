@@ -13,13 +13,11 @@ from torch import nn
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._transaction import Transaction
 
-__all__ = ["config_changes", "config_notes", "replace_config"]
-
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
 _MOST_BUILDS = 8  # each makes a whole model, if an empty one
-_REBUILD = "it no longer builds this model; rebuild it with graftwork.load"
+_REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
 
 def config_changes(
@@ -66,11 +64,11 @@ def replace_config(
 ) -> None:
     """Give a model, and every layer that holds it, a copy of its config with other values.
 
-    The config itself stays as it is: whoever built the model may build another one from it.
+    The config itself stays as it is: the user may build another model from it.
 
     Args:
         model: Changed in place.
-        path: Of the config.
+        path: Path of the config.
         values: Name → value.
         transaction: Notes how to undo. None just does it.
     """

@@ -132,12 +132,12 @@ class BankOptimizer:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
     def copy_block(self, source: BlockId, block_id: BlockId) -> None:
-        """Add an entry, to the bank as well, that begins as another one is: with its bits and its moments.
+        """Add a copy of an entry to the bank and to the optimizer: the same bits and the same moments.
 
         From then on each of the two is trained by itself.
 
         Args:
-            source: Entry that is copied; where it has no moments yet, its copy has none either.
+            source: Entry to copy. If it has no moments yet, the copy has none either.
             block_id: Name of the copy.
 
         Raises:

@@ -3,10 +3,7 @@
 So is the one that ``CONTRIBUTING.md`` shows, as it stands there.
 """
 
-import re
-import textwrap
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError, InputError
 from graftwork.evolution.selection import SELECTORS, Selector, make_selector
+from tests.contributing import blocks, registered, run
 
 Scores = tuple[NDArray[np.bool_], NDArray[np.float64]]
 DETERMINISTIC = {"greedy", "coevolution", "pareto", "thrifty"}
@@ -23,16 +21,11 @@ DETERMINISTIC = {"greedy", "coevolution", "pareto", "thrifty"}
 
 def the_one_of_contributing() -> Mapping[str, Callable[..., Selector]]:
     """Name and class of the selector in ``CONTRIBUTING.md``."""
-    page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^    ```python\n(.*?)^    ```$", page, re.MULTILINE | re.DOTALL)
-    registered = re.search(r'`"(\w+)": (\w+Selector)`', page)
-    assert len(blocks) == 1
-    assert registered is not None
-    namespace: dict[str, object] = {"__name__": "contributing"}
-    exec(compile(textwrap.dedent(blocks[0]), "CONTRIBUTING.md", "exec"), namespace)
-    found = namespace[registered[2]]
+    name, kind = registered("A selector")
+    (block,) = blocks("A selector")
+    found = run(block)[kind]
     assert isinstance(found, type)
-    return {registered[1]: found}
+    return {name: found}
 
 
 KNOWN: Mapping[str, Callable[..., Selector]] = {**SELECTORS, **the_one_of_contributing()}

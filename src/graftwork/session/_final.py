@@ -1,0 +1,116 @@
+"""The end of a run: the one opening of the test split, and the members and predictions that are kept."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graftwork.evolution import Population
+from graftwork.networks.genome import forward_flops, num_parameters
+from graftwork.runs import EnsembleResult, FinalScores, NetworkResult, RunFolder, record_opening, save_member
+from graftwork.session._ensembles import combine
+from graftwork.session._setup import Setup
+from graftwork.typing import MemberId
+
+CONTROL = MemberId("seed_network")
+"""The control's name in a run folder: the seed genome trained alone."""
+
+
+class FinalScoring:
+    """Scores final survivors and control on validation and test, and writes what is kept of them.
+
+    Args:
+        run: Folder of the run.
+        setup: The search, whose population is down to its survivors.
+        control: The control; ``None`` without one.
+    """
+
+    def __init__(self, run: RunFolder, setup: Setup, control: Setup | None) -> None:
+        self._run = run
+        self._setup = setup
+        self._candidates: dict[str, tuple[Population, MemberId]] = {
+            member_id: (setup.population, member_id) for member_id in setup.state.survivors
+        }
+        if control is not None:
+            self._candidates[CONTROL] = (control.population, control.state.survivors[0])
+
+    def write(self) -> FinalScores:
+        """Write ``members/`` and ``predictions/``.
+
+        The test split is opened here and nowhere else; after a kill during this method it is opened again by the same
+        networks, which ``test_openings`` counts.
+
+        Returns:
+            What ``result.json`` says of the networks and of the test split.
+        """
+        openings = record_opening(self._run, by="search", members=list(self._candidates))
+        problem = self._setup.problem
+        test_images, test_labels, test_index = problem.test()
+        validation = problem.splits.validation
+        logits = self._logits(test_images)
+        self._predictions("test", logits[1], test_labels, test_index)
+        self._predictions("validation", logits[0], problem.labels(validation), torch.from_numpy(validation.copy()))
+        blend = problem.splits.blend
+        if len(blend):
+            self._predictions("blend", logits[2], problem.labels(blend), torch.from_numpy(blend.copy()))
+        rows = {
+            name: self._row(name, logits[0][name], problem.labels(validation), logits[1][name], test_labels)
+            for name in self._candidates
+        }
+        survivors = [rows[name] for name in self._setup.state.survivors]
+        return {
+            "best": max(survivors, key=lambda row: row["validation_accuracy"]),
+            "seed_network": rows.get(CONTROL),
+            "survivors": survivors,
+            "test_opened_at": openings[-1]["at"],
+            "test_openings": openings,
+            "ensemble": self._ensembles(),
+        }
+
+    def _ensembles(self) -> list[EnsembleResult] | None:
+        """Fit every method on all survivors; ``None`` for one survivor, or without a blend split to fit on."""
+        survivors = self._setup.state.survivors
+        if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
+            return None
+        return combine(self._run, survivors, seed=self._setup.config.seed)
+
+    def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Logits [N, classes] on validation, test and blend, by name; each population over its own bank."""
+        found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]] = ({}, {}, {})
+        blend = self._setup.problem.images(self._setup.problem.splits.blend)
+        for population in {id(p): p for p, _ in self._candidates.values()}.values():
+            names = [name for name, (owner, _) in self._candidates.items() if owner is population]
+            members = [population[self._candidates[name][1]].eval() for name in names]
+            for kept, images in zip(found, (None, test_images, blend), strict=True):
+                kept.update(zip(names, self._setup.scorer.logits(members, images), strict=True))
+        return found
+
+    def _predictions(self, name: str, logits: dict[str, Tensor], labels: Tensor, index: Tensor) -> None:
+        self._run.save_tensors(f"predictions/{name}.safetensors", {**logits, "labels": labels, "index": index})
+
+    def _row(
+        self, name: str, validation: Tensor, validation_labels: Tensor, test: Tensor, test_labels: Tensor
+    ) -> NetworkResult:
+        population, member_id = self._candidates[name]
+        on_validation, on_test = _accuracy(validation, validation_labels), _accuracy(test, test_labels)
+        problem = self._setup.problem
+        save_member(
+            self._run,
+            population,
+            member_id,
+            name=name,
+            transform=problem.transform,
+            class_names=problem.dataset.class_names,
+            scores={"validation_accuracy": on_validation, "test_accuracy": on_test},
+        )
+        genome = population[member_id].genome
+        return {
+            "id": name,
+            "validation_accuracy": on_validation,
+            "test_accuracy": on_test,
+            "parameters": num_parameters(genome),
+            "flops": forward_flops(genome),
+        }
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return int(np.count_nonzero((logits.argmax(1) == labels).numpy())) / len(labels)

@@ -1,0 +1,38 @@
+"""Listeners: what is told of a search while it runs."""
+
+from typing import Protocol
+
+from graftwork.evolution import Generation, SearchState
+from graftwork.session._setup import Setup
+
+
+class Listener(Protocol):
+    """Is told what happens; the CLI draws it."""
+
+    def on_stage(self, stage: str, setup: Setup) -> None:
+        """A stage, ``"search"`` or ``"control"``, begins or goes on."""
+
+    def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
+        """One update is done."""
+
+    def on_generation(self, stage: str, generation: Generation) -> None:
+        """One round is done."""
+
+    def on_note(self, text: str) -> None:
+        """Something a user should know."""
+
+
+class SilentListener:
+    """Hears and says nothing."""
+
+    def on_stage(self, stage: str, setup: Setup) -> None:
+        """Say nothing."""
+
+    def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
+        """Say nothing."""
+
+    def on_generation(self, stage: str, generation: Generation) -> None:
+        """Say nothing."""
+
+    def on_note(self, text: str) -> None:
+        """Say nothing."""

@@ -1,0 +1,84 @@
+"""Problem: the data of a search, split and normalised."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
+from graftwork.networks.execution import InputTransform
+from graftwork.session._config import SearchConfig
+from graftwork.training import take_images
+
+CALIBRATION_VALUES = 2**23
+"""At most so many pixel values are run as one batch when statistics are made."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data as a search needs it.
+
+    Args:
+        dataset: All images.
+        splits: Rows for training, validation, blend and test.
+        transform: From stored bytes to network input; its mean and deviation are those of the training split.
+    """
+
+    dataset: ImageDataset
+    splits: Splits
+    transform: InputTransform
+
+    @classmethod
+    def load(cls, config: SearchConfig) -> "Problem":
+        """Load and split the data set of a config."""
+        dataset = load_dataset(
+            config.data,
+            image_size=config.image_size,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            skip_bad_images=config.skip_bad_images,
+        )
+        seed = config.seed if config.split_seed is None else config.split_seed
+        splits = split(dataset, seed=seed, validation=config.validation, blend=config.blend, test=config.test)
+        mean, std = dataset.channel_moments(splits.train)
+        return cls(dataset, splits, InputTransform(tuple(map(float, mean)), tuple(max(float(s), 1e-3) for s in std)))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, height, width, channels = self.dataset.images.shape
+        return channels, height, width
+
+    def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """uint8 [n, H, W, C] of some rows, in memory."""
+        return take_images(self.dataset.images, torch.from_numpy(rows))
+
+    def labels(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """int64 [n] of some rows."""
+        return torch.from_numpy(np.asarray(self.dataset.labels[rows], dtype=np.int64))
+
+    def test(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Open the test split: images uint8 [n, H, W, C], labels int64 [n], rows int64 [n]."""
+        rows = self.splits.test
+        images, labels = self.dataset.images, self.dataset.labels
+        if self.dataset.test_images is not None and self.dataset.test_labels is not None:
+            images, labels = self.dataset.test_images, self.dataset.test_labels
+        taken = torch.from_numpy(np.ascontiguousarray(images[rows]))
+        return taken, torch.from_numpy(np.asarray(labels[rows], dtype=np.int64)), torch.from_numpy(rows.copy())
+
+    def pictures(self, split: str, rows: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
+        """uint8 [n, H, W, C] of rows as predictions name them: of ``"test"``, or of any other split."""
+        given = self.dataset.test_images
+        images = given if split == "test" and given is not None else self.dataset.images
+        return np.asarray(images[rows])
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are, as plain data."""
+        return describe(self.dataset, self.splits)
+
+    def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
+        """Rows of the calibration subset: ``wanted``, or as many as fit in one batch."""
+        fit = max(2, CALIBRATION_VALUES // int(np.prod(self.input_shape)))
+        return self.splits.calibration(min(wanted, fit, len(self.splits.train)))

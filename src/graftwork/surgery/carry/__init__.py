@@ -1,0 +1,24 @@
+"""What happens to an optimizer in a growth: state of grown tensors, groups of new ones, and their first update."""
+
+from graftwork.surgery.carry._first_update import limit_first_update, resume_optimizer, unwrapped
+from graftwork.surgery.carry._groups import adopt, rescale
+from graftwork.surgery.carry._optimizers import (
+    OptimizerCarry,
+    ParameterGrowth,
+    carry_state,
+    check_optimizers,
+    register_optimizer_carry,
+)
+
+__all__ = [
+    "OptimizerCarry",
+    "ParameterGrowth",
+    "adopt",
+    "carry_state",
+    "check_optimizers",
+    "limit_first_update",
+    "register_optimizer_carry",
+    "rescale",
+    "resume_optimizer",
+    "unwrapped",
+]

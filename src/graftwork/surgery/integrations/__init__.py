@@ -1,0 +1,12 @@
+"""Growth on a schedule inside training frameworks, each an optional extra.
+
+* ``lightning.GrowthCallback`` for Lightning (``pip install graftwork[lightning]``),
+* ``transformers.GrowthCallback`` for Hugging Face ``Trainer`` (``pip install graftwork[transformers]``),
+* `ScheduleRunner`, what both are made of, for a callback of another framework.
+
+Nothing here imports a framework until its own module is imported.
+"""
+
+from graftwork.surgery.integrations._runner import ScheduleRunner
+
+__all__ = ["ScheduleRunner"]

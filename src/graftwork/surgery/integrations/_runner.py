@@ -1,0 +1,92 @@
+"""Drive a growth schedule by a framework's own count of optimizer steps."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.utils._pytree import tree_map
+
+from graftwork.errors import ConfigError
+from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, resume_optimizer
+
+_log = logging.getLogger(__name__)
+
+
+class ScheduleRunner:
+    """Makes the growths of a schedule when a framework says how many optimizer steps have been taken.
+
+    A training framework counts optimizer steps itself (batches that only accumulate gradients don't count), and starts
+    from a later count when it resumes. A callback calls `advance` after every batch and `resume` once at the start.
+
+    Args:
+        schedule: When to grow and how.
+        example_input: One batch as the grown module's forward takes it: a tensor, a tuple of arguments or a mapping of
+            keyword arguments. It is moved to the module's device.
+        **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
+    """
+
+    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **along: Any) -> None:
+        if not isinstance(schedule, GrowthSchedule):
+            raise ConfigError(f"schedule: expected a GrowthSchedule, got {type(schedule).__name__}")
+        self.schedule = schedule
+        self._example_input = example_input
+        self._along = along
+
+    def advance(self, module: nn.Module, steps: int, *, optimizers: Sequence[optim.Optimizer]) -> list[SurgeryReceipt]:
+        """Make the growths that are due until a number of optimizer steps.
+
+        Args:
+            module: The module to grow, without the wrappers of distributed training.
+            steps: Optimizer steps since training began, those before a resume included.
+            optimizers: The optimizers that train it; their state is carried.
+
+        Returns:
+            Receipts of the growths made now, usually none. They are also logged.
+
+        Raises:
+            SurgeryError: A growth can't be made; module and optimizers are as before.
+        """
+        if not self.schedule.moments:
+            return []
+        made: list[SurgeryReceipt] = []
+        if self.schedule.moments[0] <= steps:
+            example = _on_device(self._example_input, module)
+            while self.schedule.steps < steps:
+                made += self.schedule.step(
+                    module, example_input=example, optimizer=list(optimizers) or None, **self._along
+                )
+        for receipt in made:
+            _log.info("after %d optimizer steps: %s", steps, receipt)
+        return made
+
+    def resume(self, module: nn.Module, steps: int, *, optimizers: Sequence[optim.Optimizer] = ()) -> None:
+        """Start from a number of optimizer steps: growths whose moment has passed are not made again.
+
+        Args:
+            module: The module that will be trained on, with its past growths.
+            steps: Optimizer steps already taken; 0 at the start of a training.
+            optimizers: The optimizers that train it, their state loaded (see `graftwork.surgery.resume_optimizer`).
+
+        Raises:
+            ConfigError: Growths are past that the module does not have.
+        """
+        past = [moment for moment in self.schedule.moments if moment <= steps] if steps else []
+        made = len(growth_log(module))
+        if len(past) > made:
+            raise ConfigError(
+                f"module: expected one with the {len(past)} growths of the schedule that are past after {steps} "
+                f"optimizer steps (at {past}), got one with {made}; build it as it was at first, call "
+                "graftwork.surgery.replay(module, checkpoint_folder), and resume with that"
+            )
+        if steps:
+            self.schedule.load_state_dict({"steps": steps})
+            for optimizer in optimizers:
+                resume_optimizer(optimizer)
+
+
+def _on_device(example_input: Any, module: nn.Module) -> Any:
+    first = next(module.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example_input)

@@ -1,0 +1,132 @@
+"""Grow a `LightningModule` in the middle of ``Trainer.fit`` (extra ``graftwork[lightning]``)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from graftwork.errors import ConfigError, did_you_mean
+from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, replay
+from graftwork.surgery.integrations._runner import ScheduleRunner
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as _error:  # pragma: no cover - the tests have it
+    raise ImportError("this callback needs Lightning: pip install 'graftwork[lightning]'") from _error
+
+__all__ = ["GrowthCallback"]
+
+
+class GrowthCallback(Callback):
+    """Makes the growths of a schedule during ``fit``; the optimizers' state is carried along.
+
+    Growths fall on optimizer steps (``trainer.global_step``), so accumulated batches don't count. Checkpoints hold the
+    log of the growths. On ``fit(model, ckpt_path=…)``, and on ``validate``, ``test`` and ``predict`` with a checkpoint,
+    a freshly built module is grown by that log before its weights are loaded. `LightningModule.load_from_checkpoint`
+    knows nothing of callbacks: build the module, `graftwork.surgery.replay` the log
+    (``checkpoint["callbacks"][callback.state_key]["growths"]``), then load the state.
+
+    One process on one device: with DDP, FSDP or DeepSpeed it refuses to start.
+
+    Args:
+        schedule: When to grow and how; percentages need its ``total_steps``.
+        example_input: One batch as the grown module's forward takes it.
+        module: Path of the submodule to grow, such as ``"net"``. None grows the `LightningModule`, whose own
+            ``forward`` must then take ``example_input``.
+        **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
+
+    Attributes:
+        receipts: What has been grown in this process.
+
+    Example:
+        >>> schedule = GrowthSchedule({"50%": WidenAll(2)}, total_steps=1000)  # doctest: +SKIP
+        >>> Trainer(callbacks=[GrowthCallback(schedule, example_input=images[:8], module="net")])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, schedule: GrowthSchedule, *, example_input: Any, module: str | None = None, **along: Any
+    ) -> None:
+        self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
+        self._path = module or ""
+        self._growths: list[dict[str, Any]] = []
+
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's entry in a checkpoint; one for every module that is grown."""
+        return str(self._generate_state_key(module=self._path))
+
+    @property
+    def receipts(self) -> list[SurgeryReceipt]:
+        """Receipts of all growths made in this process."""
+        return self._runner.schedule.receipts
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Arrange that a checkpoint's growths are made before its weights are loaded."""
+        if stage == "fit":
+            _refuse_distributed(trainer)
+        original = pl_module.on_load_checkpoint
+        pl_module.on_load_checkpoint = self._loader(pl_module, original)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the module's own ``on_load_checkpoint`` back."""
+        vars(pl_module).pop("on_load_checkpoint", None)
+
+    def _loader(
+        self, pl_module: LightningModule, original: Callable[[dict[str, Any]], None]
+    ) -> Callable[[dict[str, Any]], None]:
+        def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
+            saved = checkpoint.get("callbacks", {}).get(self.state_key)
+            if saved is not None:
+                _catch_up(self._target(pl_module), saved["growths"])
+            original(checkpoint)
+
+        return on_load_checkpoint
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the schedule where the training stands."""
+        target = self._target(pl_module)
+        self._runner.resume(target, trainer.global_step, optimizers=trainer.optimizers)
+        self._growths = growth_log(target)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Make the growths that are due."""
+        target = self._target(pl_module)
+        self._runner.advance(target, trainer.global_step, optimizers=trainer.optimizers)
+        self._growths = growth_log(target)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs: the log of the growths, as plain data."""
+        return {"growths": self._growths}
+
+    def _target(self, pl_module: LightningModule) -> nn.Module:
+        try:
+            return pl_module.get_submodule(self._path)  # type: ignore[no-any-return]
+        except AttributeError as error:
+            known = [name for name, _ in pl_module.named_modules() if name]
+            raise ConfigError(
+                f"module: expected the path of a submodule of the LightningModule, got {self._path!r}"
+                f"{did_you_mean(self._path, known)}"
+            ) from error
+
+
+def _catch_up(target: nn.Module, growths: list[dict[str, Any]]) -> None:
+    """Make the growths of a checkpoint that a module does not have yet."""
+    have = growth_log(target)
+    if growths[: len(have)] != have:
+        raise ConfigError(
+            f"module: expected the first of the checkpoint's {len(growths)} growths or none, got {len(have)} others; "
+            "pass a freshly built module"
+        )
+    replay(target, growths[len(have) :])
+
+
+def _refuse_distributed(trainer: Trainer) -> None:
+    name = type(trainer.strategy).__name__
+    if trainer.world_size > 1 or not name.startswith("SingleDevice"):
+        raise ConfigError(
+            f"GrowthCallback: expected one process on one device, got {name} with {trainer.world_size} processes, "
+            "whose wrappers hold the old shapes; train on one device, or stop at the moment, grow, and start the "
+            "distributed training again"
+        )

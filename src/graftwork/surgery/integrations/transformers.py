@@ -1,0 +1,91 @@
+"""Grow a model in the middle of Hugging Face ``Trainer.train`` (extra ``graftwork[transformers]``)."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn, optim
+
+from graftwork.errors import ConfigError
+from graftwork.surgery import GrowthSchedule, SurgeryReceipt, save_log
+from graftwork.surgery.integrations._runner import ScheduleRunner
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ImportError as _error:  # pragma: no cover - the tests have it
+    raise ImportError("this callback needs Transformers: pip install 'graftwork[transformers]'") from _error
+
+__all__ = ["GrowthCallback"]
+
+
+class GrowthCallback(TrainerCallback):
+    """Makes the growths of a schedule during ``train``; the optimizer's state is carried along.
+
+    Growths fall on optimizer steps (``state.global_step``). Every checkpoint folder gets a ``growth.json``. `Trainer`
+    loads a checkpoint's weights before any callback can act, so to resume, build the model as it was at first, make the
+    growths again with ``graftwork.surgery.replay(model, checkpoint_folder)``, and pass it to a new `Trainer` whose
+    ``train(resume_from_checkpoint=checkpoint_folder)`` does the rest. A model without them is refused.
+
+    One process on one device: with several it refuses to start.
+
+    Args:
+        schedule: When to grow and how; percentages need its ``total_steps``.
+        example_input: One batch as the model's forward takes it, usually a mapping: ``{"input_ids": …}``.
+        **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
+
+    Attributes:
+        receipts: What has been grown in this process.
+
+    Example:
+        >>> schedule = GrowthSchedule({500: WidenAll(1.5)})  # doctest: +SKIP
+        >>> callback = GrowthCallback(schedule, example_input={"input_ids": ids[:4]})  # doctest: +SKIP
+        >>> Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # doctest: +SKIP
+    """
+
+    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **along: Any) -> None:
+        self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
+
+    @property
+    def receipts(self) -> list[SurgeryReceipt]:
+        """Receipts of all growths made in this process."""
+        return self._runner.schedule.receipts
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        optimizer: optim.Optimizer | None = None,
+        **_: Any,
+    ) -> None:
+        """Start the schedule where the training stands."""
+        if args.world_size > 1 or args.n_gpu > 1:
+            raise ConfigError(
+                f"GrowthCallback: expected one process on one device, got {args.world_size} processes on {args.n_gpu} "
+                "devices, where wrappers hold the old shapes; train on one device (CUDA_VISIBLE_DEVICES=0), or stop at "
+                "the moment, grow, and start the distributed training again"
+            )
+        self._runner.resume(model, state.global_step, optimizers=[] if optimizer is None else [optimizer])
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        **_: Any,
+    ) -> None:
+        """Make the growths that are due."""
+        self._runner.advance(model, state.global_step, optimizers=[optimizer])
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+    ) -> None:
+        """Write the log of the growths beside the checkpoint's tensors."""
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            save_log(model, folder)

@@ -1,0 +1,132 @@
+"""Growing inside Lightning's loop, against the real package: state carried, resume equal to the bit."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from graftwork.errors import ConfigError
+from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    lightning = pytest.importorskip("lightning.pytorch")
+    from graftwork.surgery.integrations.lightning import GrowthCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Eight times the same batch: a resume within an epoch can't find its place in the data, with or without growth.
+ROWS = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+DATA = TensorDataset(ROWS.repeat(8, 1), (torch.arange(8) % 3).repeat(8))
+EXAMPLE = DATA.tensors[0][:4]
+
+
+class Lit(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.losses: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, _index: int) -> Tensor:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _schedule() -> GrowthSchedule:
+    return GrowthSchedule({5: Widen("0", factor=1.5), "50%": Deepen("1")}, total_steps=24)
+
+
+def _fit(lit: Any, folder: Path, steps: int, *, module: str | None = "net", **given: Any) -> Any:
+    callback = GrowthCallback(given.pop("schedule", None) or _schedule(), example_input=EXAMPLE, module=module)
+    path = given.pop("ckpt_path", None)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(
+        max_steps=steps, default_root_dir=folder, enable_checkpointing=False, callbacks=[callback], **options, **given
+    )
+    trainer.fit(lit, DataLoader(DATA, batch_size=8), ckpt_path=path)
+    return trainer, callback
+
+
+def test_it_grows_on_schedule_and_carries_the_optimizer(tmp_path: Path) -> None:
+    lit = Lit()
+    trainer, callback = _fit(lit, tmp_path, 16)
+    assert [receipt.kind for receipt in callback.receipts] == ["widen", "deepen"]
+    assert all(receipt.optimizer_state for receipt in callback.receipts[:1])
+    assert max(receipt.largest_gap for receipt in callback.receipts) < 2e-5
+    (optimizer,) = trainer.optimizers
+    assert optimizer.state[lit.net[0].weight]["exp_avg"].shape == (12, 6)
+    assert int(optimizer.state[lit.net[0].weight]["step"]) == 16
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in lit.parameters()}
+    assert "on_load_checkpoint" not in vars(lit)
+
+
+@pytest.mark.parametrize("stop", [7, 13, 14])
+def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
+    straight = Lit()
+    _fit(straight, tmp_path, 24)
+    trainer, _ = _fit(Lit(), tmp_path, stop)
+    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+    resumed = Lit()
+    _, callback = _fit(resumed, tmp_path, 24, ckpt_path=tmp_path / "stop.ckpt")
+    assert len(callback.receipts) == (1 if stop == 7 else 0)
+    ours, theirs = resumed.state_dict(), straight.state_dict()
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert resumed.losses == straight.losses[stop:]
+
+
+def test_a_checkpoint_of_a_grown_module_can_be_tested_and_replayed(tmp_path: Path) -> None:
+    trained = Lit()
+    trainer, callback = _fit(trained, tmp_path, 16)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    stored = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    bare = Lit()
+    replay(bare.net, stored["callbacks"][callback.state_key]["growths"])
+    bare.load_state_dict(stored["state_dict"])
+    assert torch.equal(bare(EXAMPLE), trained(EXAMPLE))
+
+
+def test_accumulated_batches_do_not_count_as_steps(tmp_path: Path) -> None:
+    lit = Lit()
+    schedule = GrowthSchedule({3: Widen("0", factor=1.5)})
+    _fit(lit, tmp_path, 2, accumulate_grad_batches=2, schedule=schedule)
+    assert lit.net[0].out_features == 8
+    assert len(lit.losses) == 4
+
+
+def test_the_whole_module_may_grow_and_a_wrong_path_is_named(tmp_path: Path) -> None:
+    lit = Lit()
+    _fit(lit, tmp_path, 4, module=None, schedule=GrowthSchedule({2: Widen("net.0", factor=1.5)}))
+    assert lit.net[0].out_features == 12
+    with pytest.raises(ConfigError, match="'nowhere'"):
+        _fit(Lit(), tmp_path, 4, module="nowhere")
+
+
+def test_distributed_strategies_and_strange_checkpoints_are_refused(tmp_path: Path) -> None:
+    callback = GrowthCallback(_schedule(), example_input=EXAMPLE, module="net")
+    trainer = lightning.Trainer(accelerator="cpu", strategy="ddp", devices=1, logger=False, callbacks=[callback])
+    with pytest.raises(ConfigError, match="one device"):
+        callback.setup(trainer, Lit(), "fit")
+    trainer, _ = _fit(Lit(), tmp_path, 7)
+    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+    other = Lit()
+    from graftwork.surgery import widen
+
+    widen(other.net, "2", extra=4, example_input=EXAMPLE)
+    with pytest.raises(ConfigError, match="freshly built"):
+        _fit(other, tmp_path, 16, ckpt_path=tmp_path / "stop.ckpt")

@@ -1,0 +1,104 @@
+"""Growing inside Hugging Face's Trainer, against the real package: state carried, resume equal to the bit."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from graftwork.errors import ConfigError
+from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from graftwork.surgery.integrations.transformers import GrowthCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+IDS = torch.randint(20, (64, 8), generator=torch.Generator().manual_seed(0))
+DATA = [{"input_ids": row, "labels": row} for row in IDS]
+UP = "transformer.h.0.mlp.c_fc"
+
+
+def _model() -> Any:
+    torch.manual_seed(0)
+    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    shape = {"vocab_size": 20, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, **none, bos_token_id=0, eos_token_id=0))
+
+
+def _trainer(model: Any, folder: Path, steps: int = 12, **given: Any) -> tuple[Any, Any]:
+    schedule = GrowthSchedule({3: Widen(UP, factor=1.25), 7: Deepen("transformer.h.0.mlp")})
+    callback = GrowthCallback(schedule, example_input={"input_ids": IDS[:3]})
+    arguments = transformers.TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=5,
+        **given,
+    )
+    return transformers.Trainer(model, arguments, train_dataset=DATA, callbacks=[callback]), callback
+
+
+def test_it_grows_on_schedule_and_carries_the_wrapped_optimizer(tmp_path: Path) -> None:
+    model = _model()
+    trainer, callback = _trainer(model, tmp_path, gradient_accumulation_steps=2)
+    trainer.train()
+    assert [receipt.kind for receipt in callback.receipts] == ["widen", "deepen"]
+    assert callback.receipts[0].optimizer_state
+    assert max(receipt.largest_gap for receipt in callback.receipts) < 2e-5
+    weight = model.transformer.h[0].mlp.c_fc.weight
+    assert weight.shape == (8, 40)
+    state = trainer.optimizer.state[weight]
+    assert state["exp_avg"].shape == weight.shape
+    assert int(state["step"]) == 12
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("stop", [5, 10])
+def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
+    straight = _model()
+    trainer, _ = _trainer(straight, tmp_path / "run")
+    trainer.train()
+    checkpoint = tmp_path / "run" / f"checkpoint-{stop}"
+    resumed = _model()
+    replay(resumed, checkpoint)
+    trainer, callback = _trainer(resumed, tmp_path / "again")
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert len(callback.receipts) == (1 if stop == 5 else 0)
+    ours, theirs = resumed.state_dict(), straight.state_dict()
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_resuming_a_model_without_its_growths_is_an_error(tmp_path: Path) -> None:
+    trainer, _ = _trainer(_model(), tmp_path, 5)
+    trainer.train()
+    trainer, _ = _trainer(_model(), tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    # Where only blocks were grafted, Trainer itself would load on and leave them out.
+    trainer, callback = _trainer(_model(), tmp_path)
+    trainer.state.global_step = 5
+    with pytest.raises(ConfigError, match="replay"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    trainer, callback = _trainer(_model(), tmp_path)
+
+    class Two:
+        world_size, n_gpu = 2, 0
+
+    with pytest.raises(ConfigError, match="one device"):
+        callback.on_train_begin(Two(), trainer.state, trainer.control, model=trainer.model)
