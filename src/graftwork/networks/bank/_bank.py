@@ -50,7 +50,8 @@ class BlockBank:
             raise BankError(f"bank: expected a new id, got {block_id!r}, which is taken; entries are never replaced")
         if set(tensors) != set(roles):
             raise BankError(
-                f"bank: block {block_id!r}: expected a role for each of {sorted(tensors)}, got roles for {sorted(roles)}"
+                f"bank: block {block_id!r}: expected a role for each of {sorted(tensors)}, "
+                f"got roles for {sorted(roles)}"
             )
         entry = {name: nn.Parameter(_canonical(tensor)) for name, tensor in tensors.items()}
         self._entries[block_id] = MappingProxyType(entry)
