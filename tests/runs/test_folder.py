@@ -11,6 +11,7 @@ import torch
 
 from graftwork.errors import ResourceError, RunError
 from graftwork.runs import RunFolder, write_bytes, write_json
+from tests.runs.test_records import member
 
 TENSORS = {"a": torch.arange(4.0)}
 
@@ -88,16 +89,16 @@ def test_a_damaged_checkpoint_falls_back_and_two_damaged_ones_are_an_error(run: 
 
 def test_records_after_a_checkpoint_are_forgotten_and_half_lines_are_passed_over(run: RunFolder) -> None:
     assert run.records() == []
-    run.append_records([{"n": 1}, {"n": "zwei ü"}])
+    run.append_records([member("m1"), member("zwei ü")])
     offset = run.records_offset
-    run.append_records([{"n": 3}])
+    run.append_records([member("m3")])
     with run.records_path.open("a") as file:
         file.write('{"n": ')
-    assert [row["n"] for row in run.records()] == [1, "zwei ü", 3]
+    assert [row.id for row in run.records()] == ["m1", "zwei ü", "m3"]
     run.truncate_records(offset)
-    assert [row["n"] for row in run.records()] == [1, "zwei ü"]
-    run.append_records([{"n": 4}])
-    assert [row["n"] for row in run.records()] == [1, "zwei ü", 4]
+    assert [row.id for row in run.records()] == ["m1", "zwei ü"]
+    run.append_records([member("m4")])
+    assert [row.id for row in run.records()] == ["m1", "zwei ü", "m4"]
     with pytest.raises(RunError, match="bytes"):
         run.truncate_records(10**6)
 

@@ -1,4 +1,4 @@
-"""Readers: one a kind of source. Each gives a `Raw` data set, not yet cached."""
+"""Readers, one for each kind of source. Each returns a `Raw` data set, not yet cached."""
 
 import tarfile
 import zlib
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftwork.datasets._convert import IMAGE_SUFFIXES, common_shape, decode, fit
+from graftwork.datasets._convert import common_shape, decode, fit
 from graftwork.datasets._unpickle import UnsafePickleError, read_arrays
+from graftwork.datasets._walk import IMAGE_SUFFIXES, foreign_images, image_files, shown, visible
 from graftwork.errors import DataError
 
 
@@ -21,12 +22,12 @@ class Raw:
     """A data set as it was read.
 
     Args:
-        images: uint8 [N, H, W, C].
-        labels: [N].
-        class_names: In order of labels.
-        test_images: ``None`` where the source has no test split.
-        test_labels: Likewise.
-        skipped: Name and reason.
+        images: Images, uint8 [N, H, W, C].
+        labels: Class of each image [N].
+        class_names: Names of the classes, in order of labels.
+        test_images: Images of the test split; ``None`` where the source has none.
+        test_labels: Class of each of these; ``None`` likewise.
+        skipped: Name of each image that was left out, with the reason.
     """
 
     images: NDArray[np.uint8]
@@ -60,14 +61,16 @@ def read_digits(options: ReadOptions) -> Raw:
 
 
 _MOST = 1 << 27
-"""Bytes: four times the largest batch of CIFAR-10; a member that claims more is none."""
+"""Bytes: four times the largest batch of CIFAR-10; a member of an archive that claims more is not a batch."""
 
 
 def _unpickle(data: bytes, where: str) -> dict[str, Any]:
     try:
         return read_arrays(data)
     except (UnsafePickleError, ValueError) as error:
-        raise DataError(f"{where}: not a CIFAR batch ({error}); nothing in it was executed") from error
+        raise DataError(
+            f"{where}: expected a CIFAR batch, got something else ({error}); nothing in it was executed"
+        ) from error
 
 
 def is_cifar_folder(path: Path) -> bool:
@@ -82,21 +85,25 @@ def _batch(data: dict[str, Any], where: str) -> tuple[NDArray[np.uint8], NDArray
         found = getattr(pixels, "shape", type(pixels).__name__)
         raise DataError(f"{where}: expected 'data' as uint8 [N, 3072], got {found}")
     if not isinstance(labels, list) or len(labels) != len(pixels) or any(type(n) is not int for n in labels):
-        raise DataError(f"{where}: expected 'labels' as a list of {len(pixels)} integers, one an image")
+        found = f"a list of {len(labels)}" if isinstance(labels, list) else type(labels).__name__
+        raise DataError(f"{where}: expected 'labels' as a list of {len(pixels)} integers, got {found}")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(labels, dtype=np.int64)
 
 
 def read_cifar(path: Path, options: ReadOptions) -> Raw:
-    """CIFAR-10 or -100 in Python's format: a folder, or its ``.tar.gz`` read member by member, never unpacked."""
+    """Read CIFAR-10 or -100 in Python's format: a folder, or its ``.tar.gz`` member by member, never unpacked."""
     files = dict(_cifar_members(path))
     if not files:
-        raise DataError(f"{path}: holds no data_batch_1 … test_batch (nor train, test, meta); is it CIFAR for Python?")
+        raise DataError(
+            f"{path}: expected data_batch_1 … test_batch (or train, test, meta), got none of them; "
+            "take the version of CIFAR for Python"
+        )
     ten = any(name.startswith("data_batch_") for name in files)
     train_names = [f"data_batch_{number}" for number in range(1, 6)] if ten else ["train"]
     test_name, meta_name = ("test_batch", "batches.meta") if ten else ("test", "meta")
     missing = [name for name in (*train_names, test_name, meta_name) if name not in files]
     if missing:
-        raise DataError(f"{path}: {', '.join(missing)} missing; it holds {', '.join(sorted(files))}")
+        raise DataError(f"{path}: expected {', '.join(missing)} too, got only {', '.join(sorted(files))}")
     parts = [_batch(_unpickle(files[name], f"{path}: {name}"), f"{path}: {name}") for name in train_names]
     test = _batch(_unpickle(files[test_name], f"{path}: {test_name}"), f"{path}: {test_name}")
     images, test_images = np.concatenate([part[0] for part in parts]), test[0]
@@ -131,11 +138,15 @@ def _cifar_members(path: Path) -> Iterable[tuple[str, bytes]]:
                 if not member.isfile() or name not in wanted:
                     continue
                 if member.size > _MOST:
-                    raise DataError(f"{path}: {member.name} has {member.size} bytes, too many for a CIFAR batch")
+                    raise DataError(
+                        f"{path}: expected at most {_MOST} bytes in a CIFAR batch, got {member.size} in {member.name}"
+                    )
                 stream = archive.extractfile(member)
                 yield name, b"" if stream is None else stream.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: the archive can't be read ({error}); it is damaged or cut off") from error
+        raise DataError(
+            f"{path}: expected an archive, got one that can't be read ({error}); it is damaged or cut off"
+        ) from error
 
 
 # Folders of images ---------------------------------------------------------------------------------------------------
@@ -145,23 +156,32 @@ _TEST_FOLDERS = ("test", "testing")
 _VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith((".", "_"))
-
-
 def _classes(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and _visible(p))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and visible(p.name))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted; hidden files and what lies in hidden folders are passed over."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+def _loose(folder: Path) -> int:
+    """Number of images that lie in a folder itself."""
+    return sum(1 for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and visible(p.name))
+
+
+def _splits(folder: Path, named: dict[str, Path]) -> dict[str, Path]:
+    """The folders among those named like splits that are splits: they hold folders, not images.
+
+    Raises:
+        DataError: If one of them is a split and another a class.
+    """
+    words = {*_TRAIN_FOLDERS, *_TEST_FOLDERS, *_VALIDATION_FOLDERS}
+    found = {name: path for name, path in named.items() if name in words}
+    classes = sorted(name for name, path in found.items() if _loose(path))
+    if not classes:
+        return found
+    if len(classes) < len(found):
+        raise DataError(
+            f"{shown(folder)}: expected folders of classes in {', '.join(sorted(found))}, got images in "
+            f"{', '.join(classes)} itself; move them into a folder of their class"
+        )
+    return {}  # classes that are called so
 
 
 def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
@@ -171,16 +191,17 @@ def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | b
         files = image_files(folder / name)
         if not files:
             raise DataError(
-                f"{folder / name}: the class has no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+                f"{shown(folder / name)}: expected images of the class, files ending in {', '.join(IMAGE_SUFFIXES)}, "
+                "got none; add some, or remove the folder"
             )
-        sources += [(str(file), file) for file in files]
+        sources += [(shown(file), file) for file in files]
         labels += [label] * len(files)
     return sources, labels
 
 
-def _parts(path: Path) -> tuple[list[Path], Path | None]:
+def _split_folders(path: Path) -> tuple[list[Path], Path | None]:
     """Folders to train on, and the test folder; validation images are for training where there is a test folder."""
-    named = {name.lower(): path / name for name in _classes(path)}
+    named = _splits(path, {name.lower(): path / name for name in _classes(path)})
     train, test, validation = (
         next((named[word] for word in words if word in named), None)
         for words in (_TRAIN_FOLDERS, _TEST_FOLDERS, _VALIDATION_FOLDERS)
@@ -193,15 +214,15 @@ def _parts(path: Path) -> tuple[list[Path], Path | None]:
 
 
 def read_folder(path: Path, options: ReadOptions) -> Raw:
-    """A sub-folder a class; or ``train/`` and ``test/`` (else ``val/``) folders of such sub-folders."""
-    roots, test = _parts(path)
+    """Read a folder with a sub-folder for each class, or ``train/`` and ``test/`` (else ``val/``) folders of these."""
+    roots, test = _split_folders(path)
     root = roots[0]
     classes = _classes(root)
     if len(classes) < 2:
-        loose = sum(1 for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        loose = _loose(root)
         raise DataError(
             f"{root}: expected a sub-folder for each of at least two classes, got {', '.join(classes) or 'none'}"
-            + (f" and {loose} images beside them" if loose else "")
+            + (f" and {loose} images that are in none" if loose else "")
         )
     sources, labels = _listing(root, classes)
     for more in roots[1:]:
@@ -216,14 +237,28 @@ def read_folder(path: Path, options: ReadOptions) -> Raw:
     )
     every = np.asarray([*labels, *test_labels], dtype=np.int64)[kept]
     border = int(np.searchsorted(kept, len(sources)))
-    raw = Raw(images[:border], every[:border], tuple(classes), skipped=skipped)
+    skipped += [entry for folder in (*roots, *([] if test is None else [test])) for entry in foreign_images(folder)]
+    skipped += _beside(path, roots, test)
+    raw = Raw(images[:border], every[:border], tuple(map(shown, classes)), skipped=skipped)
     if test is not None:
         raw.test_images, raw.test_labels = images[border:], every[border:]
     return raw
 
 
+def _beside(path: Path, roots: list[Path], test: Path | None) -> list[tuple[str, str]]:
+    """Folders of images beside those of the splits, which are not read: name and reason."""
+    if roots == [path]:
+        return []
+    used = {root.name for root in roots} | ({test.name} if test is not None else set())
+    others = [path / name for name in _classes(path) if name not in used]
+    counts = [(folder, len(image_files(folder))) for folder in others]
+    return [(shown(f), f"{n} images beside {roots[0].name}/ are in no split") for f, n in counts if n]
+
+
 def _same_classes(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
     extra = sorted(set(_classes(folder)).symmetric_difference(classes))
     if extra:
-        raise DataError(f"{folder}: its classes differ from those of the training folder: {', '.join(extra)}")
+        raise DataError(
+            f"{folder}: expected the classes of the training folder, got a difference in {', '.join(extra)}"
+        )
     return _listing(folder, classes)

@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 
 from graftwork.datasets._convert import decode
 from graftwork.datasets._sources import Raw, ReadOptions
-from graftwork.errors import DataError
+from graftwork.errors import DataError, did_you_mean
 
 _SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
 
 
 def read_parquet(files: list[Path], options: ReadOptions) -> Raw:
-    """Parquet files in the Hugging Face schema: an image column of ``{bytes, path}`` (or bytes), and a label column.
+    """Read parquet files in the Hugging Face schema: an image column of ``{bytes, path}`` or bytes, and a label column.
 
     Files with the word ``test`` (else ``val``, ``validation``) in their name, or in a folder of that name, are the test
-    split, where others are left to train on: ``test-00000-of-00001.parquet``, ``test/0000.parquet``, but not
+    split, if others remain to train on: ``test-00000-of-00001.parquet`` and ``test/0000.parquet``, but not
     ``latest.parquet``.
     """
     tables = {file: _open(file) for file in files}
@@ -44,14 +44,16 @@ def _open(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: can't be read as parquet ({error}); it is damaged or no parquet file") from error
+        raise DataError(
+            f"{path}: expected a parquet file, got one that can't be read ({error}); it is damaged or of another kind"
+        ) from error
 
 
 def open_hub(name: str) -> tuple[str, dict[str, Any]]:
-    """Find a data set of the Hugging Face hub by name, through their library (extra ``graftwork[datasets]``).
+    """Find a data set of the Hugging Face hub by name, with their library (extra ``graftwork[datasets]``).
 
     Returns:
-        What tells its content apart from other content, and its splits by name.
+        A text that identifies its content, and its splits by name.
 
     Raises:
         DataError: If the library is not installed, or does not know the name.
@@ -60,13 +62,16 @@ def open_hub(name: str) -> tuple[str, dict[str, Any]]:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"data: {name!r} is no file or folder here. To load it by name from the Hugging Face hub, install "
-            "graftwork[datasets]; otherwise check the path"
+            f"data: expected a file or folder, got {name!r}, which is not there; check the path, or install "
+            "graftwork[datasets] to load it by name from the Hugging Face hub"
         ) from error
     try:
         found = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds: no network, no such data set, no splits
-        raise DataError(f"data: {name!r} is no path here and can't be loaded by name either: {error}") from error
+        raise DataError(
+            f"data: expected a path or the name of a Hugging Face data set, got {name!r}, which can't be loaded: "
+            f"{error}"
+        ) from error
     return " ".join(f"{split}:{part._fingerprint}" for split, part in found.items()), dict(found)  # noqa: SLF001
 
 
@@ -80,7 +85,7 @@ def read_hub(name: str, splits: dict[str, Any], options: ReadOptions) -> Raw:
 
 
 def _hub_table(part: Any) -> pa.Table:
-    """With the features, which say the names of the classes, in the metadata."""
+    """The split as a table whose metadata hold the features, which name the classes."""
     table = part.with_format("arrow")[:]
     return table.replace_schema_metadata(part.features.arrow_schema.metadata)
 
@@ -90,15 +95,15 @@ def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], o
     image_column = _image_column(first[1], first[0], options.image_column)
     label_column = _label_column(first[1], first[0], options.label_column)
     sources: list[tuple[str, Path | bytes]] = []
-    labels: list[Any] = []
+    labels: list[list[Any]] = []
     border = 0
     for number, (name, table) in enumerate([*train, *test]):
         if number == len(train):
             border = len(sources)
         sources += _image_cells(table, image_column, name)
-        labels += _label_cells(table, label_column, name)
+        labels.append(_label_cells(table, label_column, name))
     border = border if test else len(sources)
-    names, numbers = _class_names(first[1], label_column, labels)
+    names, numbers = _classes([*train, *test], label_column, labels)
     images, kept, skipped = decode(
         sources, image_size=options.image_size, skip_bad_images=options.skip_bad_images, where=first[0]
     )
@@ -112,7 +117,10 @@ def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], o
 
 def _require(table: pa.Table, column: str, where: str) -> str:
     if column not in table.column_names:
-        raise DataError(f"{where}: no column {column!r}; it has {', '.join(table.column_names)}")
+        known = table.column_names
+        raise DataError(
+            f"{where}: expected a column of {', '.join(known)}, got {column!r}{did_you_mean(column, known)}"
+        )
     return column
 
 
@@ -126,12 +134,13 @@ def _image_column(table: pa.Table, where: str, asked: str | None) -> str:
     if asked is not None:
         _require(table, asked, where)
         if not _holds_images(table.schema.field(asked).type):
-            raise DataError(f"{where}: column {asked!r} holds {table.schema.field(asked).type}, no encoded images")
+            kind = table.schema.field(asked).type
+            raise DataError(f"{where}: expected encoded images in column {asked!r}, got {kind}")
         return asked
     found = [entry.name for entry in table.schema if _holds_images(entry.type)]
     if len(found) != 1:
-        what = "several columns of images" if found else "no column of encoded images"
-        raise DataError(f"{where}: {what} among {', '.join(table.column_names)}; name it with --image-column")
+        got = f"{', '.join(found)}" if found else f"none among {', '.join(table.column_names)}"
+        raise DataError(f"{where}: expected one column of encoded images, got {got}; name it with --image-column")
     return str(found[0])
 
 
@@ -140,7 +149,8 @@ def _label_column(table: pa.Table, where: str, asked: str | None) -> str:
         return _require(table, asked, where)
     found = [name for name in _LABEL_NAMES if name in table.column_names]
     if not found:
-        raise DataError(f"{where}: no label column among {', '.join(table.column_names)}; name it with --label-column")
+        known = ", ".join(table.column_names)
+        raise DataError(f"{where}: expected a label column, got none among {known}; name it with --label-column")
     return found[0]
 
 
@@ -158,33 +168,93 @@ def _image_cells(table: pa.Table, column: str, where: str) -> list[tuple[str, Pa
 
 
 def _label_cells(table: pa.Table, column: str, where: str) -> list[Any]:
+    """The labels of a table: integers, or texts (booleans and categories as their texts)."""
     _require(table, column, where)
-    kind = table.schema.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"{where}: labels in column {column!r} must be integers or strings, got {kind}")
-    values: list[Any] = table.column(column).to_pylist()
+    cells = table.column(column)
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.cast(cells.type.value_type)
+    if pa.types.is_boolean(cells.type) or pa.types.is_string_view(cells.type):
+        cells = cells.cast(pa.string())
+    if not (pa.types.is_integer(cells.type) or pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+        raise DataError(
+            f"{where}: expected integers or texts as labels in column {column!r}, got {cells.type}; convert them"
+        )
+    values: list[Any] = cells.to_pylist()
     if None in values:
-        raise DataError(f"{where}: the label in row {values.index(None)} is missing (NaN or null)")
+        raise DataError(
+            f"{where}: expected a label in every row, got none (NaN or null) in row {values.index(None)}; "
+            "fill it in or remove the row"
+        )
     return values
 
 
-def _class_names(table: pa.Table, column: str, labels: list[Any]) -> tuple[tuple[str, ...], Any]:
-    """Names from the Hugging Face metadata, else the strings themselves, else the numbers as strings."""
-    if labels and isinstance(labels[0], str):
-        names = sorted(set(labels))
-        index = {name: number for number, name in enumerate(names)}
-        return tuple(names), np.asarray([index[label] for label in labels], dtype=np.int64)
-    numbers = np.asarray(labels, dtype=np.int64)
+def _stored_names(table: pa.Table, column: str) -> tuple[str, ...] | None:
+    """Names of the classes in the order of their numbers, from Hugging Face's metadata; ``None``: there are none."""
     try:
         features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[column]["names"]), numbers
+        return tuple(str(name) for name in features[column]["names"])
     except (KeyError, ValueError, TypeError):
-        return _numbered(numbers)
+        return None
+
+
+def _classes(tables: list[tuple[str, pa.Table]], column: str, labels: list[list[Any]]) -> tuple[tuple[str, ...], Any]:
+    """Names of the classes, and the number of every row's class among them, matched by name between files.
+
+    Names are the texts themselves, else those that Hugging Face's metadata give to numbers, else the numbers. A file
+    may number the same names in another order: its numbers are then translated.
+
+    Args:
+        tables: Name and content of each file.
+        column: Name of the label column.
+        labels: What `_label_cells` gives, a list a file.
+
+    Raises:
+        DataError: If labels are texts in one file and numbers in another, or two files name other classes.
+    """
+    first, table = tables[0]
+    texts = [bool(values) and isinstance(values[0], str) for values in labels]
+    for (name, _), is_text, values in zip(tables, texts, labels, strict=True):
+        if values and is_text != texts[0]:
+            kinds = {True: "texts", False: "numbers"}
+            raise DataError(
+                f"{name}: expected labels like those of {first}, {kinds[texts[0]]}, got {kinds[is_text]}; "
+                "write both files alike"
+            )
+    if texts[0]:
+        names = sorted({value for values in labels for value in values})
+        index = {name: number for number, name in enumerate(names)}
+        return tuple(names), np.asarray([index[value] for values in labels for value in values], dtype=np.int64)
+    known = _stored_names(table, column)
+    numbers = [
+        _translated(name, other, column, known=known, first=first, values=values)
+        for (name, other), values in zip(tables, labels, strict=True)
+    ]
+    every = np.concatenate(numbers)
+    return (known, every) if known is not None else _numbered(every)
+
+
+def _translated(
+    name: str, table: pa.Table, column: str, *, known: tuple[str, ...] | None, first: str, values: list[Any]
+) -> Any:
+    """A file's numbers, int64 [rows], as the first file numbers the classes."""
+    own, numbers = _stored_names(table, column), np.asarray(values, dtype=np.int64)
+    if own == known:
+        return numbers
+    if own is None or known is None or set(own) != set(known) or len(set(own)) != len(own):
+        given = {where: ", ".join(found) if found else "none" for where, found in ((first, known), (name, own))}
+        raise DataError(
+            f"{name}: expected the class names of {first} ({given[first]}), got {given[name]}; write both files alike"
+        )
+    outside = (numbers < 0) | (numbers >= len(own))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise DataError(f"{name}: expected labels from 0 to {len(own) - 1}, got {numbers[row]} in row {row}; mend it")
+    return np.asarray([known.index(entry) for entry in own], dtype=np.int64)[numbers]
 
 
 def _numbered(numbers: Any) -> tuple[tuple[str, ...], Any]:
-    """Numbers without names: those that occur, in order, are the classes (1 … 10 as well as 0 … 9)."""
+    """Name classes by the numbers that occur, in order (1 … 10 as well as 0 … 9)."""
     occurring = np.unique(numbers)
-    if len(occurring) and occurring[0] < 0:  # as a rule "not labeled": let the check name the row
+    if len(occurring) and occurring[0] < 0:  # usually "not labeled": let the check name the row
         return tuple(str(number) for number in range(int(occurring[-1]) + 1)), numbers
     return tuple(map(str, occurring.tolist())), np.searchsorted(occurring, numbers)

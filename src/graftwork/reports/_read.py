@@ -12,31 +12,12 @@ from numpy.typing import NDArray
 
 from graftwork.errors import GenomeError, RunError
 from graftwork.networks.genome import Genome
+from graftwork.runs import GenerationRow, MemberRow, NetworkResult, Result, check_result, read_records
 from graftwork.typing import MemberId
 
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One scoring of one network.
-
-    Attributes:
-        generation: after which it was scored.
-        step: updates of the run so far.
-        training_flops: of the run so far.
-        flops: of one forward pass over one image.
-    """
-
-    id: MemberId
-    generation: int
-    validation_accuracy: float
-    parameters: int
-    flops: int
-    step: int
-    training_flops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +28,6 @@ class Birth:
     parent: MemberId | None
     transform: str
     generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One generation, as recorded; ``diversity`` maps a measure to its value and leaves out what is unknown."""
-
-    generation: int
-    members: tuple[MemberId, ...]
-    survivors: tuple[MemberId, ...]
-    best: MemberId | None
-    step: int
-    training_flops: float
-    diversity: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +89,13 @@ class RunData:
     """
 
     path: Path
-    result: Mapping[str, Any] | None
+    result: Result | None
     provenance: Mapping[str, Any]
     config: str
-    rounds: tuple[Round, ...]
+    rounds: tuple[GenerationRow, ...]
     births: Mapping[MemberId, Birth]
-    scores: Mapping[MemberId, tuple[Score, ...]]
-    control: tuple[Score, ...]
+    scores: Mapping[MemberId, tuple[MemberRow, ...]]
+    control: tuple[MemberRow, ...]
     members: Mapping[MemberId, MemberFile]
     predictions: Mapping[Split, Predictions] = field(default_factory=dict)
 
@@ -177,13 +145,12 @@ class RunData:
                 return tuple(map(str, range(logits.shape[1])))
         return ()
 
-    def entry(self, member_id: MemberId) -> Mapping[str, Any] | None:
+    def entry(self, member_id: MemberId) -> NetworkResult | None:
         """What ``result.json`` says of a survivor or the control; None where it says nothing."""
         if self.result is None:
             return None
         if member_id == CONTROL:
-            control: Mapping[str, Any] | None = self.result.get("seed_network")
-            return control
+            return self.result["seed_network"]
         return next((entry for entry in self.result["survivors"] if entry["id"] == member_id), None)
 
     def ancestors(self, member_id: MemberId) -> tuple[Birth, ...]:
@@ -212,21 +179,23 @@ def read_run(folder: Path) -> RunData:
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    records = _records(records_path)
-    rounds = tuple(_round(record) for record in records if record.get("type") == "generation")
-    scores: dict[MemberId, list[Score]] = {}
-    for record in records:
-        if record.get("type") == "member":
-            scores.setdefault(MemberId(record["id"]), []).append(_score(record))
+    rows = read_records(records_path)
+    rounds = tuple(row for row in rows if isinstance(row, GenerationRow))
+    networks = [row for row in rows if isinstance(row, MemberRow)]
+    scores: dict[MemberId, list[MemberRow]] = {}
+    for row in networks:
+        if row.type == "member":
+            scores.setdefault(row.id, []).append(row)
+    result = _json(folder / "result.json")
     return RunData(
         path=folder.resolve(),
-        result=_json(folder / "result.json"),
+        result=None if result is None else check_result(result, folder / "result.json"),
         provenance=_json(folder / "provenance.json") or {},
         config=(folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").is_file() else "",
         rounds=rounds,
-        births=_births(records),
+        births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
-        control=tuple(_score(record) for record in records if record.get("type") == "control"),
+        control=tuple(row for row in networks if row.type == "control"),
         members=_members(folder / "members"),
         predictions=_predictions(folder / "predictions"),
     )
@@ -244,57 +213,8 @@ def _json(path: Path) -> dict[str, Any] | None:
     return data
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # a run that was killed while it wrote
-                break
-            raise RunError(f"{path.name}, line {number}: expected one JSON object, but {error}") from error
-    return records
-
-
-def _score(record: Mapping[str, Any]) -> Score:
-    names = ("id", "generation", "validation_accuracy", "parameters", "flops", "step", "training_flops")
-    try:
-        return Score(**{name: record[name] for name in names})
-    except KeyError as error:
-        raise RunError(f"records.jsonl: a score has no {error}; it holds {sorted(record)}") from error
-
-
-def _round(record: Mapping[str, Any]) -> Round:
-    measures = record.get("diversity") or {}
-    return Round(
-        generation=record["generation"],
-        members=tuple(record.get("members", ())),
-        survivors=tuple(record.get("survivors", ())),
-        best=record.get("best"),
-        step=record.get("step", 0),
-        training_flops=record.get("training_flops", 0),
-        diversity={name: float(value) for name, value in measures.items() if value is not None},
-    )
-
-
-def _births(records: Sequence[Mapping[str, Any]]) -> dict[MemberId, Birth]:
-    births: dict[MemberId, Birth] = {}
-    for record in records:
-        if record.get("type") != "generation":
-            continue
-        number = record["generation"]
-        for entry in record.get("births", ()):
-            births.setdefault(
-                entry["id"], Birth(entry["id"], entry.get("parent"), entry.get("transform") or "seed", number)
-            )
-        for member_id in record.get("members", ()):  # the seed, where it is not told as a birth
-            births.setdefault(member_id, Birth(member_id, None, "seed", number))
-    return births
+def _births(rounds: Sequence[GenerationRow]) -> dict[MemberId, Birth]:
+    return {row.id: Birth(row.id, row.parent, row.transform, one.generation) for one in rounds for row in one.births}
 
 
 def _members(folder: Path) -> dict[MemberId, MemberFile]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graftwork.errors import RunError
 from graftwork.runs._atomic import write_folder, write_json, write_text
+from graftwork.runs._records import GenerationRow, Result, Row, check_result, read_records, row_to_line
 from graftwork.runs._tensors import load_tensors, save_tensors
 
 KEPT_CHECKPOINTS = 2
@@ -64,9 +65,9 @@ class RunFolder:
         """Of ``records.jsonl``."""
         return self.path / "records.jsonl"
 
-    def append_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def append_records(self, rows: Iterable[Row]) -> None:
         """Append lines and make sure that they are on disk."""
-        lines = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records)
+        lines = "".join(map(row_to_line, rows))
         with self.records_path.open("a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
@@ -91,12 +92,21 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def records(self) -> list[dict[str, Any]]:
-        """All complete lines."""
-        if not self.records_path.exists():
-            return []
-        lines = self.records_path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+    def records(self) -> list[Row]:
+        """Read all complete lines; raises `RunError` where one is no record."""
+        return read_records(self.records_path)
+
+    def rounds(self) -> list[GenerationRow]:
+        """Read the rows of the search's rounds, in order."""
+        return [row for row in self.records() if isinstance(row, GenerationRow)]
+
+    def result(self) -> Result:
+        """Read ``result.json``.
+
+        Raises:
+            RunError: If the run is not finished, or the file is damaged.
+        """
+        return check_result(self.read_json("result.json"), self.path / "result.json")
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 

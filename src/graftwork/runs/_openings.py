@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from graftwork.runs._folder import RunFolder
+from graftwork.runs._records import Opening
 
 
 def now() -> str:
@@ -12,7 +12,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[dict[str, Any]]:
+def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[Opening]:
     """Record that the test split is about to be opened.
 
     Args:
@@ -25,7 +25,7 @@ def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[d
     """
     path = run.path / "predictions" / "openings.json"
     earlier = run.read_json("predictions/openings.json")["openings"] if path.is_file() else []
-    openings = [*earlier, {"at": now(), "by": by, "members": list(members)}]
+    openings: list[Opening] = [*earlier, {"at": now(), "by": by, "members": list(members)}]
     run.write_json("predictions/openings.json", {"openings": openings})
     if run.finished:
         run.write_json("result.json", {**run.read_json("result.json"), "test_openings": openings})
