@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError
 
+_AMOUNTS = ("initial_steps", "steps_per_generation", "flops")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -37,14 +39,25 @@ class Plan:
         if self.small_size is not None:  # JSON has no tuples
             object.__setattr__(self, "small_size", tuple(self.small_size))
         if self.num_generations < 0:
-            raise ConfigError(f"plan: num_generations must be >= 0, got {self.num_generations}")
+            raise ConfigError(
+                f"num_generations: expected an integer >= 0, got {self.num_generations}; 0 trains the seed alone"
+            )
         stepped = self.initial_steps is not None and self.steps_per_generation is not None
         if stepped == (self.flops is not None):
-            raise ConfigError("plan: give either initial_steps and steps_per_generation, or flops")
+            given = ", ".join(name for name in _AMOUNTS if getattr(self, name) is not None)
+            raise ConfigError(
+                f"plan: expected either initial_steps and steps_per_generation, or flops, got {given or 'none'}; give "
+                "one of the two"
+            )
         if not 0 < self.initial_fraction <= 1:
-            raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
+            raise ConfigError(
+                f"initial_fraction: expected a number above 0 and at most 1, got {self.initial_fraction!r}; it is the "
+                "first round's share of the FLOPs"
+            )
         if not 0 <= self.small_share <= 1:
-            raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
+            raise ConfigError(
+                f"small_share: expected a number from 0 to 1, got {self.small_share!r}; 0 shrinks no image"
+            )
 
     @property
     def total_steps(self) -> int | None:

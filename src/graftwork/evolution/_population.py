@@ -21,10 +21,10 @@ class Birth:
 
     Args:
         id: The member, named for life in order of birth.
-        parent: Whom it was grown from; ``None`` for a seed.
+        parent: The member that it was grown from; ``None`` for a seed.
         transform: What was done to the parent, as a phrase; ``"seed"`` for a seed.
-        generation: When; 0 for a seed.
-        genome: What it is.
+        generation: Round in which it was born; 0 for a seed.
+        genome: Its architecture.
     """
 
     id: MemberId
@@ -39,7 +39,7 @@ class Population:
 
     Args:
         bank: Owner of all weights.
-        form: Of every member's forward pass (see `bind`).
+        form: How every member computes its forward pass (see `bind`).
     """
 
     def __init__(self, bank: BlockBank | None = None, *, form: Form = "fused") -> None:
@@ -50,18 +50,18 @@ class Population:
 
     @property
     def members(self) -> Mapping[MemberId, Member]:
-        """The living, in order of birth."""
+        """Living members by id, in order of birth."""
         return self._members
 
     @property
     def genomes(self) -> list[Genome]:
-        """Genomes of the living, in order of birth."""
+        """Genomes of the living members, in order of birth."""
         return [member.genome for member in self]
 
     def __getitem__(self, member_id: MemberId) -> Member:
         if member_id not in self._members:
             alive = ", ".join(self._members)
-            raise InputError(f"population: no member {member_id!r}; alive are {alive}")
+            raise InputError(f"population: expected a living member, got {member_id!r}; take one of {alive}")
         return self._members[member_id]
 
     def __iter__(self) -> Iterator[Member]:
@@ -71,11 +71,14 @@ class Population:
         return len(self._members)
 
     def birth(self, member_id: MemberId) -> Birth:
-        """The lineage's entry of a member, alive or dead."""
+        """Return the lineage's entry of a member, alive or dead."""
         for entry in self.lineage:
             if entry.id == member_id:
                 return entry
-        raise InputError(f"population: {member_id!r} was never born; there were {len(self.lineage)} births")
+        raise InputError(
+            f"population: expected a member that was born, got {member_id!r}; take one of m0 to "
+            f"m{len(self.lineage) - 1}"
+        )
 
     def _bear(self, genome: Genome, parent: MemberId | None, transform: str, generation: int) -> MemberId:
         member_id = MemberId(f"m{len(self.lineage)}")
@@ -94,9 +97,9 @@ class Population:
         """Add a member that has no parent.
 
         Args:
-            genome: What it is; entries that the bank holds are shared, the others are added.
+            genome: Its architecture; entries that the bank holds are shared, the others are added.
             generator: Source of new weights.
-            initialisation: Of the seed's blocks.
+            initialisation: How the seed's blocks start.
             images: Needed by a new whitening stem: normalised images [N, C, H, W].
         """
         grow_bank(self.bank, genome, generator=generator, initialisation=initialisation, images=images)
@@ -110,14 +113,17 @@ class Population:
         """
         source = self[parent]
         if growth.parent != source.genome:
-            raise InputError(f"population: the growth starts from {growth.parent!r}, but {parent} is {source.genome!r}")
+            raise InputError(
+                f"population: expected a growth of {parent}, {source.genome!r}, got one of {growth.parent!r}; grow the "
+                "parent's own genome"
+            )
         growth.graft(self.bank, generator=generator)
         child = self._bear(growth.child, parent, growth.transform, generation)
         self._members[child].share_statistics(source)
         return child
 
     def keep(self, member_ids: Iterable[MemberId]) -> tuple[BlockId, ...]:
-        """Let the others die, and drop the blocks that only they named.
+        """Keep some members; the others die, and blocks that only they named are dropped.
 
         Returns:
             Ids of the dropped blocks.
@@ -127,7 +133,7 @@ class Population:
         """
         wanted = {member_id: self[member_id] for member_id in member_ids}
         if not wanted:
-            raise InputError("population: at least one member must be kept")
+            raise InputError("population: expected at least one member to keep, got none; name a survivor")
         self._members = {member_id: m for member_id, m in self._members.items() if member_id in wanted}
         used = {block_id for member in self for block_id in member.genome.ids}
         dropped = tuple(block_id for block_id in self.bank if block_id not in used)
@@ -135,14 +141,14 @@ class Population:
         return dropped
 
     def to(self, device: torch.device | str) -> "Population":
-        """Move weights and statistics, in place; returns the population."""
+        """Move weights and statistics, in place, and return the population."""
         self.bank.to(device)
         for member in self:
             member.to(device)
         return self
 
     def ancestors(self, member_id: MemberId) -> Sequence[Birth]:
-        """The line from the seed to a member, both included."""
+        """Return the line from the seed to a member, both included."""
         line = [self.birth(member_id)]
         while (parent := line[-1].parent) is not None:
             line.append(self.birth(parent))
@@ -157,7 +163,14 @@ class Population:
         *,
         form: Form = "fused",
     ) -> "Population":
-        """Build the population that a checkpoint describes: whoever has statistics (maybe none) is alive."""
+        """Build the population that a checkpoint describes.
+
+        Args:
+            bank: Owner of all weights.
+            lineage: Every birth so far.
+            statistics: Running statistics of each living member, by block; empty where it has none yet.
+            form: How every member computes its forward pass.
+        """
         population = cls(bank, form=form)
         population.lineage = list(lineage)
         for member_id, values in statistics.items():

@@ -47,7 +47,7 @@ class SearchState:
         scoring_flops: FLOPs spent on scoring so far.
         survivors: Members selected at the end of the last round, in order of choice.
         accuracies: Member → fraction of the validation split that it gets right, for the members scored last.
-        report: Outcome of this round's mutation.
+        report: What this round's mutation did.
         loss_sum: Sum of the losses of this round's updates.
         loss_count: Number of updates in this round.
     """
@@ -74,7 +74,7 @@ class SearchState:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The outcome of one round: selection has been made from these scores; the survivors begin the next round.
+    """One round: its scores, and the survivors that were selected by them and begin the next round.
 
     Args:
         number: 0 for the round that trains the seed alone.
@@ -82,7 +82,7 @@ class Generation:
         evaluation: What each of them says about the validation split.
         survivors: Selected members, in order of choice.
         births: Members born in this round.
-        report: Outcome of the mutation.
+        report: What the mutation did.
         step: Updates since the start.
         training_flops: Training FLOPs since the start.
         scoring_flops: Scoring FLOPs since the start.
@@ -125,9 +125,9 @@ class Generation:
 
 
 Observer = Callable[[SearchState, str, float, float], None]
-"""Called with the state, the name of a member, a loss and the progress whenever the state may be stored; may raise to
-stop the search.
+"""Called with the state, the name of a member, a loss and the progress, whenever the state may be stored; it may raise
+to stop the search.
 
 That is after every update, or, where a trainer wants several drawn at once, after those: then the member is the one
-drawn last and the loss is the mean. A genome that is drawn without being a member goes by its hash.
+drawn last and the loss is the mean. A genome that is drawn without being a member is named by its hash.
 """

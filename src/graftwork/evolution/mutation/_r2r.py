@@ -39,7 +39,7 @@ class Mutator(Protocol):
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be a probability in [0, 1], got {value!r}")
+        raise ConfigError(f"{name}: expected a probability from 0 to 1, got {value!r}; give one in this range")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,17 @@ class R2RMutation:
     built; after ``max_rejections`` rejections in a row the round stops and says so.
 
     Args:
-        deepen_probability: Of deepening; otherwise a layer is widened.
-        kernel_probabilities: Of kernel sizes 1, 3 and 5.
-        concat_probability: Of widening only the upper or lower half of a layer's channels.
+        deepen_probability: Probability of deepening; otherwise a layer is widened.
+        kernel_probabilities: Probabilities of kernel sizes 1, 3 and 5.
+        concat_probability: Probability of widening only the upper or lower half of a layer's channels.
         hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (rounded up to
             even).
         min_shared_fraction: τ: a child must share more than this fraction of its parameters with its parent.
-        max_parameters: Of a child; ``None``: any.
-        max_flops: Of a child's forward pass over one image; ``None``: any.
-        random_padding: Begin new blocks at random: the control that does not preserve the function.
-        noise: See `Growth`.
-        max_rejections: In a row.
+        max_parameters: Most parameters of a child; ``None``: any number.
+        max_flops: Most FLOPs of a child's forward pass over one image; ``None``: any number.
+        random_padding: Start new blocks at random: the control that does not preserve the function.
+        noise: Relative noise on the second twin half (see `Growth`).
+        max_rejections: Rejections in a row after which a round gives up.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -83,9 +83,14 @@ class R2RMutation:
         _check_probability("concat_probability", self.concat_probability)
         _check_probability("min_shared_fraction", self.min_shared_fraction)
         if len(self.kernel_probabilities) != 3 or abs(sum(self.kernel_probabilities) - 1) > 1e-9:
-            raise ConfigError(f"kernel_probabilities must be three that sum to 1, got {self.kernel_probabilities!r}")
+            raise ConfigError(
+                f"kernel_probabilities: expected three that sum to 1, got {self.kernel_probabilities!r}; give those of "
+                "kernel sizes 1, 3 and 5"
+            )
         if not self.hidden_multiple > 0:
-            raise ConfigError(f"hidden_multiple must be > 0, got {self.hidden_multiple!r}")
+            raise ConfigError(
+                f"hidden_multiple: expected a number > 0, got {self.hidden_multiple!r}; 1 is the report's"
+            )
         parameters, flops = self.max_parameters or float("inf"), self.max_flops or float("inf")
         limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (
             ("min_shared_fraction", lambda growth: growth.shared_fraction > self.min_shared_fraction),
@@ -101,9 +106,9 @@ class R2RMutation:
 
         Args:
             population: Grown in place.
-            size: Members wanted; nothing happens if there are as many.
+            size: Number of members wanted; nothing happens if there are as many.
             rng: Source of every choice and of the new weights.
-            generation: For the lineage.
+            generation: Number of the round, for the lineage.
         """
         born: list[MemberId] = []
         rejected: dict[str, int] = {}
@@ -122,7 +127,7 @@ class R2RMutation:
         return MutationReport(tuple(born), rejected, saturated=len(population) < size)
 
     def broken_limit(self, growth: Growth) -> str | None:
-        """The first limit that a child would break; ``None``: it keeps them all."""
+        """Name the first limit that a child would break; ``None``: it keeps them all."""
         return next((name for name, holds in self._limits if not holds(growth)), None)
 
     def draw(self, genome: Genome, *, rng: np.random.Generator) -> Transform:

@@ -1,4 +1,4 @@
-"""Regularized evolution: the oldest die, however good they are."""
+"""Regularised evolution: the oldest die, however good they are."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ class AgeSelector(Selector):
 
     Rows stand in order of birth, so the oldest are the first. As many retire as ``num_retired`` says, unless fewer
     than K would be left. A good member lives on only through its children, so no lucky score can hold the
-    population for good; but the best member may be lost, and whoever runs the search has to remember it.
+    population for good; but the best member may be lost, so keep a copy of it elsewhere.
 
     Args:
-        num_retired: members that die of age each generation, at least 0 (which is ``tournament``).
-        size: entrants of each tournament, at least 1.
+        num_retired: Members that die of age each generation, at least 0 (which is ``tournament``).
+        size: Entrants of each tournament, at least 1.
 
     Raises:
-        ConfigError: ``num_retired`` below 0 or ``size`` below 1.
+        ConfigError: If ``num_retired`` is below 0 or ``size`` is below 1.
     """
 
     num_retired: int = 1
@@ -32,8 +32,9 @@ class AgeSelector(Selector):
     def __post_init__(self) -> None:
         check_tournament_size(self.size)
         if self.num_retired < 0:
-            msg = f"num_retired has to be at least 0, but is {self.num_retired!r}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"num_retired: expected an integer >= 0, got {self.num_retired!r}; 0 is selection by tournament alone"
+            )
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose among the young."""

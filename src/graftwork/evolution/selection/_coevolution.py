@@ -37,18 +37,19 @@ class CoevolutionSelector(Selector):
     order of examples, and for whole powers they are exact integers. Equal scores go to the lower row.
 
     Args:
-        power: p of the formula, from 0 to 64.
+        power: Exponent of the formula, from 0 to 64.
 
     Raises:
-        ConfigError: ``power`` outside its range.
+        ConfigError: If ``power`` is outside its range.
     """
 
     power: float = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.power <= MAX_POWER:
-            msg = f"power has to be between 0 (which is greedy) and {MAX_POWER:g}, but is {self.power!r}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"power: expected a number from 0 (greedy) to {MAX_POWER:g}, got {self.power!r}; 2 is the default"
+            )
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose rows that complement each other."""

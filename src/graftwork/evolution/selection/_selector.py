@@ -30,7 +30,7 @@ class Selector(ABC):
 
     A selector is a pure function of its arrays: it keeps no state, changes no argument, and draws only from the
     generator that it is given. Rows stand in order of member id, which is the order of birth. Equal scores go to
-    the lower row. Whoever searches calls `select`; whoever writes a selector writes `choose`.
+    the lower row. A search calls `select`; a selector of your own defines `choose`.
     """
 
     @final
@@ -46,14 +46,14 @@ class Selector(ABC):
         Args:
             correct: bool [member, example]; whether the member classifies the validation example correctly.
             costs: float64 [member]; FLOPs, parameters or any other cost of each member; finite.
-            num_survivors: how many to choose, K ≥ 1.
-            rng: source of all randomness.
+            num_survivors: Number of rows to choose, K ≥ 1.
+            rng: Source of all randomness.
 
         Returns:
             int64 [min(K, num_members)]: distinct rows, in order of choice.
 
         Raises:
-            InputError: arrays of wrong type or shape, no examples, costs that aren't finite, or K < 1.
+            InputError: If an array has a wrong type or shape, there are no examples, a cost is not finite, or K < 1.
         """
         return self.choose(_checked(correct, costs, num_survivors), rng)
 
@@ -63,22 +63,24 @@ class Selector(ABC):
 
 
 def _checked(correct: NDArray[np.bool_], costs: NDArray[np.float64], num_survivors: int) -> Candidates:
-    """Check the arguments of ``Selector.select``; raises InputError as that says."""
+    """Check the arguments of `Selector.select`."""
     if correct.ndim != 2 or correct.dtype != np.bool_ or correct.shape[1] == 0:
-        msg = (
-            "correct has to be bool [member, example] with at least one example, "
-            f"but is {correct.dtype} {list(correct.shape)}"
+        raise InputError(
+            "correct: expected bool [member, example] with at least one example, got "
+            f"{correct.dtype} {list(correct.shape)}; compare predictions with labels"
         )
-        raise InputError(msg)
     if costs.shape != correct.shape[:1]:
-        msg = f"costs has to hold one number a member, shape [{len(correct)}], but has shape {list(costs.shape)}"
-        raise InputError(msg)
+        raise InputError(
+            f"costs: expected one number for each member, shape [{len(correct)}], got shape {list(costs.shape)}; give "
+            "every member its cost"
+        )
     if not np.isfinite(costs).all():
-        msg = f"costs have to be finite, but row {int(np.flatnonzero(~np.isfinite(costs))[0])} is not: {costs!r}"
-        raise InputError(msg)
+        row = int(np.flatnonzero(~np.isfinite(costs))[0])
+        raise InputError(
+            f"costs: expected finite numbers, got {costs[row]} in row {row}; count the member's cost again"
+        )
     if num_survivors < 1:
-        msg = f"num_survivors has to be at least 1, but is {num_survivors!r}"
-        raise InputError(msg)
+        raise InputError(f"num_survivors: expected an integer >= 1, got {num_survivors!r}; a search needs a survivor")
     return Candidates(correct, costs, min(num_survivors, len(correct)))
 
 

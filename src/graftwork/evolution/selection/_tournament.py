@@ -10,10 +10,9 @@ from graftwork.evolution.selection._selector import Candidates, Selector, best_f
 
 
 def check_tournament_size(size: int) -> None:
-    """Raise ConfigError unless a tournament has at least one entrant."""
+    """Raise `ConfigError` unless a tournament has at least one entrant."""
     if size < 1:
-        msg = f"size has to be at least 1, the entrants of each tournament, but is {size!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"size: expected an integer >= 1, got {size!r}; it is the number of entrants of a tournament")
 
 
 def hold_tournaments(
@@ -39,10 +38,10 @@ class TournamentSelector(Selector):
     With ``size=1`` it is random selection, and with a size of the whole population it is greedy.
 
     Args:
-        size: entrants of each tournament, at least 1.
+        size: Entrants of each tournament, at least 1.
 
     Raises:
-        ConfigError: ``size`` below 1.
+        ConfigError: If ``size`` is below 1.
     """
 
     size: int = 3

@@ -1,4 +1,4 @@
-"""output_gap: check a growth oneself."""
+"""output_gap: how far a growth moved a member's outputs."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from graftwork.networks.execution import cancelled_scale
 
 @torch.no_grad()
 def output_gap(parent: Member, child: Member, x: Tensor) -> float:
-    """How far two members are apart as functions, relative to the size of what they compute.
+    """Measure how far two members are apart as functions, relative to the size of what they compute.
 
     ``max|Δ| / max(max|y|, largest sum of the terms that cancel)``; the second term keeps a network whose output is
     zero from being a special case. A growth that preserves the function gives exactly 0 in reference form, and in

@@ -1,4 +1,4 @@
-"""Growth: a parent, its child, and how the child's new blocks begin."""
+"""Growth: a parent, its child, and how the child's new blocks start."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,21 +68,22 @@ class Transform(Protocol):
 
 
 def new_block_id(kernel_size: int, rng: np.random.Generator) -> BlockId:
-    """An id that no other block has: 48 random bits behind the kernel size, as in ``"k3-…"``."""
+    """Draw an id that no other block has: 48 random bits behind the kernel size, as in ``"k3-…"``."""
     return BlockId(f"k{kernel_size}-{int(rng.integers(2**48)):012x}")
 
 
 def compose(*transforms: Transform) -> Callable[..., Growth]:
-    """Several growths at once, from left to right; positions refer to the genome as it is by then.
+    """Make one transform of several, applied from left to right; positions refer to the genome as it is by then.
 
     Returns:
         A transform whose growth leads from the first parent to the last child.
 
     Raises:
-        GenomeError: When called, if parts begin differently: a preserving growth must not hide one that does not.
+        GenomeError: If there is no transform; when called, if they start new blocks differently: a growth that
+            preserves the function must not hide one that does not.
     """
     if not transforms:
-        raise GenomeError("compose: needs at least one transform, got none")
+        raise GenomeError("compose: expected at least one transform, got none; give one")
 
     def composed(genome: Genome, *, rng: np.random.Generator) -> Growth:
         def append(growths: list[Growth], transform: Transform) -> list[Growth]:
@@ -91,7 +92,11 @@ def compose(*transforms: Transform) -> Callable[..., Growth]:
         growths = reduce(append, transforms, list[Growth]())
         first = growths[0]
         if any((g.initialisation, g.noise) != (first.initialisation, first.noise) for g in growths):
-            raise GenomeError("compose: all transforms must begin their blocks alike (twin or random, and noise)")
+            starts = sorted({f"{g.initialisation} with noise {g.noise:g}" for g in growths})
+            raise GenomeError(
+                f"compose: expected transforms that start their blocks alike, got {' and '.join(starts)}; wrap all of "
+                "them, or none, in RandomPadding, and give one noise"
+            )
         text = "; ".join(growth.transform for growth in growths)
         return Growth(genome, growths[-1].child, text, first.initialisation, first.noise)
 

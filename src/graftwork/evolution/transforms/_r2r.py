@@ -11,7 +11,7 @@ from graftwork.networks.genome import Block, Genome, Layer
 
 
 def even(width: float) -> int:
-    """The smallest even number that is at least 2 and not below ``width``."""
+    """Return the smallest even number that is at least 2 and not below ``width``."""
     return 2 * max(1, ceil(width / 2))
 
 
@@ -20,12 +20,12 @@ class R2RWiden:
     """Add a zero-initialised block in parallel to those of a layer: ``f'(x) = x + F(x) + z(x)``.
 
     Args:
-        position: Of the layer in the genome's body.
-        kernel_size: 1, 3 or 5.
-        hidden_channels: Even; ``None``: as many as the block writes (rounded up to even).
+        position: Index of the layer in the genome's body.
+        kernel_size: Side of the new block's kernel: 1, 3 or 5.
+        hidden_channels: Hidden channels of the new block, even; ``None``: as many as it writes (rounded up to even).
         channels: Range [start, stop) of the layer's output that the block writes. Where it coincides with another
             block's the two are *summed*, where it is disjoint they are *concatenated*. ``None``: all of it.
-        noise: See `Growth`.
+        noise: Relative noise on the second twin half (see `Growth`).
     """
 
     position: int
@@ -42,7 +42,7 @@ class R2RWiden:
         """
         if not 0 <= self.position < len(genome.body) or not isinstance(genome.body[self.position], Layer):
             at = [index for index, item in enumerate(genome.body) if isinstance(item, Layer)]
-            raise GenomeError(f"widen: no layer at position {self.position}; there are layers at {at}")
+            raise GenomeError(f"widen: expected the position of a layer, got {self.position}; take one of {at}")
         layer = genome.body[self.position]
         assert isinstance(layer, Layer)
         start, stop = self.channels or (0, layer.out_channels)
@@ -61,9 +61,10 @@ class R2RDeepen:
 
     Args:
         position: Index in the genome's body where the new layer will stand; ``len(body)`` puts it last.
-        kernel_sizes: One parallel block for each.
-        hidden_channels: Of each block, even; ``None``: as many as the layer is wide (rounded up to even).
-        noise: See `Growth`.
+        kernel_sizes: Kernel sizes of the new layer's parallel blocks.
+        hidden_channels: Hidden channels of each block, even; ``None``: as many as the layer is wide (rounded up to
+            even).
+        noise: Relative noise on the second twin half (see `Growth`).
     """
 
     position: int
@@ -78,7 +79,10 @@ class R2RDeepen:
             GenomeError: If the position is outside the body, or the layer does not fit.
         """
         if not 0 <= self.position <= len(genome.body):
-            raise GenomeError(f"deepen: position must be in 0 … {len(genome.body)}, got {self.position}")
+            raise GenomeError(
+                f"deepen: expected a position from 0 to {len(genome.body)}, got {self.position}; the last one puts the "
+                "layer at the end"
+            )
         widths = [genome.stem_shape[0], *(step.out_shape[0] for step in genome.steps())]
         width = widths[self.position]
         hidden = self.hidden_channels or even(width)
