@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,9 @@ class GridExperiment:
         tables: The summary → tables.
         draw: Stored cells by name, and a folder → writes figures.
         num_seeds: Unless the user says otherwise.
+        partial: Whether ``summarise``, ``tables`` and ``draw`` take any cells, so that some may be left for later.
+        only: Patterns of names of cells to run, such as ``"widen-at-50-*"``; the summary tells which ones are left.
+            Empty: all.
     """
 
     name: str
@@ -99,6 +103,8 @@ class GridExperiment:
     tables: Callable[[Mapping[str, Any]], Sequence[Table]]
     draw: Callable[[Mapping[str, Row], Path], None]
     num_seeds: int = 3
+    partial: bool = False
+    only: tuple[str, ...] = ()
 
 
 @dataclass
@@ -144,7 +150,7 @@ def run_grid(
         What ``summary.json`` holds.
 
     Raises:
-        ConfigError: The folder holds cells of another setting.
+        ConfigError: The folder holds cells of another setting, or its ``only`` fits none.
         ResourceError: A process was lost; finished cells are kept.
     """
     (out / "cells").mkdir(parents=True, exist_ok=True)
@@ -156,7 +162,8 @@ def run_grid(
     cells = experiment.cells(setting)
     stored = {cell.name: row for cell in cells if (row := _stored(setting, out, cell)) is not None}
     # seed by seed, so that a broken-off grid is whole for the first seeds; long cells first
-    missing = sorted((c for c in cells if c.name not in stored), key=lambda c: (c.options["seed"], -c.flops))
+    chosen_cells = _chosen(experiment, cells)
+    missing = sorted((c for c in chosen_cells if c.name not in stored), key=lambda c: (c.options["seed"], -c.flops))
     cost = sum(c.flops for c in missing)
     note(f"{experiment.name}: {len(missing)} of {len(cells)} cells to run, {cost / 1e15:.4f} PFLOP of training")
     progress, by_name = _Progress(note, len(missing), cost), {cell.name: cell for cell in missing}
@@ -164,8 +171,23 @@ def run_grid(
     for name in run_tasks(tasks, jobs=jobs):
         progress.finished(by_name[name])
     stored |= {c.name: row for c in missing if (row := _stored(setting, out, c)) is not None}
-    rows = {cell.name: stored[cell.name] for cell in cells}
-    return _conclude(experiment, setting, out, rows)
+    rows = {cell.name: stored[cell.name] for cell in cells if cell.name in stored}
+    return _conclude(experiment, setting, out, rows, [cell.name for cell in cells if cell.name not in stored])
+
+
+def _chosen(experiment: GridExperiment, cells: Sequence[Cell]) -> Sequence[Cell]:
+    """The cells that were asked for."""
+    if not experiment.only:
+        return cells
+    if not experiment.partial:
+        raise ConfigError(f"experiments {experiment.name}: runs all of its cells; leave --only out")
+    found = [cell for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in experiment.only)]
+    if not found:
+        raise ConfigError(
+            f"experiments {experiment.name}: expected --only to fit some cells, such as {cells[0].name}, "
+            f"got {', '.join(experiment.only)}"
+        )
+    return found
 
 
 def _work(name: str, setting: Setting, out: Path, cell: Cell) -> None:
@@ -179,7 +201,8 @@ def _work(name: str, setting: Setting, out: Path, cell: Cell) -> None:
 def _run_and_store(experiment: GridExperiment, setting: Setting, out: Path, cell: Cell) -> None:
     row = experiment.run_cell(setting, cell)
     write_json(
-        out / "cells" / f"{cell.name}.json", {"setting": setting.identity(), "options": dict(cell.options), **row}
+        out / "cells" / f"{cell.name}.json",
+        {"setting": setting.identity(), "options": dict(cell.options), "provenance": provenance(), **row},
     )
 
 
@@ -219,11 +242,15 @@ def _precision(
     return choice["precision"]  # type: ignore[no-any-return]
 
 
-def _conclude(experiment: GridExperiment, setting: Setting, out: Path, rows: Mapping[str, Row]) -> dict[str, Any]:
+def _conclude(
+    experiment: GridExperiment, setting: Setting, out: Path, rows: Mapping[str, Row], left: Sequence[str]
+) -> dict[str, Any]:
     summary = {
         "experiment": experiment.name,
         "question": experiment.question,
         "setting": {**asdict(setting), **setting.identity(), "seeds": list(setting.seeds)},
+        "cells": list(rows),
+        "cells_not_run": list(left),
         "training_flops": sum(row["spent_flops"] for row in rows.values()),
         "training_seconds": sum(row["spent_seconds"] for row in rows.values()),
         "provenance": provenance(),
