@@ -25,13 +25,13 @@ from graftwork.workers import Group
 class Session:
     """A search on disk.
 
-    Made by `start` or `resume`; `run` takes it to the end. After a kill at any moment `resume` goes on from the last
+    Made by `start` or `resume`; `run` takes it to the end. After a kill at any moment `resume` continues from the last
     complete checkpoint, to the same bits as without the interruption.
 
     Args:
-        run: The folder.
+        run: Folder of the run.
         config: All options.
-        listener: Is told what happens; ``None``: nobody.
+        listener: Hears what happens; ``None``: nobody does.
         group: The ranks that search together, of which this is rank 0; ``None``: this process alone.
     """
 
@@ -56,9 +56,9 @@ class Session:
 
         Args:
             config: All options.
-            out: The folder.
-            listener: As of the class.
-            group: As of the class.
+            out: Folder of the run.
+            listener: Hears what happens; ``None``: nobody does.
+            group: The ranks that search together; ``None``: this process alone.
         """
         RunFolder.check_free(out)
         setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
@@ -71,7 +71,7 @@ class Session:
 
     @classmethod
     def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
-        """Go on with a run.
+        """Continue a run.
 
         Raises:
             RunError: If there is no run, or it can't be read.
@@ -139,7 +139,7 @@ class Session:
         return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
 
     def _seed_network(self) -> Genome:
-        """From the folder: the file that the config names may be another one by now."""
+        """Read the seed network from the folder: the file that the config names may have changed."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
     def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
@@ -147,25 +147,25 @@ class Session:
         return prepare(self.config, problem=problem, seed_network=genome, plan=plan, machine=machine)
 
     def _compare(self, problem: Problem) -> None:
-        """Other data can't be resumed; another machine can, but not to the same bits."""
+        """Refuse other data; note another machine or number of workers, which may give other bits."""
         stored = self._stored or {}
         found, expected = problem.dataset.fingerprint, stored.get("data", {}).get("fingerprint")
         if found != expected:
             raise RunError(
-                f"{self.folder.path}: the run was made on data {str(expected)[:12]}, but {self.config.data!r} now is "
-                f"{found[:12]}; bring the old data back or start a new run"
+                f"{self.folder.path}: expected the data that the run was made on ({str(expected)[:12]}) in "
+                f"{self.config.data!r}, got {found[:12]}; bring the old data back or start a new run"
             )
         here, then = provenance(self.config.device), stored
         for name in ("processor", "instruction_set"):
             if here["machine"][name] != then["machine"][name]:
                 self.listener.on_note(
-                    f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run goes on under the "
-                    "same plan, but its bits may differ from those of an uninterrupted run"
+                    f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run continues under "
+                    "the same plan, but its bits may differ from those of an uninterrupted run"
                 )
         size, was = self._workers()["size"], stored.get("workers", {}).get("size", 1)
         if size != was:
             self.listener.on_note(
-                f"the run was made by {was} workers and goes on with {size}: the same plan, but not the same bits"
+                f"the run was made by {was} workers and continues with {size}: the same plan, but not the same bits"
             )
 
     def _stage(self, stage: str, setup: Setup, numbers: dict[str, int]) -> SearchState:
@@ -199,13 +199,13 @@ class Session:
             if stopping:
                 path = self.folder.path
                 raise SearchInterruptedError(
-                    f"stopped after step {state.step}; go on with: graftwork search --resume {path}"
+                    f"stopped after step {state.step}; continue with: graftwork search --resume {path}"
                 )
 
         return observe
 
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
-        """The seed network alone, by the same recipe, with the FLOPs of the whole search."""
+        """Train the seed network alone, by the same recipe, with the FLOPs of the whole search."""
         plan = setup.plan.alone(searched.spent_flops)
         alone = self._setup(setup.problem, plan, setup.machine)
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
@@ -215,7 +215,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without the time between a kill and its resume."""
+        """Seconds since the start, without the time between a kill and its resume."""
         return self._elapsed + monotonic() - self._began
 
     def _checkpoint(self, stage: str, setup: Setup) -> None:
