@@ -53,7 +53,6 @@ def _pruned() -> nn.Module:
     return layer
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what the trace does not understand is taken for no site")
 @pytest.mark.parametrize(
     ("make", "site", "x", "reason"),
     [
@@ -68,12 +67,12 @@ def test_a_layer_that_makes_channels_is_widened_or_refused_with_the_reason(
     make: Callable[[], nn.Module], site: str, x: Tensor, reason: str
 ) -> None:
     """The refusal says that there is no linear map, convolution or embedding, which is false."""
-    said = reason
+    said = None
     try:
         gw.widen(nn.Sequential(make(), nn.ReLU(), nn.Linear(8, 3)), site, extra=2, example_input=x)
     except SurgeryError as error:
         said = str(error)
-    assert re.search(reason, said, re.IGNORECASE)
+    assert said is None or re.search(reason, said, re.IGNORECASE)
 
 
 class _Collecting(nn.Module):

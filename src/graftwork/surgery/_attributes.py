@@ -65,6 +65,11 @@ def _linear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, 
     return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
 
 
+def _bilinear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    outputs, first, second = shapes["weight"]
+    return {"out_features": outputs, "in1_features": first, "in2_features": second}
+
+
 def _embedding(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
     return {"embedding_dim": shapes["weight"][1]}
 
@@ -98,6 +103,8 @@ _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int],
     (nn.modules.conv._ConvNd, _conv),  # noqa: SLF001 - the common base of all convolutions
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),
+    (nn.EmbeddingBag, _embedding),
+    (nn.Bilinear, _bilinear),
     (nn.GroupNorm, _group_norm),
     (nn.modules.batchnorm._NormBase, _norm),  # noqa: SLF001 - and of batch and instance norms
     (nn.PReLU, _prelu),
@@ -177,7 +184,7 @@ def _of_output(module: Any, sizes: list[int]) -> dict[str, Any]:
 
 def _complete(module: nn.Module, own: Mapping[str, Shape]) -> bool:
     """A parametrized or weight-normed module has no plain weight to read the width from."""
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.PReLU)):  # noqa: SLF001
+    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.PReLU)):  # noqa: SLF001
         return "weight" in own
     return True
 
