@@ -157,15 +157,40 @@ class NewLayers(Edit):
                 )
 
     def _refuse_change(self, worst: float, where: str, check: Check) -> None:
-        if worst <= 1.0 or (self.approximations and math.isfinite(worst)):
+        if self.approximations and math.isfinite(worst):
+            if not self._uses.keeps_cache():
+                raise NotPreservedError(
+                    f"inserting {self.label}: expected steps with a cache to give what the full forward gives, as before, "
+                    "got others; everything was put back. Two layers probably share one slot of the cache"
+                )
             return
-        moved = [c for c in self.attributes if c.path.startswith(f"{self._stack.path}.") and type(c.old) is not str]
-        names = dict.fromkeys(change.name for change in moved)
-        reads = f". The forward may compute with {', '.join(map(repr, list(names)[:4]))}" if names else ""
+        if worst <= 1.0:
+            return
         raise NotPreservedError(
             f"inserting {self.label}: expected the same outputs within rounding, got a relative change of "
-            f"{check.largest_gap:.2e} in {where}; everything was put back{reads}"
+            f"{check.largest_gap:.2e} in {where}; everything was put back{self._suspicion()}"
         )
+
+    def _suspicion(self) -> str:
+        """Which of the changed numbers the forward probably computes with."""
+        kinds = list(dict.fromkeys(self._changed_kinds()))
+        if kinds:
+            return f"; entries of {self._stack.path!r} alternate in {kinds[:3]}: insert as many at one place as keep step"
+        inside = [c.name for c in self.attributes if c.path.startswith(f"{self._stack.path}.") and type(c.old) is int]
+        if inside:
+            names = list(dict.fromkeys(inside))[:3]
+            return f"; the forward probably computes with {names}, the layers' own places: insert at the end, after=[-1]"
+        return ""
+
+    def _changed_kinds(self) -> Iterator[str]:
+        """Numbers of old entries that change otherwise than by the way that the entry moves."""
+        stack = self._stack
+        for place, position in zip(stack.old, range(stack.length), strict=True):
+            path = f"{stack.path}.{stack.grown_keys[place]}"
+            for change in self.attributes:
+                if f"{change.path}.".startswith(f"{path}.") and type(change.old) is not float:
+                    if not (type(change.old) is int and change.new == change.old + place - position):
+                        yield change.name
 
     def _note_untrained(self) -> None:
         excused = untrained(self._subject.model, self._call, self._pairs)

@@ -80,9 +80,9 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
             after = _built(type(whole), config, values)
             if after is None:
                 break
-            chosen = _choose(before, after, inner, usable)
-            if chosen is None:
-                problem = "a model that it builds at that depth has other tensors there"
+            chosen, unlike = _choose(before, after, inner, usable)
+            if unlike:
+                problem = f"what it builds at that depth has another {unlike!r}"
                 break
             if chosen == sources or guess(chosen) == values:
                 values = {**values, **_derived(config, values)}
@@ -94,7 +94,8 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
             sources = chosen
     raise SurgeryError(
         f"{stack.path!r} can't get new entries after {list(stack.places)}: its config can't describe the grown model "
-        f"({problem}); choose other places, or several entries at one place where kinds of layers alternate"
+        f"({problem}); choose other places, several entries at one place where kinds of layers alternate, or grow a part "
+        "of the model that has no such tensor"
     )
 
 
@@ -201,25 +202,34 @@ def _shapes(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
 
 
-def _choose(before: nn.Module, after: nn.Module, stack: Stack, usable: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
-    """For each new entry the usable old one that is most like what the config builds there; None where none is."""
-    keys = stack.grown_keys
-    old = {stack.renamed(name): shape for name, shape in _shapes(before).items()}
+def _choose(
+    before: nn.Module, after: nn.Module, stack: Stack, usable: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], str]:
+    """For each new entry the usable old one that is most like what the config builds there.
+
+    Returns:
+        The old entries, and the name of a tensor that fits none; empty where all is well.
+    """
+    keys, chosen = stack.grown_keys, []
     built = _shapes(after)
-    new = [f"{stack.path}.{keys[place]}" for place in stack.new]
-    rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{path}." for path in new))}
-    if old != rest:
-        return None
-    chosen: list[int] = []
-    for path, choice in zip(new, usable, strict=True):
+    new = {place: f"{stack.path}.{keys[place]}" for place in stack.new}
+    rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{p}." for p in new.values()))}
+    unlike = _other({stack.renamed(name): shape for name, shape in _shapes(before).items()}, rest)
+    if unlike:
+        return (), unlike
+    for (place, path), choice in zip(new.items(), usable, strict=True):
         there = after.get_submodule(path)
         fitting = [i for i in choice if _shapes(_entry(before, stack, i)) == _shapes(there)]
         if not fitting:
-            return None
-        place = stack.grown_keys.index(path.rpartition(".")[2])
+            return (), f"{path}.{_other(_shapes(_entry(before, stack, choice[0])), _shapes(there))}"
         differing = {i: _unlike(_entry(before, stack, i), there, place - i) for i in fitting}
         chosen.append(min(fitting, key=lambda i: (differing[i], choice.index(i))))
-    return tuple(chosen)
+    return tuple(chosen), ""
+
+
+def _other(old: Shapes, new: Shapes) -> str:
+    """The first tensor that one has and the other has not, or has in another shape."""
+    return next((name for name in (*new, *old) if old.get(name) != new.get(name)), "")
 
 
 def _entry(before: nn.Module, stack: Stack, position: int) -> nn.Module:

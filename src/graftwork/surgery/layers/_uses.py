@@ -17,8 +17,10 @@ from graftwork.surgery._calls import Call, sandbox
 from graftwork.surgery._trace import output_tensors
 
 _TOKENS = ("decoder_input_ids", "input_ids")
+_WHOLE, _BY_STEPS = "use_cache=False", "prefill and steps with the cache"
 _CACHES = ("cache", "past_key_values", "cache_params")
 _STEPS = 3
+_DRIFT = 100.0
 _PADDED = 2
 _MOST_ROWS = 2
 
@@ -50,14 +52,9 @@ class CachedCall(Call):
                 if own_mask:
                     keywords["attention_mask"] = keywords["attention_mask"][:, :end]
                 output = model(**{self.tokens: ids[:, start:end]}, **keywords, **state, use_cache=True)
-                state = {self.cache: _cache_of(output)}
+                state = {self.cache: getattr(output, self.cache)}
                 found.append(next(leaf for leaf in output_tensors(output) if leaf.is_floating_point()).clone())
         return found
-
-
-def _cache_of(output: Any) -> Any:
-    found = [getattr(output, name, None) for name in _CACHES]
-    return next(cache for cache in found if cache is not None)
 
 
 @dataclass
@@ -67,10 +64,12 @@ class Uses:
     Attributes:
         runs: Name → call and the tensors that came out.
         gaps: Name → relative change, after `compare`.
+        after: Name → what came out after the growth.
     """
 
     runs: dict[str, tuple[Call, list[Tensor]]]
     gaps: dict[str, float] = field(default_factory=dict)
+    after: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @classmethod
     def before(cls, model: nn.Module, call: Call) -> "Uses":
@@ -92,16 +91,34 @@ class Uses:
         worst, where = 0.0, ""
         for name, (use, output) in self.runs.items():
             try:
-                gap = output_gap(output, _run(model, use))
+                self.after[name] = _run(model, use)
             except Exception as error:
                 error.add_note(name)
                 raise
-            self.gaps[name] = gap
-            kinds = [tensor.dtype for tensor in output if tensor.is_floating_point()]
-            allowed = gap / tolerance_for(max(kinds, key=tolerance_for) if kinds else torch.float32)
+            self.gaps[name] = gap = output_gap(output, self.after[name])
+            allowed = gap / _tolerance(output)
             if allowed > worst or math.isnan(allowed):
                 worst, where = allowed, name
         return worst, where
+
+
+    def keeps_cache(self) -> bool:
+        """Whether steps with the cache still give what the full forward gives, where they did before the growth."""
+        before = _drift({name: output for name, (_, output) in self.runs.items()})
+        after = _drift(self.after)
+        return after <= max(_DRIFT * before, _DRIFT * _tolerance(self.after.get(_WHOLE, [])))
+
+
+def _drift(outputs: dict[str, list[Tensor]]) -> float:
+    if _WHOLE not in outputs or _BY_STEPS not in outputs:
+        return 0.0
+    steps = torch.cat(outputs[_BY_STEPS], dim=1)
+    return next((output_gap(whole, steps) for whole in outputs[_WHOLE] if whole.shape == steps.shape), 0.0)
+
+
+def _tolerance(output: list[Tensor]) -> float:
+    kinds = [tensor.dtype for tensor in output if tensor.is_floating_point()]
+    return tolerance_for(max(kinds, key=tolerance_for) if kinds else torch.float32)
 
 
 def _run(model: nn.Module, call: Call) -> list[Tensor]:
@@ -123,7 +140,7 @@ def _uses(model: nn.Module, call: Call) -> dict[str, Call]:
         rest = {k: v for k, v in few.items() if k != "use_cache"}
         for state in (True, False):
             found[f"use_cache={state}"] = Call((), {**rest, "use_cache": state})
-        found["prefill and steps with the cache"] = CachedCall((), rest, ids, cache)
+        found[_BY_STEPS] = CachedCall((), rest, ids, cache)
     if "attention_mask" in arguments and isinstance(named.get("input_ids"), Tensor):
         ones = torch.ones_like(few["input_ids"])
         for side, mask in _padded(ones, 0).items():
