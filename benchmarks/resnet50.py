@@ -72,7 +72,8 @@ def worker(base: int, side: int) -> None:
     """One repetition, in a process of its own; prints one line of JSON."""
     import torch
 
-    from graftwork.surgery import plan_widen_all
+    from graftwork.surgery import WidenAll
+    from graftwork.surgery import plan as plan_growth
 
     torch.manual_seed(0)
     model = _network(base).eval()
@@ -85,7 +86,7 @@ def worker(base: int, side: int) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     baseline = _resident("VmRSS")
     began = time.perf_counter()
-    plan = plan_widen_all(model, FACTOR, example_input=x)
+    plan = plan_growth(model, WidenAll(FACTOR), example_input=x)
     planned = time.perf_counter()
     receipt = plan.apply()
     done = time.perf_counter()

@@ -15,8 +15,11 @@
     ├── SearchInterruptedError           a search that was asked to stop; the CLI exits with 130
     └── ResourceError (also RuntimeError)   the machine gave out: disk full, lost worker
 
-A message says what was expected, what came, and what to do next.
+A message says what was expected, what came, and what to do next: ``what: expected …, got …; what to do``.
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 __all__ = [
     "BankError",
@@ -31,6 +34,7 @@ __all__ = [
     "SearchInterruptedError",
     "SurgeryError",
     "UnsupportedOperationError",
+    "did_you_mean",
 ]
 
 
@@ -80,3 +84,18 @@ class SearchInterruptedError(GraftworkError):
 
 class ResourceError(GraftworkError, RuntimeError):
     """The machine gave out (disk full, lost worker); what was complete is kept."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the known one that is nearest, if one is near.
+
+    Args:
+        name: The name that was given.
+        known: The names that there are.
+
+    Returns:
+        ``"; did you mean 'check'?"``, empty where no name is near.
+    """
+    names = {one.lower(): one for one in known}
+    close = get_close_matches(str(name).lower(), names, n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""

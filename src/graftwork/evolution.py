@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork._plan import Plan
 from graftwork.errors import ConfigError
 from graftwork.execution import shared_flops
 from graftwork.genome import TRAINING_FACTOR, Genome, forward_flops, training_flops
 from graftwork.member import Member
 from graftwork.mutation import MutationReport, Mutator, part
-from graftwork.plan import Plan
 from graftwork.population import Birth, Population
 from graftwork.selection import BoundedSelector, Selector, SoftSelector
 from graftwork.training import Evaluation, Hopeless, Update

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import NotPreservedError, SurgeryError, UnsupportedOperationError
-from graftwork.surgery import deepen, growth_sites, plan_deepen, plan_widen, widen, widen_all
+from graftwork.surgery import Deepen, Widen, deepen, growth_sites, plan, widen, widen_all
 from graftwork.surgery._transaction import Transaction
 
 from .models import CASES, Attention, batch_of, scrambled
@@ -68,27 +68,27 @@ def test_a_fault_at_any_step_leaves_everything_bit_identical(
     names: list[str] = []
     monkeypatch.setattr(Transaction, "before_step", lambda _self, name: names.append(name))
 
-    def plan() -> Any:
-        if kind == "widen":
-            return plan_widen(model, site, factor=1.5, example_input=x, optimizer=optimizer)
-        return plan_deepen(model, site, example_input=x, optimizer=optimizer)
+    growth = Widen(site, factor=1.5) if kind == "widen" else Deepen(site)
 
-    steps = _count_steps(plan, model, optimizer, names)
+    def planned() -> Any:
+        return plan(model, growth, example_input=x, optimizer=optimizer)
+
+    steps = _count_steps(planned, model, optimizer, names)
     before = _snapshot(model, optimizer)
     for number in range(steps):
         # Before the step's change, or after it; both for the residual network, by turns for the slower recurrent one.
         for late in (False, True) if case_number == 2 else (number % 2 == 0,):
             _inject(monkeypatch, number, late=late)
             with pytest.raises(Fault):
-                plan().apply()
+                planned().apply()
             monkeypatch.undo()
             assert _same(before, _snapshot(model, optimizer)), (number, late)
     assert steps >= (20 if kind == "widen" else 3)
 
 
-def _count_steps(plan: Any, model: nn.Module, optimizer: Any, names: list[str]) -> int:
+def _count_steps(planned: Any, model: nn.Module, optimizer: Any, names: list[str]) -> int:
     """Make the growth once on the side, by undoing it at the very end."""
-    made = plan()
+    made = planned()
     original = Transaction.__exit__
 
     def undo(self: Transaction, *_: object) -> None:

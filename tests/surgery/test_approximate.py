@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.numerics import output_gap
-from graftwork.surgery import growth_sites, load, plan_widen, save, widen, widen_all
+from graftwork.surgery import Widen, growth_sites, load_model, plan, save_model, widen, widen_all
 
 
 class Normed(nn.Module):
@@ -54,9 +54,9 @@ def test_a_norm_over_the_channels_is_refused_with_the_reason_and_the_offer(norm:
 def test_the_receipt_states_the_gap_that_is_really_there(norm: str) -> None:
     model, x = _setup(norm)
     before = model(x)
-    plan = plan_widen(model, "embed", extra=4, example_input=x, approximate=True)
-    assert "approximate: " in str(plan)
-    receipt = plan.apply()
+    planned = plan(model, Widen("embed", extra=4, approximate=True), example_input=x)
+    assert "approximate: " in str(planned)
+    receipt = planned.apply()
     assert model.embed.out_features == 12
     assert receipt.approximations
     gap = output_gap(before, model(x))
@@ -111,8 +111,8 @@ def test_an_approximate_growth_is_saved_and_built_again(tmp_path: Path) -> None:
     model, x = _setup()
     widen_all(model, 1.5, example_input=x, approximate=True)
     assert model.norm.normalized_shape == (12,)
-    save(model, tmp_path)
-    again = load(lambda: Normed().double(), tmp_path)
+    save_model(model, tmp_path)
+    again = load_model(lambda: Normed().double(), tmp_path)
     assert again.norm.normalized_shape == (12,)
     assert torch.equal(again(x), model(x))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from graftwork.surgery import deepen, load, plan_widen_all, save, widen, widen_all
+from graftwork.surgery import WidenAll, deepen, load_model, plan, save_model, widen, widen_all
 from graftwork.surgery._transaction import Transaction
 
 with warnings.catch_warnings():
@@ -38,8 +38,7 @@ def _build(config: Any) -> nn.Module:
     return kind(config).eval()  # type: ignore[no-any-return]
 
 
-def _feed_forward(site: str) -> bool:
-    return site.endswith(("intermediate.dense", "c_fc"))
+FEED_FORWARD = ("*intermediate.dense", "*c_fc")
 
 
 def _hidden(model: nn.Module) -> torch.Tensor:
@@ -54,10 +53,10 @@ def test_a_growth_that_is_the_same_in_every_layer_changes_the_config(
     config = make()
     model, before = _build(config), copy.deepcopy(config).to_dict()
     output = _hidden(model)
-    plan = plan_widen_all(model, 2.0, only=_feed_forward, example_input=IDS)
-    assert f"sets  config.{name}: " in str(plan)
+    planned = plan(model, WidenAll(2.0, only=FEED_FORWARD), example_input=IDS)
+    assert f"sets  config.{name}: " in str(planned)
     assert getattr(model.config, name) != width
-    receipt = plan.apply()
+    receipt = planned.apply()
     assert getattr(model.config, name) == width
     assert ("config", name, width) in [(a.path, a.name, a.new) for a in receipt.attributes]
     assert config.to_dict() == before, "the user's own config builds what it built before"
@@ -107,8 +106,8 @@ def test_a_model_inside_another_one_is_saved_and_loaded_with_its_config(tmp_path
             return self.head(self.body(ids).last_hidden_state)  # type: ignore[no-any-return]
 
     model = Tagger().eval()
-    widen_all(model, 2.0, only=_feed_forward, example_input=IDS)
-    save(model, tmp_path)
-    again = load(Tagger, tmp_path).eval()
+    widen_all(model, 2.0, only=FEED_FORWARD, example_input=IDS)
+    save_model(model, tmp_path)
+    again = load_model(Tagger, tmp_path).eval()
     assert again.body.config.intermediate_size == model.body.config.intermediate_size == 24
     assert torch.equal(model(IDS), again(IDS))

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import deepen, growth_sites, load, plan_deepen, save, widen
+from graftwork.surgery import Deepen, deepen, growth_sites, load_model, plan, save_model, widen
+from graftwork.surgery._specs import BlockSpec
+from graftwork.surgery.growths._add_blocks import AddBlocks
 
 from .models import CASES, Case, batch_of, scrambled
 
@@ -93,11 +95,18 @@ def test_old_optimizer_state_keeps_its_bits_and_the_block_joins_its_neighbors() 
 def test_blocks_take_norm_and_activation_of_their_neighborhood() -> None:
     vgg, attention = scrambled(CASES[1]), scrambled(CASES[7])
     images, tokens = batch_of(CASES[1]), batch_of(CASES[7])
-    assert (spec := plan_deepen(vgg, "features.0", example_input=images).spec).norm == "batch"
-    assert (spec.spatial, spec.activation, spec.kernel_size) == (2, "ReLU", 3)
-    spec = plan_deepen(attention, "down", example_input=tokens).spec
+    spec = _spec(vgg, Deepen("features.0"), images)
+    assert (spec.norm, spec.spatial, spec.activation, spec.kernel_size) == ("batch", 2, "ReLU", 3)
+    spec = _spec(attention, Deepen("down"), tokens)
     assert (spec.spatial, spec.norm) == (0, "layer")
-    assert plan_deepen(vgg, "features.0", example_input=images, norm="none").spec.norm == "none"
+    assert _spec(vgg, Deepen("features.0", norm="none"), images).norm == "none"
+
+
+def _spec(model: nn.Module, growth: Deepen, x: Tensor) -> BlockSpec:
+    edit = plan(model, growth, example_input=x).edit
+    assert isinstance(edit, AddBlocks)
+    assert isinstance(edit.specs[0], BlockSpec)
+    return edit.specs[0]
 
 
 @pytest.mark.parametrize("kernel_size", [1, 5])
@@ -108,7 +117,7 @@ def test_kernel_size_and_hidden_width_can_be_chosen(kernel_size: int) -> None:
     assert model.layer1[0].graft0.weight.shape == (10, 6, kernel_size, kernel_size)
     for wrong in ({"hidden": 3}, {"kernel_size": 2}, {"norm": "odd"}, {"activation": "Nothing"}):
         with pytest.raises(SurgeryError):
-            plan_deepen(model, "layer1.0", example_input=x, **wrong)
+            Deepen("layer1.0", **wrong)
 
 
 def test_a_deepened_model_can_be_copied_pickled_widened_and_deepened_again() -> None:
@@ -220,9 +229,9 @@ def test_a_copy_of_a_residual_block_starts_as_the_identity_and_learns(kind: str,
             optimizer.step()
         still = {n for n, p in model.named_parameters() if n in new and torch.equal(p, start[n])}
         assert not still, (number, still)
-    save(model, tmp_path)
+    save_model(model, tmp_path)
     model.eval()
-    assert torch.equal(load(build, tmp_path).eval()(x), model(x))
+    assert torch.equal(load_model(build, tmp_path).eval()(x), model(x))
 
 
 def test_a_block_whose_branches_cannot_be_silenced_is_refused() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 from graftwork.numerics import output_gap
-from graftwork.surgery import growth_sites, plan_widen, widen
+from graftwork.surgery import Widen, growth_sites, plan, widen
 from graftwork.surgery._calls import sandbox
 
 METHODS = ("r2r", "net2net", "netmorph")
@@ -199,7 +199,7 @@ def test_outputs_without_dictionary_are_outputs_and_a_model_without_any_is_refus
     x = torch.randn(4, 5, dtype=torch.float64)
     with pytest.raises(SurgeryError, match="model's output"):
         widen(Slotted().double(), "down", extra=2, example_input=x)
-    with pytest.raises(SurgeryError, match="changed the outputs"):
+    with pytest.raises(SurgeryError, match="expected the same outputs"):
         widen(Slotted(MIXING["by the width"]).double(), "up", extra=2, example_input=x)
     with pytest.raises(SurgeryError, match=r"returns no tensor \(dict\)"):
         widen(Number(MIXING["by the width"]).double(), "up", extra=2, example_input=x)
@@ -295,6 +295,5 @@ def test_an_lstm_with_a_projection_grows_its_hidden_units() -> None:
     torch.manual_seed(0)
     assert _exact_or_refused(Projected().double(), "lstm", length=4) >= 3
     model = Projected().double()
-    plan = plan_widen(model, "lstm", extra=2, example_input=torch.randn(2, 4, 5, dtype=torch.float64))
-    plan.apply()
+    plan(model, Widen("lstm", extra=2), example_input=torch.randn(2, 4, 5, dtype=torch.float64)).apply()
     assert (model.lstm.hidden_size, model.lstm.proj_size) == (10, 4)

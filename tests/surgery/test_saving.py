@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from graftwork.errors import ConfigError, SurgeryError
-from graftwork.surgery import Deepen, GrowthSchedule, Widen, WidenAll, deepen, load, save, widen, widen_all
+from graftwork.surgery import (
+    Deepen,
+    GrowthSchedule,
+    Widen,
+    WidenAll,
+    deepen,
+    load_model,
+    save_model,
+    widen,
+    widen_all,
+)
 
 from .models import CASES, Case, batch_of, scrambled
 
@@ -21,13 +31,13 @@ def test_a_grown_model_comes_back_with_the_same_outputs(case: Case, tmp_path: Pa
     deepen(model, place, example_input=x)
     widen_all(model, 1.3, example_input=x)
     model.eval()
-    save(model, tmp_path / "grown")
-    again = load(lambda: case.build().double(), tmp_path / "grown").eval()
+    save_model(model, tmp_path / "grown")
+    again = load_model(lambda: case.build().double(), tmp_path / "grown").eval()
     with torch.no_grad():
         assert torch.equal(model(x), again(x))
     assert {p.name for p in (tmp_path / "grown").iterdir()} == {"growth.json", "model.safetensors"}
     widen(again, case.widenable[0], factor=1.5, example_input=x)  # and grows on
-    save(again, tmp_path / "grown")
+    save_model(again, tmp_path / "grown")
     assert len(json.loads((tmp_path / "grown" / "growth.json").read_text())["growths"]) == 4
 
 
@@ -38,8 +48,8 @@ def test_shared_weights_stay_shared(tmp_path: Path) -> None:
         return model
 
     model = build()
-    save(model, tmp_path)
-    again = load(build, tmp_path)
+    save_model(model, tmp_path)
+    again = load_model(build, tmp_path)
     assert again[0].weight is again[2].weight
     assert torch.equal(again[0].weight, model[0].weight)
 
@@ -48,14 +58,14 @@ def test_a_missing_folder_another_model_and_another_format_are_told_apart(tmp_pa
     case = CASES[0]
     model, x = scrambled(case), batch_of(case)
     widen(model, "0", extra=2, example_input=x)
-    save(model, tmp_path)
+    save_model(model, tmp_path)
     with pytest.raises(SurgeryError, match="holds no grown model"):
-        load(case.build, tmp_path / "nowhere")
+        load_model(case.build, tmp_path / "nowhere")
     with pytest.raises(SurgeryError, match=r"fit this model|another model"):
-        load(lambda: nn.Linear(5, 3), tmp_path)
+        load_model(lambda: nn.Linear(5, 3), tmp_path)
     (tmp_path / "growth.json").write_text('{"format": "other", "version": 1}')
     with pytest.raises(SurgeryError, match="expected graftwork-growth"):
-        load(case.build, tmp_path)
+        load_model(case.build, tmp_path)
 
 
 def test_a_schedule_grows_at_its_moments_and_only_then() -> None:
@@ -63,7 +73,7 @@ def test_a_schedule_grows_at_its_moments_and_only_then() -> None:
     model, x = scrambled(case), batch_of(case)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = GrowthSchedule(
-        {"50%": WidenAll(1.5), 2: Deepen("features.0"), "70%": Widen("classifier.0", 1.2)}, total_steps=10
+        {"50%": WidenAll(1.5), 2: Deepen("features.0"), "70%": Widen("classifier.0", factor=1.2)}, total_steps=10
     )
     assert schedule.moments == [2, 5, 7]
     grown_at = []
@@ -74,7 +84,7 @@ def test_a_schedule_grows_at_its_moments_and_only_then() -> None:
         if schedule.step(model, example_input=x, optimizer=optimizer):
             grown_at.append(step)
     assert grown_at == [2, 5, 7]
-    assert [receipt.kind for receipt in schedule.receipts] == ["deepen", "widen", "widen"]
+    assert [receipt.kind for receipt in schedule.receipts] == ["deepen", "widen-all", "widen"]
     resumed = GrowthSchedule({2: WidenAll(2), 9: WidenAll(2)})
     resumed.load_state_dict({"steps": 5})
     assert resumed.moments == [9]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import deepen, growth_log, plan_widen, replay, widen
+from graftwork.surgery import Widen, deepen, growth_log, plan, replay, widen
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -58,7 +58,7 @@ def test_a_model_under_ddp_is_unwrapped_grown_and_wrapped_again(one_process: Non
         widen(wrapped, "module.0", extra=4, example_input=X)
     for inside, site in ((wrapped.module, "0"), (wrapped.module[0], "")):
         with pytest.raises(SurgeryError, match=r"DistributedDataParallel .*unwrap it, grow, wrap again"):
-            plan_widen(inside, site, extra=4, example_input=X)
+            plan(inside, Widen(site, extra=4), example_input=X)
     model = wrapped.module
     del wrapped
     _grow(model, optimizer)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from graftwork._plan import Plan
 from graftwork.config._budget import parse_budget
 from graftwork.config._config import SearchConfig
 from graftwork.errors import ConfigError, GenomeError
 from graftwork.genome import Genome, training_flops
-from graftwork.plan import Plan
 from graftwork.training import Recipe, calibrate_speed, most_parts
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from graftwork._plan import Plan
 from graftwork.config import SearchConfig, Setup
 from graftwork.errors import ConfigError, SearchInterruptedError
 from graftwork.evolution import SearchState
 from graftwork.genome import Genome
-from graftwork.plan import Plan
 from graftwork.runs import RunFolder, write_folder, write_text
 from graftwork.session import Listener, Session, SilentListener
 from graftwork.typing import MemberId

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
+from graftwork.surgery._transaction import Transaction
 
-__all__ = ["AttributeChange", "changed_lengths", "guessed_attributes", "standard_attributes"]
+Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,14 @@ class AttributeChange:
         return f"{self.path}.{self.name}: {self.old} → {self.new}".lstrip(".")
 
 
-Shape = tuple[int, ...]
+def set_attribute(transaction: Transaction, model: nn.Module, change: AttributeChange) -> None:
+    """Change one number of a module."""
+    owner = model.get_submodule(change.path)
+    transaction.step(
+        f"attribute {change.path}.{change.name}",
+        lambda: setattr(owner, change.name, change.new),
+        lambda: setattr(owner, change.name, change.old),
+    )
 
 
 def _conv(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
@@ -178,7 +186,7 @@ def guessed_attributes(
 
 
 def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
-    """Return the lengths of dimensions, and of parts of them, that change: before → after."""
+    """Return the lengths of dimensions, and of stretches of them, that change: before → after."""
     lengths: dict[int, int] = {}
     for name in touched:
         for expr in graph.trace.spaces[name]:
@@ -187,9 +195,9 @@ def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched:
                 continue
             lengths.setdefault(layout.size, layout.new_size)
             for segment in resolve(expr):
-                part = layout_of((segment,), growth)
-                if part.grows:
-                    lengths.setdefault(part.size, part.new_size)
+                whole = layout_of((segment,), growth)
+                if whole.grows:
+                    lengths.setdefault(whole.size, whole.new_size)
                     for start in range(len(segment)):
                         tail = layout_of((segment[start:],), growth)
                         if tail.grows:

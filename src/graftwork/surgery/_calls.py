@@ -11,17 +11,10 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.errors import SurgeryError
 
-__all__ = [
-    "Call",
-    "ExampleInput",
-    "call_of",
-    "norms_in_training",
-    "other_values",
-    "sandbox",
-    "training_without_dropout",
-]
-
 ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+EVALUATION, TRAINING, NORMS = "evaluation", "training", "training norms"
+"""The modes in which a model is run: evaluation; all in training but dropout modules; only the norms in training."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +27,67 @@ class Call:
     @property
     def size(self) -> int:
         """Numbers in all tensors of the call."""
-        leaves = tree_flatten((list(self.arguments), self.keywords))[0]
-        return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+        return sum(leaf.numel() for leaf in self._leaves() if isinstance(leaf, Tensor))
+
+    def copied(self) -> "Call":
+        """Return the call with tensors of its own, which an in-place forward may change."""
+        arguments, keywords = tree_map(_clone, (list(self.arguments), self.keywords))
+        return Call(tuple(arguments), keywords)
 
     def run(self, model: nn.Module) -> Any:
-        """Call the model without gradient; inputs are cloned, so an in-place forward can't change them."""
-        arguments, keywords = tree_map(_clone, (list(self.arguments), self.keywords))
+        """Call the model without gradient; the call's own tensors stay as they are."""
+        call = self.copied()
         with torch.no_grad():
-            return model(*arguments, **keywords)
+            return model(*call.arguments, **call.keywords)
+
+    def other_size(self) -> "tuple[str, Call] | None":
+        """Return the call with one row of its batch (two where it has one), and what that is called.
+
+        None where the tensors do not agree on a number of rows.
+        """
+        sizes = {leaf.shape[0] for leaf in self._leaves() if isinstance(leaf, Tensor) and leaf.dim() > 0}
+        if len(sizes) != 1 or 0 in sizes:
+            return None
+        name, index = ("two rows", [0, 0]) if sizes == {1} else ("one row", [0])
+
+        def rows(value: Any) -> Any:
+            return value[index] if isinstance(value, Tensor) and value.dim() > 0 else value
+
+        arguments, keywords = tree_map(rows, (list(self.arguments), self.keywords))
+        return name, Call(tuple(arguments), keywords)
+
+    def other_values(self) -> "list[tuple[str, Call]]":
+        """Return the call with other numbers in its floating-point inputs, for a forward that branches on them.
+
+        Empty where no input is a floating-point tensor.
+        """
+        if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in self._leaves()):
+            return []
+
+        def times(value: Any, factor: float) -> Any:
+            return value * factor if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        found = []
+        for name, factor in (("negated", -1.0), ("enlarged", 8.0), ("zero", 0.0)):
+            arguments, keywords = tree_map(lambda v, f=factor: times(v, f), (list(self.arguments), self.keywords))
+            found.append((name, Call(tuple(arguments), keywords)))
+        return found
+
+    def nudged(self) -> "Call":
+        """Return the call with every floating-point input changed by about its last bit."""
+
+        def nudge(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            signs = torch.ones(value.numel(), dtype=value.dtype, device=value.device)
+            signs[::2] = -1
+            return value * (1 + torch.finfo(value.dtype).eps * signs.view(value.shape))
+
+        arguments, keywords = tree_map(nudge, (list(self.arguments), self.keywords))
+        return Call(tuple(arguments), keywords)
+
+    def _leaves(self) -> list[Any]:
+        return tree_flatten((list(self.arguments), self.keywords))[0]
 
 
 def _clone(value: Any) -> Any:
@@ -64,45 +110,25 @@ def call_of(example_input: ExampleInput) -> Call:
     if isinstance(example_input, Mapping):
         return Call((), dict(example_input))
     raise SurgeryError(
-        f"example_input must be a tensor, a tuple of arguments or a mapping of keyword arguments, got "
-        f"{type(example_input).__name__}: pass one batch as the model's forward takes it"
+        "example_input: expected a tensor, a tuple of arguments or a mapping of keyword arguments, got "
+        f"{type(example_input).__name__}; pass one batch as the model's forward takes it"
     )
 
 
-def other_values(call: Call) -> list[tuple[str, Call]]:
-    """Return the call with other numbers in its floating-point inputs, for a forward that branches on them.
-
-    Empty where no input is a floating-point tensor.
-    """
-    leaves = tree_flatten((list(call.arguments), call.keywords))[0]
-    if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
-        return []
-
-    def times(value: Any, factor: float) -> Any:
-        return value * factor if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    found = []
-    for name, factor in (("negated", -1.0), ("enlarged", 8.0), ("zero", 0.0)):
-        arguments, keywords = tree_map(lambda v, f=factor: times(v, f), (list(call.arguments), call.keywords))
-        found.append((name, Call(tuple(arguments), keywords)))
-    return found
-
-
-@contextmanager
-def norms_in_training(model: nn.Module) -> Iterator[None]:
-    """Everything in evaluation mode (dropout off) but norms, which use the statistics of the batch."""
+def set_mode(model: nn.Module, mode: str) -> None:
+    """Put a model in one of the modes; `sandbox` puts it back."""
     model.eval()
+    if mode == EVALUATION:
+        return
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):  # noqa: SLF001 - the common base of all batch norms
-            module.train()
-    yield
-
-
-def training_without_dropout(model: nn.Module) -> None:
-    """Put everything in training mode but dropout modules."""
-    for module in model.modules():
-        if not isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the common base of all dropouts
+        dropout = isinstance(module, nn.modules.dropout._DropoutNd)  # noqa: SLF001 - the base of all dropouts
+        if (mode == TRAINING and not dropout) or is_batch_norm(module):
             module.training = True
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module normalizes by statistics of the batch when it trains."""
+    return isinstance(module, nn.modules.batchnorm._NormBase)  # noqa: SLF001 - the base of batch and instance norms
 
 
 @contextmanager
@@ -130,6 +156,24 @@ def sandbox(model: nn.Module) -> Iterator[None]:
                 for tensor, value in buffers:
                     if tensor.shape == value.shape and not _equal(tensor, value):
                         tensor.copy_(value)
+
+
+@contextmanager
+def quiet_kernels() -> Iterator[None]:
+    """Switch off fused kernels that hide their steps (recurrent oneDNN kernels, the attention fast path)."""
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()  # noqa: SLF001
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # noqa: SLF001 - mkldnn.flags() sets more, and warns of it
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)  # noqa: SLF001
+
+
+def random_state() -> list[Tensor]:
+    """Return the state of torch's generators; another one afterwards shows that numbers were drawn."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 def _registries(module: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:

@@ -1,100 +1,162 @@
-"""Run the model before and after a growth and compare: the second defence against a wrong channel graph."""
+"""Compare what a model computes before and after a growth: the second defence against a wrong channel graph."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.numerics import output_gap, tolerance_for
-from graftwork.surgery._calls import Call, norms_in_training, other_values, sandbox, training_without_dropout
+from graftwork.surgery._calls import (
+    EVALUATION,
+    NORMS,
+    TRAINING,
+    Call,
+    is_batch_norm,
+    quiet_kernels,
+    sandbox,
+    set_mode,
+)
+from graftwork.surgery._trace import output_tensors
+from graftwork.surgery._transaction import Transaction
 
-__all__ = ["Probe", "Probes"]
+Thoroughness: TypeAlias = bool | Literal["fast"]
+"""How a growth is checked: True, in every mode and with another batch size; ``"fast"``, in evaluation mode; False."""
+
+_MOST_NOISE = 500.0  # times the base tolerance
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Probe:
     """One run: a mode, an input, and what came out before the growth.
 
     Attributes:
-        mode: ``"evaluation"``, ``"training norms"`` or ``"training"``.
+        mode: ``"evaluation"``, ``"training"`` or ``"training norms"``.
         batch: What the input is, for messages.
         call: The call.
         output: Tensors that came out before.
-        noise: Gap that rounding alone makes: the outputs' response to an input that differs in its last bits.
+        random: Whether the run drew random numbers.
+        noise: Gap that rounding alone makes: the outputs' response to an input that differs in its last bits. Measured
+            only where the outputs differ by more than rounding usually makes, as most models don't amplify it.
+        settled: Whether ``output`` and ``noise`` were measured again.
     """
 
     mode: str
     batch: str
     call: Call
-    output: Any
-    noise: float
+    output: list[Tensor]
+    random: bool = False
+    noise: float = 0.0
+    settled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the run in a receipt."""
+        return f"{self.mode}, {self.batch}"
+
+    @property
+    def base(self) -> float:
+        """Largest gap that counts as rounding in a model that does not amplify it."""
+        kinds = [t.dtype for t in self.output if t.is_floating_point()]
+        return tolerance_for(max(kinds, key=tolerance_for) if kinds else torch.float32)
+
+    @property
+    def tolerance(self) -> float:
+        """Largest gap that counts as rounding; more where the model amplifies it."""
+        noise = self.noise if math.isfinite(self.noise) else 0.0
+        return max(self.base, min(20.0 * noise, _MOST_NOISE * self.base))
 
 
-@dataclass
-class Probes:
+class Check:
     """The runs that a growth must not change.
 
+    What the trace of the model has computed costs nothing. So a growth needs six forward passes: two traces, another
+    batch size, and all three again with the grown model. With ``"fast"`` it needs two.
+
+    Args:
+        model: The model, before the growth.
+        traced: The runs of the trace.
+        thorough: How much to compare.
+
     Attributes:
-        runs: The probes.
-        gaps: Probe name → gap, after `compare`.
+        gaps: Name of a run → relative change of the outputs, after `compare`.
     """
 
-    runs: list[Probe]
-    gaps: dict[str, float] = field(default_factory=dict)
+    def __init__(self, model: nn.Module, traced: Sequence[Probe], *, thorough: Thoroughness) -> None:
+        self.gaps: dict[str, float] = {}
+        self._model = model
+        self._probes: list[Probe] = []
+        if thorough is False:
+            return
+        self._probes = [probe for probe in traced if probe.mode == EVALUATION or not probe.random]
+        if thorough == "fast":
+            return
+        example = self._probes[0].call
+        if (other := example.other_size()) is not None:
+            self._add(EVALUATION, *other)
+        # Dropout that is no module makes training random: then the norms alone are put in training mode.
+        random = not any(probe.mode == TRAINING for probe in self._probes)
+        if random and any(is_batch_norm(module) for module in model.modules()):
+            self._add(NORMS, "example", example)
 
-    @classmethod
-    def before(cls, model: nn.Module, call: Call, *, branches: bool = False) -> "Probes":
-        """Run the example, and two more batch sizes where the model allows, in both modes.
+    @property
+    def runs(self) -> int:
+        """Number of runs that are compared."""
+        return len(self._probes)
 
-        Dropout is off, norms run in evaluation and in training mode. Buffers, modes and random state are restored.
+    def _add(self, mode: str, batch: str, call: Call) -> None:
+        try:
+            self._probes.append(Probe(mode, batch, call, self._run(mode, call)))
+        except Exception:  # this batch size or mode is not for this model, whatever its forward raises
+            return
+
+    def compare(self, transaction: Transaction, *, whole: bool = False) -> float:
+        """Run the grown model and return the largest gap, in units of what rounding allows.
 
         Args:
-            model: The model.
-            call: The example; its inputs are used as they are, in three batch sizes.
-            branches: Whether the forward branches on values: then inputs of other values run too.
-        """
-        runs: list[Probe] = []
-        for batch, variant in [*_variants(call), *(other_values(call) if branches else [])]:
-            modes = ["evaluation", "training norms"]
-            if batch == "example" and _repeats(model, variant):
-                modes.append("training")
-            for mode in modes:
-                with sandbox(model), _in_mode(model, mode):
-                    try:
-                        output = variant.run(model)
-                        nudged = Call(*_nudged(variant)).run(model)
-                    except Exception:
-                        if mode == "evaluation" and batch == "example":
-                            raise
-                        continue  # this batch size or mode is not for this model
-                    runs.append(Probe(mode, batch, variant, _plain(output), output_gap(_plain(output), _plain(nudged))))
-        return cls(runs)
-
-    def compare(self, model: nn.Module) -> float:
-        """Run all probes again and return the largest gap, in units of what rounding allows.
+            transaction: The growth, which is undone for a moment where the model as it was has to run again: the model
+                may have been trained since the trace, or may amplify rounding.
+            whole: Whether to go on after a run that differs by more than that, so that the gaps of all runs are known.
 
         Raises:
             Exception: Whatever the model's forward raises.
         """
         worst = 0.0
+        self.gaps.clear()
         # Largest batch first: the smaller ones then run in the memory that it has left, and the peak stays low.
-        for probe in sorted(self.runs, key=lambda probe: -probe.call.size):
-            with sandbox(model), _in_mode(model, probe.mode):
-                gap = output_gap(probe.output, _plain(probe.call.run(model)))
-            self.gaps[f"{probe.mode}, {probe.batch}"] = gap
-            worst = max(worst, gap / self.tolerance(probe))
+        for probe in sorted(self._probes, key=lambda probe: -probe.call.size):
+            after = self._run(probe.mode, probe.call)
+            gap = output_gap(probe.output, after)
+            if gap > probe.base and not probe.settled:
+                with transaction.suspended():
+                    self._settle(probe)
+                if probe not in self._probes:
+                    continue
+                gap = output_gap(probe.output, after)
+            self.gaps[probe.name] = gap
+            worst = max(worst, gap / probe.tolerance)
+            if worst > 1.0 and not whole:
+                break
         return worst
 
-    def tolerance(self, probe: Probe) -> float:
-        """Return the largest gap that counts as rounding; more where the model amplifies rounding."""
-        base = tolerance_for(_dtype(probe.output))
-        noise = probe.noise if math.isfinite(probe.noise) else 0.0
-        return max(base, min(20.0 * noise, 500 * base))
+    def _settle(self, probe: Probe) -> None:
+        """Measure a run of the model as it was again, and how it amplifies rounding."""
+        output = self._run(probe.mode, probe.call)
+        if probe.mode == TRAINING and output_gap(probe.output, output) > 0.0:
+            again = self._run(probe.mode, probe.call)
+            if output_gap(output, again) > 0.0:  # random by other means than torch's generators
+                self._probes.remove(probe)
+                return
+        probe.output = output
+        probe.noise = output_gap(output, self._run(probe.mode, probe.call.nudged()))
+        probe.settled = True
+
+    def _run(self, mode: str, call: Call) -> list[Tensor]:
+        with sandbox(self._model), quiet_kernels():
+            set_mode(self._model, mode)
+            return plain(call.run(self._model))
 
     @property
     def largest_gap(self) -> float:
@@ -102,72 +164,6 @@ class Probes:
         return max(self.gaps.values(), default=0.0)
 
 
-@contextmanager
-def _in_mode(model: nn.Module, mode: str) -> Iterator[None]:
-    if mode == "evaluation":
-        model.eval()
-        yield
-        return
-    with norms_in_training(model):
-        if mode == "training":
-            training_without_dropout(model)
-        yield
-
-
-def _repeats(model: nn.Module, call: Call) -> bool:
-    """Whether training mode without dropout modules is deterministic and runs on this batch."""
-    outputs = []
-    for draws in (0, 1):
-        with sandbox(model), _in_mode(model, "training"):
-            torch.rand(draws)  # the second run sees another random state
-            try:
-                outputs.append(_plain(call.run(model)))
-            except Exception:
-                return False
-    return output_gap(*outputs) == 0.0
-
-
-def _variants(call: Call) -> list[tuple[str, Call]]:
-    """The example, one row of it, and one row more."""
-    leaves = [leaf for leaf in tree_flatten((list(call.arguments), call.keywords))[0] if isinstance(leaf, Tensor)]
-    sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
-    variants = [("example", call)]
-    if len(sizes) != 1:
-        return variants
-    (size,) = sizes
-
-    def rows(value: Any, index: list[int]) -> Any:
-        return value[index] if isinstance(value, Tensor) and value.dim() > 0 else value
-
-    for name, index in (("one row", [0]), ("one row more", [*range(size), 0])):
-        if len(index) == size or size == 0:
-            continue
-        arguments, keywords = tree_map(lambda v, index=index: rows(v, index), (list(call.arguments), call.keywords))
-        variants.append((name, Call(tuple(arguments), keywords)))
-    return variants
-
-
-def _nudged(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call with every floating-point input changed by about its last bit."""
-
-    def nudge(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            return value
-        step = torch.finfo(value.dtype).eps
-        signs = torch.ones(value.numel(), dtype=value.dtype, device=value.device)
-        signs[::2] = -1
-        return value * (1 + step * signs.view(value.shape))
-
-    arguments, keywords = tree_map(nudge, (list(call.arguments), call.keywords))
-    return tuple(arguments), keywords
-
-
-def _plain(output: Any) -> list[Tensor]:
-    from graftwork.surgery._trace import output_tensors
-
+def plain(output: Any) -> list[Tensor]:
+    """Return the tensors of an output, copied."""
     return [tensor.detach().clone() for tensor in output_tensors(output)]
-
-
-def _dtype(output: list[Tensor]) -> torch.dtype:
-    kinds = [t.dtype for t in output if t.is_floating_point()]
-    return max(kinds, key=tolerance_for) if kinds else torch.float32

@@ -13,13 +13,11 @@ from torch import nn
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._transaction import Transaction
 
-__all__ = ["config_changes", "config_notes", "replace_config"]
-
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
 _MOST_BUILDS = 8  # each makes a whole model, if an empty one
-_REBUILD = "it no longer builds this model; rebuild it with graftwork.load"
+_REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
 
 def config_changes(

@@ -4,31 +4,29 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from torch import nn
 
-from graftwork.errors import SurgeryError, UnsupportedOperationError
-from graftwork.surgery._calls import Call, norms_in_training, other_values, sandbox, training_without_dropout
-from graftwork.surgery._layout import Layout, UnitMap, layout_of, unit_map
+from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_mean
+from graftwork.surgery._calls import EVALUATION, TRAINING, Call, random_state, sandbox, set_mode
+from graftwork.surgery._check import Probe, plain
+from graftwork.surgery._layout import Layout, UnitMap, free_units, layout_of
 from graftwork.surgery._parametrized import PARAMETRIZED, REMOVE, spectral_norms
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
-from graftwork.surgery._trace import Trace, output_tensors
+from graftwork.surgery._trace import Trace
 from graftwork.surgery._wrappers import refuse_wrappers, views
 from graftwork.surgery.operations import OPERATIONS
-
-__all__ = ["ChannelGraph"]
 
 
 @dataclass
 class ChannelGraph:
-    """What the trace of a model has shown.
+    """What the trace of a model has shown; asked as often as needed, traced once.
 
     Attributes:
         model: The traced model.
         trace: Index spaces, uses, ties.
         notes: What could not be traced (for example training mode with a batch of one).
+        probes: What the model computed when it was traced.
         approximate: Whether volumes may grow whose mean and variance a norm takes.
         views: Parameter or buffer → another tensor in its storage.
     """
@@ -36,71 +34,76 @@ class ChannelGraph:
     model: nn.Module
     trace: Trace
     notes: list[str] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     approximate: bool = False
     views: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, call: Call, *, approximate: bool = False) -> "ChannelGraph":
+    def of(cls, model: nn.Module, call: Call, *, training: bool = True) -> "ChannelGraph":
         """Trace a model in evaluation mode and in training mode; the model is left as it was.
 
         Args:
             model: Any module that ``torch`` can run eagerly.
             call: One forward call.
-            approximate: Whether volumes may grow whose mean and variance a norm takes.
+            training: Whether to trace training mode too.
 
         Raises:
             SurgeryError: The model can't be grown in place (compiled, distributed, …) or fails on the
                 example.
         """
         refuse_wrappers(model)
-        trace = Trace(model, OPERATIONS)
-        graph = cls(model, trace, approximate=approximate, views=views(model))
-        with sandbox(model):
-            model.eval()
-            graph._run(call, "evaluation")
-        graph._trace_training(call)
-        graph._trace_branches(call)
+        graph = cls(model, Trace(model, OPERATIONS), views=views(model))
+        graph._run(call, EVALUATION)
+        if training:
+            graph._trace_training(call)
+        else:
+            graph._note_what_did_not_run()
+        graph._trace_branches(call, training=training)
         graph._freeze_conflicts()
         graph._freeze_stock_attention()
         graph._freeze_spectral_norms()
         return graph
 
-    def _run(self, call: Call, mode: str) -> None:
-        try:
-            result = self.trace.run(call.arguments, call.keywords)
-        except Exception as error:
-            raise SurgeryError(
-                f"the model fails on example_input in {mode} mode ({type(error).__name__}: {error}): "
-                f"pass a batch as "
-                "its forward takes it"
-            ) from error
-        if not output_tensors(result):
+    def _run(self, call: Call, mode: str, batch: str = "example") -> None:
+        with sandbox(self.model):
+            set_mode(self.model, mode)
+            state = random_state()
+            try:
+                result = self.trace.run(call)
+            except Exception as error:
+                raise SurgeryError(
+                    f"example_input: expected a batch as the model's forward takes it, got {type(error).__name__} in "
+                    f"{mode} mode ({error}); the model fails on example_input, so pass another"
+                ) from error
+            drew = any(not before.equal(after) for before, after in zip(state, random_state(), strict=True))
+        output = plain(result)
+        if not output:
             raise SurgeryError(
                 f"the model returns no tensor ({type(result).__name__}), so whether a growth keeps its function could "
-                "not be checked: grow a module that returns tensors, alone or in tuples, mappings or objects"
+                "not be checked; grow a module that returns tensors, alone or in tuples, mappings or objects"
             )
+        self.probes.append(Probe(mode, batch, call, output, random=drew))
 
     def _trace_training(self, call: Call) -> None:
         """Some branches run in training only (auxiliary heads)."""
-        with sandbox(self.model), norms_in_training(self.model):
-            training_without_dropout(self.model)
-            try:
-                self._run(call, "training")
-            except SurgeryError as error:
-                self.notes.append(f"training mode was not traced: {error}")
+        try:
+            self._run(call, TRAINING)
+        except SurgeryError as error:
+            self.notes.append(f"training mode was not traced: {error}")
 
-    def _trace_branches(self, call: Call) -> None:
+    def _note_what_did_not_run(self) -> None:
+        idle = [n for n, t in self.trace.tensors.items() if isinstance(t, nn.Parameter) and not self.trace.uses[n]]
+        if idle:
+            self.notes.append(f"training mode was not traced, and evaluation does not use {', '.join(_some(idle))}")
+
+    def _trace_branches(self, call: Call, *, training: bool) -> None:
         """Where Python reads values, the forward may take another way with other numbers: follow some of those too."""
         if not self.trace.reads:
             return
-        for _, variant in other_values(call):
-            for training in (False, True):
-                with sandbox(self.model), norms_in_training(self.model), suppress(SurgeryError):
-                    if training:
-                        training_without_dropout(self.model)
-                    else:
-                        self.model.eval()
-                    self._run(variant, "training" if training else "evaluation")
+        for batch, variant in call.other_values():
+            for mode in (EVALUATION, TRAINING)[: 1 + training]:
+                with suppress(SurgeryError):
+                    self._run(variant, mode, batch)
         self.notes.append(
             f"the forward reads values that depend on activations ({', '.join(list(self.trace.reads)[:3])}): ways that "
             "neither the example nor the same inputs negated, enlarged or zero take were neither followed nor checked"
@@ -172,10 +175,13 @@ class ChannelGraph:
                 return name, dim
         if site in dict(self.model.named_modules()) or site in self.trace.tensors:
             raise SurgeryError(
-                f"{site!r} makes no channels that can be widened (it has no linear map, convolution or "
-                f"embedding that the example input runs): pick one of {_some(producers)}"
+                f"site: expected one of {_some(producers)}, got {site!r}, which makes no channels that can be widened: "
+                "it has no linear map, convolution or embedding that the example input runs"
             )
-        raise SurgeryError(f"the model has no module or parameter {site!r}: pick one of {_some(producers)}")
+        raise SurgeryError(
+            f"site: expected one of {_some(producers)}, got {site!r}; the model has no module or parameter {site!r}"
+            f"{did_you_mean(site, producers)}"
+        )
 
     def width(self, site: str) -> int:
         """Return the width of a site: channels, features, or hidden units of a recurrent layer."""
@@ -208,51 +214,53 @@ class ChannelGraph:
     def refusal(self, site: str) -> SurgeryError:
         """Return the error that says why no volume of a site can grow."""
         name, dim = self.find(site)
-        parts = atoms(self.trace.spaces[name][dim])
-        if not parts:
-            return SurgeryError(f"{site!r} has a width of 1, which broadcasts: it can't be widened")
-        # The first volume is what a person would widen; the reasons of finer parts only add to it.
-        reasons = [reason for var in parts[-1:] + parts for reason in var.reasons]
+        volumes = atoms(self.trace.spaces[name][dim])
+        if not volumes:
+            return SurgeryError(f"{site!r} can't be widened: its width of 1 broadcasts")
+        # The first volume is what a person would widen; the reasons of finer ones only add to it.
+        reasons = [reason for var in volumes[-1:] + volumes for reason in var.reasons]
         worst = next((r for r in reasons if not r.unsupported), reasons[0])
         if worst.unsupported:
             return UnsupportedOperationError(f"{site!r} can't be widened: {worst.text}")
         offer = ""
         if self.approximable(site):
-            offer = ". approximate=True grows it all the same and states how much the outputs change"
+            offer = "; approximate=True grows it all the same and states how much the outputs change"
         return SurgeryError(f"{site!r} can't be widened without changing the function: {worst.text}{offer}")
 
     def close(self, growth: dict[Var, int], *, step: int) -> dict[Var, int]:
-        """Let the parts of every ``chunk`` grow alike.
+        """Let the pieces of every ``chunk`` grow alike.
 
         Args:
             growth: Volume → new units.
             step: New units come in multiples of this (2 for twins).
 
         Raises:
-            SurgeryError: A part can't follow.
+            SurgeryError: A piece can't follow.
         """
         for _ in range(64):
             changed = False
-            for parts in self.trace.ties:
-                added = [_added(part, growth) for part in parts]
+            for pieces in self.trace.ties:
+                added = [_added(piece, growth) for piece in pieces]
                 most = max(added)
-                for part, own in zip(parts, added, strict=True):
+                for piece, own in zip(pieces, added, strict=True):
                     if own < most:
-                        self._follow(part, most - own, growth, step)
+                        self._follow(piece, most - own, growth, step)
                         changed = True
                         break
             if not changed:
                 return growth
-        raise SurgeryError("the parts of split dimensions can't be grown alike")
+        raise SurgeryError("can't be widened: a dimension is split into pieces that can't grow alike")
 
-    def _follow(self, part: Expr, missing: int, growth: dict[Var, int], step: int) -> None:
-        for var in atoms(part):
-            rows = _added(part, {var: 1})
+    def _follow(self, piece: Expr, missing: int, growth: dict[Var, int], step: int) -> None:
+        for var in atoms(piece):
+            rows = _added(piece, {var: 1})
             if self.can_grow(var) and var not in growth and missing % (rows * step) == 0:
                 growth[var] = missing // rows
                 return
-        reasons = [reason.text for var in atoms(part) for reason in var.reasons] or ["its width doesn't divide"]
-        raise SurgeryError(f"a dimension is split into equal parts, and one part can't grow along: {reasons[0]}")
+        reasons = [reason.text for var in atoms(piece) for reason in var.reasons] or ["its width doesn't divide"]
+        raise SurgeryError(
+            f"can't be widened: a dimension is split into equal pieces, and one can't grow along: {reasons[0]}"
+        )
 
     def layouts(self, name: str, growth: dict[Var, UnitMap]) -> list[Layout]:
         """Return the layout of every dimension of a tensor; factors only where a volume is summed over."""
@@ -285,14 +293,15 @@ class ChannelGraph:
             if name in self.views:
                 other = self.views[name]
                 raise SurgeryError(
-                    f"{other!r} is a view of {name!r} and would not grow along: use {name!r} itself, or copy it"
+                    f"{name!r} can't grow: {other!r} is a view of it and would stay behind; use {name!r} itself, or "
+                    "copy it"
                 )
         if not self.trace.reads:
             return
         for name in names:
-            parts = name.split(".")
-            for at in range(1, len(parts) - 1):
-                path, child, leaf = ".".join(parts[:at]), parts[at], ".".join(parts[at + 1 :])
+            steps = name.split(".")
+            for at in range(1, len(steps) - 1):
+                path, child, leaf = ".".join(steps[:at]), steps[at], ".".join(steps[at + 1 :])
                 holder = self.model.get_submodule(path)
                 own = all(other.startswith(f"{path}.{child}.") for other in names)
                 if own or not isinstance(holder, (nn.ModuleList, nn.ModuleDict)):
@@ -301,8 +310,8 @@ class ChannelGraph:
                     like = f"{path}.{other}.{leaf}"
                     if like in self.trace.tensors and not self.trace.uses[like]:
                         raise SurgeryError(
-                            f"{like!r} did not run on the example input, though {name!r} grows and the forward reads "
-                            f"values ({next(iter(self.trace.reads))}): pass a batch that runs all of {path!r}"
+                            f"{name!r} can't grow: {like!r} did not run on the example input, and the forward reads "
+                            f"values ({next(iter(self.trace.reads))}); pass a batch that runs all of {path!r}"
                         )
 
     def cost(self, growth: dict[Var, int]) -> int:
@@ -329,11 +338,10 @@ def _approximable(var: Var) -> bool:
 
 
 def _added(expr: Expr, growth: dict[Var, int]) -> int:
-    rng = np.random.default_rng(0)
-    maps = {var: unit_map(var.size, count, pairing="free", rng=rng) for var, count in growth.items()}
+    maps = {var: free_units(var.size, count) for var, count in growth.items()}
     return layout_of(expr, maps).new_size - size_of(expr)
 
 
-def _some(names: Iterable[Any]) -> list[Any]:
+def _some(names: Iterable[str]) -> list[str]:
     names = list(names)
     return names[:8] + (["…"] if len(names) > 8 else [])

@@ -5,18 +5,36 @@ which new index holds which old one, which indices are twins of each other, and 
 twins carries. Offsets after concatenation, flattening and splitting follow from the dimension's expression.
 """
 
+# Worked example 1, a flatten of 64 channels × 49 pixels (3136 columns of a linear map) when the 64 channels become 66:
+#
+#   expression of the columns    C · P          C: 64 → 66 units (r2r: one pair of twins), P: 49 pixels
+#   layout of C                  old     0 … 63  −1  −1
+#                                source  0 … 63  64  64        (one random row for both twins)
+#                                factor  1 …  1   1  −1        (heard with opposite signs)
+#   layout of C · P, 3234 long   old     c · 49 + p for old channels, −1 for the last 2 × 49 columns
+#                                source  64 · 49 + p for both of the last 49, so each pixel of one twin
+#                                        has the column of the same pixel of the other, negated
+#
+# Worked example 2, 12 heads × 64 of a query projection (768 rows) when the 12 heads become 14:
+#
+#   expression of the rows       H · D          the view [B, T, 12, 64] has split 768 rows in 12 · 64
+#   layout of H · D, 896 long    old     0 … 767, then −1: new heads stand at the end, whole
+#
+# Had D grown instead (64 → 66), every head would get its two new rows at its own end:
+#
+#   old     0 … 63 −1 −1 | 64 … 127 −1 −1 | …                   (12 × 66 rows)
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.surgery._space import Expr, Var, resolve
 
-__all__ = ["Layout", "UnitMap", "layout_of", "unit_map"]
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,64 +74,47 @@ class Layout:
         return self.old < 0
 
     def unweighted(self) -> "Layout":
-        """The same layout for a dimension that makes channels and does not sum over them."""
+        """Return the same layout for a dimension that makes channels and does not sum over them."""
         return replace(self, factor=np.ones(self.new_size))
 
 
-UnitMap = Layout  # the layout of one volume
+UnitMap: TypeAlias = Layout
+"""The layout of one volume."""
 
 
-def unit_map(size: int, added: int, *, pairing: str, rng: np.random.Generator) -> UnitMap:
-    """Return the layout of a volume that gains ``added`` units at its end.
+def same_units(size: int) -> UnitMap:
+    """Return the layout of a dimension that stays as it is."""
+    index = np.arange(size)
+    return Layout(index, index, np.ones(size), size, size)
 
-    Args:
-        size: Units before.
-        added: New units.
-        pairing: ``"twins"`` (R2R: the second half of the new units repeats the first), ``"copies"`` (Net2Net:
-            every new unit repeats a random old one), ``"silent"`` (NetMorph: nobody listens to new units
-            yet), ``"free"``.
-        rng: Source of the choice of copies.
-    """
-    total = size + added
+
+def free_units(size: int, added: int) -> UnitMap:
+    """Return the layout of a volume that gains units at its end, each with weights of its own."""
     old = np.concatenate([np.arange(size), np.full(added, -1)])
-    factor = np.ones(total)
-    source, reduced = np.arange(total), total
-    if pairing == "twins":
-        half = added // 2
-        source = np.concatenate([np.arange(size + half), np.arange(size, size + half)])
-        factor[size + half :] = -1.0
-        reduced = size + half
-    elif pairing == "copies":
-        # Whole rounds of all units first, so that doubling copies every unit once.
-        rounds = [rng.permutation(size) for _ in range(-(-added // size))]
-        source = np.concatenate([np.arange(size), np.concatenate(rounds)[:added]])
-        factor = 1.0 / np.bincount(source, minlength=size)[source]
-        reduced = size
-    elif pairing == "silent":
-        factor[size:] = 0.0
-    return Layout(old, source, factor, reduced, size)
+    total = size + added
+    return Layout(old, np.arange(total), np.ones(total), total, size)
 
 
 def layout_of(expr: Expr, growth: Mapping[Var, UnitMap]) -> Layout:
-    """Return the layout of a dimension when some of its volumes grow."""
-    parts = []
+    """Return the layout of a dimension when some of its volumes grow.
+
+    Args:
+        expr: The dimension.
+        growth: Volume → its layout; volumes that are left out stay.
+    """
+    segments = []
     for segment in resolve(expr):
-        layout = _identity(1)
+        layout = same_units(1)
         for var in segment:
             layout = _product(layout, _volume(var, growth))
-        parts.append(layout)
-    return _concatenation(parts)
+        segments.append(layout)
+    return _concatenation(segments)
 
 
 def _volume(var: Var, growth: Mapping[Var, UnitMap]) -> Layout:
     if var.bound is not None:
         return layout_of(var.bound, growth)
-    return growth.get(var) or _identity(var.size)
-
-
-def _identity(size: int) -> Layout:
-    index = np.arange(size)
-    return Layout(index, index, np.ones(size), size, size)
+    return growth.get(var) or same_units(var.size)
 
 
 def _product(outer: Layout, inner: Layout) -> Layout:
@@ -122,7 +123,7 @@ def _product(outer: Layout, inner: Layout) -> Layout:
     if inner.new_size == 1 and not inner.grows:
         return outer
     old = outer.old[:, None] * inner.size + inner.old[None, :]
-    old = np.where((outer.old[:, None] < 0) | (inner.old[None, :] < 0), -1, old)
+    old = np.where(outer.new[:, None] | inner.new[None, :], -1, old)
     source = outer.source[:, None] * inner.reduced + inner.source[None, :]
     return Layout(
         old.ravel(),
@@ -133,19 +134,19 @@ def _product(outer: Layout, inner: Layout) -> Layout:
     )
 
 
-def _concatenation(parts: list[Layout]) -> Layout:
-    if len(parts) == 1:
-        return parts[0]
+def _concatenation(segments: list[Layout]) -> Layout:
+    if len(segments) == 1:
+        return segments[0]
     size = reduced = 0
     olds, sources = [], []
-    for part in parts:
-        olds.append(np.where(part.old < 0, -1, part.old + size))
-        sources.append(part.source + reduced)
-        size, reduced = size + part.size, reduced + part.reduced
+    for segment in segments:
+        olds.append(np.where(segment.new, -1, segment.old + size))
+        sources.append(segment.source + reduced)
+        size, reduced = size + segment.size, reduced + segment.reduced
     return Layout(
         np.concatenate(olds),
         np.concatenate(sources),
-        np.concatenate([part.factor for part in parts]),
+        np.concatenate([segment.factor for segment in segments]),
         reduced,
         size,
     )

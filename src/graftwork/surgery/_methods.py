@@ -1,55 +1,71 @@
-"""The four ways to fill new units: ``r2r``, ``net2net``, ``netmorph`` and the control ``random-padding``."""
+"""How new units of a volume are filled: one class a method, in a register."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from graftwork.errors import SurgeryError
-from graftwork.numerics import matched_uniform, reference_scale
-from graftwork.surgery._layout import Layout
-
-__all__ = ["METHODS", "Method", "MethodName", "grow_tensor", "method_named", "place_old"]
-
-MethodName: TypeAlias = Literal["r2r", "net2net", "netmorph", "random-padding"]
+from graftwork.errors import SurgeryError, did_you_mean
+from graftwork.surgery._layout import Layout, UnitMap, free_units
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """How new units of a volume are filled.
 
-    ======================  ====================  ==================  ===================================
-    method                  producers' new rows   consumers' columns  conditions
-    ======================  ====================  ==================  ===================================
-    ``r2r``                 [U; U], U random      [V, −V], V random   even number of new units; between
-                                                                      producer and consumer every operation
-                                                                      acts per channel
-    ``net2net``             copies of old rows    divided by the      per channel; old consumer weights
-                                                  number of copies    are rescaled
-    ``netmorph``            random                zero                per channel
-    ``random-padding``      random                random              none: the control, changes the function
-    ======================  ====================  ==================  ===================================
+    ==================  =====================  ===================  ======================================
+    method              producers' new rows    consumers' columns   conditions
+    ==================  =====================  ===================  ======================================
+    ``r2r``             [U; U], U random       [V, −V], V random    an even number of new units; between
+                                                                    producer and consumer every operation
+                                                                    acts per channel
+    ``net2net``         copies of old rows     divided by the       per channel; old consumer weights
+                                               number of copies     are rescaled
+    ``netmorph``        random                 zero                 per channel
+    ``random-padding``  random                 random               none: the control, changes the function
+    ==================  =====================  ===================  ======================================
+
+    To add one, write a class with a `unit_map` and hand it to `register_method`.
 
     Attributes:
-        name: Name of the method.
-        pairing: How new units relate: ``"twins"``, ``"copies"``, ``"silent"`` or ``"free"``.
-        preserves: Whether the function is kept.
+        name: Name by which a growth asks for it.
+        step: New units come in multiples of this number.
+        preserves: Whether the function is kept; where it is, a growth that changes the outputs is undone.
+        keeps_old_weights: Whether old weights stay as they are, so that a copy of the model can grow along.
     """
 
-    name: str
-    pairing: str
-    preserves: bool = True
+    name: ClassVar[str]
+    step: ClassVar[int] = 1
+    preserves: ClassVar[bool] = True
+    keeps_old_weights: ClassVar[bool] = True
+
+    @abstractmethod
+    def unit_map(self, size: int, added: int, *, rng: np.random.Generator) -> UnitMap:
+        """Return the layout of a volume that gains units at its end.
+
+        Args:
+            size: Units before.
+            added: New units, a multiple of ``step``.
+            rng: Source of choices among old units.
+        """
 
 
-METHODS = {
-    "r2r": Method("r2r", "twins"),
-    "net2net": Method("net2net", "copies"),
-    "netmorph": Method("netmorph", "silent"),
-    "random-padding": Method("random-padding", "free", preserves=False),
-}
+METHODS: dict[str, Method] = {}
+"""Every method by its name."""
+
+
+def register_method(method: type[Method]) -> type[Method]:
+    """Register a method under its name; usable as a decorator.
+
+    Args:
+        method: The class; made without arguments.
+
+    Raises:
+        SurgeryError: The name is taken.
+    """
+    if method.name in METHODS:
+        raise SurgeryError(f"method: expected a new name, got {method.name!r}, which is taken; choose another")
+    METHODS[method.name] = method()
+    return method
 
 
 def method_named(name: str) -> Method:
@@ -59,111 +75,74 @@ def method_named(name: str) -> Method:
         SurgeryError: There is no such method.
     """
     if name not in METHODS:
-        raise SurgeryError(f"expected a method of {list(get_args(MethodName))}, got {name!r}")
+        raise SurgeryError(f"method: expected one of {list(METHODS)}, got {name!r}{did_you_mean(name, METHODS)}")
     return METHODS[name]
 
 
-def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 0.0) -> Tensor:
-    """Put an old tensor's entries where they stand after the growth (weights, gradients, moments).
+@register_method
+class R2R(Method):
+    """New units in twins that cancel: the second half of them repeats the first, and is heard with the other sign.
 
-    Args:
-        old: Tensor before, any shape.
-        layouts: One layout for every dimension.
-        fill: Value of the new entries: a number, or a tensor of the new shape.
+    4 units + 4 new ones::
 
-    Returns:
-        A new tensor; the old entries are bit-identical.
+        source   0  1  2  3 | 4  5 | 4  5      rows:     [W; U; U]
+        factor   1  1  1  1 | 1  1 |−1 −1      columns:  [W, V, −V]
     """
-    shape = [layout.new_size for layout in layouts]
-    if isinstance(fill, Tensor):
-        result = fill.to(dtype=old.dtype, device=old.device).clone()
-    else:
-        result = old.new_full(shape, fill)
-    spots = [np.flatnonzero(layout.old >= 0) for layout in layouts]
-    if not any(layout.grows for layout in layouts):
-        return old.clone()
-    result[_grid(spots, old.device)] = old
-    return result
+
+    name = "r2r"
+    step = 2
+
+    def unit_map(self, size: int, added: int, *, rng: np.random.Generator) -> UnitMap:
+        """See `Method.unit_map`."""
+        half = added // 2
+        free = free_units(size, added)
+        source = np.concatenate([np.arange(size + half), np.arange(size, size + half)])
+        factor = np.ones(size + added)
+        factor[size + half :] = -1.0
+        return Layout(free.old, source, factor, size + half, size)
 
 
-def _grid(indices: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:
-    count = len(indices)
-    return tuple(
-        torch.as_tensor(index, device=device).reshape([-1 if i == j else 1 for j in range(count)])
-        for i, index in enumerate(indices)
-    )
+@register_method
+class Net2Net(Method):
+    """Every new unit copies a random old one; consumers share their weights among the copies.
 
+    4 units + 2 new ones that copy units 2 and 0::
 
-def grow_tensor(
-    old: Tensor,
-    layouts: Sequence[Layout],
-    *,
-    generator: torch.Generator,
-    scale: float | None = None,
-    fixed: bool = False,
-) -> Tensor:
-    """Return a parameter or buffer with its volumes grown.
-
-    Args:
-        old: Tensor before, any shape.
-        layouts: One layout for every dimension; their factors weigh what is summed over.
-        generator: Source of randomness.
-        scale: Standard deviation of new weights. None matches the old ones.
-        fixed: Whether it is a buffer, which nobody trains: one number for each channel (statistics) continues at its
-            mean whatever its shape, and what is equal for all channels (a blur kernel) goes on so.
-
-    Returns:
-        The grown tensor: same dtype, device and memory format.
+        source   0  1  2  3 | 2  0
+        factor   ½  1  ½  1 | ½  ½
     """
-    with torch.no_grad():
-        reduced_shape = [layout.reduced for layout in layouts]
-        reduced = _continued(old, layouts) if fixed else None
-        if reduced is None:
-            reduced = _fresh_like(old, reduced_shape, generator=generator, scale=scale)
-        kept = [layout.source[layout.old >= 0] for layout in layouts]
-        reduced[_grid(kept, old.device)] = old
-        # One gather over all dimensions: nothing else of the tensor's size is alive beside these two.
-        result = reduced[_grid([layout.source for layout in layouts], old.device)] if layouts else reduced
-        _weigh(result, layouts)
-        return result.contiguous(memory_format=_memory_format(old))
+
+    name = "net2net"
+    keeps_old_weights = False
+
+    def unit_map(self, size: int, added: int, *, rng: np.random.Generator) -> UnitMap:
+        """See `Method.unit_map`."""
+        # Whole rounds of all units first, so that doubling copies every unit once.
+        rounds = [rng.permutation(size) for _ in range(-(-added // size))]
+        source = np.concatenate([np.arange(size), np.concatenate(rounds)[:added]])
+        factor = 1.0 / np.bincount(source, minlength=size)[source]
+        return Layout(free_units(size, added).old, source, factor, size, size)
 
 
-def _weigh(value: Tensor, layouts: Sequence[Layout]) -> None:
-    for dim, layout in enumerate(layouts):
-        if (layout.factor != 1.0).any():
-            factor = torch.as_tensor(layout.factor, dtype=value.dtype, device=value.device)
-            value.mul_(factor.reshape([-1 if i == dim else 1 for i in range(value.dim())]))
+@register_method
+class NetMorph(Method):
+    """New units are random and not heard yet: their consumers' columns start at zero."""
+
+    name = "netmorph"
+
+    def unit_map(self, size: int, added: int, *, rng: np.random.Generator) -> UnitMap:
+        """See `Method.unit_map`."""
+        free = free_units(size, added)
+        return Layout(free.old, free.source, np.where(free.new, 0.0, 1.0), free.reduced, size)
 
 
-def _continued(old: Tensor, layouts: Sequence[Layout]) -> Tensor | None:
-    """A buffer of the reduced shape as it continues, None where its channels differ in more than one number."""
-    shape = [layout.reduced for layout in layouts]
-    if old.is_floating_point() and sum(size > 1 for size in old.shape) == 1:
-        return old.new_full(shape, float(old.double().mean()))
-    first = old
-    for dim, layout in enumerate(layouts):
-        if layout.grows:
-            first = first.narrow(dim, 0, 1)
-    return first.expand(shape).clone() if torch.equal(first.expand_as(old), old) else None
+@register_method
+class RandomPadding(Method):
+    """New units are random and heard at once: the control, which changes the function."""
 
+    name = "random-padding"
+    preserves = False
 
-def _fresh_like(old: Tensor, shape: Sequence[int], *, generator: torch.Generator, scale: float | None) -> Tensor:
-    """Vectors (biases, norm weights and statistics) continue at their mean, weights at their scale."""
-    if old.is_complex():
-        parts = (_fresh_like(part, shape, generator=generator, scale=scale) for part in (old.real, old.imag))
-        return torch.complex(*parts)
-    if not old.is_floating_point():
-        return old.new_zeros(shape)
-    if sum(size > 1 for size in old.shape) <= 1 and old.dim() <= 1:
-        return old.new_full(shape, float(old.double().mean()) if old.numel() else 0.0)
-    std = reference_scale(old) if scale is None else scale
-    return matched_uniform(shape, std=std, generator=generator, dtype=old.dtype, device=old.device)
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    if not tensor.is_contiguous():
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            return torch.channels_last
-        if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
-            return torch.channels_last_3d
-    return torch.contiguous_format
+    def unit_map(self, size: int, added: int, *, rng: np.random.Generator) -> UnitMap:
+        """See `Method.unit_map`."""
+        return free_units(size, added)

@@ -1,72 +1,139 @@
-"""A widening as a value: what will change, and how to make it."""
+"""A growth of one model: planned, shown, then made all or nothing."""
 
-import itertools
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
-from torch import nn, optim
+from torch import nn
 
-from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.surgery._attributes import AttributeChange, guessed_attributes
-from graftwork.surgery._calls import Call
-from graftwork.surgery._check import Probes
-from graftwork.surgery._configs import replace_config
-from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._layout import Layout, UnitMap
-from graftwork.surgery._methods import Method, grow_tensor, place_old
-from graftwork.surgery._receipt import SurgeryReceipt, TensorChange, describe
-from graftwork.surgery._space import Var
-from graftwork.surgery._steps import Attempt, append_log, count_parameters, forward_failed, set_attribute
-from graftwork.surgery._transaction import Transaction, swap_data
-from graftwork.surgery.carry import ParameterGrowth, carry_state
+from graftwork.errors import SurgeryError
+from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery._changes import TensorChange, describe
+from graftwork.surgery._check import Check
+from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.growths import Edit, ModelGrowth, Subject
 
-__all__ = ["WidenPlan"]
+LOG = "_graftwork_log"
+"""Attribute of a model that holds the log of its growths."""
 
 
-@dataclass(eq=False)
-class WidenPlan:
-    """A widening that has been checked and not yet been made; print it, then `apply` it.
+@dataclass(frozen=True)
+class SurgeryReceipt:
+    """What a growth has changed.
 
     Attributes:
-        model: The model it is for.
-        site: Site or sites, for messages.
-        method: How new units are filled.
-        tensors: Every parameter and buffer that will change, old and new shape.
-        attributes: Numbers of PyTorch's own modules that will change. Numbers of the user's modules are
-            changed only where the grown model needs it; the receipt lists them.
-        notes: What a reader should know.
-        sites: The sites that were chosen.
-        approximations: Norms whose statistics the growth shifts; empty where it is exact.
-        configs: Numbers of a Hugging Face ``config`` that will change, so that it builds the grown model.
+        growth: The growth.
+        site: Where: the place or places.
+        method: How new units were filled.
+        tensors: Changed and new tensors.
+        attributes: Changed numbers of modules.
+        optimizer_state: State tensors that were carried, one line each.
+        gaps: Run of the check → largest relative change of the outputs; empty without a check.
+        parameters: Number of trainable parameters before and after.
+        notes: What a reader should know (fallbacks, modes that could not be run).
+        approximations: Norms whose statistics the growth has shifted (``approximate=True``), so that ``gaps`` are no
+            rounding; empty where it is exact.
+        log: The growth and its changes as plain data, enough to rebuild the structure without a trace.
     """
 
-    model: nn.Module
+    growth: ModelGrowth
     site: str
-    method: Method
+    method: str
     tensors: tuple[TensorChange, ...]
     attributes: tuple[AttributeChange, ...]
-    notes: tuple[str, ...]
-    sites: tuple[str, ...]
-    approximations: tuple[str, ...]
-    configs: tuple[AttributeChange, ...]
-    _graph: ChannelGraph = field(repr=False)
-    _growth: dict[Var, UnitMap] = field(repr=False)
-    _layouts: dict[str, list[Layout]] = field(repr=False)
-    _call: Call = field(repr=False)
-    _optimizers: tuple[optim.Optimizer, ...] = field(repr=False)
-    _options: dict[str, Any] = field(repr=False)
+    optimizer_state: tuple[str, ...]
+    gaps: dict[str, float]
+    parameters: tuple[int, int]
+    notes: tuple[str, ...] = ()
+    approximations: tuple[str, ...] = ()
+    log: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of growth."""
+        return self.growth.kind
+
+    @property
+    def largest_gap(self) -> float:
+        """The largest relative change of the outputs over all runs, 0 without a check."""
+        return max(self.gaps.values(), default=0.0)
 
     def __str__(self) -> str:
-        head = f"widen {self.site} ({self.method.name})"
-        inexact = [f"  approximate: {text}" for text in self.approximations]
-        return "\n".join([head, describe(self.tensors, (*self.attributes, *self.configs)), *inexact])
+        before, after = self.parameters
+        head = f"{self.kind} {self.site} ({self.method}): {before:,} → {after:,} parameters"
+        lines = [head, describe(self.tensors, self.attributes)]
+        if self.optimizer_state:
+            lines.append(f"  optimizer state carried: {len(self.optimizer_state)} tensors")
+        if self.gaps:
+            lines.append(f"  largest relative change of the outputs: {self.largest_gap:.1e} over {len(self.gaps)} runs")
+        lines += [f"  approximate, not rounding: {text}" for text in self.approximations]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(line for line in lines if line)
+
+
+class GrowthPlan:
+    """A growth that has been checked and not yet been made; print it, then `apply` it.
+
+    Args:
+        growth: The growth.
+        subject: The traced model and what goes along.
+
+    Attributes:
+        growth: The growth.
+        edit: What it changes, and how.
+
+    Raises:
+        SurgeryError: The model can't be grown like that.
+    """
+
+    def __init__(self, growth: ModelGrowth, subject: Subject) -> None:
+        self.growth = growth
+        self.edit: Edit = growth.edit(subject)
+        self._subject = subject
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that it is for."""
+        return self._subject.model
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The places that will grow."""
+        return self.edit.sites
+
+    @property
+    def tensors(self) -> tuple[TensorChange, ...]:
+        """Every parameter and buffer that will change or be new, old and new shape."""
+        return self.edit.tensors
+
+    @property
+    def attributes(self) -> tuple[AttributeChange, ...]:
+        """Numbers that will change: those of PyTorch's own modules, and of a Hugging Face ``config``.
+
+        Numbers of the user's modules are changed only where the grown model needs it; the receipt lists them.
+        """
+        return (*self.edit.attributes, *self.edit.configs)
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """Norms whose statistics the growth will shift; empty where it is exact."""
+        return self.edit.approximations
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know."""
+        return self.edit.notes
+
+    def __str__(self) -> str:
+        lines = [f"{self.growth!r} ({self.edit.method})", *(f"  {line}" for line in self.edit.details)]
+        lines.append(describe(self.tensors, self.attributes))
+        lines += [f"  approximate: {text}" for text in self.approximations]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def apply(self) -> SurgeryReceipt:
         """Make the growth, or leave everything as it was.
+
+        Where the model's code can't follow, other ways to make it are tried: the width of heads where their number is
+        fixed, all sites but those that can't follow. The receipt says what was made.
 
         Returns:
             What changed.
@@ -76,198 +143,59 @@ class WidenPlan:
             NotPreservedError: The grown model computes something else (a constant that depends on the width,
                 say), and the plan names no approximation.
         """
-        for change in self.tensors:
-            if tuple(self._graph.trace.tensors[change.name].shape) != change.old_shape:
-                raise SurgeryError(f"{change.name!r} has changed since the plan was made: plan again")
-        before = count_parameters(self.model)
-        probes = self._probes() if self._options["check"] else Probes([])
-        with Transaction() as transaction:
-            self._swap_tensors(transaction)
-            for attribute in self.attributes:
-                set_attribute(transaction, self.model, attribute)
-            grown = self._parameter_growths()
-            carried = carry_state(transaction, self._optimizers, grown)
-            guessed = self._settle_with_config(transaction, probes)
-            attributes = (*self.attributes, *guessed)
-            receipt = self._receipt(probes, before, attributes, tuple(carried))
-            append_log(transaction, self.model, receipt.log)
-        return receipt
-
-    def trial(self) -> SurgeryError | None:
-        """Make the growth, run the check, and undo it; returns what went wrong, None where nothing did."""
-        probes = self._probes()
-        transaction = Transaction()
+        self._refuse_changed()
+        check = Check(self.model, self._subject.graph.probes, thorough=self.growth.check)
         try:
-            self._swap_tensors(transaction)
-            for attribute in self.attributes:
-                set_attribute(transaction, self.model, attribute)
-            self._settle(transaction, probes, check=True)
+            return self._make(self.edit, check)
         except SurgeryError as error:
-            return error
-        finally:
-            transaction.undo()
-        return None
-
-    # -- steps
-    # ---------------------------------------------------------------------------------------------------
-
-    def _probes(self) -> Probes:
-        return Probes.before(self.model, self._call, branches=bool(self._graph.trace.reads))
-
-    def _swap_tensors(self, transaction: Transaction) -> None:
-        generator = self._options["generator"]
-        # Large tensors first: what their making frees is then taken by the smaller ones, and the peak stays low.
-        for change in sorted(self.tensors, key=lambda change: -math.prod(change.new_shape)):
-            tensor = self._graph.trace.tensors[change.name]
-            layouts = self._layouts[change.name]
-            data, grad = tensor.data, tensor.grad
-            fixed = not isinstance(tensor, nn.Parameter)
-            new = grow_tensor(data, layouts, generator=generator, scale=self._options["scale"], fixed=fixed)
-            new_grad = place_old(grad, layouts) if grad is not None else None
-            transaction.step(
-                f"tensor {change.name}",
-                partial(swap_data, tensor, new, new_grad),
-                partial(swap_data, tensor, data, grad),
-            )
-            self._swap_mirrors(transaction, change.name, new)
-
-    def _swap_mirrors(self, transaction: Transaction, name: str, new: torch.Tensor) -> None:
-        """Copies of the model (a moving average) keep their own old weights and get the same new ones."""
-        for mirror in self._options["mirrors"]:
-            tensor = dict([*mirror.named_parameters(), *mirror.named_buffers()])[name]
-            data, grad = tensor.data, tensor.grad
-            if self.method.name == "net2net":
-                raise SurgeryError("mirrors need a method that keeps old weights: r2r, netmorph or random-padding")
-            grown = place_old(data, self._layouts[name], fill=new)
-            transaction.step(
-                f"mirror of {name}",
-                partial(swap_data, tensor, grown, None),
-                partial(swap_data, tensor, data, grad),
-            )
-
-    def _parameter_growths(self) -> list[tuple[str, nn.Parameter, ParameterGrowth]]:
-        found = []
-        for change in self.tensors:
-            tensor = self._graph.trace.tensors[change.name]
-            if isinstance(tensor, nn.Parameter) and change.old_shape is not None:
-                growth = ParameterGrowth(change.old_shape, tuple(self._layouts[change.name]))
-                found.append((change.name, tensor, growth))
-        return found
-
-    def _settle_with_config(self, transaction: Transaction, probes: Probes) -> tuple[AttributeChange, ...]:
-        """Change the config first: a forward may read it. Where it can't run with that, the config stays."""
-        check = self._options["check"]
-        if not self.configs:
-            return self._settle(transaction, probes, check=check)
-        try:
-            with Attempt(transaction) as attempt:
-                for path in dict.fromkeys(change.path for change in self.configs):
-                    values = {change.name: change.new for change in self.configs if change.path == path}
-                    replace_config(self.model, path, values, transaction=transaction)
-                guessed = self._settle(transaction, probes, check=check)
-                attempt.keep()
-        except SurgeryError:
-            guessed = self._settle(transaction, probes, check=check)
-            self.notes = (*self.notes, f"{self.configs[0].path} is left as it was: the forward fails with it changed")
-            return guessed
-        return (*self.configs, *guessed)
-
-    def _settle(self, transaction: Transaction, probes: Probes, *, check: bool) -> tuple[AttributeChange, ...]:
-        """Run the grown model; where it fails, try the user's own numbers that hold an old length."""
-        if not check:
-            return ()
-        problem = self._try(probes)
-        if problem is None:
-            return ()
-        names = [change.name for change in self.tensors]
-        tried: set[frozenset[AttributeChange]] = set()
-        for reach in (0, 1, 2, 99):
-            found = guessed_attributes(self._graph, self._growth, names, reach=reach)
-            for guess in _subsets(found):
-                if not guess or frozenset(guess) in tried:
-                    continue
-                tried.add(frozenset(guess))
-                with Attempt(transaction) as attempt:
-                    for attribute in guess:
-                        set_attribute(transaction, self.model, attribute)
-                    if self._try(probes) is None:
-                        attempt.keep()
-                        return self._pruned(transaction, probes, guess)
+            problem = error
+        for edit in self.growth.alternatives(self._subject, check, problem):
+            try:
+                return self._make(edit, check)
+            except SurgeryError:
+                continue
         raise problem
 
-    def _pruned(
-        self, transaction: Transaction, probes: Probes, guess: list[AttributeChange]
-    ) -> tuple[AttributeChange, ...]:
-        """Put back numbers that the forward does not need after all: they equal the old width by chance.
+    def _refuse_changed(self) -> None:
+        now = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        for change in self.tensors:
+            tensor = now.get(change.name)
+            shape = None if tensor is None else tuple(tensor.shape)
+            if shape != change.old_shape or tensor is not self._subject.graph.trace.tensors.get(change.name):
+                raise SurgeryError(f"{change.name!r} has changed since the plan was made; plan again")
 
-        One by one, or all of a name where there are many.
-        """
-        groups: dict[tuple[str, str], list[AttributeChange]] = {}
-        for change in guess:
-            groups.setdefault((change.path if len(guess) <= 8 else "", change.name), []).append(change)
-        kept = list(guess)
-        for group in groups.values():
-            with Attempt(transaction) as attempt:
-                for change in group:
-                    back = AttributeChange(change.path, change.name, change.new, change.old)
-                    set_attribute(transaction, self.model, back)
-                if self._try(probes) is None:
-                    attempt.keep()
-                    kept = [change for change in kept if change not in group]
-        self._try(probes)
-        return tuple(kept)
-
-    def _try(self, probes: Probes) -> SurgeryError | None:
-        try:
-            worst = probes.compare(self.model)
-        except Exception as error:
-            return forward_failed(self.site, error)
-        accepted = self.approximations and math.isfinite(worst)
-        if worst > 1.0 and self.method.preserves and not accepted:
-            return NotPreservedError(
-                f"widening {self.site} changed the outputs by {probes.largest_gap:.2e} relative "
-                f"(allowed: rounding); "
-                "everything was put back. The forward probably uses a number "
-                f"that depends on the width "
-                "(x.size(-1), head_dim ** -0.5) or an operation that "
-                f"mixes channels"
-            )
-        return None
-
-    def _receipt(
-        self,
-        probes: Probes,
-        before: int,
-        attributes: tuple[AttributeChange, ...],
-        carried: tuple[str, ...],
-    ) -> SurgeryReceipt:
-        log = {
-            "kind": "widen",
-            "site": self.site,
-            "method": self.method.name,
-            "tensors": {change.name: list(change.new_shape) for change in self.tensors},
-            "attributes": [[a.path, a.name, a.new] for a in attributes],
-        }
-        counts = (before, count_parameters(self.model))
+    def _make(self, edit: Edit, check: Check) -> SurgeryReceipt:
+        before = count_parameters(self.model)
+        with Transaction() as transaction:
+            carried = edit.make(transaction)
+            attributes = (*edit.attributes, *edit.settle(transaction, check))
+            log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
+            _append_log(transaction, self.model, log)
         return SurgeryReceipt(
-            "widen",
-            self.site,
-            self.method.name,
-            self.tensors,
-            attributes,
-            carried,
-            probes.gaps,
-            counts,
-            self.notes,
-            self.approximations,
-            log,
+            growth=self.growth,
+            site=edit.label,
+            method=edit.method,
+            tensors=edit.tensors,
+            attributes=attributes,
+            optimizer_state=tuple(carried),
+            gaps=dict(check.gaps),
+            parameters=(before, count_parameters(self.model)),
+            notes=edit.notes,
+            approximations=edit.approximations,
+            log=log,
         )
 
 
-def _subsets(found: list[AttributeChange]) -> Iterator[list[AttributeChange]]:
-    """All guesses together, then without some of them (a head's width may equal the number of heads)."""
-    few = len(found) <= 8
-    keys = [change.path + change.name if few else change.name for change in found]
-    for left_out in range(min(len(set(keys)), 3)):
-        for omitted in itertools.combinations(dict.fromkeys(keys), left_out):
-            yield [change for change, key in zip(found, keys, strict=True) if key not in omitted]
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _append_log(transaction: Transaction, model: nn.Module, entry: dict[str, Any]) -> None:
+    """Note a growth on the model, so that `save_model` can write how to rebuild it."""
+    old = vars(model).get(LOG)
+    transaction.step(
+        "log",
+        lambda: setattr(model, LOG, [*(old or []), entry]),
+        lambda: setattr(model, LOG, old) if old is not None else vars(model).pop(LOG, None),
+    )

@@ -6,24 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._block import graft
-from graftwork.surgery._configs import replace_config
-from graftwork.surgery._specs import BlockSpec
-from graftwork.surgery._transaction import swap_data
-from graftwork.surgery._twin_copy import bare_copy
-
-__all__ = ["growth_log", "load", "replay", "save", "save_log"]
+from graftwork.surgery._plan import LOG
+from graftwork.surgery.growths import ModelGrowth
 
 _FORMAT = "graftwork-growth"
 _VERSION = 1
 
 
-def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+def save_model(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Write a grown model: ``growth.json`` (how to rebuild it) and ``model.safetensors`` (its state).
 
     Args:
@@ -38,7 +32,9 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise SurgeryError(f"state {key!r} is a {type(value).__name__}, not a tensor: it can't be saved as data")
+            raise SurgeryError(
+                f"state {key!r}: expected a tensor, got a {type(value).__name__}; only tensors can be saved as data"
+            )
         owner = first.setdefault(id(value), key)
         if owner != key:
             aliases[key] = owner
@@ -69,12 +65,12 @@ def _write(path: Path, writer: Callable[[Path], object]) -> None:
     aside.replace(path)
 
 
-def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -> nn.Module:
+def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -> nn.Module:
     """Build a grown model again.
 
     Args:
         build_model: Makes the model as it was before any growth (its weights don't matter).
-        folder: What `save` has written.
+        folder: What `save_model` has written.
 
     Returns:
         The grown model with the saved state, in evaluation mode as built.
@@ -95,7 +91,9 @@ def load(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise SurgeryError(f"build_model makes another model than the one that was saved: {error}") from error
+        raise SurgeryError(
+            f"build_model: expected the model that was saved, as it was before any growth, got another model ({error})"
+        ) from error
     return model
 
 
@@ -106,17 +104,24 @@ def _read(folder: Path) -> dict[str, Any]:
     except Exception as error:
         raise _unreadable(folder, error) from error
     if found != (_FORMAT, _VERSION):
-        raise SurgeryError(f"expected {_FORMAT} version {_VERSION}, got {found[0]!r} {found[1]!r}")
+        raise SurgeryError(f"{folder!s}: expected {_FORMAT} version {_VERSION}, got {found[0]!r} version {found[1]!r}")
     return document  # type: ignore[no-any-return]
 
 
 def _unreadable(folder: Path, error: Exception) -> SurgeryError:
-    return SurgeryError(f"{folder!s} holds no grown model that can be read ({error}): pass a folder of save()")
+    return SurgeryError(
+        f"{folder!s}: expected a folder of save_model, got one that holds no grown model that can be read ({error})"
+    )
 
 
 def growth_log(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the log of a model's growths so far, as plain data: what `replay` takes. Empty if it never grew."""
-    return list(getattr(model, "_graftwork_log", []))
+    """Return the log of a model's growths so far, as plain data: what `replay` takes. Empty if it never grew.
+
+    Returns:
+        One entry a growth: ``growth``, the value as by its ``to_dict()``, and ``changes``, the shapes, numbers and
+        blocks that it has led to in this model.
+    """
+    return list(getattr(model, LOG, []))
 
 
 def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[str]) -> None:
@@ -124,51 +129,18 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
 
     Args:
         model: The model before any growth; changed in place.
-        growths: What `growth_log` returns for the grown model, or a folder that holds it: one that `save` has
+        growths: What `growth_log` returns for the grown model, or a folder that holds it: one that `save_model` has
             written, or a checkpoint of a training framework (see ``graftwork.surgery.integrations``).
 
     Raises:
         SurgeryError: The log is missing or does not fit the model.
     """
     log: list[dict[str, Any]] = growths if isinstance(growths, list) else _read(Path(growths))["growths"]
-    for growth in log:
+    for entry in log:
         try:
-            if growth["kind"] == "widen":
-                _replay_widen(model, growth)
-            else:
-                _replay_deepen(model, growth)
-        except (KeyError, AttributeError, TypeError) as error:
-            raise SurgeryError(f"the growth log does not fit this model ({error!r}): build the same model") from error
-    vars(model)["_graftwork_log"] = [*growth_log(model), *log]
-
-
-def _replay_widen(model: nn.Module, growth: dict[str, Any]) -> None:
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    for name, shape in growth["tensors"].items():
-        tensor = tensors[name]
-        if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
-            raise SurgeryError(f"{name!r} has shape {tuple(tensor.shape)}, the log makes it {tuple(shape)}")
-        swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
-    modules = dict(model.named_modules())
-    for path, name, value in growth["attributes"]:
-        if path.rpartition(".")[2] == "config" and path not in modules:
-            replace_config(model, path, {name: value})
-            continue
-        owner = model.get_submodule(path)
-        if not hasattr(owner, name):
-            raise SurgeryError(f"module {path!r} has no attribute {name!r}, which the log sets")
-        # JSON has lists only: LayerNorm's normalized_shape is a tuple.
-        setattr(owner, name, tuple(value) if isinstance(getattr(owner, name), tuple) else value)
-
-
-def _replay_deepen(model: nn.Module, growth: dict[str, Any]) -> None:
-    module = model.get_submodule(growth["after"])
-    if "like" in growth["block"]:
-        graft(module, bare_copy(model.get_submodule(growth["block"]["like"])), like=True)
-        return
-    block = BlockSpec(**growth["block"]).build()
-    reference = next(iter(model.parameters()), None)
-    if reference is not None:
-        block.to(device=reference.device, dtype=reference.dtype)
-    block.train(module.training)
-    graft(module, block)
+            ModelGrowth.from_dict(entry["growth"]).rebuild(model, entry["changes"])
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, SurgeryError):
+                raise
+            raise SurgeryError(f"the growth log does not fit this model ({error!r}); build the same model") from error
+    vars(model)[LOG] = [*growth_log(model), *log]

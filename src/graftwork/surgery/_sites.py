@@ -1,15 +1,14 @@
 """What can be grown in a model, and where not, why not."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from graftwork.errors import SurgeryError
+from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_mean
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._methods import method_named
-
-__all__ = ["GrowthSite", "GrowthSites", "growth_sites"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class GrowthSites:
     notes: tuple[str, ...] = ()
     source: str = "ATen operations below autograd (dispatch-level trace)"
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[GrowthSite]:
         return iter(self.sites)
 
     def __len__(self) -> int:
@@ -70,7 +69,8 @@ class GrowthSites:
         for site in self.sites:
             if site.name == name:
                 return site
-        raise SurgeryError(f"no site {name!r}: pick one of {[site.name for site in self.sites][:8]}")
+        names = [site.name for site in self.sites]
+        raise SurgeryError(f"site: expected one of {names[:8]}, got {name!r}{did_you_mean(name, names)}")
 
     @property
     def widenable(self) -> list[str]:
@@ -107,7 +107,7 @@ def growth_sites(model: nn.Module, example_input: ExampleInput, *, method: str =
         SurgeryError: The model can't be grown in place, or fails on the example.
     """
     graph = ChannelGraph.of(model, call_of(example_input))
-    step = 2 if method_named(method).pairing == "twins" else 1
+    step = method_named(method).step
     producers = graph.producers()
     names = dict.fromkeys([*producers, *(name for name in graph.trace.module_outputs if name)])
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
@@ -136,6 +136,6 @@ def _site(graph: ChannelGraph, name: str, step: int, *, makes: bool) -> GrowthSi
         coupled = tuple(graph.touched(growth))
         return GrowthSite(name, kind, width, graph.added(name, growth), None, False, coupled, graph.cost(growth), deep)
     problem = problem or graph.refusal(name)
-    unsupported = type(problem).__name__ == "UnsupportedOperationError"
+    unsupported = isinstance(problem, UnsupportedOperationError)
     inexact = graph.approximable(name)
     return GrowthSite(name, kind, width, None, str(problem), unsupported, (), 0, deep, inexact)

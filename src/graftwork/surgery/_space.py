@@ -12,21 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = [
-    "Expr",
-    "Misaligned",
-    "Reason",
-    "Var",
-    "atoms",
-    "concat",
-    "cut",
-    "freeze",
-    "fresh",
-    "merge",
-    "resolve",
-]
-__all__ += ["size_of", "split", "unify"]
-
 
 @dataclass(frozen=True)
 class Reason:

@@ -13,15 +13,26 @@ from graftwork.surgery._block import R2RBlock
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._space import atoms, size_of
 
-__all__ = ["BlockSpec", "LikeSpec", "around", "block_spec"]
+NORMS = ("batch", "instance", "group", "layer", "rms", "none")
+"""Kinds of norm that a block may have."""
 
-_ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish, nn.Tanh,
-nn.SELU,
-                nn.CELU, nn.Softplus, nn.Sigmoid)  # fmt: skip
-_BY_NAME = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "hardtanh": nn.ReLU6, "leaky_relu":
-nn.LeakyReLU,
-            "elu": nn.ELU, "hardswish": nn.Hardswish, "mish": nn.Mish, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-            "softplus": nn.Softplus}  # fmt: skip
+_ACTIVATIONS = (
+    *(nn.ReLU, nn.GELU, nn.SiLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish, nn.Tanh, nn.SELU),
+    *(nn.CELU, nn.Softplus, nn.Sigmoid),
+)
+_BY_NAME = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardtanh": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "hardswish": nn.Hardswish,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+}
 
 
 @dataclass(frozen=True)
@@ -88,38 +99,43 @@ def block_spec(
     norm: str | None,
     activation: str | None,
 ) -> tuple[BlockSpec, torch.dtype]:
+    """Return what a block behind a module is made of, and the data type of its tensors.
+
+    Args:
+        graph: The channel graph of the model.
+        after: Path of the module.
+        kernel_size: Odd size of the convolution.
+        hidden: Hidden channels of both halves together, even. None takes the number of channels.
+        norm: Kind of norm. None takes what the neighborhood uses.
+        activation: Class name in ``torch.nn``. None takes what the neighborhood uses.
+
+    Raises:
+        SurgeryError: The output of the module is no tensor of channels.
+    """
     if after not in graph.trace.module_outputs:
         raise SurgeryError(
-            f"{after!r} can't be deepened: the example input does not run it, or its output is not "
-            f"one floating-point "
-            "tensor"
+            f"{after!r} can't be deepened: the example input does not run it, or its output is not one floating-point "
+            "tensor; pick the module around it"
         )
     dims, dtype = graph.trace.module_outputs[after]
     if after in graph.trace.varying:
         raise SurgeryError(
-            f"{after!r} can't be deepened: it runs several times with outputs of different shapes, so "
-            f"one block can't "
+            f"{after!r} can't be deepened: it runs several times with outputs of different shapes, so one block can't "
             "follow it everywhere; pick the module around it"
         )
     if len(dims) < 2 or len(dims) > 5:
-        raise SurgeryError(f"{after!r} can't be deepened: its output has {len(dims)} dimensions, expected 2 to 5")
+        raise SurgeryError(
+            f"{after!r} can't be deepened: expected an output of 2 to 5 dimensions, got {len(dims)}; pick another place"
+        )
     spatial = _spatial(graph, dims)
     channels = size_of(dims[1 if spatial else -1])
-    if spatial and kernel_size % 2 == 0:
-        raise SurgeryError(f"kernel_size must be odd, got {kernel_size!r}")
     width = hidden if hidden is not None else channels + channels % 2
-    if width < 2 or width % 2:
-        raise SurgeryError(f"hidden must be even and at least 2 (two halves), got {width!r}")
     kind, groups = _norm_like(graph.model, after, spatial) if norm is None else (norm, 1)
     if norm is None and spatial and all(size_of(expr) == 1 for expr in dims[2:]):
         kind, kernel_size = "none", 1  # one pixel: a gate or a head; no statistics, no neighbors
     if kind == "group":
         groups = math.gcd(groups, width // 2)
-    if kind not in {"batch", "instance", "group", "layer", "rms", "none"}:
-        raise SurgeryError(f"norm must be batch, instance, group, layer, rms or none, got {kind!r}")
     function = activation if activation is not None else _activation_like(graph, after)
-    if not isinstance(getattr(nn, function, None), type):
-        raise SurgeryError(f"activation must be the name of a class in torch.nn, got {function!r}")
     return BlockSpec(channels, width, spatial, kernel_size if spatial else 1, kind, groups, function), dtype
 
 

@@ -2,14 +2,14 @@
 
 The trace works below autograd, on ATen operations (a ``TorchDispatchMode``), so a user's ``forward`` may be
 written in any way: functional calls, parameters used directly, views, loops, data-dependent branches. Every
-operation has a handler (see `_operations`) that says what it does to index spaces; an operation without one
-freezes what it touches.
+operation has a handler (`graftwork.surgery.operations`) that says what it does to index spaces; an operation without
+one freezes what it touches.
 """
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -22,9 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from graftwork.surgery._calls import Call, quiet_kernels
 from graftwork.surgery._space import Expr, Misaligned, Reason, freeze, fresh, size_of, unify
-
-__all__ = ["Info", "Trace", "Use", "output_tensors"]
 
 
 @dataclass
@@ -77,7 +76,7 @@ class Trace:
         outputs: Names of tensors whose first use made an activation: (name, dimension) pairs in order of use.
         groups: Module path → group dimension of a grouped convolution or group norm.
         normalized: Module path → dimensions that a layer norm runs over.
-        ties: Groups of dimensions that must keep equal lengths (the parts of a ``chunk``).
+        ties: Groups of dimensions that must keep equal lengths (the pieces of a ``chunk``).
         module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its
             first run.
         varying: Modules that run several times with outputs of different shapes.
@@ -112,19 +111,32 @@ class Trace:
     # -- one run
     # -------------------------------------------------------------------------------------------------
 
-    def run(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run the model in its present mode and follow it; inputs and outputs are frozen."""
+    def run(self, call: Call) -> Any:
+        """Run the model in its present mode and follow it; inputs and outputs are frozen.
+
+        Returns:
+            What the model returned.
+        """
+        call = call.copied()
         self._infos, self._real = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         for name, tensor in self.tensors.items():
             sources = [frozenset({dim}) for dim in range(tensor.dim())]
             self._infos[tensor] = Info(list(self.spaces[name]), name, sources)
-        for leaf in tree_flatten((list(arguments), dict(keywords)))[0]:
+        for leaf in tree_flatten((list(call.arguments), call.keywords))[0]:
             if isinstance(leaf, Tensor):
                 self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
                 if leaf.is_floating_point():
                     self._real[leaf] = True
-        with _quiet_kernels(), torch.no_grad(), self._module_stack(), _Mode(self), _Calls(self):
-            result = self.model(*arguments, **keywords)
+        with (
+            quiet_kernels(),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            self._module_stack(),
+            _Mode(self),
+            _Calls(self),
+        ):
+            warnings.simplefilter("ignore")
+            result = self.model(*call.arguments, **call.keywords)
         for leaf in output_tensors(result):
             info = self.info(leaf)
             for expr in info.dims:
@@ -341,15 +353,3 @@ def _user_line() -> str:
             return f" ({file.rsplit('/', 1)[-1]}:{frame.f_lineno})"
         frame = frame.f_back
     return ""
-
-
-@contextmanager
-def _quiet_kernels() -> Iterator[None]:
-    """Switch off fused kernels that hide their parts (recurrent oneDNN kernels, the attention fast path)."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        yield

@@ -1,13 +1,12 @@
-"""All or nothing: a list of undo steps that runs backwards after any error."""
+"""All or nothing: a list of steps that is undone backwards after any error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
-
-__all__ = ["Transaction", "swap_data"]
 
 
 class Transaction:
@@ -18,7 +17,7 @@ class Transaction:
     """
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], object]] = []
+        self._steps: list[tuple[Callable[[], object], Callable[[], object]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -28,10 +27,10 @@ class Transaction:
 
         Args:
             name: What changes, for logs and fault tests.
-            change: Makes the change. May fail half-way: ``undo`` then runs too.
-            undo: Restores the state before, whatever ``change`` reached.
+            change: Makes the change; may be called again after ``undo``. May fail half-way: ``undo`` then runs too.
+            undo: Restores the state before, whatever ``change`` reached, also if it has run already.
         """
-        self._undo.append(undo)
+        self._steps.append((change, undo))
         self.before_step(name)
         change()
 
@@ -47,12 +46,42 @@ class Transaction:
     @property
     def length(self) -> int:
         """Number of steps so far."""
-        return len(self._undo)
+        return len(self._steps)
 
     def undo(self, *, to: int = 0) -> None:
         """Undo steps, last first, until ``to`` of them are left."""
-        while len(self._undo) > to:
-            self._undo.pop()()
+        while len(self._steps) > to:
+            self._steps.pop()[1]()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Inside, everything is as before the transaction; afterwards all changes stand again."""
+        for _, undo in reversed(self._steps):
+            undo()
+        yield
+        for change, _ in self._steps:
+            change()
+
+
+class Attempt:
+    """A stretch of a transaction that is undone unless it is kept."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._kept = False
+        self._length = 0
+
+    def __enter__(self) -> Self:
+        self._length = self._transaction.length
+        return self
+
+    def keep(self) -> None:
+        """Let the stretch stand."""
+        self._kept = True
+
+    def __exit__(self, *_: object) -> None:
+        if not self._kept:
+            self._transaction.undo(to=self._length)
 
 
 def swap_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:

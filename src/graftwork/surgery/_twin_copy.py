@@ -8,18 +8,16 @@ from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 from graftwork.numerics import matched_uniform, reference_scale
-from graftwork.surgery._block import ungraft
+from graftwork.surgery._graft import grafts_of, ungraft
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout
 from graftwork.surgery._space import Var, atoms
-
-__all__ = ["bare_copy", "twin_copy"]
 
 
 def bare_copy(module: nn.Module) -> nn.Module:
     """Copy a module without the blocks that were grafted onto it."""
     result = copy.deepcopy(module)
-    for name in reversed([name for name, _ in result.named_children() if name.startswith("graft")]):
+    for name in reversed(grafts_of(result)):
         ungraft(result, name)
     vars(result).pop("_graftwork_log", None)
     result._forward_hooks.clear()  # noqa: SLF001 - hooks of the user belong to the original
@@ -62,8 +60,8 @@ def twin_copy(graph: ChannelGraph, like: str, *, generator: torch.Generator) -> 
         maps = {var: _twins(var.size) for var in volumes if var.size % 2 == 0}
         if not maps:
             raise SurgeryError(
-                f"{like!r} has no hidden volume of even size that ends a residual branch: it can't start as "
-                "the identity; deepen without like="
+                f"like: expected a residual block, got {like!r}, which has no hidden volume of even size that ends a "
+                "branch, so a copy can't start as the identity; deepen without like="
             )
         for name, tensor in tensors.items():
             _make_twins(graph, f"{like}.{name}", tensor, maps)

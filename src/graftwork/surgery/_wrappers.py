@@ -9,8 +9,6 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from graftwork.errors import SurgeryError
 
-__all__ = ["refuse_wrappers", "views"]
-
 _UNWRAP = "unwrap it, grow, wrap again"
 
 

@@ -19,7 +19,7 @@ from graftwork.surgery import (
     resume_optimizer,
     widen,
 )
-from graftwork.surgery._methods import place_old
+from graftwork.surgery._tensors import place_old
 
 from ..models import CASES, batch_of, scrambled
 
@@ -75,6 +75,38 @@ def test_old_slots_keep_their_bits_and_training_goes_on(name: str) -> None:
     assert compared >= (0 if name == "plain-sgd" else 8)
     assert bool(receipt.optimizer_state) == (name != "plain-sgd")
     _steps(model, optimizer, x, 2)
+
+
+MOMENTS = {"adam": ["exp_avg_sq"], "amsgrad": ["exp_avg_sq", "max_exp_avg_sq"], "rmsprop": ["square_avg"]}
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_second_moments_of_new_slots_start_at_the_mean_of_the_old_ones_and_first_moments_at_zero(name: str) -> None:
+    model, x, optimizer = _setup(name, 3)
+    weight, conv = model.features[4].weight, model.features[0].weight
+    old = {(p, key): optimizer.state[p][key].clone() for p in (weight, conv) for key in MOMENTS[name]}
+    widen(model, "features.0", extra=4, example_input=x, optimizer=optimizer)
+    for (parameter, key), before in old.items():
+        new = torch.ones_like(parameter, dtype=torch.bool)
+        new[tuple(slice(0, size) for size in before.shape)] = False
+        assert new.any()
+        seeded = optimizer.state[parameter][key][new]
+        assert before.mean() > 0
+        torch.testing.assert_close(seeded, before.mean().expand_as(seeded))
+        first = optimizer.state[parameter]["momentum_buffer" if name == "rmsprop" else "exp_avg"]
+        assert not first[new].any()
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_second_moments_of_a_new_block_start_at_the_mean_of_its_neighbor(name: str) -> None:
+    model, x, optimizer = _setup(name, 3)
+    neighbor = model.features[0].weight
+    means = {key: optimizer.state[neighbor][key].mean() for key in MOMENTS[name]}
+    deepen(model, "features.0", example_input=x, optimizer=optimizer)
+    block = model.features[0].graft0
+    for key, mean in means.items():
+        assert mean > 0
+        torch.testing.assert_close(optimizer.state[block.weight][key], mean.expand_as(block.weight))
 
 
 @pytest.mark.parametrize("steps", [1, 400])

@@ -48,7 +48,7 @@ class Lit(lightning.LightningModule):
 
 
 def _schedule() -> GrowthSchedule:
-    return GrowthSchedule({5: Widen("0", 1.5), "50%": Deepen("1")}, total_steps=24)
+    return GrowthSchedule({5: Widen("0", factor=1.5), "50%": Deepen("1")}, total_steps=24)
 
 
 def _fit(lit: Any, folder: Path, steps: int, *, module: str | None = "net", **given: Any) -> Any:
@@ -103,7 +103,7 @@ def test_a_checkpoint_of_a_grown_module_can_be_tested_and_replayed(tmp_path: Pat
 
 def test_accumulated_batches_do_not_count_as_steps(tmp_path: Path) -> None:
     lit = Lit()
-    schedule = GrowthSchedule({3: Widen("0", 1.5)})
+    schedule = GrowthSchedule({3: Widen("0", factor=1.5)})
     _fit(lit, tmp_path, 2, accumulate_grad_batches=2, schedule=schedule)
     assert lit.net[0].out_features == 8
     assert len(lit.losses) == 4
@@ -111,7 +111,7 @@ def test_accumulated_batches_do_not_count_as_steps(tmp_path: Path) -> None:
 
 def test_the_whole_module_may_grow_and_a_wrong_path_is_named(tmp_path: Path) -> None:
     lit = Lit()
-    _fit(lit, tmp_path, 4, module=None, schedule=GrowthSchedule({2: Widen("net.0", 1.5)}))
+    _fit(lit, tmp_path, 4, module=None, schedule=GrowthSchedule({2: Widen("net.0", factor=1.5)}))
     assert lit.net[0].out_features == 12
     with pytest.raises(ConfigError, match="'nowhere'"):
         _fit(Lit(), tmp_path, 4, module="nowhere")

@@ -16,7 +16,7 @@ def _model() -> nn.Module:
 
 
 def _runner() -> ScheduleRunner:
-    return ScheduleRunner(GrowthSchedule({3: Widen("0", 1.5), 5: Widen("0", 1.5)}), example_input=X)
+    return ScheduleRunner(GrowthSchedule({3: Widen("0", factor=1.5), 5: Widen("0", factor=1.5)}), example_input=X)
 
 
 @pytest.mark.parametrize("counts", [[1, 2, 3, 4, 5, 6], [2, 2, 4, 8], [9]])
@@ -46,4 +46,4 @@ def test_a_module_without_its_past_growths_is_refused() -> None:
         _runner().resume(_model(), 4)
     _runner().resume(_model(), 0)
     with pytest.raises(ConfigError, match="GrowthSchedule"):
-        ScheduleRunner({"50%": Widen("0", 2)}, example_input=X)
+        ScheduleRunner({"50%": Widen("0", factor=2)}, example_input=X)

@@ -31,7 +31,7 @@ def _model() -> Any:
 
 
 def _trainer(model: Any, folder: Path, steps: int = 12, **given: Any) -> tuple[Any, Any]:
-    schedule = GrowthSchedule({3: Widen(UP, 1.25), 7: Deepen("transformer.h.0.mlp")})
+    schedule = GrowthSchedule({3: Widen(UP, factor=1.25), 7: Deepen("transformer.h.0.mlp")})
     callback = GrowthCallback(schedule, example_input={"input_ids": IDS[:3]})
     arguments = transformers.TrainingArguments(
         str(folder),

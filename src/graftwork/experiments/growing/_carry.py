@@ -63,7 +63,7 @@ def _grow_gpt(
     gap = widen_all(
         learner.model,
         2.0,
-        only=lambda site: site.endswith("up"),
+        only="*up",
         method=method,
         example_input=example,
         optimizer=optimizer,

@@ -92,7 +92,7 @@ def grow(
         return widen_all(
             model,
             2.0,
-            only=lambda site: site.endswith("filter"),
+            only="*filter",
             method=method,
             example_input=example,
             optimizer=optimizer,

@@ -11,8 +11,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._transaction import Transaction
 
-__all__ = ["SECOND_MOMENTS", "limit_first_update", "resume_optimizer", "unwrapped", "waiting_slots"]
-
 SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 """Keys of optimizer state that hold means of squared gradients."""
 _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet

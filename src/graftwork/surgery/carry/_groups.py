@@ -11,8 +11,6 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry._optimizers import seed_state
 
-__all__ = ["adopt", "rescale"]
-
 
 def adopt(
     transaction: Transaction,

@@ -17,18 +17,9 @@ from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._layout import Layout
-from graftwork.surgery._methods import place_old
+from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry._first_update import SECOND_MOMENTS, limit_first_update, waiting_slots
-
-__all__ = [
-    "OptimizerCarry",
-    "ParameterGrowth",
-    "carry_state",
-    "check_optimizers",
-    "register_optimizer_carry",
-    "seed_state",
-]
 
 
 @dataclass(frozen=True)

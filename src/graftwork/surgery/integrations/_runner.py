@@ -11,8 +11,6 @@ from torch.utils._pytree import tree_map
 from graftwork.errors import ConfigError
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, resume_optimizer
 
-__all__ = ["ScheduleRunner"]
-
 _log = logging.getLogger(__name__)
 
 
@@ -26,15 +24,15 @@ class ScheduleRunner:
         schedule: When to grow and how.
         example_input: One batch as the grown module's forward takes it: a tensor, a tuple of arguments or a mapping of
             keyword arguments. It is moved to the module's device.
-        **options: Passed on to every growth: ``check``, ``generator``, ``mirrors`` (see `graftwork.plan_widen`).
+        **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
     """
 
-    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **options: Any) -> None:
+    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **along: Any) -> None:
         if not isinstance(schedule, GrowthSchedule):
-            raise ConfigError(f"schedule must be a GrowthSchedule, got {type(schedule).__name__}")
+            raise ConfigError(f"schedule: expected a GrowthSchedule, got {type(schedule).__name__}")
         self.schedule = schedule
         self._example_input = example_input
-        self._options = options
+        self._along = along
 
     def advance(self, module: nn.Module, steps: int, *, optimizers: Sequence[optim.Optimizer]) -> list[SurgeryReceipt]:
         """Make the growths that are due until a number of optimizer steps.
@@ -57,7 +55,7 @@ class ScheduleRunner:
             example = _on_device(self._example_input, module)
             while self.schedule.steps < steps:
                 made += self.schedule.step(
-                    module, example_input=example, optimizer=list(optimizers) or None, **self._options
+                    module, example_input=example, optimizer=list(optimizers) or None, **self._along
                 )
         for receipt in made:
             _log.info("after %d optimizer steps: %s", steps, receipt)

@@ -33,7 +33,7 @@ class GrowthCallback(Callback):
         example_input: One batch as the grown module's forward takes it.
         module: Path of the submodule to grow, such as ``"net"``. None grows the `LightningModule`, whose own
             ``forward`` must then take ``example_input``.
-        **options: Passed on to every growth: ``check``, ``generator``, ``mirrors``.
+        **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
 
     Attributes:
         receipts: What has been grown in this process.
@@ -44,9 +44,9 @@ class GrowthCallback(Callback):
     """
 
     def __init__(
-        self, schedule: GrowthSchedule, *, example_input: Any, module: str | None = None, **options: Any
+        self, schedule: GrowthSchedule, *, example_input: Any, module: str | None = None, **along: Any
     ) -> None:
-        self._runner = ScheduleRunner(schedule, example_input=example_input, **options)
+        self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
         self._path = module or ""
         self._growths: list[dict[str, Any]] = []
 

@@ -31,7 +31,7 @@ class GrowthCallback(TrainerCallback):
     Args:
         schedule: When to grow and how; percentages need its ``total_steps``.
         example_input: One batch as the model's forward takes it, usually a mapping: ``{"input_ids": …}``.
-        **options: Passed on to every growth: ``check``, ``generator``, ``mirrors``.
+        **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
 
     Attributes:
         receipts: What has been grown in this process.
@@ -42,8 +42,8 @@ class GrowthCallback(TrainerCallback):
         >>> Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # doctest: +SKIP
     """
 
-    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **options: Any) -> None:
-        self._runner = ScheduleRunner(schedule, example_input=example_input, **options)
+    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **along: Any) -> None:
+        self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
 
     @property
     def receipts(self) -> list[SurgeryReceipt]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from graftwork.errors import SurgeryError, did_you_mean
 from graftwork.surgery._space import ONE, fresh
 from graftwork.surgery._trace import Handler, Info, Trace
 
@@ -25,6 +26,41 @@ class Register(dict[str, Handler]):
 
 OPERATIONS = Register()
 """Every operation that is understood."""
+
+
+def register_operation(name: str, handler: Handler | None = None, *, like: str | None = None) -> None:
+    """Teach surgery what an operation does to channels; exactly one of ``handler`` and ``like`` is given.
+
+    Args:
+        name: Name of the operation with its namespace, without overload: ``"mylib::sq"``. One that is registered
+            already is replaced.
+        handler: Function of the trace, the operation, its arguments, its keyword arguments and its result that says
+            what the dimensions of the result are made of: ``trace.put(result, Info(dims))``. The families of operations
+            in ``graftwork/surgery/operations`` are examples.
+        like: Name of a known operation that takes the same arguments and treats channels alike. ``"pointwise"`` stands
+            for all that act on each number alone.
+
+    Raises:
+        SurgeryError: The name has no namespace, both or none of ``handler`` and ``like`` are given, or ``like`` is not
+            known.
+
+    Example:
+        >>> register_operation("mylib::sq", like="pointwise")
+    """
+    namespace, separator, base = name.partition("::")
+    if not (namespace and separator and base):
+        raise SurgeryError(f'name: expected a namespace and a name such as "mylib::sq", got {name!r}')
+    if (handler is None) == (like is None):
+        raise SurgeryError(
+            f"{name}: expected exactly one of handler and like, got {'none' if like is None else 'both'}"
+        )
+    if like is not None:
+        known = like.removeprefix("aten::").replace("::", ".")
+        if known not in OPERATIONS:
+            raise SurgeryError(f"like: expected a known operation, got {like!r}{did_you_mean(known, OPERATIONS)}")
+        handler = OPERATIONS[known]
+    assert handler is not None
+    OPERATIONS[base if namespace == "aten" else f"{namespace}.{base}"] = handler
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

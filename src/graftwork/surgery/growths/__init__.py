@@ -1,0 +1,22 @@
+"""The kinds of growth: each a frozen value that says what grows, how much and how.
+
+A value is planned for a model by `graftwork.plan`, made by `graftwork.grow`, held by schedules and written to logs. A
+new kind is one class, registered by `register_growth`.
+"""
+
+from graftwork.surgery.growths._deepen import Deepen
+from graftwork.surgery.growths._growth import KINDS, Edit, ModelGrowth, Subject, register_growth
+from graftwork.surgery.growths._widen import Widen, Widening
+from graftwork.surgery.growths._widen_all import WidenAll
+
+__all__ = [
+    "KINDS",
+    "Deepen",
+    "Edit",
+    "ModelGrowth",
+    "Subject",
+    "Widen",
+    "WidenAll",
+    "Widening",
+    "register_growth",
+]

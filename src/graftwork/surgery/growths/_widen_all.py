@@ -1,0 +1,102 @@
+"""Widen every site that can be widened, in one growth."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from fnmatch import fnmatchcase
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._check import Check
+from graftwork.surgery._methods import method_named
+from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.growths._choice import choices
+from graftwork.surgery.growths._growth import Subject, register_growth
+from graftwork.surgery.growths._resize import Resize, Sites
+from graftwork.surgery.growths._widen import Widening, check_factor
+
+
+@register_growth("widen-all")
+@dataclass(frozen=True, repr=False)
+class WidenAll(Widening):
+    """Widen every site that can be widened by one factor.
+
+    Sites whose code can't follow (a number that depends on the width) are left out and named in the receipt's notes.
+
+    Attributes:
+        factor: Ratio of new to old width (> 1); every volume is rounded up to what it allows.
+        only: Names of sites to widen, or patterns such as ``"*.mlp.c_fc"``. None takes all.
+
+    Example:
+        >>> WidenAll(1.5, only=("*.mlp.*",))
+        WidenAll(1.5, only=('*.mlp.*',))
+    """
+
+    factor: float
+    _: KW_ONLY
+    only: str | tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor is None:
+            raise self.wrong("factor", "a number above 1")
+        check_factor(self, self.factor)
+        if isinstance(self.only, (str, list)):
+            object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
+        if self.only is not None and not all(isinstance(name, str) for name in self.only):
+            raise self.wrong("only", 'names of sites or patterns such as "*.conv1"')
+
+    def edit(self, subject: Subject) -> Resize:
+        """See `ModelGrowth.edit`."""
+        return self._resize(subject, None)
+
+    def alternatives(self, subject: Subject, check: Check, problem: SurgeryError) -> Iterator[Resize]:
+        """Yield the growth of those sites that can follow, each tried alone."""
+        quiet = Subject(subject.graph)  # a trial leaves the optimizers, mirrors and generator alone
+        good: list[str] = []
+        bad: list[str] = []
+        for site in self._sites(self.allowed(subject)):
+            (good if self._works(quiet, site, check) else bad).append(site)
+        if good and bad:
+            edit = self._resize(subject, good)
+            left_out = f"left out, their code can't follow: {', '.join(bad)} ({problem})"
+            edit.notes = (*edit.notes, left_out)
+            yield edit
+
+    def _works(self, subject: Subject, site: str, check: Check) -> bool:
+        transaction = Transaction()
+        try:
+            edit = self._resize(subject, [site])
+            edit.make(transaction)
+            edit.settle(transaction, check)
+        except SurgeryError:
+            return False
+        finally:
+            transaction.undo()
+        return True
+
+    def _resize(self, subject: Subject, names: list[str] | None) -> Resize:
+        subject = self.allowed(subject)
+        sites = self._sites(subject, names)
+        if not sites:
+            raise SurgeryError(
+                f"{self!r}: expected a site that can be widened, got none; graftwork.growth_sites says why"
+            )
+        return Resize(subject, sites, method_named(self.method), scale=self.scale)
+
+    def _sites(self, subject: Subject, names: list[str] | None = None) -> Sites:
+        """The sites that grow: those that can, once for every volume."""
+        sites: Sites = {}
+        taken: set[int] = set()
+        for site in subject.graph.producers():
+            if not (self._wanted(site) if names is None else site in names):
+                continue
+            with suppress(SurgeryError):  # this site can't be widened: growth_sites says why
+                growth = next(choices(subject.graph, site, method_named(self.method), factor=self.factor))
+                if any(id(var) in taken for var in growth):
+                    continue  # coupled with a site that grows already
+                taken |= {id(var) for var in growth}
+                sites[site] = growth
+        return sites
+
+    def _wanted(self, site: str) -> bool:
+        return self.only is None or any(fnmatchcase(site, pattern) for pattern in self.only)
