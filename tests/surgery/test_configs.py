@@ -66,6 +66,16 @@ def test_a_growth_that_is_the_same_in_every_layer_changes_the_config(
     assert torch.allclose(_hidden(again), output, atol=1e-5)
 
 
+@pytest.mark.parametrize(("check", "most"), [(True, 6), ("fast", 2)])
+def test_widening_a_layer_of_gpt_2_takes_six_forward_passes_or_two(check: Any, most: int) -> None:
+    """Its attention is random in training, and its linear maps hold their widths as numbers."""
+    model, seen = _build(_gpt()), []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    receipt = widen(model, "h.0.mlp.c_fc", extra=4, example_input=IDS, check=check)
+    assert 0 < len(seen) <= most
+    assert "h.0.mlp.c_fc.nf: 32 → 36" in str(receipt)
+
+
 def test_a_growth_of_one_layer_leaves_the_config_and_says_so() -> None:
     model = _build(_bert())
     config, before = model.config, model.config.to_dict()

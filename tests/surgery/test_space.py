@@ -5,11 +5,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.surgery._layout import free_units, layout_of
+from graftwork.surgery._methods import METHODS
 from graftwork.surgery._space import (
     Expr,
     Misaligned,
@@ -172,3 +174,39 @@ def test_what_forbids_a_volume_to_grow_forbids_its_finer_volumes() -> None:
 def test_what_has_no_common_factor_is_misaligned(size: int, inner: int) -> None:
     with pytest.raises(Misaligned):
         split(fresh(size), inner)
+
+
+def test_a_flatten_keeps_the_channels_a_volume_of_their_own() -> None:
+    """The first worked examples of `_space` and `_layout`: 64 channels × 49 pixels, one pair of twins more."""
+    channels, rows, columns, weight = fresh(64), fresh(7), fresh(7), fresh(3136)
+    flat = merge(channels, merge(rows, columns))
+    unify(weight, flat)
+    (made,) = atoms(channels)
+    assert [[var.size for var in segment] for segment in resolve(weight)] == [[64, 7, 7]]
+    assert resolve(weight)[0][0] is resolve(channels)[0][0] is made
+    layout = layout_of(weight, {made: METHODS["r2r"].unit_map(64, 2, rng=np.random.default_rng(0))})
+    assert (layout.size, layout.new_size, layout.reduced) == (3136, 3234, 65 * 49)
+    assert list(layout.old) == [*range(3136), *[-1] * 98]
+    assert list(layout.source[-98:]) == [*range(64 * 49, 65 * 49)] * 2
+    assert list(layout.factor) == [1.0] * 3185 + [-1.0] * 49
+
+
+def test_heads_and_their_width_are_two_volumes_of_one_dimension() -> None:
+    """The second worked examples: 12 heads × 64 grow by whole heads, or every head at its own end."""
+    rows = fresh(768)
+    heads, width = split(rows, 64)
+    assert _form(merge(heads, width)) == _form(rows)
+    (head,), (unit,) = atoms(heads), atoms(width)
+    assert list(layout_of(rows, {head: free_units(12, 2)}).old) == [*range(768), *[-1] * 128]
+    old = layout_of(rows, {unit: free_units(64, 2)}).old.reshape(12, 66)
+    assert (old[:, 64:] == -1).all()
+    assert list(old[:, :64].ravel()) == list(range(768))
+
+
+def test_the_order_of_pieces_is_in_the_expression() -> None:
+    """The third worked example: ``a, b = x.chunk(2)`` and ``cat([b, a])``."""
+    x = fresh(8)
+    first, second = cut(x, 4)
+    swapped = concat([second, first])
+    assert resolve(x) == (first[0], second[0])
+    assert resolve(swapped) == (second[0], first[0])

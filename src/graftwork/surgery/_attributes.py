@@ -88,6 +88,12 @@ def _layer_norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[s
     return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
 
 
+def _transposed_linear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    """The linear map of GPT-2 (``transformers.pytorch_utils.Conv1D``), whose weight is [inputs, outputs]."""
+    now, then = tuple(module.weight.shape), shapes["weight"]
+    return {name: then[dim] for name, dim in (("nx", 0), ("nf", 1)) if getattr(module, name, None) == now[dim]}
+
+
 _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int], dict[str, Any]]]] = [
     (nn.modules.conv._ConvNd, _conv),  # noqa: SLF001 - the common base of all convolutions
     (nn.Linear, _linear),
@@ -105,7 +111,7 @@ _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int],
 def standard_attributes(
     graph: ChannelGraph, growth: Mapping[Var, UnitMap], shapes: Mapping[str, Shape]
 ) -> list[AttributeChange]:
-    """Return the changes of attributes of PyTorch's own modules.
+    """Return the changes of attributes of PyTorch's own modules, and of transformers' ``Conv1D``.
 
     Args:
         graph: The channel graph.
@@ -115,6 +121,8 @@ def standard_attributes(
     changes: list[AttributeChange] = []
     for path, module in graph.model.named_modules():
         rule = next((rule for kind, rule in _STANDARD if isinstance(module, kind)), None)
+        if rule is None and type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None:
+            rule = _transposed_linear
         if rule is None:
             continue
         prefix = f"{path}." if path else ""

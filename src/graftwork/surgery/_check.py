@@ -124,7 +124,7 @@ class Check:
             Exception: Whatever the model's forward raises.
         """
         worst = 0.0
-        self.gaps.clear()
+        self.gaps = {}
         # Largest batch first: the smaller ones then run in the memory that it has left, and the peak stays low.
         for probe in sorted(self._probes, key=lambda probe: -probe.call.size):
             after = self._run(probe.mode, probe.call)

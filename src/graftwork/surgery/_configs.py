@@ -64,11 +64,11 @@ def replace_config(
 ) -> None:
     """Give a model, and every layer that holds it, a copy of its config with other values.
 
-    The config itself stays as it is: whoever built the model may build another one from it.
+    The config itself stays as it is: the user may build another model from it.
 
     Args:
         model: Changed in place.
-        path: Of the config.
+        path: Path of the config.
         values: Name → value.
         transaction: Notes how to undo. None just does it.
     """

@@ -281,7 +281,7 @@ class ChannelGraph:
         ]
 
     def refuse_left_behind(self, growth: Iterable[Var]) -> None:
-        """Refuse a growth that some part of the model would not follow, and say which.
+        """Refuse a growth that some module would not follow, and say which.
 
         Raises:
             SurgeryError: The model holds a view of a tensor that grows; or a tensor did not run whose like in a sibling

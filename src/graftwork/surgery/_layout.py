@@ -11,9 +11,9 @@ twins carries. Offsets after concatenation, flattening and splitting follow from
 #   layout of C                  old     0 … 63  −1  −1
 #                                source  0 … 63  64  64        (one random row for both twins)
 #                                factor  1 …  1   1  −1        (heard with opposite signs)
-#   layout of C · P, 3234 long   old     c · 49 + p for old channels, −1 for the last 2 × 49 columns
-#                                source  64 · 49 + p for both of the last 49, so each pixel of one twin
-#                                        has the column of the same pixel of the other, negated
+#   layout of C · P, 3234 long   old     c · 49 + p for old channels, −1 for the last 2 · 49 columns
+#                                source  64 · 49 + p for pixel p of both new channels: one random column a pixel,
+#                                        heard with 1 from the first twin and with −1 from the second
 #
 # Worked example 2, 12 heads × 64 of a query projection (768 rows) when the 12 heads become 14:
 #

@@ -8,6 +8,28 @@ two segments; splitting heads *refines* a volume into a product. Operations that
 This is unification over a small algebra: a volume is either free or bound to an expression of finer volumes.
 """
 
+# Worked example 1, ``conv → flatten → linear`` on an image of 7 × 7 with 64 channels:
+#
+#   the convolution's weight [64, 3, 3, 3]     its rows are a volume C of 64
+#   its output [B, 64, 7, 7]                   is made of B, C, and P and Q of 7 each
+#   flatten(1) → [B, 3136]                     merge(C, merge(P, Q)) = ((C, P, Q),), one segment of three volumes
+#   linear(…), weight [10, 3136]               its columns are a volume K of 3136, unified with ((C, P, Q),);
+#                                              from then on resolve(((K,),)) = ((C, P, Q),)
+#
+#   So the linear map's columns are 64 · 7 · 7 as well, and 2 more units of C are 2 · 49 more columns, at the end.
+#
+# Worked example 2, 12 heads × 64:
+#
+#   linear(x), weight [768, 768]               its rows are a volume R of 768
+#   view(B, T, 12, 64)                         split(R, 64): R.bound = ((H, D),), H of 12 and D of 64
+#   attention sums over D (frozen), not H      R can still grow: by whole heads, 64 rows each
+#   transpose, reshape(B, T, 768)              merge(H, D) = ((H, D),), the same as R
+#
+# Worked example 3, ``a, b = x.chunk(2)`` and ``cat([b, a])``:
+#
+#   x is one volume V of 8                     cut(V, 4): V.bound = ((L,), (M,)), two segments of 4 each
+#   a is ((L,),), b is ((M,),)                 cat gives ((M,), (L,)): the order is in the expression, not in V
+
 import math
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -74,8 +96,7 @@ def size_of(expr: Expr) -> int:
 def resolve(expr: Expr) -> Expr:
     """Replace bound volumes by what they are bound to.
 
-    A volume bound to a concatenation is distributed where it is outermost; inside a product it stays (and is
-    then
+    A volume bound to a concatenation is distributed where it is outermost; inside a product it stays (and is then
     *composite*: bound, but not replaceable within one segment).
     """
     result: list[Segment] = []
@@ -93,7 +114,7 @@ def _resolve_segment(segment: Segment) -> list[Segment]:
             return _resolve_segment(segment[:position] + binding[0] + segment[position + 1 :])
         if position == 0:
             rest = segment[1:]
-            return [piece for part in binding for piece in _resolve_segment(part + rest)]
+            return [piece for head in binding for piece in _resolve_segment(head + rest)]
     return [tuple(var for var in segment if var.size != 1)]
 
 
@@ -101,8 +122,8 @@ def atoms(expr: Expr) -> list[Var]:
     """Return the free volumes of a dimension, outermost and first ones first, without repetition."""
     found: dict[int, Var] = {}
 
-    def walk(part: Expr) -> None:
-        for segment in resolve(part):
+    def walk(dimension: Expr) -> None:
+        for segment in resolve(dimension):
             for var in segment:
                 if var.bound is not None:
                     walk(var.bound)
@@ -123,9 +144,9 @@ def freeze(expr: Expr, reason: Reason) -> None:
 
 
 def _bind(var: Var, expr: Expr) -> None:
-    """Bind a free volume; what forbids it to grow forbids its parts as well."""
-    for part in atoms(expr):
-        part.reasons = (*part.reasons, *(r for r in var.reasons if r not in part.reasons))
+    """Bind a free volume; what forbids it to grow forbids its finer volumes as well."""
+    for finer in atoms(expr):
+        finer.reasons = (*finer.reasons, *(r for r in var.reasons if r not in finer.reasons))
     var.bound = expr
 
 
@@ -211,8 +232,8 @@ def split(expr: Expr, inner: int) -> tuple[Expr, Expr]:
         return _split_segment(segments[0], inner)
     if all(_segment_size(segment) % inner == 0 for segment in segments):
         pairs = [_split_segment(segment, inner) for segment in segments]
-        for _, part in pairs[1:]:
-            unify(pairs[0][1], part)
+        for _, other in pairs[1:]:
+            unify(pairs[0][1], other)
         return concat([outer for outer, _ in pairs]), resolve(pairs[0][1])
     return _split_rows(expr, inner)
 
@@ -244,8 +265,8 @@ def _split_segment(segment: Segment, inner: int) -> tuple[Expr, Expr]:
         if var.size % need:
             raise Misaligned
         if var.bound is not None:
-            outer, part = split(var.bound, need)
-            return merge((tuple(rest),), outer), merge(part, (taken,))
+            outer, within = split(var.bound, need)
+            return merge((tuple(rest),), outer), merge(within, (taken,))
         outer_var, inner_var = Var(var.size // need), Var(need)
         _bind(var, ((outer_var, inner_var),))
         rest.append(outer_var)

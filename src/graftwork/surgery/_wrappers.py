@@ -20,49 +20,48 @@ def refuse_wrappers(model: nn.Module) -> None:
             quantized.
     """
     if not isinstance(model, nn.Module):
-        raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
+        raise SurgeryError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules():
         kind = type(module)
         names = {base.__name__ for base in kind.__mro__}
         where = f" at {path!r}" if path else ""
         if "OptimizedModule" in names:
-            raise SurgeryError(f"the model is compiled{where}: grow model._orig_mod, then call torch.compile again")
+            raise _unfit(f"one that is compiled{where}", "grow model._orig_mod, then call torch.compile again")
         if getattr(module, "_compiled_call_impl", None) is not None:
-            raise SurgeryError(
-                f"module.compile() was called on the model{where}: grow a model that is not compiled yet"
-            )
+            raise _unfit(f"one on which module.compile() was called{where}", "grow a model that is not compiled yet")
         if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
-            raise SurgeryError(f"the model is wrapped in {kind.__name__}{where}: {_UNWRAP}")
+            raise _unfit(f"one wrapped in {kind.__name__}{where}", _UNWRAP)
         if names & {"ScriptModule", "RecursiveScriptModule"}:
-            raise SurgeryError(f"the model is a ScriptModule{where}: grow the Python module, then script again")
+            raise _unfit(f"a ScriptModule{where}", "grow the Python module, then script again")
         if "AveragedModel" in names:
-            raise SurgeryError(
-                f"the model is an AveragedModel{where}: grow the trained model with mirrors=[averaged.module]"
-            )
+            raise _unfit(f"an AveragedModel{where}", "grow the trained model with mirrors=[averaged.module]")
         if getattr(module, "_is_fsdp_managed_module", False):
-            raise SurgeryError(f"FSDP shards the parameters{where}: {_UNWRAP}")
+            raise _unfit(f"one whose parameters FSDP shards{where}", _UNWRAP)
     _refuse_tensors(model)
     _refuse_live_reducers(model)
+
+
+def _unfit(found: str, advice: str) -> SurgeryError:
+    return SurgeryError(f"model: expected an eager module with tensors of its own, got {found}; {advice}")
 
 
 def _refuse_tensors(model: nn.Module) -> None:
     storages: dict[int, str] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            raise SurgeryError(f"{name!r} is lazy: run the model once before growing it")
+            raise _unfit(f"one in which {name!r} is lazy", "run the model once before growing it")
         if tensor.is_meta:
-            raise SurgeryError(f"{name!r} is on the meta device: load its weights first")
+            raise _unfit(f"one in which {name!r} is on the meta device", "load its weights first")
         if type(tensor).__name__ == "DTensor":
-            raise SurgeryError(f"{name!r} is a DTensor, sharded over processes: {_UNWRAP}")
+            raise _unfit(f"one in which {name!r} is a DTensor, sharded over processes", _UNWRAP)
         if tensor.is_quantized or tensor.layout is not torch.strided:
-            raise SurgeryError(f"{name!r} is quantized or sparse: grow before converting")
+            raise _unfit(f"one in which {name!r} is quantized or sparse", "grow before converting")
         if tensor.numel() and isinstance(tensor, nn.Parameter):
             other = storages.setdefault(tensor.untyped_storage().data_ptr(), name)
             if other != name:
-                raise SurgeryError(
-                    f"{name!r} and {other!r} are different parameters in one storage: make them one "
-                    f"parameter "
-                    "(share the object) or copy one of them"
+                raise _unfit(
+                    f"one in which {name!r} and {other!r} are different parameters in one storage",
+                    "make them one parameter (share the object) or copy one of them",
                 )
 
 
@@ -99,9 +98,10 @@ def _refuse_live_reducers(model: nn.Module) -> None:
         return
     gc.collect()  # a wrapper that was deleted may wait in a cycle
     if _holds(model):
-        raise SurgeryError(
-            "the model is inside a DistributedDataParallel that is still alive, and its reducer would not average the "
-            f"gradients of grown parameters: {_UNWRAP} (model = ddp.module; del ddp)"
+        raise _unfit(
+            "one inside a DistributedDataParallel that is still alive, whose reducer would not average the gradients "
+            "of grown parameters",
+            f"{_UNWRAP} (model = ddp.module; del ddp)",
         )
 
 

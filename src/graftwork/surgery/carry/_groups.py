@@ -26,6 +26,13 @@ def adopt(
     parameters in the order of the model goes on doing so: an optimizer's ``state_dict()`` knows parameters by
     their position alone, and one that is made for the grown model when training resumes has that order.
 
+    Args:
+        transaction: Notes how to undo.
+        optimizers: The optimizers of the model; none leaves the parameters without one.
+        model: The model, with the new parameters in it.
+        near: The module whose parameters are the neighbors.
+        block: The module that holds the new parameters.
+
     Raises:
         SurgeryError: No given optimizer can train a parameter.
     """
@@ -84,9 +91,8 @@ def _home(
                 if any(id(p) in ids for p in group["params"]):
                     return optimizer, group
     raise SurgeryError(
-        f"no given optimizer can train a new parameter of shape {tuple(parameter.shape)}: pass every "
-        f"optimizer of the "
-        "model (Muon takes matrices only)"
+        f"optimizer: expected one that can train a new parameter of shape {tuple(parameter.shape)}, got none; pass "
+        "every optimizer of the model (Muon takes matrices only)"
     )
 
 
@@ -118,7 +124,9 @@ def rescale(
     """
     before, after = parameters
     if not 0 < before <= after:
-        raise SurgeryError(f"expected parameter counts before and after a growth, got {parameters!r}")
+        raise SurgeryError(
+            f"parameters: expected counts before and after a growth, got {parameters!r}; pass a receipt's parameters"
+        )
     ratio = before / after
     names = [*keys, *(["initial_lr"] if "lr" in keys else [])]
     for group in optimizer.param_groups:

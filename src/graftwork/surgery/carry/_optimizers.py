@@ -79,9 +79,8 @@ def _elementwise(state: dict[str, Any], growth: ParameterGrowth, group: dict[str
             continue
         if tuple(value.shape) != growth.old_shape:
             raise SurgeryError(
-                f"optimizer state {key!r} has shape {tuple(value.shape)}, expected "
-                f"{growth.old_shape}: register how it "
-                "grows with register_optimizer_carry"
+                f"optimizer state {key!r}: expected the parameter's shape {growth.old_shape}, got "
+                f"{tuple(value.shape)}; register how it grows with register_optimizer_carry"
             )
         fill = 0.0
         if key in SECOND_MOMENTS and value.numel():
@@ -142,14 +141,17 @@ def _rule(optimizer: optim.Optimizer) -> OptimizerCarry:
     name = type(optimizer).__name__
     why = "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
     raise SurgeryError(
-        f"optimizer {name} can't be carried through a growth: {why}. Make a new optimizer after the "
-        f"growth, or teach "
+        f"optimizer {name} can't be carried through a growth: {why}; make a new optimizer after the growth, or teach "
         "graftwork with register_optimizer_carry"
     )
 
 
 def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) -> None:
     """Refuse optimizers that can't be carried.
+
+    Args:
+        optimizers: The optimizers.
+        model: The model that they train.
 
     Raises:
         SurgeryError: The optimizer is unknown, or trains none of the model's parameters.
@@ -158,13 +160,15 @@ def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) ->
     for optimizer in optimizers:
         if not isinstance(optimizer, optim.Optimizer):
             raise SurgeryError(
-                f"optimizer must be a torch.optim.Optimizer or a sequence of them, got "
-                f"{type(optimizer).__name__}: "
+                f"optimizer: expected a torch.optim.Optimizer or a sequence of them, got {type(optimizer).__name__}; "
                 "unwrap it first"
             )
         _rule(optimizer)
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise SurgeryError(f"{type(optimizer).__name__} holds no parameter of this model: pass the model's own")
+            raise SurgeryError(
+                f"optimizer: expected one that trains this model, got {type(optimizer).__name__} that holds no "
+                "parameter of it; pass the model's own"
+            )
 
 
 def carry_state(

@@ -158,16 +158,16 @@ class Resize(Edit):
         groups: dict[tuple[str, str], list[AttributeChange]] = {}
         for change in guess:
             groups.setdefault((change.path if len(guess) <= 8 else "", change.name), []).append(change)
-        kept = list(guess)
-        for group in groups.values():
+        kept, gaps = list(guess), check.gaps
+        for group in groups.values() if len(groups) > 1 else ():  # one alone is needed: without it the forward failed
             with Attempt(transaction) as attempt:
                 for change in group:
                     back = AttributeChange(change.path, change.name, change.new, change.old)
                     set_attribute(transaction, self._graph.model, back)
                 if self._problem(transaction, check) is None:
                     attempt.keep()
-                    kept = [change for change in kept if change not in group]
-        self._problem(transaction, check)
+                    kept, gaps = [change for change in kept if change not in group], check.gaps
+        check.gaps = gaps
         return tuple(kept)
 
     def _problem(self, transaction: Transaction, check: Check) -> SurgeryError | None:

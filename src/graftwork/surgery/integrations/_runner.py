@@ -76,8 +76,8 @@ class ScheduleRunner:
         made = len(growth_log(module))
         if len(past) > made:
             raise ConfigError(
-                f"training resumes after {steps} optimizer steps, {len(past)} growths of the schedule are past "
-                f"(at {past}), and the module has {made}: build it as it was at first, call "
+                f"module: expected one with the {len(past)} growths of the schedule that are past after {steps} "
+                f"optimizer steps (at {past}), got one with {made}; build it as it was at first, call "
                 "graftwork.surgery.replay(module, checkpoint_folder), and resume with that"
             )
         if steps:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, did_you_mean
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, replay
 from graftwork.surgery.integrations._runner import ScheduleRunner
 
@@ -104,7 +104,11 @@ class GrowthCallback(Callback):
         try:
             return pl_module.get_submodule(self._path)  # type: ignore[no-any-return]
         except AttributeError as error:
-            raise ConfigError(f"the LightningModule has no submodule {self._path!r}: {error}") from error
+            known = [name for name, _ in pl_module.named_modules() if name]
+            raise ConfigError(
+                f"module: expected the path of a submodule of the LightningModule, got {self._path!r}"
+                f"{did_you_mean(self._path, known)}"
+            ) from error
 
 
 def _catch_up(target: nn.Module, growths: list[dict[str, Any]]) -> None:
@@ -112,8 +116,8 @@ def _catch_up(target: nn.Module, growths: list[dict[str, Any]]) -> None:
     have = growth_log(target)
     if growths[: len(have)] != have:
         raise ConfigError(
-            f"the module has {len(have)} growths that are not the first of the checkpoint's {len(growths)}: pass a "
-            "freshly built module"
+            f"module: expected the first of the checkpoint's {len(growths)} growths or none, got {len(have)} others; "
+            "pass a freshly built module"
         )
     replay(target, growths[len(have) :])
 
@@ -122,6 +126,7 @@ def _refuse_distributed(trainer: Trainer) -> None:
     name = type(trainer.strategy).__name__
     if trainer.world_size > 1 or not name.startswith("SingleDevice"):
         raise ConfigError(
-            f"GrowthCallback can't grow under {name} with {trainer.world_size} processes: its wrappers hold the old "
-            "shapes. Train on one device, or stop at the moment, grow, and start the distributed training again"
+            f"GrowthCallback: expected one process on one device, got {name} with {trainer.world_size} processes, "
+            "whose wrappers hold the old shapes; train on one device, or stop at the moment, grow, and start the "
+            "distributed training again"
         )

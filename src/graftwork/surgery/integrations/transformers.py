@@ -63,8 +63,8 @@ class GrowthCallback(TrainerCallback):
         """Start the schedule where the training stands."""
         if args.world_size > 1 or args.n_gpu > 1:
             raise ConfigError(
-                f"GrowthCallback can't grow in {args.world_size} processes on {args.n_gpu} devices: wrappers of "
-                "distributed training hold the old shapes. Train on one device (CUDA_VISIBLE_DEVICES=0), or stop at "
+                f"GrowthCallback: expected one process on one device, got {args.world_size} processes on {args.n_gpu} "
+                "devices, where wrappers hold the old shapes; train on one device (CUDA_VISIBLE_DEVICES=0), or stop at "
                 "the moment, grow, and start the distributed training again"
             )
         self._runner.resume(model, state.global_step, optimizers=[] if optimizer is None else [optimizer])

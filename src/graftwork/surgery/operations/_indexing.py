@@ -51,7 +51,7 @@ def _write(trace: Trace, args: Args, result: Any, *, dim: int, others: list[Tens
             if i == dim:
                 trace.freeze(expr, _WRITTEN)
             elif size_of(expr) != size_of(target.dims[i]):
-                # Only a part of the dimension is written to: which part would change with the length.
+                # Only a stretch of the dimension is written to: which one would change with the length.
                 trace.freeze(expr, _WRITTEN)
                 trace.freeze(target.dims[i], _WRITTEN)
             elif expr is not target.dims[i]:

@@ -126,7 +126,7 @@ def _convolution(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: An
             trace.produces(w, 1 if transposed else 0)  # so that the site is refused by its name
             raise Misaligned(
                 f"takes {groups} groups across channels that a shuffle (view, transpose, view) has interleaved, "
-                "which a larger width would deal out anew"
+                "which a larger width would deal out in another way"
             ) from None
     bias = values["bias"]
     if bias is not None:

@@ -52,7 +52,7 @@ def regroup(pieces: list[tuple[Expr, frozenset[int]]], shape: list[int]) -> tupl
         shape: Lengths after.
 
     Raises:
-        Misaligned: A new dimension takes parts of old ones that are no factors.
+        Misaligned: A new dimension takes less of an old one than a whole factor.
     """
     pending = [(expr, source) for expr, source in pieces if size_of(expr) != 1]
     dims: list[Expr] = []
@@ -138,16 +138,15 @@ def _repeat(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
 def _split(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     dim = wrap(bind(func, args, kwargs)["dim"], len(info.dims))
-    rest, parts, sources = info.dims[dim], [], list(_sources(info))
-    for piece in result:
-        part, rest = cut(rest, piece.shape[dim])
-        parts.append(part)
-    for piece, part in zip(result, parts, strict=True):
+    rest, pieces, sources = info.dims[dim], [], list(_sources(info))
+    for tensor in result:
+        piece, rest = cut(rest, tensor.shape[dim])
+        pieces.append(piece)
         dims = list(info.dims)
-        dims[dim] = part
-        trace.put(piece, _derived(info, dims, sources))
-    if len({size_of(part) for part in parts}) == 1 and len(parts) > 1:
-        trace.ties.append(parts)
+        dims[dim] = piece
+        trace.put(tensor, _derived(info, dims, sources))
+    if len({size_of(piece) for piece in pieces}) == 1 and len(pieces) > 1:
+        trace.ties.append(pieces)
 
 
 @OPERATIONS.handles("unbind")
@@ -193,11 +192,11 @@ def _slice(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
     trace.put(result, _derived(info, dims, list(_sources(info))))
 
 
-def _tie_halves(trace: Trace, parts: list[Expr]) -> None:
+def _tie_halves(trace: Trace, pieces: list[Expr]) -> None:
     """Tie the halves of a cut in the middle: ``x[:, : n // 2]`` stays there only if both grow alike."""
-    lengths = [size_of(part) for part in parts if part]
+    lengths = [size_of(piece) for piece in pieces if piece]
     if len(lengths) == 2 and lengths[0] == lengths[1]:
-        trace.ties.append([part for part in parts if part])
+        trace.ties.append([piece for piece in pieces if piece])
 
 
 @OPERATIONS.handles("cat", "concat", "concatenate")
@@ -242,15 +241,9 @@ def _pad(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> No
         if min(left, right) < 0:
             raise Misaligned
         zeros = Reason(f"channels padded with zeros{trace.where()}")
-        parts = [fresh(n, zeros) if n > 1 else _unit(zeros) for n in (left,) if n]
-        parts.append(dims[dim])
-        parts += [fresh(n, zeros) if n > 1 else _unit(zeros) for n in (right,) if n]
-        dims[dim] = concat(parts)
+        before, after = ([fresh(n, zeros)] if n else [] for n in (left, right))
+        dims[dim] = concat([*before, dims[dim], *after])
     trace.put(result, Info(dims, computed=info.computed))
-
-
-def _unit(reason: Reason) -> Expr:
-    return ONE
 
 
 @OPERATIONS.handles("flip", "roll")
