@@ -93,7 +93,9 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
     found["round trip"] = round_trip(model, batches[0], after["outputs"][0])
     found["slots"] = all(
-        torch.equal(value, optimizer.state[parameter][name]) for parameter, held in slots.items() for name, value in held.items()
+        torch.equal(value, optimizer.state[parameter][name])
+        for parameter, held in slots.items()
+        for name, value in held.items()
     )
     new = [change.name for change in receipt.tensors if change.role == "new"]
     began = {name: p.detach().clone() for name, p in model.named_parameters() if name in new}
@@ -206,9 +208,18 @@ def table(result: dict[str, Any]) -> str:
     """Return the table and its totals, as Markdown."""
     rows = result["architectures"]
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row["growths"]))
-    lines = ["# Growths that come back to their ecosystem", "", f"`{result['command']}`, commit {result['provenance']['git_commit']}", ""]
+    lines = [
+        "# Growths that come back to their ecosystem",
+        "",
+        f"`{result['command']}`, commit {result['provenance']['git_commit']}",
+        "",
+    ]
     for kind in kinds:
-        lines += [f"## {kind}", "", "| architecture | norm | outcome | gap | cache | padding | generate | round trip | moved | slots |"]
+        lines += [
+            f"## {kind}",
+            "",
+            "| architecture | norm | outcome | gap | cache | padding | generate | round trip | moved | slots |",
+        ]
         lines += ["|---|---|---|---:|---:|---:|---|---|---|---|"]
         for name, row in rows.items():
             entry = row["growths"].get(kind)
@@ -259,7 +270,11 @@ def main() -> None:
             continue
         outcomes = {kind: entry["outcome"] for kind, entry in rows[name]["growths"].items()}
         print(f"{name}: {outcomes}", flush=True)
-        result = {"command": f"python benchmarks/ecosystem.py --json {given.json}", "provenance": provenance(), "architectures": rows}
+        result = {
+            "command": f"python benchmarks/ecosystem.py --json {given.json}",
+            "provenance": provenance(),
+            "architectures": rows,
+        }
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=1) + "\n")
         given.json.with_suffix(".md").write_text(table(result))

@@ -83,7 +83,9 @@ class Experts(nn.Module):
     def __init__(self, _place: int) -> None:
         super().__init__()
         self.norm, self.router = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, 6), nn.ReLU(), nn.Linear(6, WIDTH)) for _ in range(3))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, 6), nn.ReLU(), nn.Linear(6, WIDTH)) for _ in range(3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x).flatten(0, 1)

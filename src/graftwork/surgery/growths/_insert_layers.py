@@ -7,11 +7,9 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import SurgeryError, did_you_mean
-from graftwork.surgery._attributes import AttributeChange
-from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths._growth import ModelGrowth, Subject, register_growth
-from graftwork.surgery.growths._new_layers import NewLayers
-from graftwork.surgery.layers import INITS, TRAINS, entry_copy, find_stack, replace_configs, set_numbers
+from graftwork.surgery.growths._new_layers import NewLayers, rebuild_layers
+from graftwork.surgery.layers import INITS, TRAINS, find_stack
 
 
 @register_growth("insert-layers")
@@ -76,16 +74,11 @@ class InsertLayers(ModelGrowth):
 
     def edit(self, subject: Subject) -> NewLayers:
         """See `ModelGrowth.edit`."""
-        stack = find_stack(subject.model, self.stack, self.after, self.every, self.count)
+        stack = find_stack(subject.model, self.stack, self.after, every=self.every, count=self.count)
         return NewLayers(
             subject, stack, init=self.init, train=self.train, approximate=self.approximate, thorough=self.check
         )
 
     def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
         """See `ModelGrowth.rebuild`."""
-        stack = find_stack(model, self.stack, tuple(changes["places"]), None, None)
-        layers = [entry_copy(model, stack.entries[source]) for source in changes["sources"]]
-        with Transaction() as transaction:
-            stack.insert(transaction, layers)
-            set_numbers(transaction, model, [AttributeChange(p, n, None, v) for p, n, v in changes["attributes"]])
-            replace_configs(transaction, model, [AttributeChange(p, n, None, v) for p, n, v in changes["configs"]])
+        rebuild_layers(model, changes)

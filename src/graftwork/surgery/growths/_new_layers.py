@@ -1,7 +1,7 @@
 """The edit that inserting layers makes: copies of entries in a stack, and every number that follows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,6 +17,7 @@ from graftwork.surgery.layers import (
     Stack,
     Uses,
     entry_copy,
+    find_stack,
     freeze,
     join_groups,
     origins,
@@ -37,17 +38,26 @@ class NewLayers(Edit):
         train: What trains afterwards.
         approximate: Whether layers that can't start as the identity are allowed.
         thorough: How much is checked.
+        like: Position of the entry that is copied. None takes the ones before the new ones.
     """
 
     def __init__(
-        self, subject: Subject, stack: Stack, *, init: str, train: str, approximate: bool, thorough: Thoroughness
+        self,
+        subject: Subject,
+        stack: Stack,
+        *,
+        init: str = "zero-out",
+        train: str = "all",
+        approximate: bool = False,
+        thorough: Thoroughness = True,
+        like: int | None = None,
     ) -> None:
         self._subject, self._stack, self._thorough = subject, stack, thorough
         self._train = train
         self._call = subject.graph.probes[0].call
         self._uses = Uses({})
-        self._from: Origins = origins(subject.graph, stack, self._call, init=init, approximate=approximate)
-        self._paths = tuple(f"{stack.path}.{stack.grown_keys[place]}" for place in stack.new)
+        self._from: Origins = origins(subject.graph, stack, self._call, init=init, approximate=approximate, like=like)
+        self._paths = tuple(stack.at(stack.grown_keys[place]) for place in stack.new)
         self._shared = [shared_tensors(subject.model, entry) for entry in stack.entries]
         self._layers: list[nn.Module] = []
         self._pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
@@ -61,7 +71,7 @@ class NewLayers(Edit):
 
     def _details(self) -> Iterator[str]:
         for path, source, how in zip(self._paths, self._from.sources, self._from.details, strict=True):
-            yield f"{path}: a copy of {self._stack.path}.{self._stack.own[source][0]}{how}"
+            yield f"{path}: a copy of {self._stack.at(self._stack.own[source][0])}{how}"
         moved = [f"{old} → {new}" for old, new in self._stack.renames.items() if old != new]
         if moved:
             yield f"moved in {self._stack.path}: {', '.join(moved[:8])}{', …' if len(moved) > 8 else ''}"
@@ -175,18 +185,22 @@ class NewLayers(Edit):
         """Which of the changed numbers the forward probably computes with."""
         kinds = list(dict.fromkeys(self._changed_kinds()))
         if kinds:
-            return f"; entries of {self._stack.path!r} alternate in {kinds[:3]}: insert as many at one place as keep step"
-        inside = [c.name for c in self.attributes if c.path.startswith(f"{self._stack.path}.") and type(c.old) is int]
+            return (
+                f"; entries of {self._stack.path!r} alternate in {kinds[:3]}: insert as many at one place as keep step"
+            )
+        inside = [c.name for c in self.attributes if self._stack.holds(c.path) and type(c.old) is int]
         if inside:
             names = list(dict.fromkeys(inside))[:3]
-            return f"; the forward probably computes with {names}, the layers' own places: insert at the end, after=[-1]"
+            return (
+                f"; the forward probably computes with {names}, the layers' own places: insert at the end, after=[-1]"
+            )
         return ""
 
     def _changed_kinds(self) -> Iterator[str]:
         """Numbers of old entries that change otherwise than by the way that the entry moves."""
         stack = self._stack
         for place, position in zip(stack.old, range(stack.length), strict=True):
-            path = f"{stack.path}.{stack.grown_keys[place]}"
+            path = stack.at(stack.grown_keys[place])
             for change in self.attributes:
                 if f"{change.path}.".startswith(f"{path}.") and type(change.old) is not float:
                     if not (type(change.old) is int and change.new == change.old + place - position):
@@ -201,8 +215,24 @@ class NewLayers(Edit):
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""
         return {
+            "stack": self._stack.path,
             "places": list(self._stack.places),
             "sources": list(self._from.sources),
             "attributes": [[c.path, c.name, c.new] for c in self.attributes],
             "configs": [[c.path, c.name, c.new] for c in self.configs],
         }
+
+
+def rebuild_layers(model: nn.Module, changes: Mapping[str, Any]) -> None:
+    """Give a freshly built model the layers of the grown one, without weights.
+
+    Args:
+        model: The model before the growth; changed in place.
+        changes: What `NewLayers.changes` has returned.
+    """
+    stack = find_stack(model, changes["stack"], tuple(changes["places"]))
+    layers = [entry_copy(model, stack.entries[source]) for source in changes["sources"]]
+    with Transaction() as transaction:
+        stack.insert(transaction, layers)
+        set_numbers(transaction, model, [AttributeChange(p, n, None, v) for p, n, v in changes["attributes"]])
+        replace_configs(transaction, model, [AttributeChange(p, n, None, v) for p, n, v in changes["configs"]])

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._calls import Call, sandbox
+from graftwork.surgery._calls import Call, quiet_kernels, sandbox
 from graftwork.surgery.layers._record import Entry, recording
 from graftwork.surgery.layers._silence import CanNotBeZeroError, Silence, silence
 
@@ -51,10 +50,8 @@ def branches_of(model: nn.Module, stack: nn.Module, call: Call) -> list[Branches
     def analyse(number: int, entry: Entry) -> None:
         found[number] = _branches(entry)
 
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operation shows no sum
     try:
-        with sandbox(model), recording(model, entries, analyse):
+        with sandbox(model), quiet_kernels(), recording(model, entries, analyse):
             model.eval()
             call.run(model)
     except SurgeryError:
@@ -64,8 +61,6 @@ def branches_of(model: nn.Module, stack: nn.Module, call: Call) -> list[Branches
             f"example_input: expected a batch as the model's forward takes it, got {type(error).__name__} in "
             f"evaluation mode ({error}); pass another"
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
     return found
 
 

@@ -99,7 +99,9 @@ def _gradients(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter])
                 _quiet(model, training=training)
                 own = call.copied()
                 try:
-                    outputs = [t for t in output_tensors(model(*own.arguments, **own.keywords)) if t.is_floating_point()]
+                    outputs = [
+                        t for t in output_tensors(model(*own.arguments, **own.keywords)) if t.is_floating_point()
+                    ]
                     loss = _random_sum([t for t in outputs if t.requires_grad])
                     if loss is not None:
                         return list(torch.autograd.grad(loss, list(parameters), allow_unused=True))

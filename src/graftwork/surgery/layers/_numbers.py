@@ -48,7 +48,7 @@ def place_numbers(model: nn.Module, stack: Stack, sources: Sequence[int], call: 
             continue
         for source, place in places:
             if source in values and (new := rule(place)) != values[source]:
-                where = f"{stack.path}.{keys[place]}.{path}".rstrip(".")
+                where = f"{stack.at(keys[place])}.{path}".rstrip(".")
                 changes.append(AttributeChange(where, name, values[source], new))
     read = _read(model, stack, unclear, call) if unclear else set()
     for path, name in unclear:
@@ -163,7 +163,9 @@ def _watching(
             module.__class__ = kinds[key]
 
 
-def count_changes(model: nn.Module, stack: Stack, sources: Sequence[int]) -> tuple[list[AttributeChange], list[AttributeChange]]:
+def count_changes(
+    model: nn.Module, stack: Stack, sources: Sequence[int]
+) -> tuple[list[AttributeChange], list[AttributeChange]]:
     """Return numbers and lists beside the stack that say how many layers there are, or hold something for each.
 
     Args:
@@ -183,11 +185,15 @@ def count_changes(model: nn.Module, stack: Stack, sources: Sequence[int]) -> tup
         module = model.get_submodule(path)
         own += [AttributeChange(path, *change) for change in _counts(vars(module), stack, sources)]
         for name, value in vars(module).items():
-            content = value if isinstance(value, dict) and not name.startswith("_") else getattr(value, "__dict__", None)
+            content = (
+                value if isinstance(value, dict) and not name.startswith("_") else getattr(value, "__dict__", None)
+            )
             if isinstance(value, (nn.Module, type)) or content is None or id(value) in seen or callable(value):
                 continue
             seen.add(id(value))
-            held += [AttributeChange(f"{path}.{name}".lstrip("."), *change) for change in _counts(content, stack, sources)]
+            held += [
+                AttributeChange(f"{path}.{name}".lstrip("."), *change) for change in _counts(content, stack, sources)
+            ]
     return own, held
 
 
@@ -197,7 +203,9 @@ def _counts(content: dict[Any, Any], stack: Stack, sources: Sequence[int]) -> It
             continue
         if type(value) is int and value == stack.length:
             yield name, value, stack.length + len(stack.new)
-        elif isinstance(value, (list, tuple)) and len(value) == stack.length > 1 and all(type(v) in PLAIN for v in value):
+        elif (
+            isinstance(value, (list, tuple)) and len(value) == stack.length > 1 and all(type(v) in PLAIN for v in value)
+        ):
             yield name, value, inserted(value, stack, sources)
 
 

@@ -46,7 +46,9 @@ class Origins:
     notes: tuple[str, ...] = ()
 
 
-def origins(graph: ChannelGraph, stack: Stack, call: Call, *, init: str, approximate: bool) -> Origins:
+def origins(
+    graph: ChannelGraph, stack: Stack, call: Call, *, init: str, approximate: bool, like: int | None = None
+) -> Origins:
     """Decide which entries are copied, how the copies start, and which numbers follow.
 
     Args:
@@ -55,6 +57,7 @@ def origins(graph: ChannelGraph, stack: Stack, call: Call, *, init: str, approxi
         call: The example.
         init: One of `INITS`.
         approximate: Whether layers that can't start as the identity are allowed.
+        like: Old position of the entry that all copy. None takes for each the one before it, or a near one.
 
     Raises:
         SurgeryError: No entry can be copied, or a number can't follow.
@@ -62,6 +65,10 @@ def origins(graph: ChannelGraph, stack: Stack, call: Call, *, init: str, approxi
     model = graph.model
     branches = branches_of(model, stack.module, call)
     usable = [_usable(stack, branches, place, init=init, approximate=approximate) for place in stack.places]
+    if like is not None:
+        if any(like not in choice for choice in usable):
+            raise SurgeryError(_refusal(stack, branches, like, approximate))
+        usable = [(like,)] * len(usable)
     owner = owner_of(model, stack.path)
     reference = None if owner is None else find_reference(model, owner, stack, usable)
     notes: tuple[str, ...] = ()
@@ -72,7 +79,9 @@ def origins(graph: ChannelGraph, stack: Stack, call: Call, *, init: str, approxi
         own, held = count_changes(model, stack, sources)
         attributes, configs = (*place_numbers(model, stack, sources, call), *own), tuple(held)
         if owner is not None:
-            notes = (f"{owner}.config".lstrip(".") + " does not build this model: rebuild it with graftwork.load_model",)
+            notes = (
+                f"{owner}.config".lstrip(".") + " does not build this model: rebuild it with graftwork.load_model",
+            )
     begun = [_start(graph, stack, source, branches[source], init) for source in sources]
     inexact = dict.fromkeys(text for source in sources for text in _inexact(stack, source, branches[source], init))
     return Origins(
@@ -144,7 +153,7 @@ def _start(
     """What makes a copy of an entry start as it shall, and the same in words."""
     if init == "copy" or branches is None or branches.silence is None:
         return _nothing, ""
-    entry = f"{stack.path}.{stack.own[source][0]}"
+    entry = stack.at(stack.own[source][0])
     silence = branches.silence
     _refuse_shared(graph.model, stack.entries[source], entry, silence)
     twins = []

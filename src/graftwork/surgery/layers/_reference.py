@@ -212,7 +212,7 @@ def _choose(
     """
     keys, chosen = stack.grown_keys, []
     built = _shapes(after)
-    new = {place: f"{stack.path}.{keys[place]}" for place in stack.new}
+    new = {place: stack.at(keys[place]) for place in stack.new}
     rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{p}." for p in new.values()))}
     unlike = _other({stack.renamed(name): shape for name, shape in _shapes(before).items()}, rest)
     if unlike:
@@ -233,7 +233,7 @@ def _other(old: Shapes, new: Shapes) -> str:
 
 
 def _entry(before: nn.Module, stack: Stack, position: int) -> nn.Module:
-    return before.get_submodule(f"{stack.path}.{stack.own[position][0]}")
+    return before.get_submodule(stack.at(stack.own[position][0]))
 
 
 def _differences(first: nn.Module, second: nn.Module) -> Iterator[tuple[str, str, Any, Any]]:
@@ -254,7 +254,10 @@ def _unlike(old: nn.Module, built: nn.Module, shift: int) -> float:
     values = [(first, second) for _, _, first, second in _differences(old, built)]
     kinds = zip(old.modules(), built.modules(), strict=False)
     return (
-        sum(type(first) is not float and not (type(first) is int and second == first + shift) for first, second in values)
+        sum(
+            type(first) is not float and not (type(first) is int and second == first + shift)
+            for first, second in values
+        )
         + 0.01 * sum(type(first) is float for first, _ in values)
         + 0.1 * sum(type(first) is not type(second) for first, second in kinds)
     )
@@ -271,13 +274,13 @@ def _numbers(
     keys = stack.grown_keys
     places = [*zip(range(stack.length), stack.old, strict=True), *zip(sources, stack.new, strict=True)]
     for position, place in places:
-        path = f"{stack.path}.{keys[place]}"
+        path = stack.at(keys[place])
         live = stack.entries[position]
         for inner, name, old, new in _differences(_entry(before, stack, position), after.get_submodule(path)):
             if vars(live.get_submodule(inner)).get(name) == old:
                 yield AttributeChange(f"{path}.{inner}".rstrip("."), name, old, new)
     for inner, name, old, new in _differences(before, after):
-        if not f"{inner}.".startswith(f"{stack.path}.") and vars(whole.get_submodule(inner)).get(name) == old:
+        if not stack.holds(inner) and vars(whole.get_submodule(inner)).get(name) == old:
             yield AttributeChange(inner, name, old, new)
 
 

@@ -63,6 +63,14 @@ class Stack:
         keys = self.grown_keys
         return {key: keys[place] for (key, _), place in zip(self.own, self.old, strict=True)}
 
+    def at(self, key: str) -> str:
+        """Return the path of an entry."""
+        return f"{self.path}.{key}" if self.path else key
+
+    def holds(self, path: str) -> bool:
+        """Whether a path lies inside of the stack."""
+        return not self.path or path.startswith(f"{self.path}.")
+
     def on(self, model: nn.Module) -> "Stack":
         """Return the same growth of another model of this structure."""
         module = model.get_submodule(self.path)
@@ -89,11 +97,10 @@ class Stack:
 
     def renamed(self, name: str) -> str:
         """Return the name that a tensor or module of an old entry will have."""
-        prefix = f"{self.path}."
-        if not name.startswith(prefix):
+        if not self.holds(name):
             return name
-        key, dot, rest = name.removeprefix(prefix).partition(".")
-        return f"{prefix}{self.renames.get(key, key)}{dot}{rest}"
+        key, dot, rest = name.removeprefix(self.at("")).partition(".")
+        return f"{self.at(self.renames.get(key, key))}{dot}{rest}"
 
     def insert(self, transaction: Transaction, layers: list[nn.Module]) -> None:
         """Put new entries in their places."""
@@ -114,7 +121,14 @@ def _fill(held: dict[str, nn.Module | None], content: Mapping[str, nn.Module | N
     held.update(content)
 
 
-def find_stack(model: nn.Module, path: str, after: tuple[int, ...] | None, every: int | None, count: int | None) -> Stack:
+def find_stack(
+    model: nn.Module,
+    path: str,
+    after: tuple[int, ...] | None,
+    *,
+    every: int | None = None,
+    count: int | None = None,
+) -> Stack:
     """Return the stack at a path, with the places of its new entries.
 
     Args:
@@ -132,13 +146,15 @@ def find_stack(model: nn.Module, path: str, after: tuple[int, ...] | None, every
     if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):
         known = [name for name, one in modules.items() if isinstance(one, (nn.ModuleList, nn.Sequential)) and len(one)]
         got = f"{path!r}, which the model has not" if module is None else f"{path!r}, a {type(module).__name__}"
-        raise SurgeryError(f"stack: expected the path of a ModuleList or Sequential, got {got}; pick one of {known[:8]}")
+        raise SurgeryError(
+            f"stack: expected the path of a ModuleList or Sequential, got {got}; pick one of {known[:8]}"
+        )
     own = _held(module)
-    return Stack(path, module, places(len(own), after, every, count, path), own)
+    return Stack(path, module, places(len(own), after, every=every, count=count, path=path), own)
 
 
 def places(
-    length: int, after: tuple[int, ...] | None, every: int | None, count: int | None, path: str = ""
+    length: int, after: tuple[int, ...] | None, *, every: int | None = None, count: int | None = None, path: str = ""
 ) -> tuple[int, ...]:
     """Return after which entries new ones go.
 

@@ -101,7 +101,6 @@ class Uses:
                 worst, where = allowed, name
         return worst, where
 
-
     def keeps_cache(self) -> bool:
         """Whether steps with the cache still give what the full forward gives, where they did before the growth."""
         before = _drift({name: output for name, (_, output) in self.runs.items()})
