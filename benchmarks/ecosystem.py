@@ -10,7 +10,8 @@ copy grows by each growth of `GROWTHS`, and what it is used for is run by this s
 * *cache*: a prefill and three steps against the full forward of the grown model;
 * *padding*: the change of the outputs with the first row padded left, and right;
 * *generate*: the same greedy tokens as before;
-* *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and the same outputs, bit for bit (of a copy in memory of its own);
+* *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
+  outputs, bit for bit;
 * *moved*: new tensors that three steps of AdamW have moved;
 * *slots*: the optimizer's state of every old parameter has the same bits.
 
@@ -82,7 +83,7 @@ def attempt(model: nn.Module, one: Stacked, growth: Any, batches: list[Any]) -> 
 
 
 def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str, Any], receipt: Any,
-           optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, dict[str, Tensor]]) -> dict[str, Any]:  # fmt: skip
+           optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, Any]) -> dict[str, Any]:  # fmt: skip
     """Use a grown model, and compare."""
     after = uses(model, one, batches)
     worst = max(gap(old, new) for old, new in zip(before["outputs"], after["outputs"], strict=True))

@@ -1,9 +1,9 @@
 """Grow any PyTorch model in the middle of training, without changing what it computes.
 
 A growth is one frozen value: `Widen` adds channels to a volume, `WidenAll` to every one, `Deepen` grafts residual
-blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer. `plan` shows every tensor that it will change in a model that nobody here wrote,
-`grow` makes it, in place and all or nothing, and carries the optimizer's state along; schedules and logs hold the same
-values. `growth_sites` says what can grow and, where not, why not.
+blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer. `plan` shows every tensor that it will
+change in a model that nobody here wrote, `grow` makes it, in place and all or nothing, and carries the optimizer's
+state along; schedules and logs hold the same values. `growth_sites` says what can grow and, where not, why not.
 """
 
 from graftwork.surgery._block import R2RBlock

@@ -37,10 +37,10 @@ class Deepen(ModelGrowth):
             neighborhood of the module uses.
         activation: Class name in ``torch.nn``. None takes what the neighborhood uses.
         like: Path of a residual block of the model (a transformer block, a ResNet block). The new block is then a copy
-            of it that starts as the identity, instead of an R2R block. Where it and the modules in ``after`` are entries
-            of one list of layers, the copy becomes an entry, too, as by `InsertLayers`; elsewhere it gets fresh weights
-            of the same scale and the arguments of the module that it follows. The options of the R2R block don't apply.
-            None makes an R2R block.
+            of it that starts as the identity, instead of an R2R block. Where it and the modules in ``after`` are
+            entries of one list of layers, the copy becomes an entry, too, as by `InsertLayers`; elsewhere it gets
+            fresh weights of the same scale and the arguments of the module that it follows. The options of the R2R
+            block don't apply. None makes an R2R block.
         scale: Standard deviation of W. None matches the old weights.
 
     Example:

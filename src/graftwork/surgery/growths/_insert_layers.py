@@ -31,8 +31,8 @@ class InsertLayers(ModelGrowth):
             norm follows it in the branch, that norm's gain and bias), ``"r2r"`` (copies whose branches end in twins
             that cancel) or ``"copy"`` (plain copies; not exact, needs ``approximate=True``).
         train: ``"all"``, or ``"new"``: afterwards only the new layers train.
-        approximate: Whether layers that can't start as the identity (post-norm, plain copies) are inserted all the same;
-            the receipt states how much the outputs have changed.
+        approximate: Whether layers that can't start as the identity (post-norm, plain copies) are inserted, too; the
+            receipt states how much the outputs have changed.
 
     Example:
         >>> InsertLayers("model.layers", every=4)
@@ -68,8 +68,8 @@ class InsertLayers(ModelGrowth):
                 raise SurgeryError(f"{self.wrong(name, f'one of {list(known)}')}{did_you_mean(value, known)}")
         if self.init == "copy" and not self.approximate:
             raise SurgeryError(
-                "InsertLayers: init: expected approximate=True beside 'copy', as plain copies change the function; take "
-                "'zero-out' for an exact growth"
+                "InsertLayers: init: expected approximate=True beside 'copy', as plain copies change the function; "
+                "take 'zero-out' for an exact growth"
             )
 
     def edit(self, subject: Subject) -> NewLayers:

@@ -145,8 +145,8 @@ class NewLayers(Edit):
             used = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
             raise SurgeryError(
                 f"the model's forward fails with new layers in {self._stack.path!r}{used} ({type(error).__name__}: "
-                f"{error}); everything was put back. Its code probably holds the number of layers, or something for each "
-                "layer, where it could not be found: make it read both from the list"
+                f"{error}); everything was put back. Its code probably holds the number of layers, or something for "
+                "each layer, where it could not be found: make it read both from the list"
             ) from error
         finally:
             for handle in handles:
@@ -163,15 +163,15 @@ class NewLayers(Edit):
             if layer not in ran:
                 raise SurgeryError(
                     f"{path!r} would never run: the forward does not go through all entries of {self._stack.path!r}; "
-                    "everything was put back. It probably counts the layers itself, or walks another list beside this one"
+                    "everything was put back. It probably counts the layers itself, or walks another list beside it"
                 )
 
     def _refuse_change(self, worst: float, where: str, check: Check) -> None:
         if self.approximations and math.isfinite(worst):
             if not self._uses.keeps_cache():
                 raise NotPreservedError(
-                    f"inserting {self.label}: expected steps with a cache to give what the full forward gives, as before, "
-                    "got others; everything was put back. Two layers probably share one slot of the cache"
+                    f"inserting {self.label}: expected steps with a cache to give what the full forward gives, as "
+                    "before, got others; everything was put back. Two layers probably share one slot of the cache"
                 )
             return
         if worst <= 1.0:
@@ -202,9 +202,9 @@ class NewLayers(Edit):
         for place, position in zip(stack.old, range(stack.length), strict=True):
             path = stack.at(stack.grown_keys[place])
             for change in self.attributes:
-                if f"{change.path}.".startswith(f"{path}.") and type(change.old) is not float:
-                    if not (type(change.old) is int and change.new == change.old + place - position):
-                        yield change.name
+                inside = f"{change.path}.".startswith(f"{path}.") and type(change.old) is not float
+                if inside and not (type(change.old) is int and change.new == change.old + place - position):
+                    yield change.name
 
     def _note_untrained(self) -> None:
         excused = untrained(self._subject.model, self._call, self._pairs)

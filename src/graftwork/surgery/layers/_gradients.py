@@ -69,9 +69,9 @@ def _judged(names: Sequence[str], new: Sequence[float], old: Sequence[float], dt
             dead.append(name)
     if dead:
         raise SurgeryError(
-            f"the new layers would not train: no gradient reaches {', '.join(dead[:4])}, though it reaches the originals; "
-            "everything was put back. The model may keep something (a cache, statistics) by layer, under a number that "
-            "could not be found"
+            f"the new layers would not train: no gradient reaches {', '.join(dead[:4])}, though it "
+            "reaches the originals; everything was put back. The model may keep something (a cache, statistics) by "
+            "layer, under a number that could not be found"
         )
     return still
 
@@ -105,7 +105,7 @@ def _gradients(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter])
                     loss = _random_sum([t for t in outputs if t.requires_grad])
                     if loss is not None:
                         return list(torch.autograd.grad(loss, list(parameters), allow_unused=True))
-                except Exception:  # this mode is not for this model, whatever it raises
+                except Exception:  # noqa: S112 - this mode is not for this model, whatever it raises
                     continue
         return None
     finally:

@@ -106,8 +106,8 @@ def _usable(
     here = branches[place]
     if here is None:
         raise SurgeryError(
-            f"{stack.path!r} can't get new entries after {place}: the example input does not run that entry; pass a batch "
-            "that does"
+            f"{stack.path!r} can't get new entries after {place}: the example input does not run that entry; pass a "
+            "batch that does"
         )
     nearest = sorted(range(stack.length), key=lambda i: (abs(i - place), i < place))
     found = []
@@ -135,8 +135,8 @@ def _refusal(stack: Stack, branches: Sequence[Branches | None], place: int, appr
     else:
         advice = "pick a stack whose entries keep the shape of their input"
     return (
-        f"{stack.path!r} can't get new entries after {place}: no layer there can start as the identity, as {here.problem}; "
-        f"{advice}"
+        f"{stack.path!r} can't get new entries after {place}: no layer there can start as the identity, as "
+        f"{here.problem}; {advice}"
     )
 
 
@@ -204,6 +204,6 @@ def _refuse_shared(model: nn.Module, entry: nn.Module, path: str, silence: Silen
         leaf = name.removeprefix(f"{path}.")
         if leaf in shared or not name.startswith(f"{path}."):
             raise SurgeryError(
-                f"{path!r} can't be copied so that it starts as the identity: {name!r} ends a residual branch and is used "
-                "elsewhere, too; take init='copy' with approximate=True, or untie it"
+                f"{path!r} can't be copied so that it starts as the identity: {name!r} ends a residual branch and is "
+                "used elsewhere, too; take init='copy' with approximate=True, or untie it"
             )

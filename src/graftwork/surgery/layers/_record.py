@@ -171,9 +171,12 @@ def follow_stream(node: Node) -> None:
         return
     for stream in dict.fromkeys(streams):
         others = [o for o in node.operands if o is not stream and o.value.is_floating_point()]
-        if node.op.rstrip("_") in {"add", "sub", "addmm", "addcmul", "baddbmm"} and node.operands[0] is stream:
-            added, plain = _sum(node, stream, others), _alone(node, stream, others)
-        elif node.op.rstrip("_") == "add" and len(others) == 1 and others[0] is node.operands[0]:
+        name = node.op.rstrip("_")
+        if node.operands[0] is stream:
+            is_sum = name in {"add", "sub", "addmm", "addcmul", "baddbmm"}
+        else:
+            is_sum = name == "add" and len(others) == 1 and others[0] is node.operands[0]
+        if is_sum:
             added, plain = _sum(node, stream, others), _alone(node, stream, others)
         else:
             added, plain = (), _same(node, stream)

@@ -1,8 +1,8 @@
 """What a model would be if it were built at the new depth: an oracle for names, numbers and the config.
 
 A Hugging Face model is built from its config alone. So the config that builds the grown model is looked for by building
-(on the meta device, without weights), and what that model's layers hold, ``layer_idx``, ``is_sliding``, drop-path rates,
-is what the grown model's layers get. No list of names is needed.
+(on the meta device, without weights), and what that model's layers hold, ``layer_idx``, ``is_sliding``, drop-path
+rates, is what the grown model's layers get. No list of names is needed.
 """
 
 import copy
@@ -94,8 +94,8 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
             sources = chosen
     raise SurgeryError(
         f"{stack.path!r} can't get new entries after {list(stack.places)}: its config can't describe the grown model "
-        f"({problem}); choose other places, several entries at one place where kinds of layers alternate, or grow a part "
-        "of the model that has no such tensor"
+        f"({problem}); choose other places, several entries at one place where kinds of layers alternate, or grow a "
+        "part of the model that has no such tensor"
     )
 
 
@@ -295,6 +295,6 @@ def _inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Ite
         seen.add(id(config))
         new, own = vars(vars(built[path]).get("config", object)), vars(live[path]).get("config")
         for name, value in vars(config).items():
-            if name in new and _is_plain(value) and _is_plain(new[name]) and value != new[name]:
-                if getattr(own, name, None) == value and not name.startswith("_"):
-                    yield AttributeChange(f"{path}.config", name, value, new[name])
+            changed = name in new and _is_plain(value) and _is_plain(new[name]) and value != new[name]
+            if changed and getattr(own, name, None) == value and not name.startswith("_"):
+                yield AttributeChange(f"{path}.config", name, value, new[name])

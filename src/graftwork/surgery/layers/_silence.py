@@ -1,8 +1,8 @@
 """Which parameters make a residual branch add nothing: found by walking back from the sum through the record.
 
-What an operation does to zeros is tried, not listed: it runs again with zeros for one operand, and where all that comes
-out is zero, that operand is the way on. The walk ends at the last projection before the sum; where a norm stands between
-the two, at the norm's gain (zeros in front of a norm would magnify gradients by 1/√ε).
+What an operation does to zeros is tried, not listed: it runs again with zeros for one operand, and where all that
+comes out is zero, that operand is the way on. The walk ends at the last projection before the sum; where a norm stands
+between the two, at the norm's gain (zeros in front of a norm would magnify gradients by 1/√ε).
 """
 
 from dataclasses import dataclass, field

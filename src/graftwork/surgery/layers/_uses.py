@@ -78,7 +78,7 @@ class Uses:
         for name, use in _uses(model, call).items():
             try:
                 runs[name] = use, _run(model, use)
-            except Exception:  # the model can't be used like that, whatever it raises
+            except Exception:  # noqa: S112 - the model can't be used like that, whatever it raises
                 continue
         return cls(runs)
 
