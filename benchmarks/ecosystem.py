@@ -56,7 +56,7 @@ def measure(one: Stacked, kinds: list[str]) -> dict[str, Any]:
     """Return the row of an architecture."""
     model = scrambled(one).eval()  # type: ignore[arg-type]
     batches = [one.batch(size, torch.Generator().manual_seed(size)) for size in (2, 3)]
-    row: dict[str, Any] = {"stack": one.stack, "norm": one.norm, "parameters": count(model), "growths": {}}
+    row: dict[str, Any] = {"stack": one.stack, "parameters": count(model), "growths": {}}
     for kind in kinds:
         began = time.monotonic()
         entry = attempt(copy.deepcopy(model), one, GROWTHS[kind](one), batches)
@@ -219,16 +219,15 @@ def table(result: dict[str, Any]) -> str:
         lines += [
             f"## {kind}",
             "",
-            "| architecture | norm | outcome | gap | cache | padding | generate | round trip | moved | slots |",
+            "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
         ]
-        lines += ["|---|---|---|---:|---:|---:|---|---|---|---|"]
+        lines += ["|---|---|---:|---:|---:|---|---|---|---|"]
         for name, row in rows.items():
             entry = row["growths"].get(kind)
             if entry is not None:
-                lines.append(f"| {name} | {row['norm']} | " + " | ".join(cells(entry)) + " |")
-        entries = [(row["norm"], row["growths"][kind]["outcome"]) for row in rows.values() if kind in row["growths"]]
-        counts = Counter(entries)
-        text = ", ".join(f"{norm}-norm {outcome} {number}" for (norm, outcome), number in sorted(counts.items()))
+                lines.append(f"| {name} | " + " | ".join(cells(entry)) + " |")
+        entries = [row["growths"][kind]["outcome"] for row in rows.values() if kind in row["growths"]]
+        text = ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(entries).items()))
         lines += ["", f"{len(entries)} architectures: {text}.", ""]
         refused = {n: r["growths"][kind]["reason"] for n, r in rows.items() if "reason" in r["growths"].get(kind, {})}
         lines += [*(f"* {name}: {reason}" for name, reason in refused.items()), ""]

@@ -37,7 +37,7 @@ class Stacked:
         batch: Makes the arguments of one call: (number of examples, generator) → tensor, tuple or mapping.
         stack: Path of the list.
         after: Where new layers go.
-        norm: ``"pre"`` or ``"post"``: whether layers end in a sum or in a norm over it.
+        refused: Words of the reason for which no layer can be inserted; empty where it can.
         generates: Whether it has ``generate``.
     """
 
@@ -46,7 +46,7 @@ class Stacked:
     batch: Callable[[int, torch.Generator], Any]
     stack: str
     after: tuple[int, ...] = (0,)
-    norm: str = "pre"
+    refused: str = ""
     generates: bool = False
 
 
@@ -145,18 +145,19 @@ DECODERS = (
     _causal("biogpt", "BioGpt", _TEXT, stack="biogpt.layers"),
 )  # fmt: skip
 ENCODERS = (
-    _other("bert", "BertForMaskedLM", "BertConfig", "bert.encoder.layer", _TEXT, norm="post"),
+    _other("bert", "BertForMaskedLM", "BertConfig", "bert.encoder.layer", _TEXT, refused="post-norm"),
     _other("distilbert", "DistilBertForMaskedLM", "DistilBertConfig", "distilbert.transformer.layer",
-           {"vocab_size": _VOCABULARY, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}, norm="post"),
+           {"vocab_size": _VOCABULARY, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}, refused="post-norm"),
     _other("modernbert", "ModernBertForMaskedLM", "ModernBertConfig", "model.layers",
            {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}, after=(1,)),
     _other("roberta-prelayernorm", "RobertaPreLayerNormForMaskedLM", "RobertaPreLayerNormConfig",
            "roberta_prelayernorm.encoder.layer", _TEXT),
-    _other("esm", "EsmForMaskedLM", "EsmConfig", "esm.encoder.layer", {**_TEXT, "mask_token_id": 3}),
+    _other("esm", "EsmForMaskedLM", "EsmConfig", "esm.encoder.layer", {**_TEXT, "mask_token_id": 3},
+           refused="contact_head"),
     _other("t5 encoder", "T5ForConditionalGeneration", "T5Config", "encoder.block", _T5, batch=_pairs, generates=True),
     _other("t5 decoder", "T5ForConditionalGeneration", "T5Config", "decoder.block", _T5, batch=_pairs, generates=True),
     _other("bart encoder", "BartForConditionalGeneration", "BartConfig", "model.encoder.layers", _BART, batch=_pairs,
-           norm="post", generates=True),
+           refused="post-norm", generates=True),
     _other("pegasus encoder", "PegasusForConditionalGeneration", "PegasusConfig", "model.encoder.layers", _BART,
            batch=_pairs, generates=True),
     _other("mbart decoder", "MBartForConditionalGeneration", "MBartConfig", "model.decoder.layers", _BART,
@@ -180,7 +181,7 @@ VISION = (
             "window_size": 4}, batch=_pixels(32), after=(1, 1)),
     _other("swinv2 (pairs)", "Swinv2ForImageClassification", "Swinv2Config", "swinv2.encoder.layers.0.blocks",
            {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
-            "window_size": 4}, batch=_pixels(32), after=(1, 1), norm="post"),
+            "window_size": 4}, batch=_pixels(32), after=(1, 1)),
     _other("convnext", "ConvNextForImageClassification", "ConvNextConfig", "convnext.encoder.stages.1.layers",
            {"hidden_sizes": [8, 16], "depths": [2, 3], "num_stages": 2, "image_size": 16, "patch_size": 2},
            batch=_pixels(16)),
@@ -211,9 +212,9 @@ PLAIN = (
     Stacked(name="nn.TransformerEncoder, norm_first", build=lambda: _stock(norm_first=True), batch=_vectors,
             stack="layers"),
     Stacked(name="nn.TransformerEncoder", build=lambda: _stock(norm_first=False), batch=_vectors, stack="layers",
-            norm="post"),
+            refused="post-norm"),
     _known("mlp-mixer", "mlp-mixer", "blocks"),
-    _known("vit-pytorch vit", "vit-pytorch vit", "transformer.layers", norm="pre"),
+    _known("vit-pytorch vit", "vit-pytorch vit", "transformer.layers"),
     _known("pytorchcv resnet", "pytorchcv resnet", "features.stage2"),
     _known("pytorchcv preresnet-20", "pytorchcv preresnet-20", "features.stage2"),
     _known("pytorchcv seresnet-10", "pytorchcv seresnet-10", "features.stage2"),

@@ -49,7 +49,7 @@ class Parallel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         result = x.clone()
-        result += self.one(y).relu() + 0.5 * self.two(y)
+        result += self.one(y.relu()) + 0.5 * self.two(y)
         return result
 
 
@@ -107,7 +107,18 @@ class PostNorm(nn.Module):
         self.proj, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.proj(x).relu())
+        return self.norm(x + self.proj(x))
+
+
+class Rectified(nn.Module):
+    """A branch that ends in a rectifier: a zero projection before it would never train."""
+
+    def __init__(self, _place: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj(x).relu()
 
 
 class Constant(nn.Module):

@@ -57,8 +57,12 @@ def test_a_gain_that_is_stored_as_one_plus_w_becomes_minus_one() -> None:
 
 @pytest.mark.parametrize(
     ("block", "why"),
-    [(blocks.PostNorm, "post-norm"), (blocks.Constant, "can't be made zero")],
-    ids=["post-norm", "part of the input"],
+    [
+        (blocks.PostNorm, "post-norm"),
+        (blocks.Constant, "can't be made zero"),
+        (blocks.Rectified, "relu, through which zeros get no gradient"),
+    ],
+    ids=["post-norm", "part of the input", "rectifier"],
 )
 def test_what_can_not_start_as_the_identity_says_why(block: type, why: str) -> None:
     model, x = blocks.build(block)

@@ -121,6 +121,9 @@ class _Walk:
         for operand in sorted(operands, key=_preference):
             if not _makes_zero(node, [operand]):
                 continue
+            if not _passes_gradient(node, operand):
+                problem = CanNotBeZeroError(f"it ends in {node.op}, through which zeros get no gradient")
+                continue
             try:
                 found = self.to(operand)
             except CanNotBeZeroError as error:
@@ -154,6 +157,21 @@ def _makes_zero(node: Node, operands: list[Node]) -> bool:
         return False
     first = result[0] if isinstance(result, (tuple, list)) and result else result
     return isinstance(first, Tensor) and not bool(first.ne(0).any())  # NaN is not zero either
+
+
+def _passes_gradient(node: Node, operand: Node) -> bool:
+    """Whether zeros in place of an operand would get a gradient; a rectifier gives none at zero."""
+    if not operand.value.is_floating_point():
+        return True
+    zeros = torch.zeros_like(operand.value).requires_grad_()
+    try:
+        with torch.enable_grad():
+            result = node.again({id(operand): zeros})
+            first = result[0] if isinstance(result, (tuple, list)) else result
+            (gradient,) = torch.autograd.grad(first.sum(), zeros, allow_unused=True)
+    except Exception:  # an operation without a derivative: the check of all gradients will tell
+        return True
+    return gradient is not None and bool(gradient.any())
 
 
 def _is_scale_of(scale: Node, of: Node) -> bool:
