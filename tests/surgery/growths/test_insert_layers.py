@@ -230,7 +230,7 @@ class _ByPlace(blocks.Parallel):
 def test_a_forward_that_leaves_layers_out_or_computes_with_its_place_is_refused_and_put_back() -> None:
     torch.manual_seed(0)
     model, x = _Counting(blocks.Parallel).double().eval(), torch.randn(2, 5, blocks.WIDTH, dtype=torch.float64)
-    with pytest.raises(SurgeryError, match="never run|same outputs"):
+    with pytest.raises(SurgeryError, match=r"never run|same outputs"):
         grow(model, InsertLayers("blocks", after=(0,)), example_input=x)
     assert len(model.blocks) == 3
     other, x = blocks.build(_ByPlace)
@@ -246,7 +246,7 @@ def test_a_down_sampling_block_is_left_out_and_the_next_one_copied() -> None:
 
     torch.manual_seed(0)
     model, x = ResNet().double().eval(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
-    with pytest.raises(SurgeryError, match="down-samples.*pick a stack"):
+    with pytest.raises(SurgeryError, match=r"down-samples.*pick a stack"):
         plan(model, InsertLayers("layer2", after=(0,)), example_input=x)
     before = _output(model, x)
     receipt = grow(model, InsertLayers("layer1", count=2), example_input=x)

@@ -64,11 +64,7 @@ def origins(
     """
     model = graph.model
     branches = branches_of(model, stack.module, call)
-    usable = [_usable(stack, branches, place, init=init, approximate=approximate) for place in stack.places]
-    if like is not None:
-        if any(like not in choice for choice in usable):
-            raise SurgeryError(_refusal(stack, branches, like, approximate))
-        usable = [(like,)] * len(usable)
+    usable = [_usable(stack, branches, place, init=init, approximate=approximate, like=like) for place in stack.places]
     owner = owner_of(model, stack.path)
     reference = None if owner is None else find_reference(model, owner, stack, usable)
     notes: tuple[str, ...] = ()
@@ -96,9 +92,15 @@ def origins(
 
 
 def _usable(
-    stack: Stack, branches: Sequence[Branches | None], place: int, *, init: str, approximate: bool
+    stack: Stack,
+    branches: Sequence[Branches | None],
+    place: int,
+    *,
+    init: str,
+    approximate: bool,
+    like: int | None,
 ) -> tuple[int, ...]:
-    """Old entries that a new one may copy: the one before it, then the nearest.
+    """Old entries that a new one may copy: the one before it, then the nearest; or one alone.
 
     Raises:
         SurgeryError: There is none.
@@ -111,7 +113,7 @@ def _usable(
         )
     nearest = sorted(range(stack.length), key=lambda i: (abs(i - place), i < place))
     found = []
-    for position in nearest:
+    for position in nearest if like is None else [like]:
         there = branches[position]
         if there is None or there.shape is None or there.shape != here.out or there.out != there.shape:
             continue
@@ -119,6 +121,13 @@ def _usable(
             found.append(position)
     if found:
         return tuple(found)
+    if like is not None:
+        there = branches[like]
+        why = "as the example does not run it" if there is None else f"as {there.problem or 'it has other shapes'}"
+        raise SurgeryError(
+            f"like={stack.at(stack.own[like][0])!r} can't become a new layer after {stack.at(stack.own[place][0])!r}: it "
+            f"can't start as the identity there, {why}; pick a residual block, or deepen without like"
+        )
     raise SurgeryError(_refusal(stack, branches, place, approximate))
 
 
