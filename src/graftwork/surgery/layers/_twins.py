@@ -51,7 +51,7 @@ def make_twins(graph: ChannelGraph, entry: str, layer: nn.Module, volume: Var) -
     with torch.no_grad():
         for name in graph.touched([volume]):
             tensor = own[name.removeprefix(f"{entry}.")]
-            for dim, layout in enumerate(graph.layouts(name, halves)):  # type: ignore[arg-type]
+            for dim, layout in enumerate(graph.layouts(name, halves)):
                 if layout.reduced != layout.new_size:
                     tensor.copy_(_repeated(tensor, dim, layout))
 
