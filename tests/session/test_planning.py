@@ -74,7 +74,6 @@ def test_a_search_of_one_round_spends_all_flops_on_it_whatever_the_recipe_says()
     assert plan == Plan(0, flops=10**12, initial_fraction=1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="a budget in steps loses what the recipe would leave to generations")
 def test_a_search_of_one_round_takes_all_steps_whatever_the_recipe_says() -> None:
     plan = make_plan(
         parse_budget("100steps"), RECIPE.replace(num_generations=0), GENOME, batch_size=32, scoring_flops=UPDATE
