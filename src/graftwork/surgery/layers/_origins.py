@@ -125,8 +125,8 @@ def _usable(
         there = branches[like]
         why = "as the example does not run it" if there is None else f"as {there.problem or 'it has other shapes'}"
         raise SurgeryError(
-            f"like={stack.at(stack.own[like][0])!r} can't become a new layer after {stack.at(stack.own[place][0])!r}: it "
-            f"can't start as the identity there, {why}; pick a residual block, or deepen without like"
+            f"like={stack.at(stack.own[like][0])!r} can't become a new layer after {stack.at(stack.own[place][0])!r}: "
+            f"it can't start as the identity there, {why}; pick a residual block, or deepen without like"
         )
     raise SurgeryError(_refusal(stack, branches, place, approximate))
 
