@@ -36,13 +36,14 @@ def ensemble(
     if features not in ("logits", "penultimate"):
         raise ConfigError(f"features: expected logits or penultimate, got {features!r}")
     known = tuple(METHODS) if features == "logits" else PENULTIMATE_METHODS
-    rows = combine(
-        folder,
-        members_of(folder, members),
-        methods=method or known,
-        seed=seed,
-        features=features,  # type: ignore[arg-type]
-    )
+    with folder:
+        rows = combine(
+            folder,
+            members_of(folder, members),
+            methods=method or known,
+            seed=seed,
+            features=features,  # type: ignore[arg-type]
+        )
     for row in rows:
         if as_json:
             emit(row)

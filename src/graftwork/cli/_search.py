@@ -90,6 +90,9 @@ def search(
     ] = None,
     out: options.Out = None,
     resume: Annotated[Path | None, option("Output", "Continue this run folder; takes no other options.")] = None,
+    as_new: Annotated[
+        Path | None, option("Output", "With --resume: begin another run here, from the options that stand there.")
+    ] = None,
     config: options.Config = None,
     report: options.Report = True,
     quiet: options.Quiet = False,
@@ -104,13 +107,22 @@ def search(
         changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
         if changed:
             raise ConfigError(f"--resume: expected no other options, got {', '.join(sorted(changed))}; leave them out")
-        run_session(resume, None, report=report, quiet=quiet, as_json=as_json)
+        begun = None if as_new is None else _options_of(resume)
+        run_session(as_new or resume, begun, report=report, quiet=quiet, as_json=as_json)
         return
+    if as_new is not None:
+        raise ConfigError(f"--as-new {as_new}: expected --resume RUN beside it, which names the run to begin from")
     found = _load_config(config, flags)
     run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
 
 
-_NOT_OPTIONS = ("out", "resume", "config", "report", "quiet", "as_json", "help_all")
+def _options_of(run: Path) -> "SearchConfig":
+    from graftwork.session import options_of
+
+    return options_of(run)
+
+
+_NOT_OPTIONS = ("out", "resume", "as_new", "config", "report", "quiet", "as_json", "help_all")
 
 
 @app.command(cls=PanelCommand)

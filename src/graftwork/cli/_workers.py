@@ -35,7 +35,7 @@ def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
 
 
 def _stored(out: Path) -> SearchConfig:
-    return SearchConfig.load(RunFolder.open(out).path / "config.toml")
+    return SearchConfig.load(RunFolder.open(out).config_path)
 
 
 def _hint(error: ResourceError, out: Path) -> ResourceError:

@@ -2,22 +2,26 @@
 
 `RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state`, `unpack_optimizer` and
 `unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
-network (a `StoredMember`); `record_opening` notes that the test split is opened; `provenance` and `machine` say where
+network (a `StoredMember`); `run_state` tells whether a run is running; `check_id` admits only names that are safe in
+paths and pages; `record_opening` notes that the test split is opened; `provenance` and `machine` say where
 results come from. The files are described in ``docs/run-folder.md``.
 """
 
-from graftwork.runs._atomic import write_bytes, write_folder, write_json, write_text
+from graftwork._files import check_id, write_bytes, write_folder, write_json, write_text
 from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state, unpack_strategy
 from graftwork.runs._folder import RunFolder
+from graftwork.runs._lock import RunState, run_state
 from graftwork.runs._members import StoredMember, load_member, save_member
-from graftwork.runs._openings import now, record_opening
-from graftwork.runs._provenance import machine, provenance
+from graftwork.runs._openings import record_opening
+from graftwork.runs._provenance import machine, now, provenance
 from graftwork.runs._tensors import load_tensors, save_tensors
 
 __all__ = [
     "RunFolder",
+    "RunState",
     "StatefulOptimizer",
     "StoredMember",
+    "check_id",
     "load_member",
     "load_tensors",
     "machine",
@@ -25,6 +29,7 @@ __all__ = [
     "pack_state",
     "provenance",
     "record_opening",
+    "run_state",
     "save_member",
     "save_tensors",
     "unpack_optimizer",

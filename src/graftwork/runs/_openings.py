@@ -1,15 +1,10 @@
 """Openings of the test split: each is recorded before it happens."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from graftwork.runs._folder import RunFolder
-
-
-def now() -> str:
-    """The present time, ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+from graftwork.runs._provenance import now
 
 
 def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[dict[str, Any]]:
@@ -23,10 +18,10 @@ def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[d
     Returns:
         All openings, this one last.
     """
-    path = run.path / "predictions" / "openings.json"
-    earlier = run.read_json("predictions/openings.json")["openings"] if path.is_file() else []
+    name = "predictions/openings.json"
+    earlier = run.read_json(name)["openings"] if run.has(name) else []
     openings = [*earlier, {"at": now(), "by": by, "members": list(members)}]
-    run.write_json("predictions/openings.json", {"openings": openings})
+    run.write_json(name, {"openings": openings})
     if run.finished:
         run.write_json("result.json", {**run.read_json("result.json"), "test_openings": openings})
     return openings

@@ -4,7 +4,8 @@
 the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the
 `Plan` that `make_plan` fixes before the first step. A `Session` takes a run from there to its end, tells a `Listener`
 what happens, and resumes it after a kill; `Outcome` opens the test split once and writes what came of it. `combine`
-makes ensembles of a finished run from its stored predictions, and `distil` one network of an ensemble.
+makes ensembles of a finished run from its stored predictions, and `distil` one network of an ensemble. `options_of`
+reads the options of a run to begin another with.
 """
 
 from graftwork.session._budget import Budget, parse_budget
@@ -27,7 +28,7 @@ from graftwork.session._planning import make_plan, measure_speed, shared_fractio
 from graftwork.session._problem import Problem
 from graftwork.session._session import Session
 from graftwork.session._setup import Setup, prepare, seed_of
-from graftwork.session._stored import StoredPredictions, problem_of, run_members
+from graftwork.session._stored import StoredPredictions, options_of, problem_of, run_members
 
 __all__ = [
     "CONTROL",
@@ -57,6 +58,7 @@ __all__ = [
     "prediction_scores",
     "prepare",
     "prepare_together",
+    "options_of",
     "problem_of",
     "read_options",
     "run_members",
