@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit
+from graftwork.cli._app import app, emit, tell
 from graftwork.errors import ConfigError
 
 
@@ -48,7 +48,7 @@ def ensemble(
         if as_json:
             emit(row)
         else:
-            typer.echo(
+            tell(
                 f"{row['method']:<30} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
                 f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
             )
@@ -69,4 +69,4 @@ def profiles(
     target = out or run / "figures" / "profiles"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_figure(figure, target)
-    typer.echo(f"{target}.svg, {target}.png")
+    tell(f"{target}.svg, {target}.png")

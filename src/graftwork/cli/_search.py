@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from graftwork.cli import _options as options
-from graftwork.cli._app import app
+from graftwork.cli._app import app, tell
 from graftwork.cli._panels import PanelCommand, option
 from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError
@@ -164,7 +162,7 @@ def show_config(
     config: options.Config = None,
 ) -> None:
     """Print the effective options as TOML, to be saved, changed and given back with --config."""
-    typer.echo(_load_config(config, {"data": data, "recipe": recipe, "budget": budget, "seed": seed}).to_toml())
+    tell(_load_config(config, {"data": data, "recipe": recipe, "budget": budget, "seed": seed}).to_toml())
 
 
 def _load_config(path: Path | None, flags: dict[str, Any]) -> "SearchConfig":

@@ -1,16 +1,15 @@
 """A search by several workers: started here, or by torchrun, which has started this process as one of them."""
 
-import signal
 import sys
 import tomllib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from graftwork.cli._app import guarded
 from graftwork.cli._run import session_to_its_end
+from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ConfigError, InputError, ResourceError
 from graftwork.runs import RunFolder
 from graftwork.session import SearchConfig
@@ -104,10 +103,6 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
             with suppress(ResourceError):  # they may have found the same mistake, and be gone
                 dismiss(group)
         raise
-    except ResourceError as error:
-        if group.leads:
-            raise _hint(error, out) from error
-        raise
     finally:
         group.leave()
 
@@ -118,12 +113,8 @@ def _follow(group: Any) -> None:
 
     keep_memory()
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop() -> None:
         group.stop_wanted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, stop)
-    try:
+    with stopped_by_signals(stop):
         follow(group)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -173,7 +173,8 @@ class Session:
         if found != expected:
             raise RunError(
                 f"{self.folder.path}: the run was made on data {str(expected)[:12]}, but {self.config.data!r} now is "
-                f"{found[:12]}; bring the old data back or start a new run"
+                f"{found[:12]}; bring the old data back, or begin another run from it: "
+                f"graftwork search --resume {self.folder.path} --as-new NEW"
             )
         here, then = provenance(self.config.device), stored
         for name in ("processor", "instruction_set"):
