@@ -62,11 +62,11 @@ def profiles(
     out: Annotated[Path | None, typer.Option(help="Name without ending. \\[default: RUN/figures/profiles]")] = None,
 ) -> None:
     """Draw which validation examples each selected member classifies correctly, as SVG and PNG."""
+    from graftwork._files import inside
     from graftwork.reports import profile_figure, read_run, write_figure
 
     other = None if run2 is None else read_run(run2)
     figure = profile_figure(read_run(run), other, by_class=by_class)
-    target = out or run / "figures" / "profiles"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = out or inside(run, "figures/profiles")
     write_figure(figure, target)
     tell(f"{target}.svg, {target}.png")

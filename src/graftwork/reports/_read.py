@@ -1,18 +1,21 @@
 """A run folder as frozen data: everything that a report may know."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.errors import GenomeError, RunError
+from graftwork._files import check_id, read_bytes
+from graftwork.errors import GraftworkError, RunError
 from graftwork.networks.genome import Genome
 from graftwork.typing import MemberId
+
+if TYPE_CHECKING:
+    from graftwork.runs import RunFolder
 
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
@@ -197,7 +200,7 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read a run folder, finished or not.
+    """Read a run folder, finished or not. It may come from anybody: ids are checked, links are not followed.
 
     Args:
         folder: ``runs/NAME``.
@@ -205,80 +208,94 @@ def read_run(folder: Path) -> RunData:
     Raises:
         RunError: If it is no run folder, or one of its files can't be read.
     """
-    folder = Path(folder)
-    records_path = folder / "records.jsonl"
-    if not records_path.is_file() and not (folder / "provenance.json").is_file():
+    from graftwork.runs import RunFolder  # draws in torch
+
+    run = RunFolder(Path(folder))
+    if not run.has("records.jsonl") and not run.has("provenance.json"):
         raise RunError(
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    records = _records(records_path)
-    rounds = tuple(_round(record) for record in records if record.get("type") == "generation")
+    try:
+        return _read(run)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        if isinstance(error, GraftworkError):
+            raise
+        raise RunError(f"{folder}: something in it is missing or of another kind ({error!r}); it is damaged") from error
+
+
+def _read(run: "RunFolder") -> RunData:
+    records = run.records()
     scores: dict[MemberId, list[Score]] = {}
     for record in records:
         if record.get("type") == "member":
-            scores.setdefault(MemberId(record["id"]), []).append(_score(record))
+            score = _score(record)
+            scores.setdefault(score.id, []).append(score)
     return RunData(
-        path=folder.resolve(),
-        result=_json(folder / "result.json"),
-        provenance=_json(folder / "provenance.json") or {},
-        config=(folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").is_file() else "",
-        rounds=rounds,
+        path=run.path.resolve(),
+        result=run.read_json("result.json") if run.finished else None,
+        provenance=run.read_json("provenance.json") if run.has("provenance.json") else {},
+        config=read_bytes(run.config_path).decode("utf-8", "replace") if run.has("config.toml") else "",
+        rounds=tuple(_round(record) for record in records if record.get("type") == "generation"),
         births=_births(records),
         scores={i: tuple(values) for i, values in scores.items()},
         control=tuple(_score(record) for record in records if record.get("type") == "control"),
-        members=_members(folder / "members"),
-        predictions=_predictions(folder / "predictions"),
+        members=_members(run),
+        predictions=_predictions(run),
     )
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"expected JSON in {path.name} of run {path.parent.name!r}, but {error}") from error
-    if not isinstance(data, dict):
-        raise RunError(f"expected a JSON object in {path.name}, but it holds {type(data).__name__}")
-    return data
+_COSTS = ("parameters", "flops", "training_flops")
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # a run that was killed while it wrote
-                break
-            raise RunError(f"{path.name}, line {number}: expected one JSON object, but {error}") from error
-    return records
+def _id(value: object) -> MemberId:
+    return MemberId(check_id(value, "id of a member"))
+
+
+def _ids(values: Any) -> tuple[MemberId, ...]:
+    return tuple(_id(value) for value in values)
 
 
 def _score(record: Mapping[str, Any]) -> Score:
-    names = ("id", "generation", "validation_accuracy", "parameters", "flops", "step", "training_flops")
     try:
-        return Score(**{name: record[name] for name in names})
+        counts = {name: _count(record[name], name) for name in ("generation", "step")}
+        costs: dict[str, Any] = {name: _number(record[name], name) for name in _COSTS}
+        accuracy = _number(record["validation_accuracy"], "validation_accuracy", limit=1)
+        return Score(id=_id(record["id"]), validation_accuracy=accuracy, **counts, **costs)
     except KeyError as error:
         raise RunError(f"records.jsonl: a score has no {error}; it holds {sorted(record)}") from error
 
 
+def _number(value: Any, name: str, *, limit: float = 1e24) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
+        raise RunError(f"{name}: expected a number from 0 to {limit:g}, got {ascii(value)[:40]}; the file is damaged")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    return int(_number(value, name, limit=1e9))
+
+
 def _round(record: Mapping[str, Any]) -> Round:
-    measures = record.get("diversity") or {}
+    measures, best = record.get("diversity") or {}, record.get("best")
     return Round(
-        generation=record["generation"],
-        members=tuple(record.get("members", ())),
-        survivors=tuple(record.get("survivors", ())),
-        best=record.get("best"),
-        step=record.get("step", 0),
-        training_flops=record.get("training_flops", 0),
-        diversity={name: float(value) for name, value in measures.items() if value is not None},
+        generation=_count(record["generation"], "generation"),
+        members=_ids(record.get("members", ())),
+        survivors=_ids(record.get("survivors", ())),
+        best=None if best is None else _id(best),
+        step=_count(record.get("step", 0), "step"),
+        training_flops=_number(record.get("training_flops", 0), "training_flops"),
+        diversity={str(name): float(value) for name, value in measures.items() if value is not None},
+    )
+
+
+def _birth(entry: Mapping[str, Any], generation: Any) -> Birth:
+    parent = entry.get("parent")
+    return Birth(
+        _id(entry["id"]),
+        None if parent is None else _id(parent),
+        str(entry.get("transform") or "seed"),
+        _count(generation, "generation"),
     )
 
 
@@ -289,52 +306,57 @@ def _births(records: Sequence[Mapping[str, Any]]) -> dict[MemberId, Birth]:
             continue
         number = record["generation"]
         for entry in record.get("births", ()):
-            births.setdefault(
-                entry["id"], Birth(entry["id"], entry.get("parent"), entry.get("transform") or "seed", number)
-            )
-        for member_id in record.get("members", ()):  # the seed, where it is not told as a birth
+            birth = _birth(entry, number)
+            births.setdefault(birth.id, birth)
+        for member_id in _ids(record.get("members", ())):  # the seed, where it is not told as a birth
             births.setdefault(member_id, Birth(member_id, None, "seed", number))
     return births
 
 
-def _members(folder: Path) -> dict[MemberId, MemberFile]:
+def _members(run: "RunFolder") -> dict[MemberId, MemberFile]:
     members: dict[MemberId, MemberFile] = {}
-    for path in sorted(folder.glob("*.json")):
-        data = _json(path) or {}
+    for name in run.names("members", ".json"):
+        data = run.read_json(f"members/{name}.json")
+        tested = data.get("test_accuracy")
         try:
-            genome = Genome.from_dict(data["genome"])
-            members[MemberId(data["id"])] = MemberFile(
-                id=MemberId(data["id"]),
-                genome=genome,
-                ancestors=tuple(
-                    Birth(entry["id"], entry.get("parent"), entry.get("transform") or "seed", entry["generation"])
-                    for entry in data.get("ancestors", ())
-                ),
-                validation_accuracy=data["validation_accuracy"],
-                test_accuracy=data.get("test_accuracy"),
-                parameters=data["parameters"],
-                flops=data["flops"],
+            members[_id(data["id"])] = MemberFile(
+                id=_id(data["id"]),
+                genome=Genome.from_dict(data["genome"]),
+                ancestors=tuple(_birth(entry, entry["generation"]) for entry in data.get("ancestors", ())),
+                validation_accuracy=_number(data["validation_accuracy"], "validation_accuracy", limit=1),
+                test_accuracy=None if tested is None else _number(tested, "test_accuracy", limit=1),
+                parameters=int(_number(data["parameters"], "parameters")),
+                flops=int(_number(data["flops"], "flops")),
                 class_names=tuple(map(str, data.get("class_names") or ())),
             )
-        except (KeyError, GenomeError) as error:
-            raise RunError(f"members/{path.name}: expected a member, but {error}") from error
+        except (KeyError, GraftworkError) as error:
+            raise RunError(f"members/{name}.json: expected a member, but {error}") from error
     return members
 
 
-def _predictions(folder: Path) -> dict[Split, Predictions]:
+def _predictions(run: "RunFolder") -> dict[Split, Predictions]:
     found: dict[Split, Predictions] = {}
     splits: tuple[Split, ...] = ("validation", "test")
     for split in splits:
-        path = folder / f"{split}.safetensors"
-        if not path.is_file():
+        name = f"predictions/{split}.safetensors"
+        if not run.has(name):
             continue
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
+        tensors = {key: tensor.numpy() for key, tensor in run.load_tensors(name).items()}
         try:
-            tensors = load_file(path)
-            labels, index = tensors.pop("labels"), tensors.pop("index")
-        except (SafetensorError, KeyError) as error:
-            raise RunError(f"predictions/{path.name}: expected logits, labels and index, but {error}") from error
-        found[split] = Predictions(tensors, labels.astype(np.int64), index.astype(np.int64))
+            labels, index = tensors.pop("labels").astype(np.int64), tensors.pop("index").astype(np.int64)
+        except KeyError as error:
+            raise RunError(f"{name}: expected logits, labels and index, but {error} is missing") from error
+        _check_predictions(tensors, labels, index, name)
+        found[split] = Predictions(tensors, labels, index)
     return found
+
+
+def _check_predictions(logits: Mapping[str, Any], labels: Any, index: Any, name: str) -> None:
+    shapes = {array.shape for array in logits.values()}
+    classes = max((shape[1] for shape in shapes if len(shape) == 2), default=0)
+    fits = shapes <= {(len(labels), classes)} and index.shape == labels.shape == (len(labels),)
+    if not fits or (len(labels) and (labels.min() < 0 or labels.max() >= max(classes, 1))):
+        raise RunError(f"{name}: logits, labels and index do not fit together; it is damaged")
+    for key in logits:
+        for part in key.split("/"):
+            check_id(part, f"{name}: name of a tensor")
