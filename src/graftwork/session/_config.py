@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import tomli_w
 
-from graftwork.errors import ConfigError, did_you_mean
+from graftwork._files import read_bytes
+from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
 from graftwork.session._budget import Budget, parse_budget
 from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
 
+_MAX_BYTES = 2**20
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
 
 
@@ -160,7 +162,7 @@ class SearchConfig:
         Raises:
             ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
         """
-        stored = {} if path is None else read_options(path)
+        stored = {} if path is None else read_options(path.resolve())
         return cls.from_dict({**stored, **{key: value for key, value in flags.items() if value is not None}})
 
 
@@ -171,10 +173,14 @@ def read_options(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return tomllib.loads(read_bytes(path, limit=_MAX_BYTES).decode())
+    except FileNotFoundError as error:
         raise ConfigError(f"config: can't read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"config: {path} is nested too deeply; is it the right file?") from None
+    except ValueError as error:
+        if isinstance(error, RunError):
+            raise
         raise ConfigError(f"config: {path} is no TOML: {error}") from error
 
 
