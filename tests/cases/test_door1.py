@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import graftwork as gw
-from graftwork.errors import SurgeryError, UnsupportedOperationError
+from graftwork.errors import SurgeryError
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -174,7 +174,6 @@ class _Operator(nn.Module):
         return self.out(F.gelu(self.spectral(x) + self.skip(x)))
 
 
-@pytest.mark.xfail(strict=True, raises=UnsupportedOperationError, reason="no handler for FFTs")
 def test_channels_are_widened_through_an_fft_over_space() -> None:
     """It acts on each channel alone, but is refused as not understood."""
     model, x = _Operator(), torch.randn(2, 1, 8, 8)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from graftwork.cli import main
+from graftwork.runs import run_state
 
 QUICK = ["--recipe", "paper", "--budget", "30steps", "--num-generations", "2", "--population-size", "3"]
 QUICK += ["--num-survivors", "2", "--threads", "1", "--precision", "float32"]
@@ -167,7 +168,8 @@ def test_a_genome_for_other_images_is_refused(tmp_path: Path, capsys: Any) -> No
     assert not (tmp_path / "r").exists()
 
 
-def test_ctrl_c_stores_tells_how_to_go_on_and_exits_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_end_stores_tells_how_to_go_on_and_has_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
     path = tmp_path / "run"
     arguments = [*QUICK, "--budget", "4000steps", "--out", str(path), "--no-report"]
     command = [sys.executable, "-m", "graftwork", "search", *arguments]
@@ -177,8 +179,9 @@ def test_ctrl_c_stores_tells_how_to_go_on_and_exits_130(tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         time.sleep(0.5)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, getattr(signal, name))
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert f"--resume {path}" in said.decode()
     assert list((path / "checkpoints").iterdir())
+    assert run_state(path) == ("stopped", "")

@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import shutil
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from graftwork.errors import ResourceError, RunError
-from graftwork.runs import RunFolder, write_bytes, write_json
+from graftwork.runs import RunFolder, run_state, write_bytes, write_json
 from tests.runs.test_records import member
 
 TENSORS = {"a": torch.arange(4.0)}
@@ -32,16 +35,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(errno.ENOSPC, ResourceError), (errno.EDQUOT, ResourceError), (errno.EIO, OSError)]
-)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(
-    number: int, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"kept": 1})
     monkeypatch.setattr(os, "fsync", refuse(number))
-    with pytest.raises(error):
+    with pytest.raises(ResourceError, match=r"can't write .*result\.json: .*resume"):
         write_bytes(path, b"half of it")
     assert json.loads(path.read_text()) == {"kept": 1}
     assert names(tmp_path) == ["result.json"]
@@ -53,7 +54,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_tells_to_resume(
     run.save_checkpoint("search", 3, {"n": 3}, TENSORS)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse(errno.ENOSPC))
-        with pytest.raises(ResourceError, match="free some space and resume"):
+        with pytest.raises(ResourceError, match=r"free some space .*resume"):
             run.save_checkpoint("search", 4, {"n": 4}, TENSORS)
     assert names(run.path / "checkpoints") == ["search-00000003"]
     found = run.load_checkpoint("search")
@@ -74,33 +75,204 @@ def test_two_checkpoints_of_each_stage_are_kept_and_the_newest_is_read(run: RunF
     assert run.load_checkpoint("other") is None
 
 
-@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
-def test_a_damaged_checkpoint_falls_back_and_two_damaged_ones_are_an_error(run: RunFolder, name: str) -> None:
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped": flipped,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\nx"),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: path.rename(path.with_name("elsewhere")).parent and path.symlink_to("elsewhere"),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders")
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "records.jsonl", "manifest.json"])
+def test_any_damage_of_the_newest_checkpoint_falls_back_and_of_both_is_an_error(
+    run: RunFolder, name: str, damage: str
+) -> None:
     for step in (1, 2):
+        run.append_records([member(f"m{step}")])
         run.save_checkpoint("search", step, {"n": step}, TENSORS)
-    (run.path / "checkpoints" / "search-00000002" / name).write_bytes(b"cut")
+    newest = run.path / "checkpoints" / "search-00000002" / name
+    DAMAGE[damage](newest)
     found = run.load_checkpoint("search")
     assert found is not None
     assert found[0] == {"n": 1}
-    (run.path / "checkpoints" / "search-00000001" / name).unlink()
-    with pytest.raises(RunError, match=r"no checkpoint can be read.*search-00000002.*search-00000001"):
+    assert "search-00000002" in run.passed_over[0]
+    run.restore_records()
+    assert run.records() == [member("m1")]
+    DAMAGE[damage](run.path / "checkpoints" / "search-00000001" / name)
+    with pytest.raises(RunError, match=r"every checkpoint.*search-00000002.*search-00000001.*--as-new"):
         run.load_checkpoint("search")
 
 
-def test_records_after_a_checkpoint_are_forgotten_and_half_lines_are_passed_over(run: RunFolder) -> None:
+def test_copies_and_links_beside_checkpoints_are_passed_over(run: RunFolder) -> None:
+    kept = run.save_checkpoint("search", 1, {"n": 1}, TENSORS)
+    shutil.copytree(kept, kept.with_name(f"{kept.name} (copy)"))
+    kept.with_name("search-00000009").symlink_to(kept.name)
+    found = run.load_checkpoint("search")
+    assert found is not None
+    assert found[0] == {"n": 1}
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_records_become_those_of_the_checkpoint_whatever_happened_to_them(run: RunFolder, lost: bool) -> None:
     assert run.records() == []
-    run.append_records([member("m1"), member("zwei ü")])
-    offset = run.records_offset
+    run.append_records([member("m1"), member("m2")])
+    run.save_checkpoint("search", 1, {}, TENSORS)
     run.append_records([member("m3")])
     with run.records_path.open("a") as file:
         file.write('{"n": ')
-    assert [row.id for row in run.records()] == ["m1", "zwei ü", "m3"]
-    run.truncate_records(offset)
-    assert [row.id for row in run.records()] == ["m1", "zwei ü"]
+    assert [row.id for row in run.records()] == ["m1", "m2", "m3"]
+    if lost:
+        run.records_path.unlink()
+    run.load_checkpoint("search")
+    run.restore_records()
     run.append_records([member("m4")])
-    assert [row.id for row in run.records()] == ["m1", "zwei ü", "m4"]
-    with pytest.raises(RunError, match="bytes"):
-        run.truncate_records(10**6)
+    assert [row.id for row in run.records()] == ["m1", "m2", "m4"]
+
+
+def test_a_damaged_record_is_an_error_that_names_its_line(run: RunFolder) -> None:
+    run.append_records([member("m1"), member("m2")])
+    lines = run.records_path.read_bytes().split(b"\n")
+    run.records_path.write_bytes(b"\n".join([lines[0], lines[1].replace(b"{", b"["), b""]))
+    with pytest.raises(RunError, match=r"records\.jsonl, line 2.*damaged"):
+        run.records()
+
+
+@pytest.mark.parametrize("name", ["predictions/test.safetensors", "members/m0.json", "manifest.json"])
+def test_a_flipped_bit_in_a_file_of_the_run_is_an_error_that_names_it(run: RunFolder, name: str) -> None:
+    run.save_tensors("predictions/test.safetensors", TENSORS)
+    run.write_json("members/m0.json", {"a": "text"})
+    assert torch.equal(RunFolder(run.path).load_tensors("predictions/test.safetensors")["a"], TENSORS["a"])
+    flipped(run.path / name)
+    again = RunFolder(run.path)
+    with pytest.raises(RunError, match=f"{name}.*(damaged|no JSON)"):
+        again.read_json("members/m0.json") if name.endswith("json") else again.load_tensors(name)
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_a_file_that_was_being_replaced_at_a_kill_is_the_old_or_the_new_one(
+    run: RunFolder, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.write_json("members/m0.json", {"n": 1})
+    calls, real = 0, os.fsync
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(KeyboardInterrupt):
+            run.write_json("members/m0.json", {"n": 2})
+    assert RunFolder(run.path).read_json("members/m0.json")["n"] in (1, 2)
+
+
+def test_a_run_appears_at_once_with_all_that_it_begins_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, calls, real = tmp_path / "run", 0, os.fsync
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        assert not path.exists() or names(path)
+        if calls == moment:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for moment in range(1, 100):  # noqa: B007 - `fsync` reads it
+        calls = 0
+        try:
+            made = RunFolder.create(path, {"config.toml": "seed = 1\n"}, origin={"config": {"seed": 1}})
+        except KeyboardInterrupt:
+            assert not path.exists() or (path / "config.toml").read_text() == "seed = 1\n"
+            if path.exists():
+                RunFolder.open(path).check_origin(config={"seed": 1})
+                shutil.rmtree(path)
+        else:
+            break
+    assert moment > 5
+    assert names(tmp_path) == ["run"]
+    made.release()
+
+
+def test_what_a_run_was_begun_with_is_compared_field_by_field(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", origin={"config": {"seed": 3, "recipe": {"rate": 1.0}}})
+    run.remember(data="abc")
+    run.check_origin(config={"seed": 3, "recipe": {"rate": 1.0}}, data="abc", unknown=1)
+    with pytest.raises(
+        RunError, match=r"config\.recipe\.rate: was 1\.0, is 2\.0; .*seed: was 3, is 4; data: .*--as-new"
+    ):
+        run.check_origin(config={"seed": 4, "recipe": {"rate": 2.0}}, data="abd")
+    (run.path / "manifest.json").unlink()
+    with pytest.raises(RunError, match=r"manifest\.json is missing"):
+        run.check_origin(data="abc")
+
+
+def test_one_process_at_a_time_has_a_run_and_the_other_is_told_which(run: RunFolder) -> None:
+    with pytest.raises(RunError, match=rf"in use by process {os.getpid()} on .* since 20"):
+        RunFolder(run.path).lock()
+    assert run_state(run.path)[0] == "running"
+    run.release()
+    assert run_state(run.path) == ("stopped", "")
+    with RunFolder(run.path):
+        pass
+
+
+def test_a_lock_of_a_dead_process_is_taken_over_and_what_it_left_aside_is_swept(run: RunFolder) -> None:
+    run.release()
+    owner = {"pid": 2**22 + 1, "host": socket.gethostname(), "since": "then"}
+    (run.path / "owner.json").write_text(json.dumps(owner))
+    (run.path / ".result.json.999999999.tmp").write_text("{")
+    (run.path / "checkpoints" / ".search-00000004.999999999.tmp").mkdir()
+    mine = run.path / f".result.json.{os.getppid()}.tmp"  # a process that lives
+    mine.write_text("{")
+    assert run_state(run.path)[0] == "dead"
+    with RunFolder(run.path):
+        assert run_state(run.path)[0] == "running"
+    assert list(run.path.rglob(".*.tmp")) == [mine]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../x", "", ".hidden", "a\\b", 'x"><img>', "ü", "x" * 200]
+)
+def test_a_name_that_is_no_plain_name_is_refused(run: RunFolder, name: str) -> None:
+    for use in (run.read_json, run.load_tensors, run.has, lambda name: run.write_json(name, {})):
+        with pytest.raises(RunError, match="expected an id"):
+            use(name)
+
+
+def test_links_below_a_run_are_neither_read_nor_written(run: RunFolder, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "m0.json").write_text("{}")
+    shutil.rmtree(run.path / "members")
+    (run.path / "members").symlink_to(victim)
+    (run.path / "records.jsonl").symlink_to(victim / "m0.json")
+    for use in (
+        lambda: run.write_json("members/m1.json", {}),
+        lambda: run.read_json("members/m0.json"),
+        lambda: run.append_records([member("m1")]),
+        run.clear_records,
+        run.records,
+    ):
+        with pytest.raises(RunError, match="link"):
+            use()
+    assert names(victim) == ["m0.json"]
+    assert (victim / "m0.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

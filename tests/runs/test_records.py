@@ -63,7 +63,7 @@ def test_a_row_without_a_key_is_an_error_that_names_file_line_and_key(run: RunFo
     run.append_records([member(), row])
     data = json.loads(run.records_path.read_text().splitlines()[1])
     for key in set(data) - {"type"}:
-        run.truncate_records(0)
+        run.clear_records()
         run.append_records([member()])
         stored(run, {name: value for name, value in data.items() if name != key})
         with pytest.raises(RunError, match=rf"records\.jsonl, line 2: expected a key '{key}', got"):
@@ -91,7 +91,7 @@ def test_a_value_of_another_type_is_an_error_that_names_line_and_key(
 ) -> None:
     run.append_records([row])
     data = json.loads(run.records_path.read_text())
-    run.truncate_records(0)
+    run.clear_records()
     stored(run, {**data, **changes})
     with pytest.raises(RunError, match=f"line 1, {words}"):
         run.records()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, SearchState
-from graftwork.session import SearchConfig, Session, SilentListener
+from graftwork.session import SearchConfig, Session, SilentListener, options_of
 
 TINY = {
     "data": "digits",
@@ -141,8 +142,6 @@ def test_a_run_folder_is_never_overwritten(whole: Path) -> None:
 
 
 def test_other_data_can_not_be_resumed(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     path = tmp_path / "run"
     shutil.copytree(whole, path)
     (path / "result.json").unlink()
@@ -190,10 +189,7 @@ def kill_and_resume(path: Path, delays: list[float]) -> int:
     for delay in [*delays, None]:
         started = (path / "config.toml").is_file()
         how = ["--resume", str(path)] if started else ["--config", str(config), "--out", str(path)]
-        if not started and path.exists():
-            import shutil
-
-            shutil.rmtree(path)  # killed before the run was one
+        assert started or not path.exists()  # a run appears with its config in it
         with subprocess.Popen([*command, *how], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             try:
                 _, problems = process.communicate(timeout=delay)
@@ -218,3 +214,25 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_bits(whole: Path, 
     assert result(path)["bank_sha256"] == result(whole)["bank_sha256"]
     assert records(path) == records(whole)
     assert predictions(path) == predictions(whole)
+
+
+def test_a_run_that_was_edited_is_refused_field_by_field_and_begins_another_as_it_stands(
+    whole: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    (path / "result.json").unlink()
+    config = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(
+        config.replace("seed = 0", "seed = 4").replace("control = true", "control = false")
+    )
+    with pytest.raises(RunError, match=r"config\.control: was true, is false; config\.seed: was 0, is 4.*--as-new NEW"):
+        Session.resume(path)
+    assert options_of(path) == tiny(seed=4, control=False)
+    genome = json.loads((path / "seed_genome.json").read_text())
+    genome["activation"] = "tanh"
+    (path / "config.toml").write_text(config)
+    (path / "seed_genome.json").write_text(json.dumps(genome))
+    with pytest.raises(RunError, match=r"seed_genome\.activation: was \"relu\", is \"tanh\""):
+        Session.resume(path)
+    assert options_of(path).genome == str(path / "seed_genome.json")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from graftwork.runs import run_state
 from graftwork.workers import Group, launch
 from tests.session.test_session import result, tiny
 from tests.workers.test_shared_search import SHARED, WAYS, assert_equal_runs, shared_run
@@ -60,6 +61,29 @@ def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: P
     assert done.returncode == 0, done.stderr.decode()
     shared_run(tmp_path / "threads", sync_every=sync_every)
     assert_equal_runs(run, tmp_path / "threads")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds processes in /proc")
+def test_workers_end_with_the_process_that_started_them_and_write_nothing_more(tmp_path: Path) -> None:
+    run, config = tmp_path / "run", config_file(tmp_path, budget="4000steps")
+    start = [sys.executable, *GRAFTWORK, "--config", str(config), "--out", str(run)]
+    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for_checkpoint(run, process)
+        ranks = ranks_of(process, "spawn_main")
+        os.kill(process.pid, signal.SIGKILL)
+    assert len(ranks) == 2
+    until = time.monotonic() + 60  # a second where the machine is not busy
+    while any(_runs(rank) for rank in ranks) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(_runs(rank) for rank in ranks)
+    assert run_state(run)[0] == "dead"  # none of them has ended in order
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _train_and_leave(method: str, out: str) -> None:

@@ -1,7 +1,11 @@
 """The application and what all commands share: exit codes, output, lazy imports."""
 
 import json
+import os
+import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -15,12 +19,15 @@ USAGE = 2
 FAILED = 1
 """Exit code when the machine gave out, for example a full disk; what was complete is kept."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: stored, and resumable."""
+"""Exit code after Ctrl-C: stored, and resumable. After SIGTERM it is 143, after SIGHUP 129."""
+CRASHED = 70
+"""Exit code of a mistake of graftwork's own."""
 
 app = typer.Typer(
     name="graftwork",
     help="Grow neural networks instead of retraining them.",
-    epilog="Exit codes: 0 done, 1 the machine gave out, 2 bad input, 130 interrupted (resume with --resume).",
+    epilog="Exit codes: 0 done, 1 the machine gave out, 2 bad input, 70 a mistake of ours, 130 interrupted (143 by "
+    "SIGTERM, 129 by SIGHUP; resume with --resume).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,27 +49,34 @@ def _root(
     """Grow neural networks instead of retraining them."""
 
 
+def plain(text: str) -> str:
+    """Text that moves no cursor and sets no color: control characters and what is not Unicode stand escaped."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], whole)
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
 def say(text: str) -> None:
     """A line for a person, on the error stream, so that the output stream stays clean for machines."""
-    typer.echo(text, err=True)
+    typer.echo(plain(text), err=True)
+
+
+def tell(text: str, *, end: str = "\n") -> None:
+    """What was asked for, on the output stream."""
+    typer.echo(plain(text) + end, nl=False)
 
 
 def emit(data: Any) -> None:
     """JSON for a machine, one line, on the output stream."""
-    typer.echo(json.dumps(data, ensure_ascii=False))
+    tell(json.dumps(data, ensure_ascii=False))
 
 
 def guarded(call: Callable[[], Any]) -> int:
-    """Run something; errors of graftwork become one line and an exit code, never a traceback."""
+    """Run something; whatever goes wrong becomes one line and an exit code, never a traceback."""
     try:
         code = call()
-    except InputError as error:
-        say(f"error: {error}")
-        code = USAGE
-    except GraftworkError as error:
-        interrupted = isinstance(error, SearchInterruptedError)
-        say(f"{error}" if interrupted else f"error: {error}")
-        code = INTERRUPTED if interrupted else FAILED
     except KeyboardInterrupt:
         say("interrupted")
         code = INTERRUPTED
@@ -70,13 +84,64 @@ def guarded(call: Callable[[], Any]) -> int:
         sys.stderr.close()
         code = 0
     except Exception as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        show = getattr(error, "show", None)  # click's own errors: unknown option, missing argument, abort
-        if show is not None:
-            show()
-        code = error.exit_code
+        if hasattr(error, "exit_code"):  # click's own: unknown option, missing argument, abort
+            show = getattr(error, "show", None)
+            if show is not None:
+                show()
+            code = error.exit_code
+        else:
+            code, text = explained(error)
+            say(text if code == INTERRUPTED else f"error: {text}")
     return code if isinstance(code, int) else 0
+
+
+def explained(error: Exception) -> tuple[int, str]:
+    """Exit code and one line for an error; a mistake of ours is written to a report file, which the line names."""
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    known: tuple[tuple[bool, int, str], ...] = (
+        (isinstance(error, InputError), USAGE, str(error)),
+        (isinstance(error, SearchInterruptedError), INTERRUPTED, str(error)),
+        (isinstance(error, GraftworkError), FAILED, str(error)),
+        (is_out_of_memory(error), FAILED, f"memory gave out; {MEMORY_HINT}"),
+        (isinstance(error, RecursionError), USAGE, "a file that was given is nested too deeply; is it the right one?"),
+        (
+            isinstance(error, UnicodeError),
+            USAGE,
+            f"a name or file is no text in UTF-8 ({error}); rename or save it so",
+        ),
+        (
+            isinstance(error, OSError),
+            FAILED,
+            f"{where}{getattr(error, 'strerror', 0) or error}; mend that, try again",
+        ),
+    )
+    for fits, code, text in known:
+        if fits:
+            return code, text
+    return CRASHED, f"a mistake of graftwork's own: {type(error).__name__}: {error}; see {_crash_report(error)}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up; torch's allocators raise RuntimeErrors."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+MEMORY_HINT = "take a smaller --batch-size, or smaller networks (--max-params, --max-flops)"
+
+
+def _crash_report(error: Exception) -> str:
+    """Write what a developer needs to a file of its own; returns its path."""
+    about = (f"graftwork {__version__}, Python {sys.version}", f"command: {sys.argv}")
+    try:
+        handle, path = tempfile.mkstemp(prefix="graftwork-crash-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("\n".join([*about, *traceback.format_exception(error)]))
+    except OSError as problem:
+        return f"nothing, since no report could be written: {problem}"
+    return f"{path}, and please send it to the developers"
 
 
 def run_app(application: typer.Typer, name: str, arguments: list[str] | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit
+from graftwork.cli._app import app, emit, tell
 from graftwork.cli._panels import PanelCommand
 from graftwork.errors import InputError
 
@@ -61,12 +61,12 @@ def bench(
     if as_json:
         emit(found)
         return
-    typer.echo(f"{found['machine']['processor']}, {found['machine']['threads']} threads, batches of {size}")
+    tell(f"{found['machine']['processor']}, {found['machine']['threads']} threads, batches of {size}")
     for peak in found["peaks"].values():
         product, convolution = peak["product"] / 1e9, peak["convolution"] / 1e9
-        typer.echo(f"  {peak['precision']:<9} product {product:,.0f} GFLOP/s, convolution {convolution:,.0f} GFLOP/s")
+        tell(f"  {peak['precision']:<9} product {product:,.0f} GFLOP/s, convolution {convolution:,.0f} GFLOP/s")
     for row in rows:
-        typer.echo(
+        tell(
             f"  {row['network']:<12} {row['precision']:<9} {row['passes']:<9} {row['steps_per_second']:8.2f} steps/s  "
             f"{row['flops_per_second'] / 1e9:8,.0f} GFLOP/s  {row['share_of_peak']:6.1%} of peak"
         )

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, say
+from graftwork.cli._app import app, emit, say, tell
 
 
 @app.command()
@@ -38,7 +38,7 @@ def distil(
         line = f"{row['id']:<20} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation"
         if "steps" in row:
             line += f"  NLL {row['nll']:.4f}  {row['steps']} updates, {row['flops_spent'] / 1e12:.4g} TFLOP"
-        typer.echo(line)
+        tell(line)
     gap, (low, high) = found["difference"]["value"], found["difference"]["interval"]
     points = f"{100 * gap:+.2f} points of test [{100 * low:+.2f}, {100 * high:+.2f}]"
-    typer.echo(f"distilled by {found['ensemble']} − longer: {points}")
+    tell(f"distilled by {found['ensemble']} − longer: {points}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit
+from graftwork.cli._app import app, emit, tell
 from graftwork.errors import ConfigError
 
 
@@ -36,18 +36,19 @@ def ensemble(
     if features not in ("logits", "penultimate"):
         raise ConfigError(f"features: expected logits or penultimate, got {features!r}")
     known = tuple(METHODS) if features == "logits" else PENULTIMATE_METHODS
-    rows = combine(
-        folder,
-        members_of(folder, members),
-        methods=method or known,
-        seed=seed,
-        features=features,  # type: ignore[arg-type]
-    )
+    with folder:
+        rows = combine(
+            folder,
+            members_of(folder, members),
+            methods=method or known,
+            seed=seed,
+            features=features,  # type: ignore[arg-type]
+        )
     for row in rows:
         if as_json:
             emit(row)
         else:
-            typer.echo(
+            tell(
                 f"{row['method']:<30} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
                 f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
             )
@@ -61,11 +62,11 @@ def profiles(
     out: Annotated[Path | None, typer.Option(help="Name without ending. \\[default: RUN/figures/profiles]")] = None,
 ) -> None:
     """Draw which validation examples each selected member classifies correctly, as SVG and PNG."""
+    from graftwork._files import inside
     from graftwork.reports import profile_figure, read_run, write_figure
 
     other = None if run2 is None else read_run(run2)
     figure = profile_figure(read_run(run), other, by_class=by_class)
-    target = out or run / "figures" / "profiles"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = out or inside(run, "figures/profiles")
     write_figure(figure, target)
-    typer.echo(f"{target}.svg, {target}.png")
+    tell(f"{target}.svg, {target}.png")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, say
+from graftwork.cli._app import app, emit, say, tell
 from graftwork.errors import InputError
 from graftwork.typing import Shape
 
@@ -82,7 +82,7 @@ def _export_ensemble(run: Any, name: str, to: str, target: Path, *, overwrite: b
 
 def _tell_export(found: "ExportReport", noun: str) -> None:
     gap = "not run: onnxruntime is missing" if found.max_gap is None else f"{found.max_gap:.2g}"
-    typer.echo(f"{', '.join(map(str, found.paths))}\nlargest relative gap to the {noun}: {gap}")
+    tell(f"{', '.join(map(str, found.paths))}\nlargest relative gap to the {noun}: {gap}")
 
 
 @app.command()
@@ -104,7 +104,7 @@ def predict(
         return
     text = _as_text(rows, as_json=as_json or (out is not None and out.suffix == ".json"))
     if out is None:
-        typer.echo(text, nl=False)
+        tell(text, end="")
     else:
         write_text(out, text)
         say(f"{len(rows)} predictions: {out}")

@@ -1,6 +1,6 @@
 """``graftwork inspect`` and ``graftwork data``."""
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit
+from graftwork.cli._app import app, emit, tell
 from graftwork.errors import InputError
 
 
@@ -22,28 +22,34 @@ def inspect(
     if as_json:
         emit(found["data"])
     else:
-        typer.echo(found["text"])
+        tell(found["text"])
 
 
 def _inspect(target: Path) -> dict[str, Any]:
-    if (target / "config.toml").is_file():
-        return _run(target)
-    if (target / "state.json").is_file():
-        return _checkpoint(target)
+    for marks, show in (((target / "config.toml").is_file(), _run), ((target / "state.json").is_file(), _checkpoint)):
+        if marks:
+            return _shown(show, target)
     if target.is_file() and target.suffix == ".json":
-        return _json_file(target)
+        return _shown(_json_file, target)
     raise InputError(
         f"{target}: expected a run folder (config.toml), a checkpoint (state.json) or the JSON of a member or genome"
     )
 
 
+def _shown(show: Callable[[Path], dict[str, Any]], target: Path) -> dict[str, Any]:
+    try:
+        return show(target)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{target}: damaged: something is missing or of another kind ({error!r})") from error
+
+
 def _json_file(path: Path) -> dict[str, Any]:
+    from graftwork._files import parse_json, read_bytes
     from graftwork.networks.genome import Genome, draw
 
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as JSON: {error}") from error
+    data = parse_json(read_bytes(path.resolve()), str(path))
     if not isinstance(data, dict) or "genome" not in data:
         return {"data": data, "text": draw(Genome.from_dict(data))}
     line = " → ".join(f"{birth['id']} ({birth['transform']})" for birth in data["ancestors"])
@@ -52,16 +58,17 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from graftwork.runs import MemberRow, RunFolder
+    from graftwork.runs import MemberRow, RunFolder, run_state
 
-    run = RunFolder.open(path)
+    run, (state, owner) = RunFolder.open(path), run_state(path)
     rounds, result = run.rounds(), run.result() if run.finished else None
     scores = {
         (row.generation, row.id): row.validation_accuracy
         for row in run.records()
         if isinstance(row, MemberRow) and row.type == "member"
     }
-    lines = [repr(run)]
+    more = {"running": f" by {owner}", "finished": ""}.get(state, f"; go on with: graftwork search --resume {path}")
+    lines = [f"{path}: {state}{more}"]
     for row in rounds:
         best = scores.get((row.generation, row.best), float("nan"))
         lines.append(
@@ -72,11 +79,14 @@ def _run(path: Path) -> dict[str, Any]:
         f"  {entry['id']}: test {entry['test_accuracy']:.4f}, {entry['parameters']:,} parameters"
         for entry in (result["survivors"] if result else ())
     ]
-    return {"data": {"rounds": [asdict(row) for row in rounds], "result": result}, "text": "\n".join(lines)}
+    data = {"state": state, "rounds": [asdict(row) for row in rounds], "result": result}
+    return {"data": data, "text": "\n".join(lines)}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    from graftwork._files import inside, parse_json, read_bytes
+
+    state = parse_json(read_bytes(inside(path, "state.json")), f"{path / 'state.json'}")
     inner = state["search"]
     summary = {
         key: inner[key] for key in ("generation", "step", "training_flops", "scoring_flops", "alive", "survivors")
@@ -107,8 +117,8 @@ def data(
         return
     for key, value in found.items():
         if isinstance(value, dict):
-            typer.echo(f"{key}:")
+            tell(f"{key}:")
             for name, inner in value.items():
-                typer.echo(f"  {name}: {inner}")
+                tell(f"  {name}: {inner}")
         else:
-            typer.echo(f"{key}: {value}")
+            tell(f"{key}: {value}")

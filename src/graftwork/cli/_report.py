@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, say
+from graftwork.cli._app import app, say, tell
 
 if TYPE_CHECKING:
     from graftwork.session import Problem
@@ -22,7 +22,9 @@ def write_report(path: Path, *, problem: "Problem | None" = None) -> Path:
 @app.command()
 def report(
     run: options.Run,
-    images: Annotated[bool, typer.Option(help="Show images; needs the data set that the run was made on.")] = True,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Open the data set that the run names, to show images.")
+    ] = False,
 ) -> None:
     """Write the report of a run, finished or not."""
     from graftwork.errors import InputError
@@ -31,9 +33,9 @@ def report(
 
     folder = RunFolder.open(run)
     problem = None
-    if images:
+    if with_data:  # a path of the run, which may come from somebody else
         try:
-            problem = Problem.load(SearchConfig.load(folder.path / "config.toml"))
+            problem = Problem.load(SearchConfig.load(folder.config_path))
         except InputError as error:
             say(f"note: the report has no images: {error}")
-    typer.echo(str(write_report(run, problem=problem)))
+    tell(str(write_report(run, problem=problem)))

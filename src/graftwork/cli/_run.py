@@ -1,14 +1,13 @@
 """A session from its start or resume to its end, and how its result is told."""
 
-import signal
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from graftwork.cli._app import emit, say
+from graftwork.cli._app import MEMORY_HINT, emit, is_out_of_memory, say, tell
+from graftwork.cli._signals import stopped_by_signals
+from graftwork.errors import ResourceError
 
 if TYPE_CHECKING:
     from graftwork.runs import EnsembleResult, NetworkResult, Result
@@ -39,18 +38,15 @@ def session_to_its_end(
     else:
         session = Session.start(config, out, listener=listener, group=group)
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop() -> None:
         session.stop_requested = True
         if group is not None:
             group.stop_wanted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        say("stopping after this step; once more to stop at once")
 
-    before = signal.signal(signal.SIGINT, stop)
     try:
-        result = session.run()
+        with stopped_by_signals(stop), going_on(out):
+            result = session.run()
     finally:
-        signal.signal(signal.SIGINT, before)
         getattr(listener, "close", lambda: None)()
     page = _write_report(session.folder.path, session) if report else None
     if as_json:
@@ -58,6 +54,21 @@ def session_to_its_end(
     else:
         _tell(result, page)
     return result
+
+
+@contextmanager
+def going_on(out: Path) -> Iterator[None]:
+    """Tell of a run whose machine gave out how it goes on."""
+    try:
+        yield
+    except (OSError, ResourceError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            text = f"memory gave out; {MEMORY_HINT}, in another run"
+        elif isinstance(error, OSError | ResourceError):
+            text = str(error)
+        else:
+            raise
+        raise ResourceError(f"{text}; go on from the last checkpoint with: graftwork search --resume {out}") from error
 
 
 def _write_report(path: Path, session: Any) -> Path:
@@ -83,4 +94,4 @@ def _tell(result: "Result", page: Path | None) -> None:
         lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
     if page is not None:
         lines += [f"report: {page}"]
-    typer.echo("\n".join(lines), file=sys.stdout)
+    tell("\n".join(lines))

@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from graftwork.cli import _options as options
-from graftwork.cli._app import app
+from graftwork.cli._app import app, tell
 from graftwork.cli._panels import PanelCommand, option
 from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError
@@ -91,6 +89,9 @@ def search(
     ] = None,
     out: options.Out = None,
     resume: Annotated[Path | None, option("Output", "Continue this run folder; takes no other options.")] = None,
+    as_new: Annotated[
+        Path | None, option("Output", "With --resume: begin another run here, from the options that stand there.")
+    ] = None,
     config: options.Config = None,
     report: options.Report = True,
     quiet: options.Quiet = False,
@@ -105,13 +106,22 @@ def search(
         changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
         if changed:
             raise ConfigError(f"--resume: expected no other options, got {', '.join(sorted(changed))}; leave them out")
-        run_session(resume, None, report=report, quiet=quiet, as_json=as_json)
+        begun = None if as_new is None else _options_of(resume)
+        run_session(as_new or resume, begun, report=report, quiet=quiet, as_json=as_json)
         return
+    if as_new is not None:
+        raise ConfigError(f"--as-new {as_new}: expected --resume RUN beside it, which names the run to begin from")
     found = _load_config(config, flags)
     run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
 
 
-_NOT_OPTIONS = ("out", "resume", "config", "report", "quiet", "as_json", "help_all")
+def _options_of(run: Path) -> "SearchConfig":
+    from graftwork.session import options_of
+
+    return options_of(run)
+
+
+_NOT_OPTIONS = ("out", "resume", "as_new", "config", "report", "quiet", "as_json", "help_all")
 
 
 @app.command(cls=PanelCommand)
@@ -153,7 +163,7 @@ def show_config(
     config: options.Config = None,
 ) -> None:
     """Print the effective options as TOML, to be saved, changed and given back with --config."""
-    typer.echo(_load_config(config, {"data": data, "recipe": recipe, "budget": budget, "seed": seed}).to_toml())
+    tell(_load_config(config, {"data": data, "recipe": recipe, "budget": budget, "seed": seed}).to_toml())
 
 
 def _load_config(path: Path | None, flags: dict[str, Any]) -> "SearchConfig":

@@ -1,16 +1,15 @@
 """A search by several workers: started here, or by torchrun, which has started this process as one of them."""
 
-import signal
 import sys
 import tomllib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from graftwork.cli._app import guarded
 from graftwork.cli._run import session_to_its_end
+from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ConfigError, InputError, ResourceError
 from graftwork.runs import Result, RunFolder
 from graftwork.session import SearchConfig
@@ -35,7 +34,7 @@ def wanted_workers(out: Path, config: SearchConfig | None) -> tuple[int, bool]:
 
 
 def _stored(out: Path) -> SearchConfig:
-    return SearchConfig.load(RunFolder.open(out).path / "config.toml")
+    return SearchConfig.load(RunFolder.open(out).config_path)
 
 
 def _hint(error: ResourceError, out: Path) -> ResourceError:
@@ -107,10 +106,6 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
             with suppress(ResourceError):  # they may have found the same mistake, and be gone
                 dismiss(group)
         raise
-    except ResourceError as error:
-        if group.leads:
-            raise _hint(error, out) from error
-        raise
     finally:
         group.leave()
 
@@ -121,12 +116,8 @@ def _follow(group: Any) -> None:
 
     keep_memory()
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop() -> None:
         group.stop_wanted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, stop)
-    try:
+    with stopped_by_signals(stop):
         follow(group)
-    finally:
-        signal.signal(signal.SIGINT, before)

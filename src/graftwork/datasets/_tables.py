@@ -1,6 +1,5 @@
 """Tables of images: parquet files and Hugging Face data sets."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graftwork._files import parse_json
 from graftwork.datasets._convert import decode
 from graftwork.datasets._sources import Raw, ReadOptions
 from graftwork.errors import DataError, did_you_mean
 
 _SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
+_MAX_ROWS, _MAX_METADATA = 10**8, 2**24
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
 
 
@@ -42,6 +43,9 @@ def _split_word(path: Path) -> str:
 
 def _open(path: Path) -> pa.Table:
     try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows > _MAX_ROWS:
+                raise DataError(f"{path}: expected at most {_MAX_ROWS:,} rows, got {file.metadata.num_rows:,}")
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -161,10 +165,22 @@ def _image_cells(table: pa.Table, column: str, where: str) -> list[tuple[str, Pa
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         path = cell.get("path") if isinstance(cell, dict) else None
         if data is None and isinstance(path, str) and path:
-            cells.append((f"{where}: row {row}", Path(where).parent / path))
+            cells.append((f"{where}: row {row}", _below(Path(where).parent, path, f"{where}: row {row}")))
         else:
             cells.append((f"{where}: row {row}", data if isinstance(data, bytes) else b""))
     return cells
+
+
+def _below(folder: Path, path: str, where: str) -> Path:
+    """A file that a cell names; only what lies below the table's folder, also by way of links, is read."""
+    try:
+        found = (folder / path).resolve()
+        inside = found.is_relative_to(folder.resolve()) and (found.is_file() or not found.exists())
+    except (OSError, ValueError):  # too long, or with a zero byte
+        inside = False
+    if not inside:
+        raise DataError(f"{where}: expected the path of a file below {folder}, got {ascii(path)[:80]}; it is not read")
+    return found
 
 
 def _label_cells(table: pa.Table, column: str, where: str) -> list[Any]:
@@ -191,7 +207,8 @@ def _label_cells(table: pa.Table, column: str, where: str) -> list[Any]:
 def _stored_names(table: pa.Table, column: str) -> tuple[str, ...] | None:
     """Names of the classes in the order of their numbers, from Hugging Face's metadata; ``None``: there are none."""
     try:
-        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        stored = (table.schema.metadata or {})[b"huggingface"]
+        features = parse_json(stored[:_MAX_METADATA], "metadata", error=DataError)["info"]["features"]
         return tuple(str(name) for name in features[column]["names"])
     except (KeyError, ValueError, TypeError):
         return None

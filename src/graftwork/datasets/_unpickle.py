@@ -7,10 +7,13 @@ stand-in that only keeps what it is called with; no function of numpy or of anot
 import io
 import math
 import pickle
+import pickletools
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+_MAX_BYTES, _MAX_STEPS = 2**29, 10**6  # a batch of CIFAR-100 has 155 MB and 250,000 steps
 
 
 class UnsafePickleError(Exception):
@@ -82,6 +85,7 @@ def read_arrays(data: bytes) -> dict[str, Any]:
         ValueError: If it is truncated, damaged, or holds something else.
     """
     try:
+        _check_steps(data)
         found = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except UnsafePickleError:
         raise
@@ -92,6 +96,28 @@ def read_arrays(data: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"expected a dictionary, found a {type(found).__name__}")  # noqa: TRY004 - it is the file's fault
     return {_text(key): _value(value) for key, value in found.items()}
+
+
+def _check_steps(data: bytes) -> None:
+    """Refuse a pickle whose reading takes more time or memory than its size suggests.
+
+    A slot of the memo far beyond the steps is memory for all slots before it; a tuple that is used again and again in
+    others takes exponential time where it is hashed.
+    """
+    if len(data) > _MAX_BYTES:
+        raise UnsafePickleError(f"it has {len(data):,} bytes, more than any CIFAR batch; nothing was executed")
+    slots, tuples, before = set[int](), set[int](), ""
+    for steps, (code, value, _) in enumerate(pickletools.genops(data)):
+        slot = len(slots) if code.name == "MEMOIZE" else value if isinstance(value, int) else -1
+        puts = code.name == "MEMOIZE" or "PUT" in code.name
+        again = "GET" in code.name and slot in tuples
+        if steps > _MAX_STEPS or (puts and slot > _MAX_STEPS) or again or code.name == "DUP":
+            raise UnsafePickleError("it takes more steps than a CIFAR batch does; nothing was executed")
+        if puts:
+            slots.add(slot)
+            if "TUPLE" in before:
+                tuples.add(slot)
+        before = code.name
 
 
 def _text(value: Any) -> str:
@@ -107,7 +133,11 @@ def _value(value: Any) -> Any:
         return text.encode("latin1")
     if isinstance(value, _Array):
         return _array(value)
-    return [_value(item) for item in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    if any(isinstance(item, list) for item in value):
+        raise ValueError("a list of lists, where there are numbers or names")
+    return [_value(item) for item in value]
 
 
 def _array(stub: _Array) -> npt.NDArray[np.uint8]:

@@ -1,11 +1,10 @@
 """From a run folder to its figures and its page."""
 
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork._files import inside, make_folder, write_bytes, write_text
 from graftwork.reports._accuracy import accuracy_figure, standing_figure
 from graftwork.reports._calibration import calibration_figure
 from graftwork.reports._confusion import confusion_figure
@@ -50,14 +49,13 @@ def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Pat
         RunError: If it is no run folder, or one of its files can't be read.
     """
     run = read_run(run_folder)
-    folder = Path(run_folder) / "figures"
     svgs: dict[str, str] = {}
     for name, draw in run_figures(run):
         figure = draw()
-        svgs[name] = write_figure(figure, folder / name)
+        svgs[name] = write_figure(figure, inside(Path(run_folder), f"figures/{name}"))
     profile: Profile | None = run_profile(run) if "profile" in svgs else None
-    page = Path(run_folder) / "report.html"
-    _write(page, render_page(run, svgs, profile=profile, images=dataset).encode())
+    page = inside(Path(run_folder), "report.html")
+    write_text(page, render_page(run, svgs, profile=profile, images=dataset))
     return page
 
 
@@ -143,23 +141,8 @@ def write_figure(figure: "Figure", path: Path) -> str:
     Returns:
         Text of the SVG.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     svg = figure_svg(figure)
-    _write(path.with_name(path.name + ".svg"), svg.encode())
-    _write(path.with_name(path.name + ".png"), figure_png(figure))
+    write_text(path.with_name(path.name + ".svg"), svg)
+    write_bytes(path.with_name(path.name + ".png"), figure_png(figure))
     return svg
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, rename: a reader sees the old file or the new one, never half of it."""
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -1,19 +1,22 @@
 """A run folder as frozen data: everything that a report may know."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork._files import check_id, read_bytes
 from graftwork.errors import GenomeError, RunError
 from graftwork.networks.genome import Genome
-from graftwork.runs import GenerationRow, MemberRow, NetworkResult, Result, check_result, read_records
+from graftwork.runs import AncestorEntry, GenerationRow, MemberRow, NetworkResult, Result, check_member
 from graftwork.typing import MemberId
+
+if TYPE_CHECKING:
+    from graftwork.runs import RunFolder
 
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
@@ -164,7 +167,7 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read a run folder, finished or not.
+    """Read a run folder, finished or not. It may come from anybody: ids are checked, links are not followed.
 
     Args:
         folder: ``runs/NAME``.
@@ -172,89 +175,90 @@ def read_run(folder: Path) -> RunData:
     Raises:
         RunError: If it is no run folder, or one of its files can't be read.
     """
-    folder = Path(folder)
-    records_path = folder / "records.jsonl"
-    if not records_path.is_file() and not (folder / "provenance.json").is_file():
+    from graftwork.runs import RunFolder  # draws in torch
+
+    run = RunFolder(Path(folder))
+    if not run.has("records.jsonl") and not run.has("provenance.json"):
         raise RunError(
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    rows = read_records(records_path)
-    rounds = tuple(row for row in rows if isinstance(row, GenerationRow))
+    rows, rounds = run.records(), tuple(run.rounds())
     networks = [row for row in rows if isinstance(row, MemberRow)]
     scores: dict[MemberId, list[MemberRow]] = {}
     for row in networks:
         if row.type == "member":
             scores.setdefault(row.id, []).append(row)
-    result = _json(folder / "result.json")
     return RunData(
-        path=folder.resolve(),
-        result=None if result is None else check_result(result, folder / "result.json"),
-        provenance=_json(folder / "provenance.json") or {},
-        config=(folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").is_file() else "",
+        path=run.path.resolve(),
+        result=run.result() if run.finished else None,
+        provenance=run.read_json("provenance.json") if run.has("provenance.json") else {},
+        config=read_bytes(run.config_path).decode("utf-8", "replace") if run.has("config.toml") else "",
         rounds=rounds,
         births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
         control=tuple(row for row in networks if row.type == "control"),
-        members=_members(folder / "members"),
-        predictions=_predictions(folder / "predictions"),
+        members=_members(run),
+        predictions=_predictions(run),
     )
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"expected JSON in {path.name} of run {path.parent.name!r}, but {error}") from error
-    if not isinstance(data, dict):
-        raise RunError(f"expected a JSON object in {path.name}, but it holds {type(data).__name__}")
-    return data
 
 
 def _births(rounds: Sequence[GenerationRow]) -> dict[MemberId, Birth]:
     return {row.id: Birth(row.id, row.parent, row.transform, one.generation) for one in rounds for row in one.births}
 
 
-def _members(folder: Path) -> dict[MemberId, MemberFile]:
+def _members(run: "RunFolder") -> dict[MemberId, MemberFile]:
     members: dict[MemberId, MemberFile] = {}
-    for path in sorted(folder.glob("*.json")):
-        data = _json(path) or {}
+    for name in run.names("members", ".json"):
+        data = check_member(run.read_json(f"members/{name}.json"), run.path / "members" / f"{name}.json")
         try:
             genome = Genome.from_dict(data["genome"])
-            members[MemberId(data["id"])] = MemberFile(
-                id=MemberId(data["id"]),
-                genome=genome,
-                ancestors=tuple(
-                    Birth(entry["id"], entry.get("parent"), entry.get("transform") or "seed", entry["generation"])
-                    for entry in data.get("ancestors", ())
-                ),
-                validation_accuracy=data["validation_accuracy"],
-                test_accuracy=data.get("test_accuracy"),
-                parameters=data["parameters"],
-                flops=data["flops"],
-                class_names=tuple(map(str, data.get("class_names") or ())),
-            )
-        except (KeyError, GenomeError) as error:
-            raise RunError(f"members/{path.name}: expected a member, but {error}") from error
+        except GenomeError as error:
+            raise RunError(f"members/{name}.json, genome: {error}") from error
+        member_id = MemberId(data["id"])
+        members[member_id] = MemberFile(
+            id=member_id,
+            genome=genome,
+            ancestors=tuple(_ancestor(entry) for entry in data["ancestors"]),
+            validation_accuracy=data["validation_accuracy"],
+            test_accuracy=data["test_accuracy"],
+            parameters=data["parameters"],
+            flops=data["flops"],
+            class_names=tuple(data["class_names"]),
+        )
     return members
 
 
-def _predictions(folder: Path) -> dict[Split, Predictions]:
+def _ancestor(entry: AncestorEntry) -> Birth:
+    parent = None if entry["parent"] is None else MemberId(entry["parent"])
+    return Birth(MemberId(entry["id"]), parent, entry["transform"], entry["generation"])
+
+
+def _predictions(run: "RunFolder") -> dict[Split, Predictions]:
     found: dict[Split, Predictions] = {}
     splits: tuple[Split, ...] = ("validation", "test")
     for split in splits:
-        path = folder / f"{split}.safetensors"
-        if not path.is_file():
+        name = f"predictions/{split}.safetensors"
+        if not run.has(name):
             continue
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
+        tensors = {key: tensor.numpy() for key, tensor in run.load_tensors(name).items()}
         try:
-            tensors = load_file(path)
-            labels, index = tensors.pop("labels"), tensors.pop("index")
-        except (SafetensorError, KeyError) as error:
-            raise RunError(f"predictions/{path.name}: expected logits, labels and index, but {error}") from error
-        found[split] = Predictions(tensors, labels.astype(np.int64), index.astype(np.int64))
+            labels, index = tensors.pop("labels").astype(np.int64), tensors.pop("index").astype(np.int64)
+        except KeyError as error:
+            raise RunError(f"{name}: expected logits, labels and index, but {error} is missing") from error
+        _check_predictions(tensors, labels, index, name)
+        found[split] = Predictions(tensors, labels, index)
     return found
+
+
+def _check_predictions(logits: Mapping[str, Any], labels: Any, index: Any, name: str) -> None:
+    shapes = {array.shape for array in logits.values()}
+    classes = max((shape[1] for shape in shapes if len(shape) == 2), default=0)
+    fits = labels.ndim == 1 and shapes <= {(len(labels), classes)} and index.shape == labels.shape == (len(labels),)
+    if not fits or (len(labels) and (labels.min() < 0 or labels.max() >= max(classes, 1))):
+        raise RunError(
+            f"{name}: expected logits [N, classes], labels [N] and index [N], got others; the run folder is damaged"
+        )
+    for key in logits:
+        for part in key.split("/"):
+            check_id(part, f"{name}: name of a tensor")

@@ -3,7 +3,8 @@
 `RunFolder` reads and writes it, every write whole or not there; `MemberRow`, `GenerationRow` and `Result` are what a
 search records, with one type for writers and readers; `pack_state`, `unpack_state`, `unpack_optimizer` and
 `unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
-network (a `StoredMember`); `record_opening` notes that the test split is opened; `provenance` and `machine` say where
+network (a `StoredMember`); `run_state` tells whether a run is running; `check_id` admits only names that are safe in
+paths and pages; `record_opening` notes that the test split is opened; `provenance` and `machine` say where
 results come from. The files are described in ``docs/run-folder.md``.
 
 Names are imported when they are first used: reports read records without torch.
@@ -11,10 +12,10 @@ Names are imported when they are first used: reports read records without torch.
 
 from typing import TYPE_CHECKING
 
+from graftwork._files import check_id, write_bytes, write_folder, write_json, write_text
 from graftwork._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from graftwork.runs._atomic import write_bytes, write_folder, write_json, write_text
     from graftwork.runs._checkpoint import (
         StatefulOptimizer,
         pack_state,
@@ -23,35 +24,44 @@ if TYPE_CHECKING:
         unpack_strategy,
     )
     from graftwork.runs._folder import RunFolder
+    from graftwork.runs._lock import RunState, run_state
     from graftwork.runs._members import StoredMember, load_member, save_member
-    from graftwork.runs._openings import now, record_opening
-    from graftwork.runs._provenance import machine, provenance
+    from graftwork.runs._openings import record_opening
+    from graftwork.runs._provenance import machine, now, provenance
     from graftwork.runs._records import (
+        AncestorEntry,
         BirthRow,
         EnsembleResult,
         FinalScores,
         GenerationRow,
+        MemberEntry,
         MemberRow,
         NetworkResult,
         Opening,
         Result,
+        check_member,
         check_result,
         read_records,
     )
     from graftwork.runs._tensors import load_tensors, save_tensors
 
 __all__ = [
+    "AncestorEntry",
     "BirthRow",
     "EnsembleResult",
     "FinalScores",
     "GenerationRow",
+    "MemberEntry",
     "MemberRow",
     "NetworkResult",
     "Opening",
     "Result",
     "RunFolder",
+    "RunState",
     "StatefulOptimizer",
     "StoredMember",
+    "check_id",
+    "check_member",
     "check_result",
     "load_member",
     "load_tensors",
@@ -61,6 +71,7 @@ __all__ = [
     "provenance",
     "read_records",
     "record_opening",
+    "run_state",
     "save_member",
     "save_tensors",
     "unpack_optimizer",
@@ -73,21 +84,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "_atomic": ("write_bytes", "write_folder", "write_json", "write_text"),
     "_checkpoint": ("StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state", "unpack_strategy"),
     "_folder": ("RunFolder",),
+    "_lock": ("RunState", "run_state"),
     "_members": ("StoredMember", "load_member", "save_member"),
-    "_openings": ("now", "record_opening"),
-    "_provenance": ("machine", "provenance"),
+    "_openings": ("record_opening",),
+    "_provenance": ("machine", "now", "provenance"),
     "_records": (
+        "AncestorEntry",
         "BirthRow",
         "EnsembleResult",
         "FinalScores",
         "GenerationRow",
+        "MemberEntry",
         "MemberRow",
         "NetworkResult",
         "Opening",
         "Result",
+        "check_member",
         "check_result",
         "read_records",
     ),

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from graftwork.errors import RunError
+from graftwork.errors import GraftworkError, RunError
 from graftwork.evolution import Birth, Population
 from graftwork.networks import Member, bind
 from graftwork.networks.bank import BlockBank
@@ -74,17 +74,25 @@ def load_member(run: RunFolder, name: str, *, form: Form = "fused") -> StoredMem
     Raises:
         RunError: If the run has no such member, or its files do not fit together.
     """
-    if not (run.path / "members" / f"{name}.json").is_file():
-        there = ", ".join(sorted(path.stem for path in (run.path / "members").glob("*.json"))) or "none yet"
+    if not run.has(f"members/{name}.json"):
+        there = ", ".join(run.names("members", ".json")) or "none yet"
         raise RunError(f"{run.path} has no member {name!r}; there are: {there}")
     data = run.read_json(f"members/{name}.json")
     tensors = run.load_tensors(f"members/{name}.safetensors")
-    genome = Genome.from_dict(data["genome"])
+    try:
+        return (*_bound(data, tensors, form), data)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, GraftworkError):
+            raise
+        raise RunError(f"{run.path}: the files of member {name!r} do not fit together ({error!r})") from error
+
+
+def _bound(data: Mapping[str, Any], tensors: dict[str, torch.Tensor], form: Form) -> tuple[Member, InputTransform]:
     statistics: dict[BlockId, tuple[torch.Tensor, torch.Tensor]] = {}
     for key in [key for key in tensors if key.endswith("/running_mean")]:
         block_id = key.removesuffix("/running_mean")
         statistics[BlockId(block_id)] = (tensors.pop(key), tensors.pop(f"{block_id}/running_var"))
-    member = bind(genome, BlockBank.from_state(tensors, data["layout"]), form=form)
+    bank = BlockBank.from_state(tensors, data["layout"])
+    member = bind(Genome.from_dict(data["genome"]), bank, form=form)
     member.statistics.update(statistics)
-    transform = InputTransform(tuple(data["input"]["mean"]), tuple(data["input"]["std"]))
-    return member.eval(), transform, data
+    return member.eval(), InputTransform(tuple(data["input"]["mean"]), tuple(data["input"]["std"]))

@@ -1,15 +1,10 @@
 """Openings of the test split: each is recorded before it happens."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from graftwork.runs._folder import RunFolder
+from graftwork.runs._provenance import now
 from graftwork.runs._records import Opening
-
-
-def now() -> str:
-    """The present time, ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[Opening]:
@@ -23,10 +18,10 @@ def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[O
     Returns:
         All openings, this one last.
     """
-    path = run.path / "predictions" / "openings.json"
-    earlier = run.read_json("predictions/openings.json")["openings"] if path.is_file() else []
+    name = "predictions/openings.json"
+    earlier = run.read_json(name)["openings"] if run.has(name) else []
     openings: list[Opening] = [*earlier, {"at": now(), "by": by, "members": list(members)}]
-    run.write_json("predictions/openings.json", {"openings": openings})
+    run.write_json(name, {"openings": openings})
     if run.finished:
         run.write_json("result.json", {**run.read_json("result.json"), "test_openings": openings})
     return openings

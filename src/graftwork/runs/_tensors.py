@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from graftwork._files import write_pieces
 from graftwork.errors import RunError
-from graftwork.runs._atomic import write_pieces
 
 _TYPES = {
     torch.float64: "F64",
@@ -25,9 +26,10 @@ _TYPES = {
     torch.bool: "BOOL",
 }
 """Names of the safetensors format."""
+_MAX_HEADER = 2**26
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors to one file, as a whole. Tensors that share memory are written each for itself.
 
     The format is written here and not by the safetensors package, which needs a copy of everything at once: a large
@@ -37,15 +39,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         path: Of the file.
         tensors: Name → tensor of a type that safetensors and this table of types know; left alone.
 
+    Returns:
+        The SHA-256 of the file, in hex.
+
     Raises:
         RunError: If a type is unknown; nothing is written.
         ResourceError: If the disk is full; the old file is kept.
     """
-    write_pieces(path, _pieces(tensors))
+    return write_pieces(path, tensor_pieces(tensors))
 
 
-def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Length of the header, header, then one tensor after the other: wide types first, so that all are aligned."""
+def tensor_pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Content of a file: length of the header, header, tensors; wide types first, so that all are aligned."""
     unknown = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _TYPES}
     if unknown:
         raise RunError(f"safetensors: expected types {', '.join(_TYPES.values())}, got {unknown}")
@@ -67,14 +72,22 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read tensors that `save_tensors` wrote.
 
     Raises:
-        RunError: If the file is missing or damaged.
+        RunError: If the file is missing or damaged, or no regular file.
     """
     try:
+        with path.open("rb") if path.is_file() and not path.is_symlink() else _missing(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER:
+            raise RunError(f"{path}: expected a header of at most {_MAX_HEADER:,} bytes, got {length:,}; it is damaged")
         return {name: _canonical(tensor) for name, tensor in load_file(path).items()}
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing; expected a safetensors file") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path} can't be read ({error}); it is damaged, or no safetensors file") from error
+
+
+def _missing(path: Path) -> NoReturn:
+    raise RunError(f"{path} is missing, or no file; expected a safetensors file")
 
 
 def _canonical(tensor: Tensor) -> Tensor:

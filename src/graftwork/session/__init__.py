@@ -5,7 +5,7 @@ the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything
 `Plan` that `make_plan` fixes before the first step. A `Session` takes a run from there to its end, tells a `Listener`
 what happens, and resumes it after a kill; `FinalScoring` opens the test split once and writes what it gives. Other
 workers `follow` the session of rank 0. `combine` makes ensembles of a finished run from its stored predictions, and
-`distil` one network of an ensemble.
+`distil` one network of an ensemble. `options_of` reads the options of a run to begin another with.
 """
 
 from graftwork.session._budget import Budget, parse_budget
@@ -25,7 +25,7 @@ from graftwork.session._following import dismiss, follow, prepare_together, rest
 from graftwork.session._growth import mutation_of, strategy_of
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._planning import make_plan, measure_speed, shared_fraction
-from graftwork.session._predictions import StoredPredictions, problem_of, run_members
+from graftwork.session._predictions import StoredPredictions, options_of, problem_of, run_members
 from graftwork.session._problem import Problem
 from graftwork.session._session import Session
 from graftwork.session._setup import Setup, prepare, seed_of
@@ -53,6 +53,7 @@ __all__ = [
     "measure_speed",
     "members_of",
     "mutation_of",
+    "options_of",
     "parse_budget",
     "prediction_scores",
     "prepare",

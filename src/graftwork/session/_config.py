@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import tomli_w
 
-from graftwork.errors import ConfigError, did_you_mean
+from graftwork._files import read_bytes
+from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
 from graftwork.session._budget import Budget, parse_budget
 from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
 
+_MAX_BYTES = 2**20
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
 
 
@@ -162,7 +164,7 @@ class SearchConfig:
         Raises:
             ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
         """
-        stored = {} if path is None else read_options(path)
+        stored = {} if path is None else read_options(path.resolve())
         return cls.from_dict({**stored, **{key: value for key, value in flags.items() if value is not None}})
 
 
@@ -173,10 +175,14 @@ def read_options(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return tomllib.loads(read_bytes(path, limit=_MAX_BYTES).decode())
+    except FileNotFoundError as error:
         raise ConfigError(f"config: expected a TOML file, got {path} ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"config: expected options in {path}, got TOML that is nested too deeply; mend it") from None
+    except ValueError as error:
+        if isinstance(error, RunError):
+            raise
         raise ConfigError(f"config: expected TOML in {path}, got something else ({error}); mend that line") from error
 
 

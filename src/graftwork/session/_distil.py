@@ -79,12 +79,24 @@ def distil(
         RunError: If the run is not finished, or lacks what is named.
         ConfigError: If the budget is none in FLOPs, or too small for one update.
     """
-    run = RunFolder.open(path)
+    with RunFolder.open(path) as run:
+        return _distil(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, note=note)
+
+
+def _distil(
+    run: RunFolder,
+    *,
+    genome: str | None,
+    ensemble: str | None,
+    budget: str | None,
+    rate: float,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
     result = run.result()
     teacher_name = ensemble or _best_ensemble(run, result)
     teacher, _, _ = load_ensemble(run, teacher_name)
     name, student = _student(run, genome or result["best"]["id"])
-    config = SearchConfig.load(path / "config.toml")
+    config = SearchConfig.load(run.config_path)
     problem = problem_of(run)
     if not rate > 0:
         raise ConfigError(f"rate: expected a factor > 0, got {rate!r}; 0.2 is the default")
@@ -112,7 +124,7 @@ def _best_ensemble(run: RunFolder, result: Result) -> str:
 
 def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
     """Name for files, and genome, of a member or a genome's file."""
-    if (run.path / "members" / f"{wanted}.json").is_file():
+    if wanted in run.names("members", ".json"):
         return wanted, Genome.from_dict(run.read_json(f"members/{wanted}.json")["genome"])
     file = Path(wanted)
     if not file.is_file():
@@ -120,7 +132,7 @@ def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
             f"genome: expected a member of {run.path} or the JSON file of a genome, got {wanted!r}; graftwork "
             "inspect lists members"
         )
-    return re.sub(r"[^\w-]", "-", file.stem), Genome.from_json(file.read_text(encoding="utf-8"))
+    return re.sub(r"[^\w-]", "-", file.stem, flags=re.ASCII), Genome.from_json(file.read_text(encoding="utf-8"))
 
 
 def _flops(budget: str | None, result: Result) -> float:
@@ -207,7 +219,6 @@ def _finish(run: RunFolder, arms: Sequence[_Arm], setting: Mapping[str, Any]) ->
         "difference": difference(*correct),
         "test_opened_at": openings[-1]["at"],
     }
-    (run.path / "distil" / name).mkdir(parents=True, exist_ok=True)
     run.save_tensors(f"distil/{name}/validation.safetensors", validation)
     run.save_tensors(f"distil/{name}/test.safetensors", test)
     run.write_json(f"distil/{name}/result.json", found)

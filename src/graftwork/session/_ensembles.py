@@ -118,7 +118,6 @@ def combine(
 
 
 def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner, features: Output) -> None:
-    (run.path / "ensembles").mkdir(exist_ok=True)
     run.save_tensors(f"ensembles/{name}.safetensors", combiner.state_dict())
     stored = {"members": list(members), "features": features, "combiner": describe_combiner(combiner)}
     run.write_json(f"ensembles/{name}.json", stored)
@@ -130,10 +129,9 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
     Raises:
         RunError: If the run has no such ensemble.
     """
-    path = run.path / "ensembles" / f"{name}.json"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none; graftwork ensemble makes them"
-        raise RunError(f"{run.path}: expected a stored ensemble, got {name!r}; take one of: {there}")
+    if name not in (there := run.names("ensembles", ".json")):
+        known = ", ".join(there) or "none; graftwork ensemble makes them"
+        raise RunError(f"{run.path}: expected a stored ensemble, got {name!r}; take one of: {known}")
     data = run.read_json(f"ensembles/{name}.json")
     combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
     loaded = [load_member(run, member) for member in data["members"]]

@@ -1,7 +1,8 @@
 """Predictions of a run's members: as they were stored, or made again from the stored members."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -54,6 +55,22 @@ class StoredPredictions:
         return cls.load(run, f"{split}-penultimate", members)
 
 
+def options_of(path: Path) -> SearchConfig:
+    """Options that stand in a run folder, to begin another run with; a seed network that was changed is taken, too.
+
+    Args:
+        path: Run folder, whatever its state.
+    """
+    run = RunFolder.open(path)
+    config = SearchConfig.load(run.config_path)
+    try:
+        run.read_json("seed_genome.json")
+    except RunError:  # not the one that the run was begun with
+        if run.has("seed_genome.json"):
+            return replace(config, genome=str(path / "seed_genome.json"))
+    return config
+
+
 def problem_of(run: RunFolder) -> Problem:
     """Load the data that a run was made on, split as they were.
 
@@ -61,7 +78,7 @@ def problem_of(run: RunFolder) -> Problem:
         RunError: If they are other data now.
         DataError: If they are not there.
     """
-    config = SearchConfig.load(run.path / "config.toml")
+    config = SearchConfig.load(run.config_path)
     problem = Problem.load(config)
     found, expected = problem.dataset.fingerprint, run.read_json("provenance.json")["data"]["fingerprint"]
     if found != expected:
@@ -124,11 +141,11 @@ def store_penultimate(run: RunFolder, members: Sequence[str]) -> None:
         images = problem.test()[0] if split == "test" else problem.images(getattr(problem.splits, split))
         outputs = run_members(run, members, images, output="penultimate")
         name = f"predictions/{split}-penultimate.safetensors"
-        kept = run.load_tensors(name) if (run.path / name).is_file() else {}
+        kept = run.load_tensors(name) if run.has(name) else {}
         labels = run.load_tensors(f"predictions/{split}.safetensors")["labels"]
         run.save_tensors(name, {**kept, **dict(zip(members, outputs.unbind(1), strict=True)), "labels": labels})
 
 
 def _has_penultimate(run: RunFolder, split: str, members: Sequence[str]) -> bool:
     path = f"predictions/{split}-penultimate.safetensors"
-    return (run.path / path).is_file() and set(members) <= set(run.load_tensors(path))
+    return run.has(path) and set(members) <= set(run.load_tensors(path))

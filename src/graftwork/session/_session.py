@@ -62,11 +62,11 @@ class Session:
         """
         RunFolder.check_free(out)
         setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
-        session = cls(RunFolder.create(out), config, listener=listener, group=group)
-        session._problem, session._fresh = setup.problem, setup
         genome = setup.population.genomes[0]
-        session.folder.write_text("seed_genome.json", genome.to_json(indent=2) + "\n")
-        session.folder.write_text("config.toml", config.to_toml())
+        files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
+        folder = RunFolder.create(out, files, origin={"config": config.to_dict(), "seed_genome": genome.to_dict()})
+        session = cls(folder, config, listener=listener, group=group)
+        session._problem, session._fresh = setup.problem, setup
         return session
 
     @classmethod
@@ -74,12 +74,25 @@ class Session:
         """Continue a run.
 
         Raises:
-            RunError: If there is no run, or it can't be read.
+            RunError: If there is no run, another process has it, it can't be read, or it was begun with other options.
         """
         run = RunFolder.open(out)
-        session = cls(run, SearchConfig.load(run.path / "config.toml"), listener=listener, group=group)
-        if (run.path / "provenance.json").is_file():
-            session._stored = run.read_json("provenance.json")
+        run.lock()
+        try:
+            session = cls(run, SearchConfig.load(run.config_path), listener=listener, group=group)
+            found: dict[str, Any] = {
+                "config": session.config.to_dict(),
+                "seed_genome": run.read_json("seed_genome.json", verified=False),
+            }
+            if run.has("provenance.json"):
+                session._stored = stored = run.read_json("provenance.json", verified=False)
+                found |= {"plan": stored.get("plan"), "data": (stored.get("data") or {}).get("fingerprint")}
+            run.check_origin(**found)
+            if session._stored is not None:
+                run.verify("provenance.json")  # what is measured is followed, too
+        except BaseException:
+            run.release()
+            raise
         return session
 
     _problem: Problem | None = None
@@ -101,6 +114,12 @@ class Session:
         Raises:
             SearchInterruptedError: If `stop_requested` was set; the run can be resumed.
         """
+        try:
+            return self._run()
+        finally:
+            self.folder.release()
+
+    def _run(self) -> Result:
         if self.folder.finished:
             dismiss(self.group)
             return self.folder.result()
@@ -128,6 +147,7 @@ class Session:
                 started_at=now(),
             )
             self._stored["machine"] |= setup.machine.to_dict()
+            self.folder.remember(plan=self._stored["plan"], data=problem.dataset.fingerprint)
             self.folder.write_json("provenance.json", self._stored)
             return setup
         self._compare(problem)
@@ -153,7 +173,8 @@ class Session:
         if found != expected:
             raise RunError(
                 f"{self.folder.path}: expected the data that the run was made on ({str(expected)[:12]}) in "
-                f"{self.config.data!r}, got {found[:12]}; bring the old data back or start a new run"
+                f"{self.config.data!r}, got {found[:12]}; bring the old data back, or begin another run from it: "
+                f"graftwork search --resume {self.folder.path} --as-new NEW"
             )
         here, then = provenance(self.config.device), stored
         for name in ("processor", "instruction_set"):
@@ -172,14 +193,16 @@ class Session:
         """Run one search (the control is one of a population of one) from its newest checkpoint to its end."""
         state = setup.state
         found = self.folder.load_checkpoint(stage)
+        for problem in self.folder.passed_over:
+            self.listener.on_note(f"a damaged checkpoint is passed over, the one before it is taken: {problem}")
         if found is not None:
             data, tensors = found
             state = restore(setup, data["search"], tensors)
             self._elapsed, self._began = data["seconds"], monotonic()
             if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
-                self.folder.truncate_records(data["records_offset"])
+                self.folder.restore_records()
         elif stage == "search":
-            self.folder.truncate_records(0)
+            self.folder.clear_records()
         self.listener.on_stage(stage, setup)
         observe = self._observer(stage, setup)
         if self.group is not None:
@@ -220,8 +243,7 @@ class Session:
 
     def _checkpoint(self, stage: str, setup: Setup) -> None:
         data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
-        stored = {"search": data, "seconds": self.seconds, "records_offset": self.folder.records_offset}
-        self.folder.save_checkpoint(stage, setup.state.step, stored, tensors)
+        self.folder.save_checkpoint(stage, setup.state.step, {"search": data, "seconds": self.seconds}, tensors)
         self._saved = monotonic()
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:

@@ -3,8 +3,12 @@
 import os
 import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
@@ -18,7 +22,8 @@ _GRACE_SECONDS = 20.0
 def launch(function: Callable[..., None], size: int, *arguments: Any) -> int:
     """Run ``function(method, *arguments)`` in ``size`` processes that can `Group.join` by that method.
 
-    Ctrl-C is left to the ranks, which stop together and store the run.
+    Ctrl-C is left to the ranks, which stop together and store the run; other requests to end are passed on to them.
+    Ranks end when this process does.
 
     Args:
         function: Function of a module, so that another process can import it.
@@ -33,11 +38,19 @@ def launch(function: Callable[..., None], size: int, *arguments: Any) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         method = (Path(folder) / "store").as_uri()
-        before = signal.getsignal(signal.SIGINT)
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in numbers}
         context = start_processes(  # type: ignore[no-untyped-call]
             _rank, (size, method, function, arguments), nprocs=size, join=False
         )
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            for process in context.processes:
+                with suppress(OSError, TypeError):  # it has ended, or has not begun
+                    os.kill(process.pid, number)
+
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else pass_on)
         try:
             while not context.join(grace_period=_GRACE_SECONDS):
                 pass
@@ -49,12 +62,30 @@ def launch(function: Callable[..., None], size: int, *arguments: Any) -> int:
                 ) from error
             return next(code for code in [*codes, error.exit_code] if code > 0)
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return 0
 
 
 def _rank(rank: int, size: int, method: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Run one rank, with the environment that torchrun would give it."""
+    _end_with_parent()
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in numbers.items()})
     function(method, *arguments)
+
+
+def _end_with_parent() -> None:
+    """Let this process end, without a last write, when the one that started it has gone."""
+    parent = os.getppid()
+    with suppress(ImportError, AttributeError, OSError, RuntimeError):  # at once, where the system can
+        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
+
+        _prctl_pr_set_pdeathsig(signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -9,7 +9,18 @@ import torch
 from torch import nn
 
 from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.surgery import Deepen, InsertLayers, WidenAll, grow, growth_log, load_model, plan, replay, save_model
+from graftwork.surgery import (
+    Deepen,
+    GrowthSchedule,
+    InsertLayers,
+    WidenAll,
+    grow,
+    growth_log,
+    load_model,
+    plan,
+    replay,
+    save_model,
+)
 from graftwork.surgery._transaction import Transaction
 from tests.surgery.layers import blocks
 
@@ -306,6 +317,31 @@ def test_a_grown_model_is_saved_and_loaded_by_its_log(tmp_path: Path) -> None:
     other = blocks.Stack(blocks.PreNorm)
     replay(other, growth_log(model))
     assert len(other.blocks) == 6
+
+
+def test_a_schedule_inserts_layers_in_training() -> None:
+    model, x = blocks.build(blocks.PreNorm)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    schedule = GrowthSchedule({"50%": InsertLayers("blocks", count=1)}, total_steps=4)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        schedule.step(model, example_input=x, optimizer=optimizer)
+    assert len(schedule.receipts) == 1
+    assert len(model.blocks) == 4
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_a_number_that_equals_the_depth_by_chance_is_left_alone() -> None:
+    model, x = blocks.build(blocks.PreNorm)
+    model.block_size = model.blocks[0].heads = 3
+    grow(model, InsertLayers("blocks", count=1), example_input=x)
+    assert model.block_size == model.blocks[0].heads == 3
+    assert model.n_layers == 4
 
 
 def test_a_mirror_grows_along() -> None:

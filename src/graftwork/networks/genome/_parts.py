@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from graftwork import _files
 from graftwork.errors import GenomeError, did_you_mean
 from graftwork.typing import KERNEL_SIZES, BlockId, PoolKind
 
@@ -36,8 +37,8 @@ def check_choice(name: str, value: object, choices: tuple[str, ...], where: str)
 
 def check_id(value: str, where: str) -> None:
     """Raise `GenomeError` unless ``value`` can name a bank entry, a buffer and a file."""
-    if not isinstance(value, str) or not value or not all(c.isalnum() or c in "-_" for c in value):
-        raise GenomeError(f"{where}: id: expected letters, digits, '-' and '_', got {value!r}")
+    if "." in _files.check_id(value, f"{where}: id", error=GenomeError):
+        raise GenomeError(f"{where}: id: expected an id without dots, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

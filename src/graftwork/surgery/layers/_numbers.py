@@ -17,7 +17,8 @@ from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import Call, sandbox
 from graftwork.surgery.layers._stack import Stack
 
-COUNTS = re.compile(r"layer|depth|block", re.IGNORECASE)
+COUNTS = re.compile(r"(layers?|blocks?|depths?)$", re.IGNORECASE)
+_LISTS = re.compile(r"layer|block|depth", re.IGNORECASE)
 _PLACES = re.compile(r"layer|block|depth|idx|index", re.IGNORECASE)
 PLAIN = (int, float, bool, str, type(None))
 
@@ -199,9 +200,9 @@ def count_changes(
 
 def _counts(content: dict[Any, Any], stack: Stack, sources: Sequence[int]) -> Iterator[tuple[str, Any, Any]]:
     for name, value in list(content.items()):
-        if not isinstance(name, str) or not COUNTS.search(name):
+        if not isinstance(name, str) or not _LISTS.search(name):
             continue
-        if type(value) is int and value == stack.length:
+        if type(value) is int and value == stack.length and COUNTS.search(name):
             yield name, value, stack.length + len(stack.new)
         elif (
             isinstance(value, (list, tuple)) and len(value) == stack.length > 1 and all(type(v) in PLAIN for v in value)
