@@ -140,7 +140,7 @@ def _refuse_distributed(trainer: Trainer) -> None:
 
 def _refuse_averages(trainer: Trainer, mirrors: Sequence[nn.Module]) -> None:
     """Refuse callbacks that hold an average of the module, unless it is one of the mirrors, which grow along."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         averages = [held for held in vars(callback).values() if isinstance(held, AveragedModel)]
         followed = any(one is mirror for held in averages for one in held.modules() for mirror in mirrors)
         kinds = (StochasticWeightAveraging, WeightAveraging)
