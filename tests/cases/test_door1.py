@@ -139,9 +139,6 @@ def test_one_more_stock_encoder_layer_is_stacked_or_the_branch_in_the_way_is_nam
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.xfail(
-    strict=True, raises=torch.jit.frontend.NotSupportedError, reason="the grafted forward takes *args and **kwargs"
-)
 def test_a_scriptable_model_can_be_scripted_after_it_was_deepened() -> None:
     """torch.jit.script stops in graftwork's own source."""
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)), torch.randn(2, 3, 8, 8)

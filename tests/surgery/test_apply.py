@@ -279,6 +279,37 @@ def test_a_moving_average_grows_along_as_a_mirror() -> None:
     averaged.update_parameters(model)
 
 
+class Heads(nn.Module):
+    """Holds its width as a number, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.up, self.down = 8, nn.Linear(4, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(x)).view(len(x), 2, self.width).sum(1))
+
+
+def test_a_mirror_gets_the_blocks_and_the_numbers_too_and_a_failure_puts_it_back() -> None:
+    model, x = Heads().double(), torch.randn(5, 4).double()
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        averaged.module.up.weight.mul_(0.9)
+    y = averaged(x)
+    widen(model, "up", factor=1.5, example_input=x, mirrors=[averaged.module])
+    deepen(model, after="up", example_input=x, mirrors=[averaged.module])
+    assert averaged.module.width == model.width == 12
+    assert list(averaged.module.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(averaged(x), y, rtol=1e-10, atol=1e-12)
+    averaged.update_parameters(model)
+    before = str(averaged), list(averaged.state_dict())
+    planned = plan(model, Deepen("up"), example_input=x, mirrors=[averaged.module])
+    model.down = nn.Linear(9, 3)  # the forward fails now
+    with pytest.raises(SurgeryError):
+        planned.apply()
+    assert (str(averaged), list(averaged.state_dict())) == before
+
+
 def test_widen_all_on_a_model_with_nothing_to_widen_says_so() -> None:
     with pytest.raises(SurgeryError, match="growth_sites says why"):
         widen_all(nn.Linear(3, 2), 2, example_input=torch.randn(2, 3))

@@ -9,6 +9,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
+from graftwork.surgery._configs import repeat_changes
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import Edit, ModelGrowth, Subject
 
@@ -190,6 +191,8 @@ class GrowthPlan:
         with Transaction() as transaction:
             carried = edit.make(transaction)
             attributes = (*edit.attributes, *edit.settle(transaction, check))
+            for mirror in self._subject.mirrors:
+                repeat_changes(transaction, mirror, attributes)
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
             _append_log(transaction, self.model, log)
         return SurgeryReceipt(

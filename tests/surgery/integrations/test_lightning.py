@@ -147,8 +147,7 @@ def test_callbacks_that_average_weights_are_refused_before_the_first_step(kind: 
 def test_an_average_of_ones_own_grows_along_as_a_mirror_and_is_refused_otherwise(tmp_path: Path) -> None:
     lit = Lit()
     averaged = AveragedModel(lit.net)
-    schedule = GrowthSchedule({5: Widen("0", factor=1.5)})
-    _fit(lit, tmp_path, 16, beside=[Averaging(averaged)], mirrors=[averaged.module], schedule=schedule)
+    _fit(lit, tmp_path, 16, beside=[Averaging(averaged)], mirrors=[averaged.module])
     assert averaged.module[0].weight.shape == lit.net[0].weight.shape == (12, 6)
     assert list(averaged.module.state_dict()) == list(lit.net.state_dict())
     lit = Lit()
