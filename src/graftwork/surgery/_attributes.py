@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from graftwork.errors import SurgeryError
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
@@ -32,6 +33,35 @@ class AttributeChange:
 
     def __str__(self) -> str:
         return f"{self.path}.{self.name}: {self.old} → {self.new}".lstrip(".")
+
+
+def logged_size(owner: nn.Module, path: str, name: str, value: Any) -> Any:
+    """The value that a log gives to a size of a module: whole numbers in place of whole numbers, and nothing else.
+
+    A log may come from a stranger. Sizes are all that a growth changes, so a log never sets a tolerance or a method.
+
+    Args:
+        owner: The module.
+        path: Its path, for messages.
+        name: Name of the attribute.
+        value: What the log holds; a list where the attribute is a tuple, since JSON has no tuples.
+
+    Raises:
+        SurgeryError: If the module has no such size, or the value is none.
+    """
+    old = vars(owner).get(name)
+    olds, news = (old, value) if isinstance(old, tuple | list) else ((old,), (value,))
+    if not isinstance(news, tuple | list) or len(olds) != len(news) or not all(map(is_size, (*olds, *news))):
+        raise SurgeryError(
+            f"growth log: expected a size of module {path!r} and whole numbers for it, got {name!r} and {value!r}; "
+            "the log is damaged, or of another model"
+        )
+    return tuple(value) if isinstance(old, tuple) else value
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is a whole number that a size may be."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
 
 
 def set_attribute(transaction: Transaction, model: nn.Module, change: AttributeChange) -> None:
