@@ -115,15 +115,11 @@ def _model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
 
 
-<<<<<<< ours
 @pytest.mark.parametrize(
     "attribute",
     [["1", "eps", 1e9], ["", "forward", "x"], ["1", "training", 0], ["1", "num_features", "8"], ["1", "missing", 8]],
     ids=lambda one: one[1],
 )
-=======
-@pytest.mark.parametrize("attribute", [["1", "eps", 1e9], ["", "forward", "x"]], ids=["eps", "forward"])
->>>>>>> theirs
 def test_a_growth_log_sets_sizes_only(attribute: list[Any], tmp_path: Path) -> None:
     """A stranger's `growth.json` sets any attribute of any module."""
     model = _model()
