@@ -125,7 +125,6 @@ def test_an_encoder_that_was_deepened_still_takes_a_padding_mask(after: str) -> 
         assert model.eval()(x, src_key_padding_mask=mask).shape == x.shape
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a twin of stock attention does not start at zero")
 def test_one_more_stock_encoder_layer_is_stacked_or_the_branch_in_the_way_is_named() -> None:
     """The copy of a pre-norm layer changes the outputs, and the refusal tells a number but no reason."""
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)

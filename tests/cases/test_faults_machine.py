@@ -57,7 +57,6 @@ def test_two_classes_of_thirty_images_are_searched_to_the_end(tmp_path: Path) ->
 
 
 @linux
-@pytest.mark.xfail(strict=True, raises=PutInError, reason="of the errors of writing only a full disk is caught")
 def test_an_error_of_writing_is_one_line(tmp_path: Path, failing: Callable[[int, str], list[str]]) -> None:
     """An I/O error while a run is written is a traceback."""
     hit = failing(errno.EIO, "provenance")
@@ -67,9 +66,6 @@ def test_an_error_of_writing_is_one_line(tmp_path: Path, failing: Callable[[int,
 
 
 @linux
-@pytest.mark.xfail(
-    strict=True, raises=PutInError, reason="records and reports are written past what catches a full disk"
-)
 @pytest.mark.parametrize("word", ["records.jsonl", "figures", pytest.param("report.html", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line(word: str, unfinished: Path, failing: Callable[[int, str], list[str]]) -> None:
     """Where the records, a figure or the page don't fit, there is a traceback."""
