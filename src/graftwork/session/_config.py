@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +113,11 @@ class SearchConfig:
             raise ConfigError(
                 f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}; 60 is the default"
             )
+
+    def located(self) -> "SearchConfig":
+        """The same with the whole path of its data, so that a run finds them from any working folder."""
+        path = Path(self.data).expanduser()
+        return replace(self, data=str(path.resolve())) if self.data != "digits" and path.exists() else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; `from_dict` gives an equal config back."""

@@ -29,6 +29,19 @@ PENULTIMATE_METHODS = ("stacked", "stacked-calibrated")
 """Methods that can stack penultimate features."""
 
 
+_FOLDS = 5
+"""Examples of each class that a method which learns weights gets at least: one in every fold of cross-fitting."""
+
+
+def methods_for(num_examples: int, num_classes: int) -> list[str]:
+    """Methods that so many examples of the blend split suffice for, in the order of `METHODS`.
+
+    Stacking on fewer would leave its network untrained or without a class in a fold; the others average.
+    """
+    few = num_examples < _FOLDS * num_classes
+    return [name for name, (method, _) in METHODS.items() if not (few and method in ("stacked", "grafted"))]
+
+
 def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
     """Count the parameters of an ensemble, shared blocks once, and its FLOPs for one image, shared prefixes once."""
     entries = {block_id: count for genome in genomes for block_id, count in parameters_per_entry(genome).items()}

@@ -14,6 +14,7 @@ from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import BirthRow, GenerationRow, MemberRow, Result, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
+from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import CONTROL, FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
@@ -61,6 +62,7 @@ class Session:
             group: The ranks that search together; ``None``: this process alone.
         """
         RunFolder.check_free(out)
+        config = config.located()
         setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
@@ -124,6 +126,7 @@ class Session:
             dismiss(self.group)
             return self.folder.result()
         setup = self._prepare()
+        self._tell_what_is_left_out(setup)
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
         searched = self._stage("search", setup, numbers)
@@ -131,6 +134,16 @@ class Session:
         control = self._control(setup, searched) if self.config.control else None
         dismiss(self.group)
         return self._finish(setup, searched, control, digest)
+
+    def _tell_what_is_left_out(self, setup: Setup) -> None:
+        """Say before training which ensembles the blend split is too small for."""
+        blend, classes = len(setup.problem.splits.blend), len(setup.problem.dataset.class_names)
+        missing = [name for name in METHODS if name not in methods_for(blend, classes)]
+        if blend and missing and self.config.recipe.num_survivors > 1:
+            self.listener.on_note(
+                f"ensembles: {blend} blend images of {classes} classes are too few for {', '.join(missing)}, which are "
+                "left out; --blend takes more"
+            )
 
     def _prepare(self) -> Setup:
         self._problem = problem = self._problem or Problem.load(self.config)
