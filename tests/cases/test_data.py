@@ -132,7 +132,6 @@ def test_an_image_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="nothing locks a run folder")
 def test_a_second_process_is_kept_out_of_a_run_that_is_being_made(tmp_path: Path) -> None:
     """Two processes train in one folder, and every generation is recorded twice."""
     run = tmp_path / "run"

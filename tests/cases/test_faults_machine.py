@@ -76,7 +76,6 @@ def test_a_full_disk_is_one_line(word: str, unfinished: Path, failing: Callable[
 
 @linux
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="nothing estimates memory, nothing catches its end")
 def test_a_network_that_does_not_fit_into_memory_is_one_line(tmp_path: Path) -> None:
     """The allocator's RuntimeError is a traceback, without a word on how to go on."""
     search = own_process(*tiny_search(tmp_path, width=60_000))
@@ -122,7 +121,6 @@ def test_a_save_that_is_interrupted_leaves_the_model_that_was_saved_before(
 
 @linux
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="only SIGINT is handled")
 def test_a_search_that_is_asked_to_terminate_stores_a_checkpoint(tmp_path: Path) -> None:
     """SIGTERM, as batch systems and containers send it, loses all work since the last checkpoint."""
     run = tmp_path / "run"
