@@ -23,11 +23,11 @@ class Setting:
     """What all cells of a grid share.
 
     Args:
-        data: A data set, for experiments with images.
-        seeds: At least one.
-        scale: Of budgets and numbers of updates; 1 is the full size.
-        precision: Of the products.
-        threads: Of each process.
+        data: Data set, for experiments with images.
+        seeds: Seeds, at least one.
+        scale: Factor on budgets and numbers of updates; 1 is the full size.
+        precision: Precision of the products.
+        threads: Threads of each process.
     """
 
     data: str
@@ -46,8 +46,8 @@ class Cell:
     """One piece of work.
 
     Args:
-        name: Of its file; unique in the grid.
-        flops: Of its training, as planned.
+        name: Name of its file; unique in the grid.
+        flops: FLOPs of its training, as planned.
         options: What the experiment needs to know of it; always its ``seed``.
     """
 
@@ -62,7 +62,7 @@ class Table:
 
     Args:
         title: One line.
-        columns: Their headings.
+        columns: Headings of the columns.
         rows: As many entries as columns each.
     """
 
@@ -80,8 +80,8 @@ class GridExperiment:
     """An experiment whose cells are independent of each other.
 
     Args:
-        name: On the command line.
-        question: What it asks, in a sentence.
+        name: Name on the command line.
+        question: The question, in a sentence.
         cells: All cells of a setting.
         run_cell: Setting and cell → what it gave, plain data.
         probe: A typical model and batch, to time both precisions on.
@@ -136,14 +136,14 @@ def run_grid(
     """Run the cells that are not stored yet, then write summary, tables and figures from all that are.
 
     Args:
-        experiment: Which.
-        out: Folder; cells that lie in ``out/cells`` are not run again.
-        data: A data set, for experiments with images.
-        seeds: At least one.
-        scale: Of budgets and numbers of updates; 1 is the full size.
-        note: Hears of cost and progress.
-        jobs: Processes at a time.
-        threads: Of each process; None: 1 with several jobs, torch's choice otherwise.
+        experiment: Experiment to run.
+        out: Folder; cells that are stored in ``out/cells`` are not run again.
+        data: Data set, for experiments with images.
+        seeds: Seeds, at least one.
+        scale: Factor on budgets and numbers of updates; 1 is the full size.
+        note: Function called with a line of cost or progress.
+        jobs: Number of processes at a time.
+        threads: Threads of each process; None: 1 with several jobs, torch's choice otherwise.
         precision: ``"float32"`` or ``"bfloat16"``. None or ``"auto"`` times both, once for the folder.
 
     Returns:
