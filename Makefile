@@ -14,16 +14,17 @@ WHEEL := build/wheel-test
 CODE := src experiments tests benchmarks examples docs
 
 # One thread a process: the tests already run in WORKERS processes.
-test layers docs: export OMP_NUM_THREADS := 1
+test test-slow layers docs: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test check format format-check lint types layers docs wheel-test clean
+.PHONY: help demo test test-slow check format format-check lint types layers docs wheel-test clean
 
 help:
-	@echo "make demo    evolve networks on the bundled digits, and write a report"
-	@echo "make test    run the tests"
-	@echo "make check   everything that has to pass: format, lint, types, layers, tests, docs, wheel"
-	@echo "make docs    build the documentation into site/"
-	@echo "make format  format the code"
+	@echo "make demo       evolve networks on the bundled digits, and write a report"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the tests that take longer than a few seconds"
+	@echo "make check      everything that has to pass: format, lint, types, layers, tests, docs, wheel"
+	@echo "make docs       build the documentation into site/"
+	@echo "make format     format the code"
 
 # Set-up. torch comes first and alone, at the pinned release, so that nothing else decides which build is taken.
 $(VENV)/.made:
@@ -47,6 +48,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist worksteal
 
 check: format-check lint types layers test docs wheel-test
 	@echo "make check: everything passed"

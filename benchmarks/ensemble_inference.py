@@ -57,7 +57,7 @@ def evolved(recipe_name: str, generations: int, *, seed: int) -> list[Member]:
 
 def stored(path: Path) -> list[Member]:
     run = RunFolder.open(path)
-    return [load_member(run, str(row["id"]))[0] for row in run.read_json("result.json")["survivors"]]
+    return [load_member(run, row["id"])[0] for row in run.result()["survivors"]]
 
 
 def in_reference_form(members: list[Member]) -> list[Member]:

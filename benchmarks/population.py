@@ -46,18 +46,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=STORED)
     given = parser.parse_args()
     run = RunFolder.open(given.run)
-    rounds = {row["generation"]: row for row in run.records() if row["type"] == "generation"}
+    rounds = {row.generation: row for row in run.rounds()}
     number = max(rounds) if given.generation is None else given.generation
     if number not in rounds:
         raise SystemExit(f"{given.run} has rounds 0 to {max(rounds)}, got --generation {number}")
-    members = rounds[number]["members"]
+    members = rounds[number].members
     found = run.load_checkpoint("search")
     if found is None:
         raise SystemExit(f"{given.run} has no checkpoint")
     births = {birth["id"]: birth["genome"] for birth in found[0]["search"]["lineage"]}
     genomes = [births[member] for member in members]
     depths = [_depth(Genome.from_dict(genome)) for genome in genomes]
-    data = {"generation": number, "members": members, "layers": depths, "genomes": genomes}
+    data = {"generation": number, "members": list(members), "layers": depths, "genomes": genomes}
     given.json.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{len(genomes)} members of {min(depths)} to {max(depths)} layers")
 

@@ -167,7 +167,7 @@ def make_control(path: Path, options: Mapping[str, Any], source: Path, share: in
         with_scoring: Whether the FLOPs that the search spent on scoring are among them.
     """
     run = RunFolder.open(source)
-    result = run.read_json("result.json")
+    result = run.result()
     largest = max(result["survivors"], key=lambda row: int(row["parameters"]))
     genome = Genome.from_dict(run.read_json(f"members/{largest['id']}.json")["genome"])
     file = path.with_name(f"{path.name}-genome.json")

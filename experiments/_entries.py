@@ -31,7 +31,7 @@ def search_entries(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         Entries by line of the table, and the diversity of the survivors on the test split.
     """
     run = RunFolder.open(path)
-    result = run.read_json("result.json")
+    result = run.result()
     tensors = run.load_tensors("predictions/test.safetensors")
     labels = tensors["labels"]
     entries = {BEST: _entry(tensors[result["best"]["id"]], labels, result["best"])}
@@ -66,7 +66,7 @@ def deep_ensemble_entries(paths: Sequence[Path]) -> tuple[dict[str, Entry], dict
     rows, tests, validations = [], [], []
     for path in paths:
         run = RunFolder.open(path)
-        rows.append(run.read_json("result.json")["best"])
+        rows.append(run.result()["best"])
         tests.append(run.load_tensors("predictions/test.safetensors"))
         validations.append(run.load_tensors("predictions/validation.safetensors"))
         for split in (tests, validations):

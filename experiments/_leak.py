@@ -40,7 +40,7 @@ def leak_test(path: Path) -> dict[str, Any]:
     run = RunFolder.open(path)
     if (path / "leak.json").is_file():
         return run.read_json("leak.json")
-    result = run.read_json("result.json")
+    result = run.result()
     if result["ensemble"] is None:
         raise RunError(f"{path} has no ensemble to test: it takes two survivors at least, and a blend split")
     names = [row["id"] for row in result["survivors"]]

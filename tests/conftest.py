@@ -1,6 +1,7 @@
 """What all tests share: one thread, fixed seeds, deterministic Hypothesis, no screen, nothing written at home."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,9 +41,22 @@ def _passes_of_torch() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of the whole test run lie in its own temporary folder."""
-    folder = tmp_path_factory.mktemp("cache")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
+    """Caches of the whole test run lie in its own temporary folder; only compiled kernels are kept for the next run."""
+    folder, kept = tmp_path_factory.mktemp("cache"), pytestconfig.rootpath / ".pytest_cache" / "kernels"
+    _copy_kernels(kept, folder / "graftwork")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+    _copy_kernels(folder / "graftwork", kept)
+
+
+def _copy_kernels(source: Path, target: Path) -> None:
+    """Copy what is not there yet; their names say what they were made of."""
+    target.mkdir(parents=True, exist_ok=True)
+    target.chmod(0o700)
+    for file in source.glob("kernels-*"):
+        if file.is_file() and not (target / file.name).exists():
+            aside = target / f"{file.name}.{os.getpid()}"
+            shutil.copy2(file, aside)
+            aside.replace(target / file.name)

@@ -13,8 +13,10 @@ from graftwork.errors import ConfigError
 from graftwork.evolution import Generation, Plan, Population, SearchState, search
 from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.strategies import Neuroevolution
+from graftwork.evolution.transforms import R2RWiden
 from graftwork.networks import Member
-from graftwork.networks.genome import Genome, Head, seed_genome, training_flops
+from graftwork.networks.bank import grow_bank
+from graftwork.networks.genome import Genome, Head, forward_flops, seed_genome, training_flops
 from graftwork.training import Evaluation, Update
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
@@ -67,7 +69,8 @@ def run(plan: Plan, **options: Any) -> tuple[SearchState, Trainer, list[Generati
     population = Population()
     population.add_seed(options.pop("seed", SEED), generator=torch.Generator().manual_seed(0))
     state, trainer = SearchState(population, np.random.default_rng(0)), Trainer(options.pop("updates_at_once", 1))
-    strategy = Neuroevolution(selector=LastFirst(), mutate=options.pop("mutate", R2RMutation()))  # type: ignore[arg-type]
+    choices = {"selector": options.pop("selector", LastFirst()), "mutate": options.pop("mutate", R2RMutation())}
+    strategy = Neuroevolution(**choices)
     parts: dict[str, Any] = {"strategy": strategy, "trainer": trainer, "scorer": Scorer(), "plan": plan}
     parts |= {"num_survivors": 2, "population_size": 4}
     return state, trainer, list(search(state, **{**parts, **options}))
@@ -107,6 +110,74 @@ def test_every_member_is_drawn_about_equally_often() -> None:
     counts = [trainer.trained[1:].count(genome) for genome in set(trainer.trained[1:])]
     assert len(counts) == 4
     assert min(counts) > 60
+
+
+def test_an_update_costs_what_its_member_costs_and_every_round_one_scoring() -> None:
+    state, trainer, rounds = run(Plan(2, 6, 9))
+    costs = [training_flops(genome, trainer.batch_size) for genome in trainer.trained]
+    assert len(set(costs)) > 2
+    assert [r.training_flops for r in rounds] == [sum(costs[: r.step]) for r in rounds]
+    assert [r.scoring_flops for r in rounds] == [STEP, 2 * STEP, 3 * STEP]
+    assert state.spent_flops == sum(costs) + 3 * STEP
+
+
+def test_a_round_ends_when_the_largest_member_no_longer_fits_whoever_would_be_drawn() -> None:
+    for share in range(60, 75):
+        plan = Plan(1, flops=share * STEP)
+        _, trainer, rounds = run(plan)
+        costs = [training_flops(genome, trainer.batch_size) for genome in trainer.trained]
+        largest = max(training_flops(birth.genome, 2) for birth in (*rounds[0].births, *rounds[1].births))
+        last, left = costs[-1], plan.flops_until(1) - rounds[1].training_flops - rounds[1].scoring_flops
+        assert 0 <= left < largest <= left + last
+
+
+def test_a_genome_from_outside_the_population_is_paid_for_and_never_overspends() -> None:
+    large = R2RWiden(2, 5, 64)(SEED, rng=np.random.default_rng(0)).child
+
+    class Sampling(Neuroevolution):
+        def draw(self, state: SearchState, count: int) -> list[Genome]:  # type: ignore[override]
+            grow_bank(state.population.bank, large, generator=torch.Generator().manual_seed(0))
+            return [large] * count
+
+    strategy = Sampling(selector=LastFirst(), mutate=R2RMutation())  # type: ignore[arg-type]
+    each = training_flops(large, 2)
+    assert each > 2 * STEP
+    for flops in (20 * each, 20 * each + STEP, 21 * each - STEP):
+        state, trainer, _ = run(Plan(0, flops=flops), strategy=strategy)
+        assert trainer.trained == [large] * ((flops - STEP) // each)
+        assert state.training_flops == len(trainer.trained) * each
+
+
+def test_progress_counts_training_alone_where_scoring_takes_much_of_the_budget() -> None:
+    class Costly(Scorer):
+        def flops(self, genomes: Sequence[Genome]) -> int:
+            return 30 * STEP
+
+    _, trainer, _ = run(Plan(0, flops=100 * STEP), scorer=Costly())
+    assert trainer.progress == pytest.approx(np.arange(70) / 70)
+
+
+def test_selectors_get_the_cost_of_each_member_in_order_of_birth_and_the_searchs_own_randomness() -> None:
+    class Curious(LastFirst):
+        def __init__(self) -> None:
+            self.asked: list[tuple[list[float], np.random.Generator]] = []
+
+        def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator) -> list[int]:
+            self.asked.append((costs.tolist(), rng))
+            return super().select(correct, costs, count, rng)
+
+    selector = Curious()
+    state, _, rounds = run(Plan(2, 1, 1), selector=selector)
+    genomes = [[state.population.birth(member).genome for member in r.members] for r in rounds]
+    assert [costs for costs, _ in selector.asked] == [[forward_flops(genome) for genome in found] for found in genomes]
+    assert len(set(selector.asked[-1][0])) > 2
+    assert all(rng is state.rng for _, rng in selector.asked)
+
+
+def test_a_state_knows_the_last_scores() -> None:
+    state, _, rounds = run(Plan(1, 1, 1))
+    assert state.accuracies == rounds[-1].accuracies
+    assert len(state.accuracies) == 4
 
 
 def test_a_round_tells_its_own_loss_births_and_best_member() -> None:

@@ -212,7 +212,14 @@ def _finish(
             save_file(tensors, folder / "predictions" / f"{split}.safetensors")
     if ensemble:
         numbers = {f"{split}_accuracy": tested[split]["ensemble/mean"] for split in tested}
-        cost = {"parameters": 123_457, "flops": 7_654_321, "num_members": len(alive), "ece": 0.0123, "nll": 0.2345}
+        cost = {
+            "parameters": 123_457,
+            "flops": 7_654_321,
+            "num_members": len(alive),
+            "members": [life.id for life in alive],
+            "ece": 0.0123,
+            "nll": 0.2345,
+        }
         methods = [{"method": "mean", **numbers, **cost}]
     for member_id, life in kept.items():
         line, current = [], lives.get(member_id)
@@ -240,7 +247,7 @@ def _finish(
         "seed": 0,
         "bank_sha256": "5f" * 32,
         "test_opened_at": "2026-11-24T12:00:00Z",
-        "test_openings": 1,
+        "test_openings": [{"at": "2026-11-24T12:00:00Z", "by": "search", "members": list(entries)}],
         "data": "digits",
         "classes": len(class_names),
         "recipe": "default",

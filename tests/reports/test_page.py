@@ -197,7 +197,7 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_record_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) -> None:
-    (tmp_path / "records.jsonl").write_text('{"type": "other"}\n{"type"\n{"type": "other"}\n')
+    (tmp_path / "records.jsonl").write_text('\n{"type"\n{"type": "member"}\n')
     with pytest.raises(RunError, match="line 2"):
         read_run(tmp_path)
 

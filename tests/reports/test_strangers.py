@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,10 +113,16 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run_folder(tmp_path_factory.mktemp("strangers"), num_generations=1, ensemble=True)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="makes links and pipes")
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_is_refused_or_shown_as_plain_text(attack: str, tmp_path: Path) -> None:
-    run = make_run_folder(tmp_path / "given", num_generations=1, ensemble=True)
+def test_an_attack_is_refused_or_shown_as_plain_text(attack: str, given: Path, tmp_path: Path) -> None:
+    run = tmp_path / "given" / "run"
+    shutil.copytree(given, run)
     victim = run.parent / "victim"
     victim.mkdir()
     (victim / "kept").write_text("mine")
@@ -123,13 +130,14 @@ def test_an_attack_is_refused_or_shown_as_plain_text(attack: str, tmp_path: Path
     ATTACKS[attack](run)
     began = time.process_time()
     try:
-        page = build_report(run).read_text(encoding="utf-8")
+        build_report(run)
+        said = ""
     except RunError as error:
-        assert "\x1b" not in str(error)
-        assert len(str(error)) < 1000
-    else:
-        assert "<img src=x" not in page
-        assert not any("<img src=x" in path.read_text() for path in run.glob("figures/*.svg"))
+        said = str(error)
+    assert "\x1b" not in said
+    assert len(said) < 1000
+    for path in (*run.glob("figures/*.svg"), *run.glob("report.html")):
+        assert path.is_symlink() or "<img src=x" not in path.read_text()
     assert time.process_time() - began < 60  # a second or two where nothing hangs
     assert (victim / "kept").read_text() == "mine"
     assert [path.name for path in victim.iterdir()] == ["kept"]

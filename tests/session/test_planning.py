@@ -4,8 +4,10 @@ import pytest
 
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan
-from graftwork.networks.genome import seed_genome, training_flops
+from graftwork.machine import Machine
+from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session import Budget, make_plan, parse_budget
+from graftwork.session._planning import first_fraction, measure_speed, shared_fraction, small_size
 from graftwork.training import RECIPES
 
 GENOME = seed_genome("poster", (1, 8, 8), 10)
@@ -48,3 +50,93 @@ def test_a_round_needs_its_scoring_and_one_step() -> None:
     assert plan(enough + 10).flops == enough + 10
     with pytest.raises(ConfigError, match="for a generation"):
         plan(enough - 10)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "rounds", "name"),
+    [(0.1, 10, "the first round"), (0.6, 10, "a generation"), (0.2, 5, "first round|generation")],
+)
+def test_the_round_with_the_smallest_share_decides_what_is_enough(fraction: float, rounds: float, name: str) -> None:
+    recipe, scoring = RECIPE.replace(initial_fraction=fraction), 3 * UPDATE
+    smallest = rounds * (scoring + UPDATE)
+
+    def plan(flops: float) -> Plan:
+        return make_plan(Budget("flops", flops, "so much"), recipe, GENOME, batch_size=32, scoring_flops=scoring)
+
+    assert plan(smallest + 10).initial_fraction == fraction
+    with pytest.raises(ConfigError, match=name):
+        plan(smallest - 10)
+
+
+def test_a_search_of_one_round_spends_all_flops_on_it_whatever_the_recipe_says() -> None:
+    recipe = RECIPE.replace(num_generations=0)
+    plan = make_plan(parse_budget("1TFLOP"), recipe, GENOME, batch_size=32, scoring_flops=UPDATE)
+    assert plan == Plan(0, flops=10**12, initial_fraction=1.0)
+
+
+@pytest.mark.xfail(strict=True, reason="a budget in steps loses what the recipe would leave to generations")
+def test_a_search_of_one_round_takes_all_steps_whatever_the_recipe_says() -> None:
+    plan = make_plan(
+        parse_budget("100steps"), RECIPE.replace(num_generations=0), GENOME, batch_size=32, scoring_flops=UPDATE
+    )
+    assert plan.total_steps == 100
+
+
+def test_the_first_round_has_at_least_one_step_and_steps_left_over_are_not_spent() -> None:
+    recipe = RECIPE.replace(initial_fraction=0.05)
+    for budget, expected in (("5steps", (1, 1)), ("8steps", (1, 1)), ("9steps", (1, 2))):
+        plan = make_plan(parse_budget(budget), recipe, GENOME, batch_size=32, scoring_flops=UPDATE)
+        assert (plan.initial_steps, plan.steps_per_generation) == expected
+        assert plan.total_steps is not None
+        assert plan.total_steps <= int(budget.removesuffix("steps"))
+
+
+def test_the_first_fraction_is_the_recipes_or_that_of_its_steps() -> None:
+    assert first_fraction(RECIPE) == 0.6
+    stepped = RECIPES["paper"].replace(initial_fraction=None, num_generations=3)
+    assert first_fraction(stepped.replace(initial_steps=2, steps_per_generation=6)) == 0.1
+    assert first_fraction(stepped.replace(initial_steps=2, num_generations=0)) == 1.0
+
+
+def test_images_are_shrunk_to_no_less_than_sixteen_pixels_a_side() -> None:
+    recipe = RECIPES["default"].replace(small_share=0.4, small_scale=0.5)
+
+    def sizes(height: int, width: int) -> tuple[tuple[int, int] | None, float]:
+        genome = seed_genome("default", (3, height, width), 10)
+        plan = make_plan(parse_budget("100steps"), recipe, genome, batch_size=32, scoring_flops=1)
+        assert plan.small_size == small_size(recipe, genome)
+        return plan.small_size, plan.small_share
+
+    assert sizes(32, 32) == ((16, 16), 0.4)
+    assert sizes(47, 33) == ((24, 16), 0.4)  # to the nearest whole size
+    assert sizes(30, 40) == sizes(40, 30) == (None, 0.0)
+
+
+def test_speed_is_that_of_whole_and_shrunk_images_by_their_share_of_the_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speeds = {(3, 32, 32): 4e9, (3, 16, 16): 1e9}
+
+    def speed(genome: Genome, **options: object) -> float:
+        return speeds[genome.input_shape]
+
+    monkeypatch.setattr("graftwork.session._planning.calibrate_speed", speed)
+    genome = seed_genome("default", (3, 32, 32), 10)
+    recipe = RECIPES["default"].replace(small_share=0.2, small_scale=0.5)
+
+    def measured(share: float) -> float:
+        return measure_speed(recipe.replace(small_share=share), genome, Machine("float32"), batch_size=8)
+
+    assert measured(0.0) == pytest.approx(4e9)
+    assert measured(0.2) == pytest.approx(1 / (0.8 / 4e9 + 0.2 / 1e9))
+
+
+def test_workers_share_batches_in_the_first_round_or_always_where_members_are_few() -> None:
+    recipe = RECIPE.replace(population_size=6)
+
+    def shared(workers: int, *, sync_every: int = 16, batch_size: int = 32) -> float:
+        return shared_fraction(recipe, sync_every=sync_every, batch_size=batch_size, num_workers=workers)
+
+    assert [shared(1), shared(6), shared(7)] == [0.6, 0.6, 1.0]
+    assert shared(2, sync_every=0) == 1.0
+    assert [shared(4, batch_size=8), shared(5, batch_size=8)] == [0.6, 0.0]  # two images a worker

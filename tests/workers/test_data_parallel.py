@@ -207,7 +207,7 @@ def test_a_search_draws_and_counts_as_one_worker_does() -> None:
             find(update, part),
         )[1]
         setup.state.generation = 1
-        joint_train(setup.state, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
+        joint_train(setup.state, strategy=setup.strategy, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
         return met, setup.state.step, setup.state.training_flops
 
     expected = drawn(None)

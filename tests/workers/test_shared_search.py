@@ -116,13 +116,13 @@ def test_a_rank_that_finds_other_data_says_so(tmp_path: Path) -> None:
         group.receive = other  # type: ignore[method-assign,assignment]
         follow(group)
 
-    with pytest.raises(RunError, match="other data here than where rank 0 runs"):
+    with pytest.raises(RunError, match="expected the data of rank 0"):
         together(2, work)
 
 
 def setup_of(**changes: Any) -> Any:
     setup = prepare(SearchConfig.from_dict({**tiny(control=False).to_dict(), "validation": 0.3, **changes}))
-    setup.parts["mutate"](setup.population, 4, rng=setup.state.rng, generation=1)
+    setup.strategy.mutate(setup.population, 4, rng=setup.state.rng, generation=1)
     scramble(setup.population.bank, setup.population, torch.Generator().manual_seed(3))
     setup.scorer.batch_size = 50
     return setup
@@ -170,7 +170,7 @@ def test_new_blocks_are_rank_0s_on_all_ranks_and_every_batch_is_met_once() -> No
         digests = [setup.population.bank.digest()]
         trainer.sync()
         digests.append(setup.population.bank.digest())
-        joint_train(setup.state, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
+        joint_train(setup.state, strategy=setup.strategy, trainer=trainer, scorer=setup.scorer, plan=setup.plan)
         return [*digests, setup.population.bank.digest()], met
 
     def seed_ids(setup: Any) -> tuple[str, ...]:

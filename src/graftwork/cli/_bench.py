@@ -134,7 +134,7 @@ def _genomes(target: str) -> list[tuple[str, "Genome"]]:
         run = RunFolder.open(path)
         if not run.finished:
             raise InputError(f"{path}: the run is not finished; finish it with: graftwork search --resume {path}")
-        names = [entry["id"] for entry in run.read_json("result.json")["survivors"]]
+        names = [entry["id"] for entry in run.result()["survivors"]]
         return [(name, Genome.from_dict(run.read_json(f"members/{name}.json")["genome"])) for name in names]
     if not path.is_file():
         raise InputError(f"{target}: expected {', '.join(SEEDS)}, the JSON file of a genome or member, or a run folder")

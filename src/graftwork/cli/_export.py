@@ -23,7 +23,7 @@ Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[
 
 
 def _best(run: Any, member: str | None) -> str:
-    return member or str(run.read_json("result.json")["best"]["id"])
+    return member or run.result()["best"]["id"]
 
 
 @app.command()
@@ -111,12 +111,12 @@ def predict(
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    from graftwork.datasets import IMAGE_SUFFIXES
+    from graftwork.datasets import IMAGE_SUFFIXES, image_files
 
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found += image_files(path)
         elif path.is_file():
             found.append(path)
         else:

@@ -1,6 +1,7 @@
 """``graftwork inspect`` and ``graftwork data``."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,27 +58,29 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from graftwork.runs import RunFolder, run_state
+    from graftwork.runs import MemberRow, RunFolder, run_state
 
-    run = RunFolder.open(path)
-    rows, (state, owner) = run.records(), run_state(path)
-    rounds = [row for row in rows if row["type"] == "generation"]
-    result = run.read_json("result.json") if run.finished else None
-    members = {(row["generation"], row["id"]): row for row in rows if row["type"] == "member"}
+    run, (state, owner) = RunFolder.open(path), run_state(path)
+    rounds, result = run.rounds(), run.result() if run.finished else None
+    scores = {
+        (row.generation, row.id): row.validation_accuracy
+        for row in run.records()
+        if isinstance(row, MemberRow) and row.type == "member"
+    }
     more = {"running": f" by {owner}", "finished": ""}.get(state, f"; go on with: graftwork search --resume {path}")
     lines = [f"{path}: {state}{more}"]
     for row in rounds:
-        best = members[row["generation"], row["best"]]
+        best = scores.get((row.generation, row.best), float("nan"))
         lines.append(
-            f"  generation {row['generation']:>3}: best {row['best']:<5} {best['validation_accuracy']:.4f} validation, "
-            f"{len(row['members'])} members, survivors {', '.join(row['survivors'])}, "
-            f"{row['training_flops'] / 1e15:.4g} PFLOP"
+            f"  generation {row.generation:>3}: best {row.best:<5} {best:.4f} validation, {len(row.members)} members, "
+            f"survivors {', '.join(row.survivors)}, {row.training_flops / 1e15:.4g} PFLOP"
         )
     lines += [
         f"  {entry['id']}: test {entry['test_accuracy']:.4f}, {entry['parameters']:,} parameters"
         for entry in (result["survivors"] if result else ())
     ]
-    return {"data": {"state": state, "rounds": rounds, "result": result}, "text": "\n".join(lines)}
+    shown = {"state": state, "rounds": [asdict(row) for row in rounds], "result": result}
+    return {"data": shown, "text": "\n".join(lines)}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

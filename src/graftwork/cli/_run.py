@@ -1,4 +1,4 @@
-"""A session from its start or resume to its end, and how its outcome is told."""
+"""A session from its start or resume to its end, and how its result is told."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ResourceError
 
 if TYPE_CHECKING:
+    from graftwork.runs import EnsembleResult, NetworkResult, Result
     from graftwork.session import SearchConfig
     from graftwork.workers import Group
 
@@ -22,7 +23,7 @@ def session_to_its_end(
     quiet: bool,
     as_json: bool,
     group: "Group | None" = None,
-) -> dict[str, Any]:
+) -> "Result":
     """Start or resume a run in this process, which is alone or rank 0 of a group."""
     from graftwork.cli._progress import make_listener
     from graftwork.machine import keep_memory
@@ -76,14 +77,14 @@ def _write_report(path: Path, session: Any) -> Path:
     return write_report(path, problem=session.problem)
 
 
-def _row(name: str, entry: dict[str, Any]) -> str:
+def _row(name: str, entry: "NetworkResult | EnsembleResult") -> str:
     return (
         f"  {name:<14} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
         f"{entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
     )
 
 
-def _tell(result: dict[str, Any], page: Path | None) -> None:
+def _tell(result: "Result", page: Path | None) -> None:
     spent = (result["training_flops"] + result["scoring_flops"]) / 1e15
     lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
     lines += [_row(f"best ({result['best']['id']})", result["best"])]

@@ -11,6 +11,7 @@ from graftwork.cli._run import session_to_its_end
 from graftwork.errors import ConfigError
 
 if TYPE_CHECKING:
+    from graftwork.runs import Result
     from graftwork.session import SearchConfig
 
 
@@ -191,18 +192,18 @@ def _free_folder(config: "SearchConfig") -> Path:
 
 def run_session(
     out: Path, config: "SearchConfig | None", *, report: bool, quiet: bool, as_json: bool
-) -> dict[str, Any]:
-    """Start (or, without a config, resume) a run and tell its outcome, alone or with other workers.
+) -> "Result | None":
+    """Start (or, without a config, resume) a run and tell its result, alone or with other workers.
 
     Returns:
-        What ``result.json`` holds; nothing where other processes do the work, or this one only takes part in it.
+        What ``result.json`` holds; ``None`` where other processes do the work, or this one only takes part in it.
     """
     from graftwork.cli._workers import launch_session, lead, wanted_workers
 
     size, launching = wanted_workers(out, config)
     if launching:
         launch_session(size, out, config, report=report, quiet=quiet, as_json=as_json)
-        return {}
+        return None
     if size > 1:
         return lead(out, config, report=report, quiet=quiet, as_json=as_json)
     return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json)

@@ -11,7 +11,7 @@ from graftwork.cli._app import guarded
 from graftwork.cli._run import session_to_its_end
 from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ConfigError, InputError, ResourceError
-from graftwork.runs import RunFolder
+from graftwork.runs import Result, RunFolder
 from graftwork.session import SearchConfig
 
 
@@ -75,14 +75,17 @@ def _worker(method: str, out: Path, config: str | None, how: dict[str, bool]) ->
     sys.exit(guarded(lambda: lead(out, given, method=method, **how)))
 
 
-def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **how: bool) -> dict[str, Any]:
-    """Take part in a search: rank 0 leads it and tells its outcome, the others follow.
+def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **how: bool) -> Result | None:
+    """Take part in a search: rank 0 leads it and tells its result, the others follow.
 
     Args:
         out: The run folder, which rank 0 alone touches.
         config: Options; ``None``: resume.
         method: Where the workers meet.
         **how: As of `graftwork.cli._search.run_session`.
+
+    Returns:
+        What ``result.json`` holds; ``None`` on a rank that follows.
     """
     from graftwork.workers import Group, restarted
 
@@ -90,7 +93,7 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
     try:
         if not group.leads:
             _follow(group)
-            return {}
+            return None
         if config is not None:
             config = replace(config, workers=group.size)
             if restarted() and (out / "config.toml").is_file() and _stored(out) == config:

@@ -41,7 +41,7 @@ def source_key(files: list[Path], options: Any) -> str:
     digest = hashlib.sha256(f"{VERSION} {options!r}".encode())
     for file in files:
         state = file.stat()
-        digest.update(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(file.resolve()) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 

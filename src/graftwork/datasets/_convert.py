@@ -9,23 +9,32 @@
 """
 
 import io
+import struct
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from graftwork.errors import DataError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""Endings of files that count as images in a folder, in any case."""
 
 SMALLEST = 8
 LARGEST_BY_DEFAULT = 64
 _GREY = {"1", "L", "LA", "La", "I", "F"}
 _DEEP = {"I", "F"}
 _UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_BAD_EXIF = (struct.error, SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError)
+_ORIENTATION = 0x0112  # EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(source: Path | bytes, where: str) -> Image.Image:
@@ -37,7 +46,7 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        image = _upright(image)
         if image.mode in _DEEP or image.mode.startswith("I;16"):
             image = _eight_bits(image)
     except _UNREADABLE as error:
@@ -45,6 +54,15 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
             f"{where}: can't be read as an image ({error}); mend or remove it, or use --skip-bad-images"
         ) from error
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its camera says; EXIF data are only read, as Pillow can't write all that it reads."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except _BAD_EXIF:  # damaged EXIF data say nothing; the pixels are fine
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def is_grey(image: Image.Image) -> bool:

@@ -5,18 +5,17 @@ from functools import partial
 from pathlib import Path
 
 from graftwork.datasets._cache import cached, source_key
-from graftwork.datasets._convert import IMAGE_SUFFIXES
 from graftwork.datasets._dataset import ImageDataset
 from graftwork.datasets._sources import (
     Raw,
     ReadOptions,
-    image_files,
     is_cifar_folder,
     read_cifar,
     read_digits,
     read_folder,
 )
 from graftwork.datasets._tables import open_hub, read_hub, read_parquet
+from graftwork.datasets._walk import IMAGE_SUFFIXES, files_below, image_files
 from graftwork.errors import DataError
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -81,12 +80,17 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
         if path.name.lower().endswith(_ARCHIVES):
             return lambda: read_cifar(path, options), [path]
         raise DataError(f"data: {path} is none of .parquet, {', '.join(_ARCHIVES)}; or give a folder of images")
-    tables = sorted(path.rglob("*.parquet"))
+    tables = sorted(file for file in files_below(path) if file.suffix == ".parquet")
+    files = image_files(path)
+    if tables and files:
+        raise DataError(
+            f"data: {path}: expected images or tables, got {len(files)} images and {len(tables)} tables, such as "
+            f"{tables[0].relative_to(path)}; name the folder or the file that is meant"
+        )
     if tables:
         return lambda: read_parquet(tables, options), tables
     if is_cifar_folder(path):
         return lambda: read_cifar(path, options), sorted(p for p in path.iterdir() if p.is_file())
-    files = image_files(path)
     if not files and not any(p.is_dir() for p in path.iterdir()):
         raise DataError(
             f"data: {path} holds neither parquet files, nor CIFAR batches, nor sub-folders of images "

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftwork.datasets._convert import IMAGE_SUFFIXES, common_shape, decode, fit
+from graftwork.datasets._convert import common_shape, decode, fit
 from graftwork.datasets._unpickle import UnsafePickleError, read_arrays
+from graftwork.datasets._walk import IMAGE_SUFFIXES, foreign_images, image_files, shown, visible
 from graftwork.errors import DataError
 
 
@@ -145,23 +146,32 @@ _TEST_FOLDERS = ("test", "testing")
 _VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith((".", "_"))
-
-
 def _classes(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and _visible(p))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and visible(p.name))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted; hidden files and what lies in hidden folders are passed over."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+def _loose(folder: Path) -> int:
+    """Number of images that lie in a folder itself."""
+    return sum(1 for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and visible(p.name))
+
+
+def _splits(folder: Path, named: dict[str, Path]) -> dict[str, Path]:
+    """The folders among those named like splits that are splits: they hold folders, not images.
+
+    Raises:
+        DataError: If one of them is a split and another a class.
+    """
+    words = {*_TRAIN_FOLDERS, *_TEST_FOLDERS, *_VALIDATION_FOLDERS}
+    found = {name: path for name, path in named.items() if name in words}
+    classes = sorted(name for name, path in found.items() if _loose(path))
+    if not classes:
+        return found
+    if len(classes) < len(found):
+        raise DataError(
+            f"{shown(folder)}: expected folders of classes in {', '.join(sorted(found))}, got images in "
+            f"{', '.join(classes)} itself; move them into a folder of their class"
+        )
+    return {}  # classes that are called so
 
 
 def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
@@ -171,16 +181,17 @@ def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | b
         files = image_files(folder / name)
         if not files:
             raise DataError(
-                f"{folder / name}: the class has no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+                f"{shown(folder / name)}: expected images of the class, files ending in {', '.join(IMAGE_SUFFIXES)}, "
+                "got none; add some, or remove the folder"
             )
-        sources += [(str(file), file) for file in files]
+        sources += [(shown(file), file) for file in files]
         labels += [label] * len(files)
     return sources, labels
 
 
 def _parts(path: Path) -> tuple[list[Path], Path | None]:
     """Folders to train on, and the test folder; validation images are for training where there is a test folder."""
-    named = {name.lower(): path / name for name in _classes(path)}
+    named = _splits(path, {name.lower(): path / name for name in _classes(path)})
     train, test, validation = (
         next((named[word] for word in words if word in named), None)
         for words in (_TRAIN_FOLDERS, _TEST_FOLDERS, _VALIDATION_FOLDERS)
@@ -198,7 +209,7 @@ def read_folder(path: Path, options: ReadOptions) -> Raw:
     root = roots[0]
     classes = _classes(root)
     if len(classes) < 2:
-        loose = sum(1 for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        loose = _loose(root)
         raise DataError(
             f"{root}: expected a sub-folder for each of at least two classes, got {', '.join(classes) or 'none'}"
             + (f" and {loose} images beside them" if loose else "")
@@ -216,10 +227,22 @@ def read_folder(path: Path, options: ReadOptions) -> Raw:
     )
     every = np.asarray([*labels, *test_labels], dtype=np.int64)[kept]
     border = int(np.searchsorted(kept, len(sources)))
-    raw = Raw(images[:border], every[:border], tuple(classes), skipped=skipped)
+    skipped += [entry for folder in (*roots, *([] if test is None else [test])) for entry in foreign_images(folder)]
+    skipped += _beside(path, roots, test)
+    raw = Raw(images[:border], every[:border], tuple(map(shown, classes)), skipped=skipped)
     if test is not None:
         raw.test_images, raw.test_labels = images[border:], every[border:]
     return raw
+
+
+def _beside(path: Path, roots: list[Path], test: Path | None) -> list[tuple[str, str]]:
+    """Folders of images beside those of the splits, which are not read: name and reason."""
+    if roots == [path]:
+        return []
+    used = {root.name for root in roots} | ({test.name} if test is not None else set())
+    others = [path / name for name in _classes(path) if name not in used]
+    counts = [(folder, len(image_files(folder))) for folder in others]
+    return [(shown(f), f"{n} images beside {roots[0].name}/ are in no split") for f, n in counts if n]
 
 
 def _same_classes(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:

@@ -94,15 +94,15 @@ def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], o
     image_column = _image_column(first[1], first[0], options.image_column)
     label_column = _label_column(first[1], first[0], options.label_column)
     sources: list[tuple[str, Path | bytes]] = []
-    labels: list[Any] = []
+    labels: list[list[Any]] = []
     border = 0
     for number, (name, table) in enumerate([*train, *test]):
         if number == len(train):
             border = len(sources)
         sources += _image_cells(table, image_column, name)
-        labels += _label_cells(table, label_column, name)
+        labels.append(_label_cells(table, label_column, name))
     border = border if test else len(sources)
-    names, numbers = _class_names(first[1], label_column, labels)
+    names, numbers = _classes([*train, *test], label_column, labels)
     images, kept, skipped = decode(
         sources, image_size=options.image_size, skip_bad_images=options.skip_bad_images, where=first[0]
     )
@@ -174,29 +174,89 @@ def _below(folder: Path, path: str, where: str) -> Path:
 
 
 def _label_cells(table: pa.Table, column: str, where: str) -> list[Any]:
+    """The labels of a table: integers, or texts (booleans and categories as their texts)."""
     _require(table, column, where)
-    kind = table.schema.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"{where}: labels in column {column!r} must be integers or strings, got {kind}")
-    values: list[Any] = table.column(column).to_pylist()
+    cells = table.column(column)
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.cast(cells.type.value_type)
+    if pa.types.is_boolean(cells.type) or pa.types.is_string_view(cells.type):
+        cells = cells.cast(pa.string())
+    if not (pa.types.is_integer(cells.type) or pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+        raise DataError(
+            f"{where}: expected integers or texts as labels in column {column!r}, got {cells.type}; convert them"
+        )
+    values: list[Any] = cells.to_pylist()
     if None in values:
-        raise DataError(f"{where}: the label in row {values.index(None)} is missing (NaN or null)")
+        raise DataError(
+            f"{where}: expected a label in every row, got none (NaN or null) in row {values.index(None)}; "
+            "fill it in or remove the row"
+        )
     return values
 
 
-def _class_names(table: pa.Table, column: str, labels: list[Any]) -> tuple[tuple[str, ...], Any]:
-    """Names from the Hugging Face metadata, else the strings themselves, else the numbers as strings."""
-    if labels and isinstance(labels[0], str):
-        names = sorted(set(labels))
-        index = {name: number for number, name in enumerate(names)}
-        return tuple(names), np.asarray([index[label] for label in labels], dtype=np.int64)
-    numbers = np.asarray(labels, dtype=np.int64)
+def _stored_names(table: pa.Table, column: str) -> tuple[str, ...] | None:
+    """Names of the classes in the order of their numbers, from Hugging Face's metadata; ``None``: there are none."""
     try:
         stored = (table.schema.metadata or {})[b"huggingface"]
         features = parse_json(stored[:_MAX_METADATA], "metadata", error=DataError)["info"]["features"]
-        return tuple(str(name) for name in features[column]["names"]), numbers
+        return tuple(str(name) for name in features[column]["names"])
     except (KeyError, ValueError, TypeError):
-        return _numbered(numbers)
+        return None
+
+
+def _classes(tables: list[tuple[str, pa.Table]], column: str, labels: list[list[Any]]) -> tuple[tuple[str, ...], Any]:
+    """Names of the classes, and the number of every row's class among them, matched by name between files.
+
+    Names are the texts themselves, else those that Hugging Face's metadata give to numbers, else the numbers. A file
+    may number the same names in another order: its numbers are then translated.
+
+    Args:
+        tables: Name and content of each file.
+        column: Name of the label column.
+        labels: What `_label_cells` gives, a list a file.
+
+    Raises:
+        DataError: If labels are texts in one file and numbers in another, or two files name other classes.
+    """
+    first, table = tables[0]
+    texts = [bool(values) and isinstance(values[0], str) for values in labels]
+    for (name, _), is_text, values in zip(tables, texts, labels, strict=True):
+        if values and is_text != texts[0]:
+            kinds = {True: "texts", False: "numbers"}
+            raise DataError(
+                f"{name}: expected labels like those of {first}, {kinds[texts[0]]}, got {kinds[is_text]}; "
+                "write both files alike"
+            )
+    if texts[0]:
+        names = sorted({value for values in labels for value in values})
+        index = {name: number for number, name in enumerate(names)}
+        return tuple(names), np.asarray([index[value] for values in labels for value in values], dtype=np.int64)
+    known = _stored_names(table, column)
+    numbers = [
+        _translated(name, other, column, known=known, first=first, values=values)
+        for (name, other), values in zip(tables, labels, strict=True)
+    ]
+    every = np.concatenate(numbers)
+    return (known, every) if known is not None else _numbered(every)
+
+
+def _translated(
+    name: str, table: pa.Table, column: str, *, known: tuple[str, ...] | None, first: str, values: list[Any]
+) -> Any:
+    """A file's numbers, int64 [rows], as the first file numbers the classes."""
+    own, numbers = _stored_names(table, column), np.asarray(values, dtype=np.int64)
+    if own == known:
+        return numbers
+    if own is None or known is None or set(own) != set(known) or len(set(own)) != len(own):
+        given = {where: ", ".join(found) if found else "none" for where, found in ((first, known), (name, own))}
+        raise DataError(
+            f"{name}: expected the class names of {first} ({given[first]}), got {given[name]}; write both files alike"
+        )
+    outside = (numbers < 0) | (numbers >= len(own))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise DataError(f"{name}: expected labels from 0 to {len(own) - 1}, got {numbers[row]} in row {row}; mend it")
+    return np.asarray([known.index(entry) for entry in own], dtype=np.int64)[numbers]
 
 
 def _numbered(numbers: Any) -> tuple[tuple[str, ...], Any]:

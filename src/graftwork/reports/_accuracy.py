@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from graftwork.reports._format import compact, percent
-from graftwork.reports._read import Birth, RunData, Score
+from graftwork.reports._read import Birth, RunData
 from graftwork.reports._standing import Standing
 from graftwork.reports._style import FAINT, INK, MUTED, NEUTRAL, PAPER, member_colors, styled
+from graftwork.runs import MemberRow
 from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("Every member on validation, against " + ("updates" if against == "steps" else "training FLOPs"))
-    place: Callable[[Score], float] = (lambda s: s.step) if against == "steps" else (lambda s: s.training_flops)
+    place: Callable[[MemberRow], float] = (lambda s: s.step) if against == "steps" else (lambda s: s.training_flops)
     colors = member_colors(run.ranked)
     ancestors = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
     for member_id, scores in run.scores.items():
@@ -51,7 +52,7 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     return figure
 
 
-def _graft_point(run: RunData, birth: Birth | None, first: Score) -> Score | None:
+def _graft_point(run: RunData, birth: Birth | None, first: MemberRow) -> MemberRow | None:
     """Where a member's curve begins: its parent's last score before its own first one."""
     if birth is None or birth.parent is None:
         return None
@@ -61,9 +62,9 @@ def _graft_point(run: RunData, birth: Birth | None, first: Score) -> Score | Non
 
 def _curve(
     axes: "Axes",
-    scores: tuple[Score, ...],
-    start: Score | None,
-    place: Callable[[Score], float],
+    scores: tuple[MemberRow, ...],
+    start: MemberRow | None,
+    place: Callable[[MemberRow], float],
     color: str | None,
     *,
     kin: bool,
@@ -76,7 +77,7 @@ def _curve(
     axes.plot(x, y, color=line, lw=1.8 if color else 1.0, marker="o", ms=3.6 if color else 2, zorder=rank)
 
 
-def _ends(axes: "Axes", run: RunData, colors: dict[MemberId, str], place: Callable[[Score], float]) -> None:
+def _ends(axes: "Axes", run: RunData, colors: dict[MemberId, str], place: Callable[[MemberRow], float]) -> None:
     if run.best is not None and run.best in run.scores:
         last = run.scores[run.best][-1]
         axes.plot(place(last), 100 * last.validation_accuracy, "o", ms=8, mfc="none", mec=colors[run.best], mew=1.5)

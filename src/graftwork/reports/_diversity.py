@@ -24,7 +24,7 @@ _PAIRS = (
 
 def has_diversity(run: RunData) -> bool:
     """Whether at least two generations recorded how different their members were."""
-    return sum(bool(one.diversity) for one in run.rounds) >= 2
+    return sum(bool(one.measures) for one in run.rounds) >= 2
 
 
 @styled
@@ -43,20 +43,20 @@ def diversity_figure(run: RunData) -> "Figure":
     below.set_xlabel("generation")
     below.set_ylim(bottom=0)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if any("q_statistic" in one.diversity for one in run.rounds):
+    if any("q_statistic" in one.measures for one in run.rounds):
         _q_axis(below, run)
     return figure
 
 
 def _lines(axes: "Axes", run: RunData, measures: tuple[tuple[str, str, str], ...]) -> None:
     for name, label, color in measures:
-        points = [(one.generation, 100 * one.diversity[name]) for one in run.rounds if name in one.diversity]
+        points = [(one.generation, 100 * one.measures[name]) for one in run.rounds if name in one.measures]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", color=color, lw=1.5, ms=3, label=label)
     axes.legend(loc="best")
 
 
 def _q_axis(axes: "Axes", run: RunData) -> None:
-    points = [(one.generation, one.diversity["q_statistic"]) for one in run.rounds if "q_statistic" in one.diversity]
+    points = [(one.generation, one.measures["q_statistic"]) for one in run.rounds if "q_statistic" in one.measures]
     last = points[-1][1]
     axes.set_title(f"Q statistic of the last generation: {last:.2f} (1: same mistakes, 0: independent)", fontsize=7.5)

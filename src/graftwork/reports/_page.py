@@ -13,9 +13,10 @@ from graftwork.reports._confusion import Mistake, confused_pairs, worst_mistakes
 from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform
 from graftwork.reports._images import ImageSource, sheet_uri
 from graftwork.reports._profile import profile_geometry, ruler_of
-from graftwork.reports._read import CONTROL, RunData, Score
+from graftwork.reports._read import CONTROL, RunData
 from graftwork.reports._standing import Standing, difference, standings
 from graftwork.reports._style import DARK, INK, inline_svg, member_colors
+from graftwork.runs import MemberRow
 from graftwork.typing import MemberId
 
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
@@ -70,7 +71,7 @@ def render_page(
 
 
 def _facts(run: RunData) -> list[str]:
-    result = run.result or {}
+    result: Mapping[str, Any] = run.result or {}
     facts = [f"{name} {_plain(result[name])}" for name in ("data", "recipe", "selection") if result.get(name)]
     classes = len(run.class_names)
     if classes:
@@ -147,7 +148,7 @@ def _sentences(run: RunData) -> list[str]:
 
 
 def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]:
-    result = run.result or {}
+    result: Mapping[str, Any] = run.result or {}
     tiles = [("parameters", compact(parameters)), ("FLOPs an image", compact(flops))]
     spent = result.get("training_flops", run.rounds[-1].training_flops if run.rounds else None)
     if spent is not None:
@@ -165,9 +166,8 @@ def _table(run: RunData) -> list[dict[str, Any]]:
     colors = member_colors(run.ranked)
     placed = {row.id: row for row in standings(run)}
     rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})", placed.get(i)) for i in run.survivors if i in colors]
-    for entry in (run.result or {}).get("ensemble") or ():
-        method = str(entry.get("method", "ensemble"))
-        text = f"{entry['num_members']} members" if "num_members" in entry else ""
+    for entry in (run.result["ensemble"] if run.result else None) or ():
+        method, text = entry["method"], f"{entry['num_members']} members"
         rows.append(_cells(entry, f"ensemble: {method}", f"var(--c{INK[1:]})", placed.get(method), grown=text))
     if run.entry(CONTROL):
         rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})", placed.get(CONTROL)))
@@ -191,7 +191,7 @@ def _row(run: RunData, member_id: MemberId, name: str, color: str, standing: Sta
     }
 
 
-def _entry_of(scores: tuple[Score, ...]) -> dict[str, Any]:
+def _entry_of(scores: tuple[MemberRow, ...]) -> dict[str, Any]:
     if not scores:
         return {}
     last = scores[-1]

@@ -93,9 +93,9 @@ def _name(axes: "Axes", labels: list[tuple[float, float, MemberId, str]]) -> Non
         axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color)
 
 
-def _control(axes: "Axes", run: RunData, cost: str) -> None:
+def _control(axes: "Axes", run: RunData, cost: Literal["parameters", "flops"]) -> None:
     entry = run.entry(CONTROL)
-    if entry is not None and entry.get("test_accuracy") is not None:
+    if entry is not None:
         x, validation, y = entry[cost], 100 * entry["validation_accuracy"], 100 * entry["test_accuracy"]
         axes.plot([x, x], [validation, y], color=INK, lw=0.8, alpha=0.6)
         axes.plot(x, validation, "D", ms=5, mfc=PAPER, mec=INK, alpha=0.75)

@@ -1,7 +1,7 @@
 """A run folder as frozen data: everything that a report may know."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork._files import check_id, read_bytes
-from graftwork.errors import GraftworkError, RunError
+from graftwork.errors import GenomeError, RunError
 from graftwork.networks.genome import Genome
+from graftwork.runs import GenerationRow, MemberRow, NetworkResult, Result, checked
 from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
@@ -20,26 +21,6 @@ if TYPE_CHECKING:
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One scoring of one network.
-
-    Attributes:
-        generation: after which it was scored.
-        step: updates of the run so far.
-        training_flops: of the run so far.
-        flops: of one forward pass over one image.
-    """
-
-    id: MemberId
-    generation: int
-    validation_accuracy: float
-    parameters: int
-    flops: int
-    step: int
-    training_flops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +34,8 @@ class Birth:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One generation, as recorded; ``diversity`` maps a measure to its value and leaves out what is unknown."""
-
-    generation: int
-    members: tuple[MemberId, ...]
-    survivors: tuple[MemberId, ...]
-    best: MemberId | None
-    step: int
-    training_flops: float
-    diversity: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class MemberFile:
-    """A final survivor, or the control.
+class StoredMember:
+    """What a member's file tells of it, beside its genome.
 
     Attributes:
         ancestors: the line from the seed to the member itself.
@@ -75,13 +43,19 @@ class MemberFile:
     """
 
     id: MemberId
-    genome: Genome
     ancestors: tuple[Birth, ...]
     validation_accuracy: float
     test_accuracy: float | None
     parameters: int
     flops: int
     class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFile(StoredMember):
+    """A final survivor, or the control."""
+
+    genome: Genome
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -124,13 +98,13 @@ class RunData:
     """
 
     path: Path
-    result: Mapping[str, Any] | None
+    result: Result | None
     provenance: Mapping[str, Any]
     config: str
-    rounds: tuple[Round, ...]
+    rounds: tuple[GenerationRow, ...]
     births: Mapping[MemberId, Birth]
-    scores: Mapping[MemberId, tuple[Score, ...]]
-    control: tuple[Score, ...]
+    scores: Mapping[MemberId, tuple[MemberRow, ...]]
+    control: tuple[MemberRow, ...]
     members: Mapping[MemberId, MemberFile]
     predictions: Mapping[Split, Predictions] = field(default_factory=dict)
 
@@ -180,13 +154,12 @@ class RunData:
                 return tuple(map(str, range(logits.shape[1])))
         return ()
 
-    def entry(self, member_id: MemberId) -> Mapping[str, Any] | None:
+    def entry(self, member_id: MemberId) -> NetworkResult | None:
         """What ``result.json`` says of a survivor or the control; None where it says nothing."""
         if self.result is None:
             return None
         if member_id == CONTROL:
-            control: Mapping[str, Any] | None = self.result.get("seed_network")
-            return control
+            return self.result["seed_network"]
         return next((entry for entry in self.result["survivors"] if entry["id"] == member_id), None)
 
     def ancestors(self, member_id: MemberId) -> tuple[Birth, ...]:
@@ -200,7 +173,7 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read a run folder, finished or not. It may come from anybody: ids are checked, links are not followed.
+    """Read a run folder, finished or not.
 
     Args:
         folder: ``runs/NAME``.
@@ -216,121 +189,42 @@ def read_run(folder: Path) -> RunData:
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    try:
-        return _read(run)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        if isinstance(error, GraftworkError):
-            raise
-        raise RunError(f"{folder}: something in it is missing or of another kind ({error!r}); it is damaged") from error
-
-
-def _read(run: "RunFolder") -> RunData:
-    records = run.records()
-    scores: dict[MemberId, list[Score]] = {}
-    for record in records:
-        if record.get("type") == "member":
-            score = _score(record)
-            scores.setdefault(score.id, []).append(score)
+    rows = run.records()
+    rounds = tuple(row for row in rows if isinstance(row, GenerationRow))
+    networks = [row for row in rows if isinstance(row, MemberRow)]
+    scores: dict[MemberId, list[MemberRow]] = {}
+    for row in networks:
+        if row.type == "member":
+            scores.setdefault(row.id, []).append(row)
     return RunData(
         path=run.path.resolve(),
-        result=run.read_json("result.json") if run.finished else None,
+        result=run.result() if run.finished else None,
         provenance=run.read_json("provenance.json") if run.has("provenance.json") else {},
         config=read_bytes(run.config_path).decode("utf-8", "replace") if run.has("config.toml") else "",
-        rounds=tuple(_round(record) for record in records if record.get("type") == "generation"),
-        births=_births(records),
+        rounds=rounds,
+        births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
-        control=tuple(_score(record) for record in records if record.get("type") == "control"),
+        control=tuple(row for row in networks if row.type == "control"),
         members=_members(run),
         predictions=_predictions(run),
     )
 
 
-_COSTS = ("parameters", "flops", "training_flops")
-
-
-def _id(value: object) -> MemberId:
-    return MemberId(check_id(value, "id of a member"))
-
-
-def _ids(values: Any) -> tuple[MemberId, ...]:
-    return tuple(_id(value) for value in values)
-
-
-def _score(record: Mapping[str, Any]) -> Score:
-    try:
-        counts = {name: _count(record[name], name) for name in ("generation", "step")}
-        costs: dict[str, Any] = {name: _number(record[name], name) for name in _COSTS}
-        accuracy = _number(record["validation_accuracy"], "validation_accuracy", limit=1)
-        return Score(id=_id(record["id"]), validation_accuracy=accuracy, **counts, **costs)
-    except KeyError as error:
-        raise RunError(f"records.jsonl: a score has no {error}; it holds {sorted(record)}") from error
-
-
-def _number(value: Any, name: str, *, limit: float = 1e24) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
-        raise RunError(f"{name}: expected a number from 0 to {limit:g}, got {ascii(value)[:40]}; the file is damaged")
-    return value
-
-
-def _count(value: Any, name: str) -> int:
-    return int(_number(value, name, limit=1e9))
-
-
-def _round(record: Mapping[str, Any]) -> Round:
-    measures, best = record.get("diversity") or {}, record.get("best")
-    return Round(
-        generation=_count(record["generation"], "generation"),
-        members=_ids(record.get("members", ())),
-        survivors=_ids(record.get("survivors", ())),
-        best=None if best is None else _id(best),
-        step=_count(record.get("step", 0), "step"),
-        training_flops=_number(record.get("training_flops", 0), "training_flops"),
-        diversity={str(name): float(value) for name, value in measures.items() if value is not None},
-    )
-
-
-def _birth(entry: Mapping[str, Any], generation: Any) -> Birth:
-    parent = entry.get("parent")
-    return Birth(
-        _id(entry["id"]),
-        None if parent is None else _id(parent),
-        str(entry.get("transform") or "seed"),
-        _count(generation, "generation"),
-    )
-
-
-def _births(records: Sequence[Mapping[str, Any]]) -> dict[MemberId, Birth]:
-    births: dict[MemberId, Birth] = {}
-    for record in records:
-        if record.get("type") != "generation":
-            continue
-        number = record["generation"]
-        for entry in record.get("births", ()):
-            birth = _birth(entry, number)
-            births.setdefault(birth.id, birth)
-        for member_id in _ids(record.get("members", ())):  # the seed, where it is not told as a birth
-            births.setdefault(member_id, Birth(member_id, None, "seed", number))
-    return births
+def _births(rounds: Sequence[GenerationRow]) -> dict[MemberId, Birth]:
+    return {row.id: Birth(row.id, row.parent, row.transform, one.generation) for one in rounds for row in one.births}
 
 
 def _members(run: "RunFolder") -> dict[MemberId, MemberFile]:
     members: dict[MemberId, MemberFile] = {}
     for name in run.names("members", ".json"):
-        data = run.read_json(f"members/{name}.json")
-        tested = data.get("test_accuracy")
+        data, where = run.read_json(f"members/{name}.json"), f"members/{name}.json"
         try:
-            members[_id(data["id"])] = MemberFile(
-                id=_id(data["id"]),
-                genome=Genome.from_dict(data["genome"]),
-                ancestors=tuple(_birth(entry, entry["generation"]) for entry in data.get("ancestors", ())),
-                validation_accuracy=_number(data["validation_accuracy"], "validation_accuracy", limit=1),
-                test_accuracy=None if tested is None else _number(tested, "test_accuracy", limit=1),
-                parameters=int(_number(data["parameters"], "parameters")),
-                flops=int(_number(data["flops"], "flops")),
-                class_names=tuple(map(str, data.get("class_names") or ())),
-            )
-        except (KeyError, GraftworkError) as error:
-            raise RunError(f"members/{name}.json: expected a member, but {error}") from error
+            genome = Genome.from_dict(data["genome"])
+        except (KeyError, GenomeError) as error:
+            raise RunError(f"{where}: expected a member, but {error}") from error
+        stored = checked(StoredMember, data, where)
+        values = {entry.name: getattr(stored, entry.name) for entry in fields(stored)}
+        members[stored.id] = MemberFile(**values, genome=genome)
     return members
 
 
@@ -341,11 +235,11 @@ def _predictions(run: "RunFolder") -> dict[Split, Predictions]:
         name = f"predictions/{split}.safetensors"
         if not run.has(name):
             continue
-        tensors = {key: tensor.numpy() for key, tensor in run.load_tensors(name).items()}
         try:
+            tensors = {key: tensor.numpy() for key, tensor in run.load_tensors(name).items()}
             labels, index = tensors.pop("labels").astype(np.int64), tensors.pop("index").astype(np.int64)
-        except KeyError as error:
-            raise RunError(f"{name}: expected logits, labels and index, but {error} is missing") from error
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{name}: expected logits, labels and index, but {error}") from error
         _check_predictions(tensors, labels, index, name)
         found[split] = Predictions(tensors, labels, index)
     return found

@@ -56,16 +56,15 @@ def standings(run: RunData) -> list[Standing]:
         return []
     rows: list[Standing] = []
     for member_id in run.ranked:
-        entry = run.entry(member_id) or (run.result["best"] if member_id == run.best else None)
-        if entry is not None and entry.get("test_accuracy") is not None:
+        entry = run.entry(member_id)
+        if entry is not None:
             name = f"{member_id} (best)" if member_id == run.best else str(member_id)
             rows.append(_standing(run, member_id, name, "member", entry["test_accuracy"]))
-    for entry in run.result.get("ensemble") or ():
-        if entry.get("test_accuracy") is not None:
-            method = str(entry.get("method", "ensemble"))
-            rows.append(_standing(run, method, f"ensemble: {method}", "ensemble", entry["test_accuracy"]))
+    for ensemble in run.result["ensemble"] or ():
+        method = ensemble["method"]
+        rows.append(_standing(run, method, f"ensemble: {method}", "ensemble", ensemble["test_accuracy"]))
     control = run.entry(CONTROL)
-    if control is not None and control.get("test_accuracy") is not None:
+    if control is not None:
         rows.append(_standing(run, CONTROL, "seed network", "control", control["test_accuracy"]))
     return rows
 
@@ -82,11 +81,10 @@ def _standing(
 
 def difference(run: RunData) -> Difference | None:
     """Best member against the control; None where the run has no control or is unfinished."""
-    if run.result is None or not run.result.get("seed_network") or run.best is None:
+    control = run.entry(CONTROL)
+    if run.result is None or control is None or run.best is None:
         return None
-    first, second = run.result["best"].get("test_accuracy"), run.result["seed_network"].get("test_accuracy")
-    if first is None or second is None:
-        return None
+    first, second = run.result["best"]["test_accuracy"], control["test_accuracy"]
     correct = [_correct(run, member_id) for member_id in (run.best, CONTROL)]
     one, other = correct
     if one is None or other is None:

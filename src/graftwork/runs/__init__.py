@@ -1,33 +1,71 @@
 """A run is a folder: config, records, checkpoints, members, provenance.
 
-`RunFolder` reads and writes it, every write whole or not there; `pack_state`, `unpack_state`, `unpack_optimizer` and
-`unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
-network (a `StoredMember`); `run_state` tells whether a run is running; `check_id` admits only names that are safe in
-paths and pages; `record_opening` notes that the test split is opened; `provenance` and `machine` say where
-results come from. The files are described in ``docs/run-folder.md``.
+`RunFolder` reads and writes it, every write whole or not there, every read checked; `MemberRow`, `GenerationRow` and
+`Result` are what a search records, with one type for writers and readers (`checked` builds them); `pack_state`,
+`unpack_state`, `unpack_optimizer` and `unpack_strategy` turn a search between two updates into data and back;
+`save_member` and `load_member` do so for one network (a `StoredMember`); `run_state` tells whether a run is running;
+`check_id` admits only names that are safe in paths and pages; `record_opening` notes that the test split is opened;
+`provenance` and `machine` say where results come from. The files are described in ``docs/run-folder.md``.
+
+Names are imported when they are first used: reports read records without torch.
 """
 
+from typing import TYPE_CHECKING
+
 from graftwork._files import check_id, write_bytes, write_folder, write_json, write_text
-from graftwork.runs._checkpoint import StatefulOptimizer, pack_state, unpack_optimizer, unpack_state, unpack_strategy
-from graftwork.runs._folder import RunFolder
-from graftwork.runs._lock import RunState, run_state
-from graftwork.runs._members import StoredMember, load_member, save_member
-from graftwork.runs._openings import record_opening
-from graftwork.runs._provenance import machine, now, provenance
-from graftwork.runs._tensors import load_tensors, save_tensors
+from graftwork._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from graftwork.runs._checkpoint import (
+        StatefulOptimizer,
+        pack_state,
+        unpack_optimizer,
+        unpack_state,
+        unpack_strategy,
+    )
+    from graftwork.runs._folder import RunFolder
+    from graftwork.runs._lock import RunState, run_state
+    from graftwork.runs._members import StoredMember, load_member, save_member
+    from graftwork.runs._openings import record_opening
+    from graftwork.runs._plain import checked
+    from graftwork.runs._provenance import machine, now, provenance
+    from graftwork.runs._records import (
+        BirthRow,
+        EnsembleResult,
+        FinalScores,
+        GenerationRow,
+        MemberRow,
+        NetworkResult,
+        Opening,
+        Result,
+        check_result,
+        read_records,
+    )
+    from graftwork.runs._tensors import load_tensors, save_tensors
 
 __all__ = [
+    "BirthRow",
+    "EnsembleResult",
+    "FinalScores",
+    "GenerationRow",
+    "MemberRow",
+    "NetworkResult",
+    "Opening",
+    "Result",
     "RunFolder",
     "RunState",
     "StatefulOptimizer",
     "StoredMember",
     "check_id",
+    "check_result",
+    "checked",
     "load_member",
     "load_tensors",
     "machine",
     "now",
     "pack_state",
     "provenance",
+    "read_records",
     "record_opening",
     "run_state",
     "save_member",
@@ -40,3 +78,28 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+_HOMES = {
+    "_checkpoint": ("StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state", "unpack_strategy"),
+    "_folder": ("RunFolder",),
+    "_members": ("StoredMember", "load_member", "save_member"),
+    "_lock": ("RunState", "run_state"),
+    "_openings": ("record_opening",),
+    "_plain": ("checked",),
+    "_provenance": ("machine", "now", "provenance"),
+    "_records": (
+        "BirthRow",
+        "EnsembleResult",
+        "FinalScores",
+        "GenerationRow",
+        "MemberRow",
+        "NetworkResult",
+        "Opening",
+        "Result",
+        "check_result",
+        "checked",
+        "read_records",
+    ),
+    "_tensors": ("load_tensors", "save_tensors"),
+}
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, globals())

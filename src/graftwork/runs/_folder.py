@@ -1,6 +1,5 @@
 """RunFolder: one run on disk."""
 
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from graftwork.errors import ResourceError, RunError
 from graftwork.runs._lock import LOCK, RunLock
 from graftwork.runs._manifest import MANIFEST, Manifest, differences
 from graftwork.runs._provenance import now
-from graftwork.runs._result import check_result
+from graftwork.runs._records import GenerationRow, Result, Row, check_result, read_records, row_to_line
 from graftwork.runs._tensors import load_tensors, save_tensors, tensor_pieces
 
 KEPT_CHECKPOINTS = 2
@@ -189,29 +188,25 @@ class RunFolder:
         """Path of ``records.jsonl``."""
         return inside(self.path, RECORDS)
 
-    def append_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def append_records(self, rows: Iterable[Row]) -> None:
         """Append lines and make sure that they are on disk."""
-        lines = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records)
-        append(self.records_path, lines.encode())
+        append(self.records_path, "".join(map(row_to_line, rows)).encode())
 
-    def records(self) -> list[dict[str, Any]]:
-        """All complete lines.
+    def records(self) -> list[Row]:
+        """Read all complete lines; raises `RunError` where one is no record."""
+        return read_records(self.records_path)
+
+    def rounds(self) -> list[GenerationRow]:
+        """Read the rows of the search's rounds, in order."""
+        return [row for row in self.records() if isinstance(row, GenerationRow)]
+
+    def result(self) -> Result:
+        """Read ``result.json``.
 
         Raises:
-            RunError: If one is no JSON object; the message names it.
+            RunError: If the run is not finished, or the file is damaged.
         """
-        try:
-            lines = read_bytes(self.records_path).split(b"\n")
-        except FileNotFoundError:
-            return []
-        rows: list[dict[str, Any]] = []
-        for number, line in enumerate(lines[:-1], start=1):
-            if line.strip():
-                row = parse_json(line, f"{self.path / RECORDS}, line {number},")
-                if not isinstance(row, dict):
-                    raise RunError(f"{self.path / RECORDS}, line {number}: expected a JSON object; it is damaged")
-                rows.append(row)
-        return rows
+        return check_result(self.read_json("result.json"), self.path / "result.json")
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -324,7 +319,7 @@ class RunFolder:
             raise RunError(f"{path}: expected a JSON object, got {type(found).__name__}")
         if verified:
             self.verify(name)
-        return check_result(found, str(path)) if name == "result.json" else found
+        return found
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Replace a safetensors file of the run."""

@@ -1,13 +1,13 @@
 """Openings of the test split: each is recorded before it happens."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from graftwork.runs._folder import RunFolder
 from graftwork.runs._provenance import now
+from graftwork.runs._records import Opening
 
 
-def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[dict[str, Any]]:
+def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[Opening]:
     """Record that the test split is about to be opened.
 
     Args:
@@ -20,7 +20,7 @@ def record_opening(run: RunFolder, *, by: str, members: Sequence[str]) -> list[d
     """
     name = "predictions/openings.json"
     earlier = run.read_json(name)["openings"] if run.has(name) else []
-    openings = [*earlier, {"at": now(), "by": by, "members": list(members)}]
+    openings: list[Opening] = [*earlier, {"at": now(), "by": by, "members": list(members)}]
     run.write_json(name, {"openings": openings})
     if run.finished:
         run.write_json("result.json", {**run.read_json("result.json"), "test_openings": openings})

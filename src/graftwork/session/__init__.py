@@ -1,11 +1,11 @@
-"""A search on disk, from a config to its outcome.
+"""A search on disk, from a config to its result.
 
 `SearchConfig` holds every option (`read_options` reads a file of them), `parse_budget` reads a `Budget`, `Problem` is
 the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the
 `Plan` that `make_plan` fixes before the first step. A `Session` takes a run from there to its end, tells a `Listener`
-what happens, and resumes it after a kill; `Outcome` opens the test split once and writes what came of it. `combine`
-makes ensembles of a finished run from its stored predictions, and `distil` one network of an ensemble. `options_of`
-reads the options of a run to begin another with.
+what happens, and resumes it after a kill; `FinalScoring` opens the test split once and writes what it gives. Other
+workers `follow` the session of rank 0. `combine` makes ensembles of a finished run from its stored predictions, and
+`distil` one network of an ensemble. `options_of` reads the options of a run to begin another with.
 """
 
 from graftwork.session._budget import Budget, parse_budget
@@ -20,30 +20,29 @@ from graftwork.session._ensembles import (
     members_of,
     prediction_scores,
 )
-from graftwork.session._following import adopt, dismiss, follow, prepare_together, shared_parts
+from graftwork.session._final import CONTROL, FinalScoring
+from graftwork.session._following import dismiss, follow, prepare_together, restore, shared_parts
 from graftwork.session._growth import mutation_of, strategy_of
 from graftwork.session._listener import Listener, SilentListener
-from graftwork.session._outcome import CONTROL, Outcome
 from graftwork.session._planning import make_plan, measure_speed, shared_fraction
+from graftwork.session._predictions import StoredPredictions, options_of, problem_of, run_members
 from graftwork.session._problem import Problem
 from graftwork.session._session import Session
 from graftwork.session._setup import Setup, prepare, seed_of
-from graftwork.session._stored import StoredPredictions, options_of, problem_of, run_members
 
 __all__ = [
     "CONTROL",
     "METHODS",
     "PENULTIMATE_METHODS",
     "Budget",
+    "FinalScoring",
     "Listener",
-    "Outcome",
     "Problem",
     "SearchConfig",
     "Session",
     "Setup",
     "SilentListener",
     "StoredPredictions",
-    "adopt",
     "combine",
     "dismiss",
     "distil",
@@ -61,6 +60,7 @@ __all__ = [
     "prepare_together",
     "problem_of",
     "read_options",
+    "restore",
     "run_members",
     "seed_of",
     "shared_fraction",

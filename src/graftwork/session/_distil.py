@@ -16,13 +16,13 @@ from graftwork.evolution import Plan
 from graftwork.machine import Machine
 from graftwork.metrics import Entry, difference
 from graftwork.networks.genome import Genome, forward_flops, num_parameters, training_flops
-from graftwork.runs import RunFolder, load_member, record_opening, save_member
+from graftwork.runs import Result, RunFolder, load_member, record_opening, save_member
 from graftwork.session._budget import parse_budget
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import ensemble_costs, load_ensemble, prediction_scores
+from graftwork.session._predictions import problem_of
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
-from graftwork.session._stored import problem_of
 from graftwork.training import Loss, Precision, in_precision
 
 DEFAULT_SHARE = 0.1
@@ -92,10 +92,10 @@ def _distil(
     rate: float,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    result = run.read_json("result.json")
+    result = run.result()
     teacher_name = ensemble or _best_ensemble(run, result)
     teacher, _, _ = load_ensemble(run, teacher_name)
-    name, student = _student(run, genome or str(result["best"]["id"]))
+    name, student = _student(run, genome or result["best"]["id"])
     config = SearchConfig.load(run.config_path)
     problem = problem_of(run)
     if not rate > 0:
@@ -109,16 +109,16 @@ def _distil(
         arm = _Arm(f"{name}-{kind}", _set_up(run, config, problem, student), int(flops // cost), cost)
         note(f"{arm.name}: {arm.steps} updates, {arm.steps * cost / 1e12:.3g} TFLOP")
         _load(arm.setup, weights)
-        _train(arm, first=int(result["steps"]), rate=rate, teacher=teacher if kind == "distilled" else None)
+        _train(arm, first=result["steps"], rate=rate, teacher=teacher if kind == "distilled" else None)
         arms.append(arm)
     setting = {"student": name, "ensemble": teacher_name, "rate": rate, "budget_flops": flops}
     return _finish(run, arms, setting)
 
 
-def _best_ensemble(run: RunFolder, result: Mapping[str, Any]) -> str:
+def _best_ensemble(run: RunFolder, result: Result) -> str:
     if not result["ensemble"]:
         raise RunError(f"{run.path} has no ensemble to learn from; graftwork ensemble makes them")
-    return str(max(result["ensemble"], key=lambda row: float(row["validation_accuracy"]))["method"])
+    return max(result["ensemble"], key=lambda row: row["validation_accuracy"])["method"]
 
 
 def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
@@ -131,9 +131,9 @@ def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
     return re.sub(r"[^\w-]", "-", file.stem, flags=re.ASCII), Genome.from_json(file.read_text(encoding="utf-8"))
 
 
-def _flops(budget: str | None, result: Mapping[str, Any]) -> float:
+def _flops(budget: str | None, result: Result) -> float:
     if budget is None:
-        return DEFAULT_SHARE * float(result["training_flops"] + result["scoring_flops"])
+        return DEFAULT_SHARE * (result["training_flops"] + result["scoring_flops"])
     parsed = parse_budget(budget)
     if parsed.kind != "flops":
         raise ConfigError(f"budget: distil compares at equal FLOPs, so give FLOPs (0.01PFLOP), got {budget!r}")
@@ -147,11 +147,11 @@ def _step_costs(student: Genome, teacher: Ensemble, batch_size: int) -> dict[str
     return {"distilled": update + forward * batch_size, "longer": update}
 
 
-def _shared_weights(run: RunFolder, result: Mapping[str, Any]) -> dict[str, Tensor]:
+def _shared_weights(run: RunFolder, result: Result) -> dict[str, Tensor]:
     """Every tensor of the survivors, shared ones once, by ``block/name``."""
     found: dict[str, Tensor] = {}
     for row in result["survivors"]:
-        found.update(load_member(run, str(row["id"]))[0].parameters_by_key())
+        found.update(load_member(run, row["id"])[0].parameters_by_key())
     return found
 
 
@@ -210,7 +210,7 @@ def _finish(run: RunFolder, arms: Sequence[_Arm], setting: Mapping[str, Any]) ->
     name = setting["student"]
     found = {
         **setting,
-        "before": next((row for row in run.read_json("result.json")["survivors"] if row["id"] == name), None),
+        "before": next((row for row in run.result()["survivors"] if row["id"] == name), None),
         "rows": rows,
         "difference": difference(*correct),
         "test_opened_at": openings[-1]["at"],

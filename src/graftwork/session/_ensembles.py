@@ -12,8 +12,8 @@ from graftwork.errors import ConfigError, RunError
 from graftwork.metrics import expected_calibration_error, negative_log_likelihood
 from graftwork.networks.execution import InputTransform, Output, shared_flops
 from graftwork.networks.genome import Genome, parameters_per_entry
-from graftwork.runs import RunFolder, load_member
-from graftwork.session._stored import StoredPredictions, run_together, store_penultimate
+from graftwork.runs import EnsembleResult, NetworkResult, RunFolder, load_member
+from graftwork.session._predictions import StoredPredictions, run_together, store_penultimate
 
 METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),
@@ -53,7 +53,7 @@ def combine(
     methods: Sequence[str] = tuple(METHODS),
     seed: int = 0,
     features: Output = "logits",
-) -> list[dict[str, Any]]:
+) -> list[EnsembleResult]:
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
 
     Args:
@@ -83,7 +83,7 @@ def combine(
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
-    rows, stored = [], dict[str, dict[str, Tensor]](validation={}, test={})
+    rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
     for wanted in methods:
         method, calibrated = METHODS.get(wanted, (wanted, False))
         name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
@@ -148,14 +148,14 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
     Raises:
         RunError: If there is no such member.
     """
-    rows = run.read_json("result.json")["survivors"]
+    rows = run.result()["survivors"]
     if wanted == "survivors":
-        return [str(row["id"]) for row in rows]
+        return [row["id"] for row in rows]
     if wanted.startswith("best:") and wanted[5:].isdigit() and int(wanted[5:]) > 0:
-        ranked = sorted(rows, key=lambda row: -float(row["validation_accuracy"]))
-        return [str(row["id"]) for row in ranked[: int(wanted[5:])]]
+        ranked = sorted(rows, key=lambda row: -row["validation_accuracy"])
+        return [row["id"] for row in ranked[: int(wanted[5:])]]
     if wanted == "pareto":
-        return [str(row["id"]) for row in rows if not any(_dominates(other, row) for other in rows)]
+        return [row["id"] for row in rows if not any(_dominates(other, row) for other in rows)]
     names = wanted.split(",")
     known = {row["id"] for row in rows}
     if not set(names) <= known:
@@ -165,6 +165,6 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
     return names
 
 
-def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _dominates(one: NetworkResult, other: NetworkResult) -> bool:
     better = one["validation_accuracy"] >= other["validation_accuracy"] and one["flops"] <= other["flops"]
     return better and (one["validation_accuracy"], one["flops"]) != (other["validation_accuracy"], other["flops"])

@@ -1,7 +1,7 @@
-"""Briefing: what rank 0 of a search tells the other ranks, and what they do with it.
+"""A search by several ranks: rank 0 leads it, the others follow.
 
-Rank 0 runs a `graftwork.session.Session`: it alone has the run folder. The others `follow`: they are told config, plan
-and state at the beginning of each stage, fresh or from a checkpoint, and run the same search beside it.
+Rank 0 runs a `graftwork.session.Session`: it alone has the run folder. It announces each stage to the others, with
+config, plan and state, new or from a checkpoint; they `follow` and run the same search beside it.
 """
 
 import tomllib
@@ -26,8 +26,8 @@ from graftwork.training import BankOptimizer, Recipe, part_of
 from graftwork.workers import Group, SharedScorer, time_exchange, train_together
 
 
-def adopt(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
-    """Let a setup go on from a state that `graftwork.runs.pack_state` stored."""
+def restore(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
+    """Put a state that `graftwork.runs.pack_state` stored into a setup, and return it."""
     state = setup.state = unpack_state(data, tensors)
     state.population.to(setup.config.device)
     setup.trainer.optimizer = BankOptimizer(state.population.bank, setup.config.recipe.rules)
@@ -37,7 +37,7 @@ def adopt(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 
 def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
-    """The parts of a search, of which all ranks of a group do their share; ``None``: this process alone."""
+    """Return the parts of a search whose trainer and scorer use all ranks; ``None``: this process alone."""
     if group is None:
         return setup.parts
     trainer = train_together(setup.trainer, group, setup.config.sync_every)
@@ -45,15 +45,15 @@ def shared_parts(setup: Setup, group: Group | None) -> dict[str, Any]:
 
 
 def prepare_together(config: SearchConfig, group: Group | None, **known: Any) -> Setup:
-    """Prepare a search; rank 0's part.
+    """Prepare a search on rank 0.
 
-    Precision and threads are rank 0's on all ranks. A time budget buys the FLOPs that all ranks together do in that
+    All ranks use the precision and threads of rank 0. A time budget buys the FLOPs that all ranks together do in that
     time: all are timed at once, as they will run.
 
     Args:
-        config: Options.
+        config: Options of the search.
         group: The ranks; ``None``: this process alone.
-        **known: As of `graftwork.prepare`.
+        **known: Further arguments of `graftwork.prepare`.
     """
     if group is None:
         return prepare(config, **known)
@@ -75,13 +75,13 @@ def _time_together(
     batch_size: int,
     device: torch.device,
 ) -> float:
-    """Training FLOPs per second of all ranks, which are timed at once, as they will run."""
+    """Time all ranks at once, as they will run; return the training FLOPs per second that they do together."""
     shared = shared_fraction(recipe, sync_every=sync_every, batch_size=batch_size, num_workers=group.size)
 
     def speed(size: int) -> float:
         return group.sum_at_once(lambda: measure_speed(recipe, genome, machine, batch_size=size, device=device))
 
-    seconds = 0.0  # a FLOP, of all ranks
+    seconds = 0.0  # that all ranks together take for one FLOP
     if shared > 0:  # an update waits for its exchange
         part = part_of(batch_size, group.rank, group.size)
         exchange = time_exchange(num_parameters(genome), group, device)
@@ -92,13 +92,13 @@ def _time_together(
     return 1 / seconds
 
 
-def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
-    """Tell the other ranks of a stage that begins or goes on; rank 0's part.
+def announce(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
+    """Tell the other ranks on rank 0 that a stage begins or continues.
 
     Args:
         group: The ranks.
-        setup: As it stands.
-        genome: Of the seed network.
+        setup: The stage with its present state.
+        genome: The seed network.
         **numbers: ``num_survivors`` and ``population_size`` of the stage.
     """
     data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
@@ -116,13 +116,13 @@ def brief(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:
 
 
 def dismiss(group: Group | None) -> None:
-    """Tell the other ranks that nothing is left to do; rank 0's part."""
+    """Tell the other ranks on rank 0 that nothing is left to do."""
     if group is not None:
         group.send({"type": "end"})
 
 
 def follow(group: Group) -> None:
-    """Do what rank 0 tells until it says that it is over; the part of all other ranks.
+    """Take part in the stages that rank 0 announces until it says that there are no more.
 
     Raises:
         SearchInterruptedError: If one of the ranks was asked to stop.
@@ -155,8 +155,8 @@ def _stage(
 ) -> None:
     if problem.dataset.fingerprint != message["fingerprint"]:
         raise RunError(
-            f"worker {group.rank}: {config.data!r} holds other data here than where rank 0 runs "
-            f"({problem.dataset.fingerprint[:12]}, not {message['fingerprint'][:12]}); give all machines the same"
+            f"worker {group.rank}: expected the data of rank 0 ({message['fingerprint'][:12]}) in {config.data!r}, got "
+            f"{problem.dataset.fingerprint[:12]}; give all machines the same data"
         )
     setup = prepare(
         config,
@@ -165,7 +165,7 @@ def _stage(
         plan=Plan(**message["plan"]),
         machine=machine,
     )
-    adopt(setup, message["search"], tensors)
+    restore(setup, message["search"], tensors)
 
     def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
         if group.stopping:

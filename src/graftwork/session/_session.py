@@ -12,11 +12,11 @@ from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
 from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
-from graftwork.runs import RunFolder, now, pack_state, provenance
+from graftwork.runs import BirthRow, GenerationRow, MemberRow, Result, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
-from graftwork.session._following import adopt, brief, dismiss, prepare_together, shared_parts
+from graftwork.session._final import CONTROL, FinalScoring
+from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
-from graftwork.session._outcome import CONTROL, Outcome
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
 from graftwork.workers import Group
@@ -105,8 +105,8 @@ class Session:
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
-        """Search, train the control if asked to, open the test split, write the outcome.
+    def run(self) -> Result:
+        """Search, train the control if asked to, open the test split, write the result.
 
         Returns:
             What ``result.json`` holds.
@@ -122,7 +122,7 @@ class Session:
     def _run(self) -> dict[str, Any]:
         if self.folder.finished:
             dismiss(self.group)
-            return self.folder.read_json("result.json")
+            return self.folder.result()
         setup = self._prepare()
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
@@ -197,7 +197,7 @@ class Session:
             self.listener.on_note(f"a damaged checkpoint is passed over, the one before it is taken: {problem}")
         if found is not None:
             data, tensors = found
-            state = adopt(setup, data["search"], tensors)
+            state = restore(setup, data["search"], tensors)
             self._elapsed, self._began = data["seconds"], monotonic()
             if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
                 self.folder.restore_records()
@@ -206,7 +206,7 @@ class Session:
         self.listener.on_stage(stage, setup)
         observe = self._observer(stage, setup)
         if self.group is not None:
-            brief(self.group, setup, self._seed_network(), **numbers)
+            announce(self.group, setup, self._seed_network(), **numbers)
         for generation in search(state, observer=observe, **{**shared_parts(setup, self.group), **numbers}):
             self._record(stage, state, generation)
             self._checkpoint(stage, setup)
@@ -248,31 +248,30 @@ class Session:
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
         seconds = round(self.seconds, 3)
-        rows: list[dict[str, Any]] = []
+        rows: list[MemberRow | GenerationRow] = []
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
             rows.append(
-                {
-                    "type": "member" if stage == "search" else "control",
-                    "generation": generation.number,
-                    "id": member_id if stage == "search" else CONTROL,
-                    "validation_accuracy": accuracy,
-                    "parameters": num_parameters(genome),
-                    "flops": forward_flops(genome),
-                    "step": generation.step,
-                    "training_flops": generation.training_flops,
-                    "seconds": seconds,
-                }
+                MemberRow(
+                    type="member" if stage == "search" else "control",
+                    generation=generation.number,
+                    id=member_id if stage == "search" else CONTROL,
+                    validation_accuracy=accuracy,
+                    parameters=num_parameters(genome),
+                    flops=forward_flops(genome),
+                    step=generation.step,
+                    training_flops=generation.training_flops,
+                    seconds=seconds,
+                )
             )
         if stage == "search":
-            rows.append(_generation_row(state, generation) | {"seconds": seconds})
+            rows.append(_generation_row(state, generation, seconds))
         self.folder.append_records(rows)
 
-    def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> dict[str, Any]:
-        """Open the test split once, and write members, predictions and the outcome."""
-        outcome = Outcome(self.folder, setup, control)
-        result = {
-            **outcome.write(),
+    def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> Result:
+        """Open the test split once, and write members, predictions and the result."""
+        result: Result = {
+            **FinalScoring(self.folder, setup, control).write(),
             "training_flops": searched.training_flops,
             "scoring_flops": searched.scoring_flops,
             "seconds": round(self.seconds, 3),
@@ -289,23 +288,24 @@ class Session:
         return result
 
 
-def _generation_row(state: SearchState, generation: Generation) -> dict[str, Any]:
+def _generation_row(state: SearchState, generation: Generation, seconds: float) -> GenerationRow:
     evaluation, population = generation.evaluation, state.population
     varied = len(generation.members) > 1
-    return {
-        "type": "generation",
-        "generation": generation.number,
-        "members": list(generation.members),
-        "survivors": list(generation.survivors),
-        "births": [{"id": b.id, "parent": b.parent, "transform": b.transform} for b in generation.births],
-        "best": generation.best,
-        "step": generation.step,
-        "training_flops": generation.training_flops,
-        "scoring_flops": generation.scoring_flops,
-        "mean_loss": generation.mean_loss,
-        "rejected": generation.report.rejected,
-        "saturated": generation.report.saturated,
-        "diversity": asdict(diversity(evaluation.predicted, evaluation.labels)) if varied else None,
-        "bank_blocks": len(population.bank),
-        "bank_parameters": population.bank.num_parameters,
-    }
+    return GenerationRow(
+        type="generation",
+        generation=generation.number,
+        members=generation.members,
+        survivors=generation.survivors,
+        births=tuple(BirthRow(birth.id, birth.parent, birth.transform) for birth in generation.births),
+        best=generation.best,
+        step=generation.step,
+        training_flops=generation.training_flops,
+        scoring_flops=generation.scoring_flops,
+        mean_loss=generation.mean_loss,
+        rejected=generation.report.rejected,
+        saturated=generation.report.saturated,
+        diversity=asdict(diversity(evaluation.predicted, evaluation.labels)) if varied else None,
+        bank_blocks=len(population.bank),
+        bank_parameters=population.bank.num_parameters,
+        seconds=seconds,
+    )

@@ -13,16 +13,30 @@ import torch.distributed.nn.functional  # see `Group.leave`
 from safetensors.torch import load, save
 from torch import Tensor
 
-from graftwork.errors import ResourceError
+from graftwork.errors import ConfigError, ResourceError
 
 _TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another that is silent; one that dies on a machine that lives is noticed at once."""
 
 
 def given_size() -> int | None:
-    """Ranks that ``torchrun`` (or `launch`) has started this process as one of; ``None`` if it was started alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return size if size > 1 else None
+    """Ranks that ``torchrun`` (or `launch`) has started this process as one of; ``None`` if it was started alone.
+
+    Raises:
+        ConfigError: If ``WORLD_SIZE`` is set without what a launcher sets beside it.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal():
+        raise ConfigError(f"WORLD_SIZE: expected a number of processes, as torchrun sets it, got {text!r}; unset it")
+    if int(text) <= 1:
+        return None
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE: expected {', '.join(missing)} beside it, as torchrun sets them, got {text} alone; unset "
+            "WORLD_SIZE, or start with torchrun"
+        )
+    return int(text)
 
 
 def restarted() -> bool:

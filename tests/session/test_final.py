@@ -10,12 +10,13 @@ import torch
 
 from graftwork.networks.genome import seed_genome
 from graftwork.runs import RunFolder
-from graftwork.session import Outcome, combine, members_of
+from graftwork.session import FinalScoring, combine, members_of
+from tests.runs.test_records import result
 
 SCORES = {"m1": (0.8, 0.9), "m2": (0.9, 0.1), "m3": (0.7, 0.95)}
 
 
-class Played(Outcome):
+class Played(FinalScoring):
     """Scores are given; nothing is run or written but the openings."""
 
     def _logits(self, test_images: Any) -> Any:
@@ -28,7 +29,7 @@ class Played(Outcome):
         return {"id": name, "validation_accuracy": SCORES[name][0], "test_accuracy": SCORES[name][1]}
 
 
-def played(run: RunFolder, opened: list[int]) -> Outcome:
+def played(run: RunFolder, opened: list[int]) -> FinalScoring:
     def test() -> tuple[torch.Tensor, ...]:
         opened.append(1)
         return torch.zeros(2), torch.zeros(2), torch.zeros(2)
@@ -72,7 +73,10 @@ def test_ensembles_are_fitted_on_blend_predictions_alone(tmp_path: Path, monkeyp
 
 def test_best_k_ranks_by_validation_and_pareto_drops_the_dominated(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
-    rows = [{"id": n, "validation_accuracy": v, "test_accuracy": t, "flops": 10} for n, (v, t) in SCORES.items()]
-    run.write_json("result.json", {"survivors": [*rows, {**rows[2], "id": "m4", "flops": 5}]})
+    rows = [
+        {"id": n, "validation_accuracy": v, "test_accuracy": t, "flops": 10, "parameters": 1}
+        for n, (v, t) in SCORES.items()
+    ]
+    run.write_json("result.json", result(survivors=[*rows, {**rows[2], "id": "m4", "flops": 5}]))
     assert members_of(run, "best:2") == ["m2", "m1"]
     assert members_of(run, "pareto") == ["m2", "m4"]

@@ -1,4 +1,4 @@
-"""What a run stored of its members, and running them anew where that is not enough."""
+"""Predictions of a run's members: as they were stored, or made again from the stored members."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class StoredPredictions:
 
     @classmethod
     def load(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
-        """Read what a run stored of some members.
+        """Read the stored logits of some members.
 
         Raises:
             RunError: If a member has no stored predictions.
@@ -43,12 +43,15 @@ class StoredPredictions:
         tensors = run.load_tensors(f"predictions/{split}.safetensors")
         missing = [name for name in members if name not in tensors]
         if missing:
-            raise RunError(f"{run.path}: no {split} predictions of {', '.join(missing)} are stored")
+            raise RunError(
+                f"{run.path}: expected {split} predictions of {', '.join(members)}, got none of {', '.join(missing)}; "
+                "take members that are in result.json"
+            )
         return cls(torch.stack([tensors[name] for name in members], dim=1), tensors["labels"])
 
     @classmethod
     def load_penultimate(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
-        """The same of penultimate features: ``outputs`` is [example, member, feature]."""
+        """Read their stored penultimate features instead: ``outputs`` is [example, member, feature]."""
         return cls.load(run, f"{split}-penultimate", members)
 
 
@@ -80,14 +83,14 @@ def problem_of(run: RunFolder) -> Problem:
     found, expected = problem.dataset.fingerprint, run.read_json("provenance.json")["data"]["fingerprint"]
     if found != expected:
         raise RunError(
-            f"{run.path}: the run was made on data {expected[:12]}, but {config.data!r} now is {found[:12]}; "
-            "bring the old data back"
+            f"{run.path}: expected the data that the run was made on ({expected[:12]}) in {config.data!r}, got "
+            f"{found[:12]}; bring the old data back"
         )
     return problem
 
 
 def run_together(members: Sequence[Member], images: Tensor, output: Output) -> Tensor:
-    """Outputs [B, K, features] of normalised images, shared prefixes run once."""
+    """Run members on normalised images, shared prefixes once; return [B, K, features]."""
     outputs = dict(walk(members, images, "evaluate", output=output))
     return torch.stack([outputs[index] for index in range(len(members))], dim=1)
 
@@ -103,7 +106,7 @@ def run_members(
         names: Ids of members.
         images: uint8 [N, H, W, C].
         output: What to compute.
-        batch_size: Images in one pass; part of the result's bits.
+        batch_size: Images in one pass; the last bits of the result depend on it.
 
     Returns:
         float32 [N, K, features]; logits on images that the run has scored are those that it stored (within rounding
@@ -129,7 +132,10 @@ def store_penultimate(run: RunFolder, members: Sequence[str]) -> None:
     problem = problem_of(run)
     widths = {load_member(run, name)[0].genome.penultimate_features for name in members}
     if len(widths) > 1:
-        raise RunError(f"{run.path}: members with {sorted(widths)} penultimate features can't be stacked")
+        raise RunError(
+            f"{run.path}: expected members with one number of penultimate features, got {sorted(widths)}; stack "
+            "logits, or members that agree"
+        )
     record_opening(run, by="ensemble --features penultimate", members=members)
     for split in SPLITS:
         images = problem.test()[0] if split == "test" else problem.images(getattr(problem.splits, split))

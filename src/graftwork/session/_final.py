@@ -1,7 +1,4 @@
-"""Outcome: the end of a run: the one opening of the test split, members, predictions."""
-
-from collections.abc import Sequence
-from typing import Any
+"""The end of a run: the one opening of the test split, and the members and predictions that are kept."""
 
 import numpy as np
 import torch
@@ -9,7 +6,7 @@ from torch import Tensor
 
 from graftwork.evolution import Population
 from graftwork.networks.genome import forward_flops, num_parameters
-from graftwork.runs import RunFolder, record_opening, save_member
+from graftwork.runs import EnsembleResult, FinalScores, NetworkResult, RunFolder, record_opening, save_member
 from graftwork.session._ensembles import combine
 from graftwork.session._setup import Setup
 from graftwork.typing import MemberId
@@ -18,13 +15,13 @@ CONTROL = MemberId("seed_network")
 """The control's name in a run folder: the seed genome trained alone."""
 
 
-class Outcome:
-    """Scores the final survivors and the control on validation and test, and writes what is kept of them.
+class FinalScoring:
+    """Scores final survivors and control on validation and test, and writes what is kept of them.
 
     Args:
-        run: The folder.
-        setup: Of the search, whose population is down to its survivors.
-        control: Of the control; ``None`` without one.
+        run: Folder of the run.
+        setup: The search, whose population is down to its survivors.
+        control: The control; ``None`` without one.
     """
 
     def __init__(self, run: RunFolder, setup: Setup, control: Setup | None) -> None:
@@ -36,14 +33,14 @@ class Outcome:
         if control is not None:
             self._candidates[CONTROL] = (control.population, control.state.survivors[0])
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> FinalScores:
         """Write ``members/`` and ``predictions/``.
 
         The test split is opened here and nowhere else; after a kill during this method it is opened again by the same
         networks, which ``test_openings`` counts.
 
         Returns:
-            ``best``, ``survivors``, ``seed_network``, ``ensemble`` and ``test_openings`` of ``result.json``.
+            What ``result.json`` says of the networks and of the test split.
         """
         openings = record_opening(self._run, by="search", members=list(self._candidates))
         problem = self._setup.problem
@@ -61,7 +58,7 @@ class Outcome:
         }
         survivors = [rows[name] for name in self._setup.state.survivors]
         return {
-            "best": max(survivors, key=lambda row: float(row["validation_accuracy"])),
+            "best": max(survivors, key=lambda row: row["validation_accuracy"]),
             "seed_network": rows.get(CONTROL),
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
@@ -69,8 +66,8 @@ class Outcome:
             "ensemble": self._ensembles(),
         }
 
-    def _ensembles(self) -> list[dict[str, Any]] | None:
-        """Of all survivors, by every method; ``None`` for one survivor, or without a blend split to fit them on."""
+    def _ensembles(self) -> list[EnsembleResult] | None:
+        """Fit every method on all survivors; ``None`` for one survivor, or without a blend split to fit on."""
         survivors = self._setup.state.survivors
         if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
             return None
@@ -92,19 +89,27 @@ class Outcome:
 
     def _row(
         self, name: str, validation: Tensor, validation_labels: Tensor, test: Tensor, test_labels: Tensor
-    ) -> dict[str, Any]:
+    ) -> NetworkResult:
         population, member_id = self._candidates[name]
-        scores = {
-            "validation_accuracy": _accuracy(validation, validation_labels),
-            "test_accuracy": _accuracy(test, test_labels),
-        }
+        on_validation, on_test = _accuracy(validation, validation_labels), _accuracy(test, test_labels)
         problem = self._setup.problem
-        names: Sequence[str] = problem.dataset.class_names
         save_member(
-            self._run, population, member_id, name=name, transform=problem.transform, class_names=names, scores=scores
+            self._run,
+            population,
+            member_id,
+            name=name,
+            transform=problem.transform,
+            class_names=problem.dataset.class_names,
+            scores={"validation_accuracy": on_validation, "test_accuracy": on_test},
         )
         genome = population[member_id].genome
-        return {"id": name, **scores, "parameters": num_parameters(genome), "flops": forward_flops(genome)}
+        return {
+            "id": name,
+            "validation_accuracy": on_validation,
+            "test_accuracy": on_test,
+            "parameters": num_parameters(genome),
+            "flops": forward_flops(genome),
+        }
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -1,0 +1,207 @@
+"""What a search records: rows of ``records.jsonl``, and its result. Writers and readers share these types."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from graftwork._files import check_id, parse_json, read_bytes
+from graftwork.errors import RunError
+from graftwork.runs._plain import checked
+from graftwork.typing import MemberId
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """One scoring of one network.
+
+    Args:
+        type: ``"member"`` of the population, or the ``"control"``.
+        generation: Round after which it was scored.
+        id: The network.
+        validation_accuracy: Share of the validation split that it gets right.
+        parameters: Number of its parameters.
+        flops: FLOPs of one forward pass over one image.
+        step: Updates of the run so far.
+        training_flops: Training FLOPs of the run so far.
+        seconds: Time since the start of the run.
+    """
+
+    type: Literal["member", "control"]
+    generation: int
+    id: MemberId
+    validation_accuracy: float
+    parameters: int
+    flops: int
+    step: int
+    training_flops: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BirthRow:
+    """A network that a round began with: ``parent`` is ``None`` for the seed."""
+
+    id: MemberId
+    parent: MemberId | None
+    transform: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRow:
+    """One round of a search.
+
+    Args:
+        type: ``"generation"``.
+        generation: Number of the round; 0 trains the seed alone.
+        members: Networks that were scored.
+        survivors: Networks that were selected, in order of choice.
+        births: Networks that were born at the beginning of the round.
+        best: The network that is best on validation.
+        step: Updates so far.
+        training_flops: Training FLOPs so far.
+        scoring_flops: Scoring FLOPs so far.
+        mean_loss: Mean over the updates of the round.
+        rejected: Draws that a limit rejected, by limit.
+        saturated: Whether mutation gave up before the population was full.
+        diversity: Measure → value, ``None`` where it is undefined; ``None`` for a single member.
+        bank_blocks: Entries of the bank.
+        bank_parameters: Parameters of the bank.
+        seconds: Time since the start of the run.
+    """
+
+    type: Literal["generation"]
+    generation: int
+    members: tuple[MemberId, ...]
+    survivors: tuple[MemberId, ...]
+    births: tuple[BirthRow, ...]
+    best: MemberId
+    step: int
+    training_flops: int
+    scoring_flops: int
+    mean_loss: float
+    rejected: Mapping[str, int]
+    saturated: bool
+    diversity: Mapping[str, float | None] | None
+    bank_blocks: int
+    bank_parameters: int
+    seconds: float
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The measures of diversity that are known."""
+        return {name: value for name, value in (self.diversity or {}).items() if value is not None}
+
+
+Row = MemberRow | GenerationRow
+_ROWS: Mapping[object, type[MemberRow] | type[GenerationRow]] = {
+    "member": MemberRow,
+    "control": MemberRow,
+    "generation": GenerationRow,
+}
+
+
+class NetworkResult(TypedDict):
+    """A final survivor or the control: its accuracies and costs."""
+
+    id: str
+    validation_accuracy: float
+    test_accuracy: float
+    parameters: int
+    flops: int
+
+
+class EnsembleResult(TypedDict):
+    """An ensemble of the survivors; accuracies, calibration error and log-likelihood are those of the test split."""
+
+    method: str
+    test_accuracy: float
+    validation_accuracy: float
+    ece: float
+    nll: float
+    parameters: int
+    flops: int
+    num_members: int
+    members: list[str]
+
+
+class Opening(TypedDict):
+    """One opening of the test split: when, by which command, and which networks it scored."""
+
+    at: str
+    by: str
+    members: list[str]
+
+
+class FinalScores(TypedDict):
+    """What the opening of the test split gives."""
+
+    best: NetworkResult
+    seed_network: NetworkResult | None
+    survivors: list[NetworkResult]
+    test_opened_at: str
+    test_openings: list[Opening]
+    ensemble: list[EnsembleResult] | None
+
+
+class Result(FinalScores):
+    """What ``result.json`` holds (see ``docs/run-folder.md``)."""
+
+    training_flops: int
+    scoring_flops: int
+    seconds: float
+    generations: int
+    steps: int
+    seed: int
+    bank_sha256: str
+    data: str
+    classes: int
+    recipe: str
+    selection: str
+
+
+def row_to_line(row: Row) -> str:
+    """Return a row as one line of JSON."""
+    return json.dumps(asdict(row), ensure_ascii=False) + "\n"
+
+
+def read_records(path: Path) -> list[Row]:
+    """Read the complete lines of ``records.jsonl``; none where there is no such file.
+
+    Raises:
+        RunError: If a line is no record; the message names file, line and key.
+    """
+    try:
+        lines = read_bytes(path).split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
+    except FileNotFoundError:
+        return []
+    return [_read_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _read_row(line: bytes, where: str) -> Row:
+    data = parse_json(line, where)
+    kind = data.get("type") if isinstance(data, dict) else None
+    if kind not in _ROWS:
+        raise RunError(
+            f"{where}, type: expected one of {', '.join(map(str, _ROWS))}, got {ascii(kind)[:40]}; mend or cut the line"
+        )
+    return checked(_ROWS[kind], data, where)
+
+
+def check_result(data: Mapping[str, Any], path: Path) -> Result:
+    """Check what was read from ``result.json``.
+
+    Raises:
+        RunError: If a key is missing or a value has another type; the message names the key.
+    """
+    result = checked(Result, data, str(path))
+    control, ensembles = result["seed_network"], result["ensemble"] or []
+    for entry in (result["best"], *result["survivors"], *([control] if control else [])):
+        check_id(entry["id"], f"{path}: id of a network")
+    for ensemble in ensembles:
+        for name in (ensemble["method"], *ensemble["members"]):
+            check_id(name, f"{path}: name in an ensemble")
+    if not result["survivors"]:
+        raise RunError(f"{path}, survivors: expected at least one network, got none; the file is damaged")
+    return result

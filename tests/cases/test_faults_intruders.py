@@ -1,0 +1,135 @@
+"""What a stranger hands over, a run folder, a data set, a growth, a library, can't do more than be read."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from torch import nn
+
+import graftwork as gw
+from graftwork.errors import SurgeryError
+from tests.cases.commands import graftwork, require
+from tests.cases.images import class_folders, png, table
+
+
+def _call_the_best(run: Path, name: str) -> None:
+    """Give the best member of a run another id, wherever it is written."""
+    old = json.loads((run / "result.json").read_text())["best"]["id"]
+    for path in (run / "result.json", run / "records.jsonl", *(run / "members").glob("*.json")):
+        path.write_text(path.read_text().replace(json.dumps(old), json.dumps(name)))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="ids go into the drawings of the page as they are")
+def test_an_id_never_becomes_markup_of_the_report(run: Path) -> None:
+    """A member called `x"><img …>` runs its script in the browser of who looks at the report."""
+    _call_the_best(run, 'x"><img src=x onerror=alert(1)>')
+    graftwork("report", run, "--no-images")
+    page = run / "report.html"
+    assert not page.exists() or "<img src=x onerror" not in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="ids are parts of the paths of figures")
+def test_an_id_never_leads_out_of_the_run_folder(run: Path, tmp_path: Path) -> None:
+    """A member called `x/../../../victim/pwn` has its figures written elsewhere."""
+    (tmp_path / "victim").mkdir()
+    _call_the_best(run, "x/../../../victim/pwn")
+    graftwork("report", run, "--no-images")
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="the names of classes are hashed as UTF-8")
+def test_a_class_folder_whose_name_is_not_utf8_is_no_traceback(tmp_path: Path) -> None:
+    """One folder name in Latin-1 bytes."""
+    data = class_folders(tmp_path / "data", ("a", os.fsdecode(b"caf\xe9")))
+    assert graftwork("data", "--data", data).code in (0, 2)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="paths in cells are opened as they are")
+def test_a_table_reads_no_image_outside_of_its_folder(tmp_path: Path) -> None:
+    """A cell without bytes may name any file of the machine."""
+    (tmp_path / "private").mkdir()
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / "private" / "secret.png")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": None, "path": "../private/secret.png"}] * 20, kind)
+    path = table(tmp_path / "data" / "x.parquet", images, [0, 1] * 10)
+    assert graftwork("data", "--data", path).code == 2
+
+
+@pytest.mark.xfail(
+    strict=True, raises=RecursionError, reason="only errors of syntax are caught where metadata are read"
+)
+def test_metadata_of_a_table_that_are_nested_too_deeply_are_no_traceback(tmp_path: Path) -> None:
+    """200,000 brackets where the names of classes are looked for."""
+    path = table(tmp_path / "x.parquet", pa.array([png(0)] * 20), [0, 1] * 10, metadata=b"[" * 200_000)
+    assert graftwork("data", "--data", path).code in (0, 2)
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from graftwork.networks.kernels import build
+print(build(Path(sys.argv[1])) is not None)
+"""
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
+
+
+def _build(cache: Path, **environment: str) -> str:
+    command = [sys.executable, "-c", BUILD, str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    require("ImportError" not in done.stderr and "ModuleNotFoundError" not in done.stderr, done.stderr)
+    return done.stdout.strip()
+
+
+@needs_gcc
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a library in the cache is loaded whoever put it there")
+def test_a_library_that_others_may_have_put_into_the_cache_is_not_loaded(tmp_path: Path) -> None:
+    """Its code runs, with the rights of who searches."""
+    cache, witness = tmp_path / "cache", tmp_path / "witness"
+    require(_build(cache) == "True", "kernels can be built here")
+    (library,) = cache.glob("*.so")
+    source = tmp_path / "foreign.c"
+    source.write_text(
+        '#include <stdlib.h>\n__attribute__((constructor)) void run(void) { system("touch ' + str(witness) + '"); }\n'
+    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    cache.chmod(0o777)
+    if os.getuid() == 0:
+        os.chown(library, 12345, 12345)
+    _build(cache)
+    assert not witness.exists()
+
+
+@needs_gcc
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="CC is taken for the name of one file")
+def test_a_compiler_with_arguments_builds_the_kernels(tmp_path: Path) -> None:
+    """`CC="gcc -O2"`, the usual form, switches compiled passes off without a word."""
+    assert _build(tmp_path / "cache", CC="gcc -O2") == "True"
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+
+@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="a growth may set whatever a module has")
+@pytest.mark.parametrize("attribute", [["1", "eps", 1e9], ["", "forward", "x"]], ids=["eps", "forward"])
+def test_a_growth_log_sets_sizes_only(attribute: list[Any], tmp_path: Path) -> None:
+    """A stranger's `growth.json` sets any attribute of any module."""
+    gw.save_model(_model(), tmp_path)
+    path = tmp_path / "growth.json"
+    log = json.loads(path.read_text())
+    require(log["growths"] == [], "a model that was not grown has no growths")
+    log["growths"] = [{"kind": "widen", "tensors": {}, "attributes": [attribute]}]
+    path.write_text(json.dumps(log))
+    with pytest.raises(SurgeryError):
+        gw.load_model(_model, tmp_path)
