@@ -5,13 +5,17 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from graftwork._files import read_bytes, sha256_of, write_text
+from graftwork.errors import ResourceError
 from graftwork.networks.kernels._check import agrees
 from graftwork.networks.kernels._kernels import Kernels
 
@@ -25,13 +29,14 @@ _TARGETS = (("-march=native", "-fopenmp"), ("-march=native",), ())
 _LIMIT_SECONDS = 900  # usually a few seconds; a machine may be busy
 
 
-def _compiler() -> str | None:
+def _compiler() -> list[str]:
+    """Words of the compiler's command, of which ``$CC`` may hold several (``ccache gcc``); empty: there is none."""
     named = os.environ.get("CC")
-    for name in (named,) if named else ("cc", "gcc", "clang"):
-        found = shutil.which(name)
+    for words in [shlex.split(named)] if named else [["cc"], ["gcc"], ["clang"]]:
+        found = shutil.which(words[0]) if words else None
         if found:
-            return found
-    return None
+            return [found, *words[1:]]
+    return []
 
 
 def _processor() -> str:
@@ -46,7 +51,7 @@ def _source(name: str) -> str:
     return files("graftwork.networks.kernels").joinpath(name).read_text(encoding="utf-8")
 
 
-def _compile(compiler: str, folder: Path, library: Path) -> bool:
+def _compile(compiler: Sequence[str], folder: Path, library: Path) -> bool:
     """Compile aside and rename, so that another process never loads half a file.
 
     The library is linked without an OpenMP runtime: when it is loaded, its calls are bound to the runtime that PyTorch
@@ -59,8 +64,12 @@ def _compile(compiler: str, folder: Path, library: Path) -> bool:
             (aside / name).write_text(_source(name), encoding="utf-8")
         unit, made = aside / "kernels.o", aside / library.name
         for target in _TARGETS:
-            compiling = [compiler, *_FLAGS, *target, str(aside / _SOURCES[0]), "-o", str(unit)]
-            if _done(compiling) and _done([compiler, "-shared", str(unit), "-o", str(made), "-lm"]) and _loads(made):
+            compiling = [*compiler, *_FLAGS, *target, str(aside / _SOURCES[0]), "-o", str(unit)]
+            linking = [*compiler, "-shared", str(unit), "-o", str(made), "-lm"]
+            if _done(compiling) and _done(linking) and _loads(made):
+                write_text(_hash_of(library), sha256_of(made))
+                for mine in (made, _hash_of(library)):
+                    mine.chmod(0o600)
                 made.replace(library)
                 return True
     finally:
@@ -76,13 +85,44 @@ def _done(command: Sequence[str]) -> bool:
 
 
 def _loads(library: Path) -> bool:
-    """Whether the library can be loaded: everything that it calls is there."""
+    """Whether the library can be loaded, tried in a process of its own: a bad library may end it."""
+    probe = "import ctypes, sys, torch; ctypes.CDLL(sys.argv[1])"  # torch brings the calls of OpenMP
+    return _done([sys.executable, "-c", probe, str(library)])
+
+
+def _hash_of(library: Path) -> Path:
+    """Where the hash of a library stands that was built here and has passed its probe."""
+    return library.with_suffix(".sha256")
+
+
+def _own(path: Path) -> bool:
+    """Whether a file or folder is this user's, and nobody else may change it; a link is not."""
+    found = path.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return found.st_uid == os.getuid() and not stat.S_ISLNK(found.st_mode) and not found.st_mode & others
+
+
+def _make_own(folder: Path) -> None:
+    """Make the cache, or take from others the right to change it.
+
+    Raises:
+        PermissionError: If it is another user's.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user, whose code would run; set GRAFTWORK_CACHE")
+    if not _own(folder):
+        folder.chmod(folder.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the library in the cache is the one that was built here."""
     try:
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        _log.info("kernels: %s can't be loaded: %s", library, error)
+        return (
+            _own(library) and _own(_hash_of(library)) and read_bytes(_hash_of(library)).decode() == sha256_of(library)
+        )
+    except (OSError, ValueError, ResourceError):
         return False
-    return True
 
 
 def build(folder: Path) -> Kernels | None:
@@ -97,21 +137,26 @@ def build(folder: Path) -> Kernels | None:
         can't be written, or the result differs from PyTorch's. The reason is logged, and everything runs without them.
     """
     compiler = _compiler()
-    if compiler is None or sys.platform == "win32":
-        _log.info("kernels: no C compiler here")
+    if not compiler or sys.platform == "win32":
+        _log.warning("kernels: off, since there is no C compiler (CC, cc, gcc, clang); PyTorch does their work")
         return None
+    command = shlex.join(compiler)
     key = hashlib.sha256(
-        "\n".join([*map(_source, _SOURCES), compiler, *_FLAGS, *map(str, _TARGETS), _processor()]).encode()
+        "\n".join([*map(_source, _SOURCES), command, *_FLAGS, *map(str, _TARGETS), _processor()]).encode()
     )
     library = folder / f"kernels-{key.hexdigest()[:20]}.so"
     try:
-        if not library.is_file() and not _compile(compiler, folder, library):
-            return None
+        _make_own(folder)
+        if not _is_whole(library):
+            library.unlink(missing_ok=True)
+            if not _compile(compiler, folder, library):
+                _log.warning("kernels: off, since they can't be compiled by %s; PyTorch does their work", command)
+                return None
         kernels = Kernels(ctypes.CDLL(str(library)))
-    except (OSError, subprocess.TimeoutExpired) as error:
-        _log.info("kernels: can't be built in %s: %s", folder, error)
+    except (OSError, ResourceError, subprocess.TimeoutExpired) as error:
+        _log.warning("kernels: off, since they can't be built in %s: %s; PyTorch does their work", folder, error)
         return None
     if not agrees(kernels):
-        _log.warning("kernels: %s differs from PyTorch; it is not used", library)
+        _log.warning("kernels: off, since %s differs from PyTorch, which does their work", library)
         return None
     return kernels
