@@ -65,7 +65,7 @@ def test_a_write_that_fails_halfway_is_a_resource_error_and_leaves_nothing(table
         "except ResourceError as error: print(error)"
     )
     out, problem = run(code, table, tmp_path / "cache").communicate(timeout=120)
-    assert "no room" in out, problem
+    assert "full disk" in out, problem
     assert entries(tmp_path / "cache") == []
     assert len(load_dataset(table, cache_dir=tmp_path / "cache").images) == 64
 
