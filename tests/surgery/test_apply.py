@@ -163,8 +163,8 @@ class Mixing(nn.Module):
             h = h * (h @ h.T).sum(-1, keepdim=True)
         elif self.kind == "positions":
             h = h * torch.arange(h.size(-1), dtype=h.dtype)
-        elif self.kind == "logcumsumexp":
-            h = h.logcumsumexp(-1)
+        elif self.kind == "renorm":
+            h = h.renorm(2, 0, 1.0)
         elif self.kind == "flip":
             h = h.flip(-1)
         return self.down(h)
@@ -179,8 +179,8 @@ def test_operations_that_mix_channels_are_refused_by_name(kind: str) -> None:
 
 
 def test_an_operation_that_is_not_understood_is_named_with_its_place() -> None:
-    model, x = Mixing("logcumsumexp").double(), torch.randn(5, 4, dtype=torch.float64)
-    with pytest.raises(UnsupportedOperationError, match=r"logcumsumexp.*test_apply\.py:\d+"):
+    model, x = Mixing("renorm").double(), torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(UnsupportedOperationError, match=r"renorm.*test_apply\.py:\d+"):
         widen(model, "up", extra=2, example_input=x)
 
 
