@@ -22,7 +22,7 @@ def entry_copy(model: nn.Module, entry: nn.Module) -> nn.Module:
     """
     memo = {id(value): value for value in _outside(model, entry)}
     keep = list(memo.values())  # the memo knows objects by id: they must stay alive
-    result = copy.deepcopy(entry, memo)  # type: ignore[arg-type]
+    result = copy.deepcopy(entry, memo)
     del keep
     for name in reversed([name for name, _ in result.named_children() if name.startswith("graft")]):
         ungraft(result, name)

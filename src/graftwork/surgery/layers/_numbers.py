@@ -54,10 +54,10 @@ def place_numbers(model: nn.Module, stack: Stack, sources: Sequence[int], call: 
     read = _read(model, stack, unclear, call) if unclear else set()
     for path, name in unclear:
         if (path, name) in read:
-            values = [_get(entry, path, name) for entry in stack.entries]
+            all_held = [_get(entry, path, name) for entry in stack.entries]
             raise SurgeryError(
                 f"{stack.path!r} can't get new entries: the forward reads {f'{path}.{name}'.lstrip('.')!r}, "
-                f"which differs from entry to entry ({values[:6]}), and no rule says what a new one would hold; "
+                f"which differs from entry to entry ({all_held[:6]}), and no rule says what a new one would hold; "
                 "let the forward not depend on it, or number the entries by their positions"
             )
     return changes

@@ -257,7 +257,7 @@ def recording(model: nn.Module, entries: list[nn.Module], found: Callable[[int, 
             recorder = _Recorder(names)
             leaves = tree_flatten((list(args), kwargs))[0]
             stream = recorder.begin([leaf for leaf in leaves if isinstance(leaf, Tensor)])
-            recorder.__enter__()
+            recorder.__enter__()  # type: ignore[no-untyped-call]
             running.append((recorder, stream))
 
         return hook
