@@ -105,6 +105,14 @@ def test_kinds_of_layers_follow_their_originals() -> None:
     assert windows == [4, None, None, 4]
 
 
+def test_twins_are_not_made_of_a_half_of_partly_rotated_heads() -> None:
+    model = _model("PersimmonForCausalLM", "PersimmonConfig", TEXT)  # queries, keys and values in one packed projection
+    before = _logits(model)
+    receipt = _grown(model, "model.layers", after=(0,), init="r2r")
+    torch.testing.assert_close(_logits(model), before, rtol=0, atol=1e-12)
+    assert receipt.largest_gap <= 1e-12
+
+
 def test_layers_that_alternate_are_refused_one_by_one_and_grow_in_pairs() -> None:
     model = _model("SwinForImageClassification", "SwinConfig", SWIN)
     stack, x = "swin.encoder.layers.0.blocks", {"pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}

@@ -11,13 +11,14 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import Call
 from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._space import Var
 from graftwork.surgery.layers._branches import Branches, branches_of
 from graftwork.surgery.layers._copying import shared_tensors, siblings
 from graftwork.surgery.layers._numbers import count_changes, place_numbers
 from graftwork.surgery.layers._reference import find_reference, owner_of
 from graftwork.surgery.layers._silence import Silence
 from graftwork.surgery.layers._stack import Stack
-from graftwork.surgery.layers._twins import make_twins, twin_volume
+from graftwork.surgery.layers._twins import make_twins, twin_volumes
 
 INITS = ("zero-out", "r2r", "copy")
 TRAINS = ("all", "new")
@@ -165,14 +166,11 @@ def _start(
     entry = stack.at(stack.own[source][0])
     silence = branches.silence
     _refuse_shared(graph.model, stack.entries[source], entry, silence)
-    twins = []
+    twins: dict[str, list[Var]] = {}
     if init == "r2r":
-        for name in silence.values:
-            volume = twin_volume(graph, entry, name) if name not in silence.gains else None
-            if volume is not None:
-                twins.append((name, volume))
-    volumes = list({id(volume): volume for _, volume in twins}.values())
-    paired = {name for name, _ in twins}
+        twins = {name: twin_volumes(graph, entry, name) for name in silence.values if name not in silence.gains}
+    paired = [name for name, volumes in twins.items() if volumes]
+    volumes = {id(volume): volume for name in paired for volume in twins[name]}.values()
     values = _values(stack.entries[source], entry, silence, paired)
 
     def start(layer: nn.Module) -> None:
@@ -192,7 +190,7 @@ def _nothing(_layer: nn.Module) -> None:
     return
 
 
-def _values(entry: nn.Module, path: str, silence: Silence, paired: set[str]) -> dict[str, float]:
+def _values(entry: nn.Module, path: str, silence: Silence, paired: Sequence[str]) -> dict[str, float]:
     """Values by the names of the copy, those of experts that the example did not reach too."""
     found: dict[str, float] = {}
     for name, value in silence.values.items():

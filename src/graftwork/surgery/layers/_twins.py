@@ -6,27 +6,37 @@ from torch import Tensor, nn
 
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout
-from graftwork.surgery._space import Var, atoms
+from graftwork.surgery._space import Var, atoms, resolve
 
 
-def twin_volume(graph: ChannelGraph, entry: str, weight: str) -> Var | None:
-    """Return the volume that a branch's last projection sums over and that can be made of twins; None where none can.
+def twin_volumes(graph: ChannelGraph, entry: str, weight: str) -> list[Var]:
+    """Return volumes that make all of what a branch's last projection sums over twins; empty where none do.
 
-    It is the innermost one whose size is even: the width of heads rather than their number, which stays what it was.
+    In each piece it is the innermost one whose size is even: the width of heads rather than their number, which stays
+    what it was.
 
     Args:
         graph: Channel graph of the model.
         entry: Path of the entry.
         weight: Name of the projection's weight.
     """
-    found = [var for use in graph.trace.uses[weight] if use.consumed for var in atoms(use.expr)]
-    for var in reversed(found):
-        touched = graph.touched([var])
-        inside = all(name.startswith(f"{entry}.") for name in touched)
-        made = [n for n in touched if any(not u.consumed and var in atoms(u.expr) for u in graph.trace.uses[n])]
-        if var.size % 2 == 0 and inside and made:
-            return var
-    return None
+    found: list[Var] = []
+    for segment in (part for use in graph.trace.uses[weight] if use.consumed for part in resolve(use.expr)):
+        # A volume that is itself made of pieces (rotated and plain channels of a head) has no halves of its own.
+        whole = all(var.bound is None for var in segment)
+        chosen = next((var for var in reversed(segment) if _can_be_twins(graph, entry, var)), None) if whole else None
+        if chosen is None:
+            return []
+        found.append(chosen)
+    return found
+
+
+def _can_be_twins(graph: ChannelGraph, entry: str, var: Var) -> bool:
+    touched = graph.touched([var])
+    inside = all(name.startswith(f"{entry}.") for name in touched)
+    uses = (use for name in touched for use in graph.trace.uses[name])
+    made = any(var in atoms(use.expr) for use in uses if not use.consumed)
+    return var.size % 2 == 0 and inside and made
 
 
 def make_twins(graph: ChannelGraph, entry: str, layer: nn.Module, volume: Var) -> None:
