@@ -1,6 +1,6 @@
 """A search in Python: evolve a population on the bundled digits, and look at what came of it.
 
-    python examples/search_digits.py [BUDGET]
+python examples/search_digits.py [BUDGET]
 """
 
 import sys

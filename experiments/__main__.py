@@ -1,5 +1,6 @@
 """``python -m experiments NAME``: run one of the experiments on the package."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,21 +21,31 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, deep-growth or carry."
+            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, poster-growth, "
+            "deep-growth or carry."
         ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Data set, as of graftwork search. \\[default: digits]", envvar="GRAFTWORK_DATA")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; carry: 5]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; poster-growth, carry: 5]")
+    ] = None,
     scale: Annotated[
         float | None,
-        typer.Option(min=1e-4, help="Factor on the number of steps or FLOPs. \\[default: 1, the full size]"),
+        typer.Option(
+            min=1e-4,
+            help="Factor on the number of steps or FLOPs. \\[default: 1, the poster's size where the poster has one]",
+        ),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution (0.1PFLOP).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. \\[default: results/NAME]")] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Cells of poster-growth, by a pattern such as 'widen-at-50-*'; repeatable. \\[default: all]"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: Annotated[Path | None, typer.Option(help="TOML file with options of the searches.")] = None,
@@ -56,6 +67,8 @@ def reproduce(
     extra: dict[str, Any] = {} if config is None else read_options(config)
     extra |= {key: value for key, value in given.items() if value is not None}
     source = str(extra.pop("data", "digits"))
+    if only and name not in GRIDS:
+        raise ConfigError(f"experiments {name}: runs all of its parts; leave --only out")
     if isinstance(experiment := EXPERIMENTS.get(name), Study):
         extra["jobs"] = jobs
         summary = _run_study(
@@ -69,7 +82,7 @@ def reproduce(
         if experiment is None:
             if config is not None:
                 raise ConfigError(f"experiments {name}: takes no --config; give --data, --precision and --threads")
-            grid = GRIDS[name]
+            grid = replace(GRIDS[name], only=tuple(only or ()))
             summary = run_grid(grid, folder, seeds=range(seeds or grid.num_seeds), jobs=jobs, **common)
         else:
             if jobs != 1:

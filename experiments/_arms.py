@@ -1,7 +1,7 @@
-"""Arms of a comparison: runs that are started, gone on with or left as they are, and controls that follow a search.
+"""Arms of a comparison: runs that are started, continued or left as they are, and controls that follow a search.
 
-Searches that differ in what comes after their first round alone may share it: it is trained once (`make_beginning`),
-and every arm goes on from there (`make_branch`), to the bits that it would have reached by itself.
+Searches that differ only in what comes after their first round may share this round: it is trained once
+(`make_beginning`), and every arm continues from there (`make_branch`), to the bits that it would have reached alone.
 """
 
 import shutil
@@ -19,9 +19,9 @@ from graftwork.session import Listener, SearchConfig, Session, Setup, SilentList
 ALONE: Mapping[str, Any] = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
 """Options that turn a search into the training of one network."""
 LATER = frozenset({"selection"})
-"""What acts when the first round is over, so that searches which differ in nothing else may share it."""
+"""Options that act only after the first round: searches that differ in nothing else may share it."""
 PAUSE = 0.97
-"""Share of the first round after which it is left to the arms: before its end, where selection has its first say."""
+"""Share of the first round after which the arms take over: before its end, where selection acts for the first time."""
 
 
 def check_ensembles(options: Mapping[str, Any]) -> SearchConfig:
@@ -29,18 +29,18 @@ def check_ensembles(options: Mapping[str, Any]) -> SearchConfig:
     config = SearchConfig.from_dict(options)
     if config.recipe.num_survivors < 2 or not config.blend:
         raise ConfigError(
-            "ensembles need num_survivors >= 2 and a blend split, got "
+            "search: ensembles need num_survivors >= 2 and a blend split, got "
             f"num_survivors={config.recipe.num_survivors} and blend={config.blend!r}"
         )
     return config
 
 
 def make_run(path: Path, options: Mapping[str, Any]) -> None:
-    """Bring a run to its end: start it, go on with it, or leave a finished one as it is.
+    """Bring a run to its end: start it, continue it, or leave a finished one as it is.
 
     Args:
-        path: Of the run folder.
-        options: Of `SearchConfig`.
+        path: Run folder.
+        options: Options of `SearchConfig`.
 
     Raises:
         ConfigError: If a run with other options lies there.
@@ -49,7 +49,7 @@ def make_run(path: Path, options: Mapping[str, Any]) -> None:
 
 
 def _open(path: Path, options: Mapping[str, Any], listener: Listener) -> Session:
-    """A new session, or the one that lies there.
+    """Start a new session, or open the one that is stored.
 
     Raises:
         ConfigError: If a run with other options lies there.
@@ -62,7 +62,8 @@ def _open(path: Path, options: Mapping[str, Any], listener: Listener) -> Session
     changed = sorted(key for key in wanted if stored[key] != wanted[key])
     if changed:
         raise ConfigError(
-            f"{path} holds a run with other options ({', '.join(changed)}); remove it, or choose another --runs folder"
+            f"{path}: expected a run with the same options, got one with others ({', '.join(changed)}); remove it, or "
+            "choose another --runs folder"
         )
     return Session.resume(path, listener=listener)
 
@@ -89,11 +90,11 @@ def _nearly_over(plan: Plan, step: int, spent: int) -> bool:
 
 
 def make_beginning(path: Path, options: Mapping[str, Any]) -> None:
-    """Train most of the first round of a search and leave it there, for `make_branch`; go on with a broken-off one.
+    """Train most of the first round of a search and leave it there, for `make_branch`; continue an interrupted one.
 
     Args:
-        path: Of the run folder.
-        options: Of `SearchConfig`: those of any of the arms.
+        path: Run folder.
+        options: Options of `SearchConfig`, those of any of the arms.
 
     Raises:
         ConfigError: If a run with other options lies there.
@@ -118,13 +119,13 @@ def _is_paused(path: Path) -> bool:
 
 
 def make_branch(path: Path, options: Mapping[str, Any], beginning: Path) -> None:
-    """Bring a run to its end that goes on from a beginning which it shares with others.
+    """Bring a run to its end that continues a beginning which it shares with others.
 
     Args:
-        path: Of the run folder.
-        options: Of `SearchConfig`; only ``selection`` may differ from the beginning's.
+        path: Run folder.
+        options: Options of `SearchConfig`; only ``selection`` may differ from the beginning's.
         beginning: Run folder that `make_beginning` has left. Where the first round was too short to be stopped in it,
-            the run starts by itself.
+            the run starts on its own.
 
     Raises:
         ConfigError: If other options differ, or a run with other options lies there.
@@ -159,11 +160,11 @@ def make_control(path: Path, options: Mapping[str, Any], source: Path, share: in
     The blend split, which no control needs, goes to training. The FLOPs are those that the search has spent.
 
     Args:
-        path: Of the control's run folder.
-        options: Of `SearchConfig`: those of the search, and for another network another ``seed`` beside the search's
-            ``split_seed``.
+        path: Run folder of the control.
+        options: Options of `SearchConfig`: those of the search, with another ``seed`` for another network beside the
+            search's ``split_seed``.
         source: Run folder of the finished search.
-        share: The control gets the FLOPs divided by this: 1 for one network, K for each of K networks.
+        share: Number that the FLOPs are divided by: 1 for one network, K for each of K networks.
         with_scoring: Whether the FLOPs that the search spent on scoring are among them.
     """
     run = RunFolder.open(source)

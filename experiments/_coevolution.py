@@ -19,7 +19,7 @@ LEAK = "coevolution, stackers fitted on training data (leak)"
 
 
 def tasks(case: Case) -> list[Task]:
-    """Searches first, on one first round, in which selection has no say; then the controls.
+    """Searches first, which share the first round, as selection does not act in it; then the controls.
 
     These train the genome of co-evolution's largest survivor, so they wait for it.
     """

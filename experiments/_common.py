@@ -1,4 +1,4 @@
-"""What all experiments share: seeds one by one, each stored when done, so that a broken-off experiment goes on."""
+"""What all experiments share: seeds one by one, each stored when done, so that an interrupted experiment continues."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ class Experiment:
     """One experiment that ``python -m experiments`` knows.
 
     Args:
-        name: On the command line.
-        question: What it asks, in a sentence.
+        name: Name on the command line.
+        question: The question, in a sentence.
         run_seed: ``(problem, config, scale, note)`` → what one seed gave. ``scale`` 1 is the full size; ``note`` is
             called with a line now and then.
         summarise: Rows of all seeds → the numbers to quote.
         draw: Rows and a folder → writes figures.
-        recipe: Of the config that ``run_seed`` gets.
+        recipe: Recipe of the config that ``run_seed`` gets.
     """
 
     name: str
@@ -49,13 +49,13 @@ def run_experiment(
     """Run an experiment over seeds, store each, then summary and figures.
 
     Args:
-        experiment: Which.
-        out: Folder; seeds that lie there are not run again.
-        data: A data set.
-        seeds: At least one.
-        scale: Of the number of steps; 1 is the full size.
-        note: Hears of progress.
-        **options: Of `SearchConfig`, such as ``threads`` and ``precision``.
+        experiment: Experiment to run.
+        out: Folder of the results; seeds that are stored there are not run again.
+        data: Data set.
+        seeds: Seeds, at least one.
+        scale: Factor on the number of steps; 1 is the full size.
+        note: Function called with a line of progress.
+        **options: Options of `SearchConfig`, such as ``threads`` and ``precision``.
 
     Returns:
         What ``summary.json`` holds.

@@ -23,7 +23,7 @@ def control_tasks(case: Case, source: Path, *, with_scoring: bool = True) -> lis
     """Train the genome of a search's largest survivor once with all its FLOPs, and K times with 1/K of them.
 
     Args:
-        case: Of the study.
+        case: Case of the study.
         source: Run folder of the search, for whose task the controls wait.
         with_scoring: Whether they get the FLOPs that the search spent on scoring, too.
     """

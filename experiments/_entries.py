@@ -1,4 +1,4 @@
-"""What finished runs say of the test split: accuracies with intervals, and paired differences."""
+"""What finished runs say about the test split: accuracies with intervals, and paired differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,7 +46,7 @@ def search_entries(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
 
 
 def _oracle(outputs: Tensor, labels: Tensor) -> Entry:
-    """Of outputs [member, example, class]."""
+    """The oracle over outputs [member, example, class]."""
     correct = outputs.argmax(2) == labels
     return Entry(correct.any(dim=0).numpy(), {"num_members": len(correct)})
 

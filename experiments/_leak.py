@@ -27,7 +27,7 @@ def leak_test(path: Path) -> dict[str, Any]:
     are, without augmentation.
 
     Args:
-        path: Of the run folder; ``leak.json`` is written there, or read if it is there already.
+        path: Run folder; ``leak.json`` is written there, or read if it is there already.
 
     Returns:
         ``num_examples`` fitted on; ``members`` (their mean accuracy on each of the two sets); ``rows``, a method and
@@ -75,7 +75,7 @@ def leak_test(path: Path) -> dict[str, Any]:
 
 
 def _training_predictions(run: RunFolder, names: list[str], count: int) -> StoredPredictions:
-    """Of the last ``count`` training images in the stratified order, whose beginning made the running statistics."""
+    """Predictions on the last ``count`` training images in stratified order; the first made the running statistics."""
     problem = problem_of(run)
     rows = problem.splits.order[-count:]
     return StoredPredictions(run_members(run, names, problem.images(rows)), problem.labels(rows))

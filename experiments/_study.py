@@ -19,9 +19,9 @@ class Case:
     """One seed of a study.
 
     Args:
-        seed: Of every arm.
+        seed: Seed of every arm.
         runs: Folder that holds the run folders of all arms.
-        options: Of `SearchConfig`, for every arm: data, recipe, seed, threads and so on.
+        options: Options of `SearchConfig` for every arm: data, recipe, seed, threads and so on.
         size: The budget (text) or scale (number) of the study.
     """
 
@@ -40,11 +40,11 @@ class Study:
     """A comparison of whole runs that ``python -m experiments`` knows.
 
     Args:
-        name: On the command line.
-        question: What it asks, in a sentence.
-        recipe: Of the arms, unless the user names another.
+        name: Name on the command line.
+        question: The question, in a sentence.
+        recipe: Recipe of the arms, unless the user names another.
         measure: Whether its size is a ``"budget"`` or a ``"scale"`` of the recipe's steps.
-        size: What it is without the option.
+        size: The size without the option.
         tasks: Case → what has to run, in order.
         row: Case whose tasks are done → what its seed gave: plain data.
         summarise: Rows of all seeds → the numbers to quote.
@@ -76,18 +76,18 @@ def run_study(
     note: Callable[[str], None],
     **options: Any,
 ) -> dict[str, Any]:
-    """Run a study over seeds; summary, table and figures are written anew after every seed.
+    """Run a study over seeds; summary, table and figures are rewritten after every seed.
 
     Args:
-        study: Which.
-        out: Folder of the results; seeds that lie there are not run again.
-        runs: Folder of the run folders; finished ones are not run again, broken-off ones are gone on with.
-        data: A data set.
-        seeds: At least one.
+        study: Study to run.
+        out: Folder of the results; seeds that are stored there are not run again.
+        runs: Folder of the run folders; finished ones are not run again, interrupted ones continue.
+        data: Data set.
+        seeds: Seeds, at least one.
         size: Budget or scale; ``None``: the study's own.
-        jobs: Runs at a time, in processes of their own.
-        note: Hears of progress.
-        **options: Of `SearchConfig`, such as ``threads`` and ``precision``.
+        jobs: Number of runs at a time, in processes of their own.
+        note: Function called with a line of progress.
+        **options: Options of `SearchConfig`, such as ``threads`` and ``precision``.
 
     Returns:
         What ``summary.json`` holds.
@@ -97,7 +97,9 @@ def run_study(
         ResourceError: If a process was lost.
     """
     if "budget" in options:
-        raise ConfigError(f"reproduce {study.name}: leave budget out of the options; the size is given apart")
+        raise ConfigError(
+            f"experiments {study.name}: leave budget out of the options; the size is an argument of its own"
+        )
     size = study.size if size is None else size
     shared = {"data": data, "recipe": study.recipe, **options}
     cases = [Case(seed, runs, {**shared, "seed": seed, "split_seed": seed}, size) for seed in seeds]

@@ -17,9 +17,9 @@ class Task:
     """A piece of work that leaves its result on disk.
 
     Args:
-        name: Unique among the tasks of one call.
+        name: Name, unique among the tasks of one call.
         run: A function of a module, so that another process can import it.
-        arguments: Of the function; they are pickled.
+        arguments: Arguments of the function; they are pickled.
         needs: Names of tasks that have to be done first, each earlier in the list.
     """
 
@@ -33,8 +33,8 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int) -> Iterator[str]:
     """Run tasks, some at a time.
 
     Args:
-        tasks: In an order in which they could run one by one; earlier ones begin first.
-        jobs: Processes; 1: here, one by one.
+        tasks: Tasks in an order in which they could run one by one; earlier ones begin first.
+        jobs: Number of processes; 1: in this one, one by one.
 
     Yields:
         Names, as tasks are finished.

@@ -27,6 +27,7 @@ EXPECTED = {
     "docs/how-to/training-loops.md": 3,
     "docs/tutorials/first-search.md": 3,
     "docs/tutorials/grow-your-model.md": 8,
+    "docs/tutorials/make-a-checkpoint-deeper.md": 6,
 }
 
 

@@ -39,7 +39,7 @@ class Subject:
     Args:
         learner: Setting and seed → what is trained.
         grow: Learner, method, optimizer to carry and generator → grows the model in place; returns the gap.
-        examples: For the held-out loss after every update.
+        examples: Number of examples for the held-out loss after every update.
     """
 
     learner: Callable[[Setting, int], Learner]

@@ -22,7 +22,7 @@ def flops_to_reach(loss: float, envelope: Sequence[tuple[float, float]]) -> floa
     """FLOPs at which the envelope reaches a loss, by straight lines over the logarithm of FLOPs.
 
     Args:
-        loss: To reach.
+        loss: Loss to reach.
         envelope: (FLOPs, loss) by rising FLOPs, at least one; a point that is worse than a cheaper one is passed over.
 
     Returns:

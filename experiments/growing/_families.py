@@ -23,7 +23,7 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -67,11 +67,11 @@ class GPTFamily:
 
     Args:
         depths: Numbers of blocks.
-        width: Of the residual stream.
-        num_heads: Divides ``width``.
-        context: Bytes.
-        batch_size: Windows.
-        lr: Of AdamW.
+        width: Width of the residual stream.
+        num_heads: Number of heads; divides ``width``.
+        context: Bytes in a window.
+        batch_size: Windows in a batch.
+        lr: Learning rate of AdamW.
         base_budget: FLOPs of the smallest budget at scale 1.
     """
 
@@ -107,9 +107,9 @@ class ResNetFamily:
 
     Args:
         depths: Numbers of blocks in a stage.
-        channels: Of the stages.
-        batch_size: Images.
-        lr: Of SGD.
+        channels: Channels of each stage.
+        batch_size: Images in a batch.
+        lr: Learning rate of SGD.
         base_budget: FLOPs of the smallest budget at scale 1.
     """
 
@@ -157,12 +157,12 @@ def deepen_to(
     """Graft further blocks onto each place, by `graftwork.deepen`.
 
     Args:
-        model: Grown in place.
-        extra: Blocks at each place.
+        model: Model to grow, in place.
+        extra: Number of blocks to add at each place.
         places: See `Family.places`.
         example: A few rows of input.
-        optimizer: Carried; None: left alone.
-        generator: Of the new weights.
+        optimizer: Optimizer to carry; None: left alone.
+        generator: Source of the new weights.
         method: ``"r2r"``, or ``"random-padding"``: the same blocks with weights that do not cancel (the control).
 
     Returns:
@@ -184,7 +184,7 @@ def scramble(block: nn.Module, like: nn.Module, *, generator: torch.Generator) -
     """Fill a block with new weights of the scale of another's, of which nothing cancels, as if added by hand.
 
     Args:
-        block: Filled in place.
+        block: Block to fill, in place.
         like: A trained block of the same structure.
         generator: Source of randomness on the CPU.
     """

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ class Setting:
     """What all cells of a grid share.
 
     Args:
-        data: A data set, for experiments with images.
-        seeds: At least one.
-        scale: Of budgets and numbers of updates; 1 is the full size.
-        precision: Of the products.
-        threads: Of each process.
+        data: Data set, for experiments with images.
+        seeds: Seeds, at least one.
+        scale: Factor on budgets and numbers of updates; 1 is the full size.
+        precision: Precision of the products.
+        threads: Threads of each process.
     """
 
     data: str
@@ -45,8 +46,8 @@ class Cell:
     """One piece of work.
 
     Args:
-        name: Of its file; unique in the grid.
-        flops: Of its training, as planned.
+        name: Name of its file; unique in the grid.
+        flops: FLOPs of its training, as planned.
         options: What the experiment needs to know of it; always its ``seed``.
     """
 
@@ -61,7 +62,7 @@ class Table:
 
     Args:
         title: One line.
-        columns: Their headings.
+        columns: Headings of the columns.
         rows: As many entries as columns each.
     """
 
@@ -79,8 +80,8 @@ class GridExperiment:
     """An experiment whose cells are independent of each other.
 
     Args:
-        name: On the command line.
-        question: What it asks, in a sentence.
+        name: Name on the command line.
+        question: The question, in a sentence.
         cells: All cells of a setting.
         run_cell: Setting and cell → what it gave, plain data.
         probe: A typical model and batch, to time both precisions on.
@@ -88,6 +89,9 @@ class GridExperiment:
         tables: The summary → tables.
         draw: Stored cells by name, and a folder → writes figures.
         num_seeds: Unless the user says otherwise.
+        partial: Whether ``summarise``, ``tables`` and ``draw`` take any cells, so that some may be left for later.
+        only: Patterns of names of cells to run, such as ``"widen-at-50-*"``; the summary tells which ones are left.
+            Empty: all.
     """
 
     name: str
@@ -99,6 +103,8 @@ class GridExperiment:
     tables: Callable[[Mapping[str, Any]], Sequence[Table]]
     draw: Callable[[Mapping[str, Row], Path], None]
     num_seeds: int = 3
+    partial: bool = False
+    only: tuple[str, ...] = ()
 
 
 @dataclass
@@ -130,21 +136,21 @@ def run_grid(
     """Run the cells that are not stored yet, then write summary, tables and figures from all that are.
 
     Args:
-        experiment: Which.
-        out: Folder; cells that lie in ``out/cells`` are not run again.
-        data: A data set, for experiments with images.
-        seeds: At least one.
-        scale: Of budgets and numbers of updates; 1 is the full size.
-        note: Hears of cost and progress.
-        jobs: Processes at a time.
-        threads: Of each process; None: 1 with several jobs, torch's choice otherwise.
+        experiment: Experiment to run.
+        out: Folder; cells that are stored in ``out/cells`` are not run again.
+        data: Data set, for experiments with images.
+        seeds: Seeds, at least one.
+        scale: Factor on budgets and numbers of updates; 1 is the full size.
+        note: Function called with a line of cost or progress.
+        jobs: Number of processes at a time.
+        threads: Threads of each process; None: 1 with several jobs, torch's choice otherwise.
         precision: ``"float32"`` or ``"bfloat16"``. None or ``"auto"`` times both, once for the folder.
 
     Returns:
         What ``summary.json`` holds.
 
     Raises:
-        ConfigError: The folder holds cells of another setting.
+        ConfigError: The folder holds cells of another setting, or its ``only`` fits none.
         ResourceError: A process was lost; finished cells are kept.
     """
     (out / "cells").mkdir(parents=True, exist_ok=True)
@@ -156,7 +162,8 @@ def run_grid(
     cells = experiment.cells(setting)
     stored = {cell.name: row for cell in cells if (row := _stored(setting, out, cell)) is not None}
     # seed by seed, so that a broken-off grid is whole for the first seeds; long cells first
-    missing = sorted((c for c in cells if c.name not in stored), key=lambda c: (c.options["seed"], -c.flops))
+    chosen_cells = _chosen(experiment, cells)
+    missing = sorted((c for c in chosen_cells if c.name not in stored), key=lambda c: (c.options["seed"], -c.flops))
     cost = sum(c.flops for c in missing)
     note(f"{experiment.name}: {len(missing)} of {len(cells)} cells to run, {cost / 1e15:.4f} PFLOP of training")
     progress, by_name = _Progress(note, len(missing), cost), {cell.name: cell for cell in missing}
@@ -164,8 +171,23 @@ def run_grid(
     for name in run_tasks(tasks, jobs=jobs):
         progress.finished(by_name[name])
     stored |= {c.name: row for c in missing if (row := _stored(setting, out, c)) is not None}
-    rows = {cell.name: stored[cell.name] for cell in cells}
-    return _conclude(experiment, setting, out, rows)
+    rows = {cell.name: stored[cell.name] for cell in cells if cell.name in stored}
+    return _conclude(experiment, setting, out, rows, [cell.name for cell in cells if cell.name not in stored])
+
+
+def _chosen(experiment: GridExperiment, cells: Sequence[Cell]) -> Sequence[Cell]:
+    """The cells that were asked for."""
+    if not experiment.only:
+        return cells
+    if not experiment.partial:
+        raise ConfigError(f"experiments {experiment.name}: runs all of its cells; leave --only out")
+    found = [cell for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in experiment.only)]
+    if not found:
+        raise ConfigError(
+            f"experiments {experiment.name}: expected --only to fit some cells, such as {cells[0].name}, "
+            f"got {', '.join(experiment.only)}"
+        )
+    return found
 
 
 def _work(name: str, setting: Setting, out: Path, cell: Cell) -> None:
@@ -179,7 +201,8 @@ def _work(name: str, setting: Setting, out: Path, cell: Cell) -> None:
 def _run_and_store(experiment: GridExperiment, setting: Setting, out: Path, cell: Cell) -> None:
     row = experiment.run_cell(setting, cell)
     write_json(
-        out / "cells" / f"{cell.name}.json", {"setting": setting.identity(), "options": dict(cell.options), **row}
+        out / "cells" / f"{cell.name}.json",
+        {"setting": setting.identity(), "options": dict(cell.options), "provenance": provenance(), **row},
     )
 
 
@@ -219,11 +242,15 @@ def _precision(
     return choice["precision"]  # type: ignore[no-any-return]
 
 
-def _conclude(experiment: GridExperiment, setting: Setting, out: Path, rows: Mapping[str, Row]) -> dict[str, Any]:
+def _conclude(
+    experiment: GridExperiment, setting: Setting, out: Path, rows: Mapping[str, Row], left: Sequence[str]
+) -> dict[str, Any]:
     summary = {
         "experiment": experiment.name,
         "question": experiment.question,
         "setting": {**asdict(setting), **setting.identity(), "seeds": list(setting.seeds)},
+        "cells": list(rows),
+        "cells_not_run": list(left),
         "training_flops": sum(row["spent_flops"] for row in rows.values()),
         "training_seconds": sum(row["spent_seconds"] for row in rows.values()),
         "provenance": provenance(),

@@ -14,8 +14,8 @@ from experiments.growing._learner import Learner, training_flops
 from experiments.growing._widths import CHANGES, build, grow, task_of
 from graftwork.training import Schedule, constant, cosine, generator_for, warmup_stable_decay
 
-FULL_STEPS = 600
-"""Updates at scale 1; the poster made 6,000."""
+FULL_STEPS = 6000
+"""Updates at scale 1, as many as the poster made."""
 SCHEDULES: Mapping[str, Schedule] = {
     "constant": constant(),
     "cosine": cosine(),

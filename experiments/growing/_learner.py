@@ -23,7 +23,7 @@ def training_flops(model: nn.Module, example: Tensor) -> float:
     Attention is counted as its matrix products, all T² of them: PyTorch's counter knows no fused kernel on the CPU.
 
     Args:
-        model: Any.
+        model: Model to count.
         example: One row of input [1, …].
     """
     counter = FlopCounterMode(display=False)
@@ -43,9 +43,9 @@ class Learner:
     """A model, its optimizer and what its training has cost so far.
 
     Args:
-        model: Trained in place.
+        model: Model to train, in place.
         task: Batches, loss and measure.
-        precision: Of the products.
+        precision: Precision of the products.
     """
 
     def __init__(self, model: nn.Module, task: Task, *, precision: Precision) -> None:
@@ -56,13 +56,13 @@ class Learner:
         self.recount()
 
     def renew_optimizer(self) -> None:
-        """A fresh optimizer: all its moments are lost."""
+        """Replace the optimizer by a fresh one, without moments."""
         self.optimizer = self.task.optimizer(self.model.parameters())
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
 
     def recount(self) -> None:
-        """Count the cost of a step anew, after a growth."""
+        """Count the cost of a step again, after a growth."""
         self.step_flops = training_flops(self.model, self.example(1)) * self.task.batch_size
 
     def example(self, rows: int) -> Tensor:
@@ -76,7 +76,7 @@ class Learner:
             The loss on the batch, before the update.
 
         Raises:
-            ResourceError: The loss is not finite.
+            ResourceError: If the loss is not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -103,7 +103,7 @@ class Learner:
         """Train as long as another step stays within so many FLOPs since the beginning.
 
         Args:
-            until: FLOPs.
+            until: FLOPs since the beginning.
             rate: This learner → share of the full rate, asked before every step.
         """
         while self.flops + self.step_flops <= until:

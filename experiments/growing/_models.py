@@ -12,8 +12,8 @@ class TransformerBlock(nn.Module):
     """Pre-norm causal self-attention and a feed-forward layer, each with a residual connection.
 
     Args:
-        width: Of the residual stream.
-        num_heads: Divides ``width``.
+        width: Width of the residual stream.
+        num_heads: Number of heads; divides ``width``.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -46,8 +46,8 @@ class ByteGPT(nn.Module):
 
     Args:
         depth: Number of blocks.
-        width: Of the residual stream.
-        num_heads: Divides ``width``.
+        width: Width of the residual stream.
+        num_heads: Number of heads; divides ``width``.
         context: Longest input in bytes.
     """
 
@@ -75,7 +75,7 @@ class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with batch norm around a residual connection, after He et al. (2015).
 
     Args:
-        channels: In, between and out.
+        channels: Channels in, between and out.
     """
 
     def __init__(self, channels: int) -> None:
@@ -94,10 +94,10 @@ class StageNet(nn.Module):
     """A ResNet whose stages are a convolution with stride 2 and a number of residual blocks.
 
     Args:
-        num_blocks: In every stage.
-        channels: Of each stage.
-        in_channels: Of the images.
-        num_classes: At least 2.
+        num_blocks: Number of blocks in every stage.
+        channels: Channels of each stage.
+        in_channels: Channels of the images.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_blocks: int, *, channels: Sequence[int], in_channels: int, num_classes: int) -> None:
@@ -121,9 +121,9 @@ class PosterLayer(nn.Module):
     """The poster's layer as a plain module: 3×3 filters, norm, ReLU, 1×1 mixing, beside a zero-padded residual.
 
     Args:
-        in_channels: Of the input.
-        hidden: Filters.
-        out_channels: At least ``in_channels``.
+        in_channels: Channels of the input.
+        hidden: Number of filters.
+        out_channels: Channels of the output, at least ``in_channels``.
     """
 
     def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
@@ -146,7 +146,7 @@ class PosterNet(nn.Module):
         layers: Number of layers in each stage; (2, 2, 2) is the base network.
         width: Share of the filters of the base network, which has half as many as a layer has channels.
         input_shape: Channels, height and width of the images.
-        num_classes: At least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(

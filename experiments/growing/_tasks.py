@@ -20,7 +20,7 @@ class Task(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Examples a batch."""
+        """Number of examples in a batch."""
 
     @property
     def clip(self) -> float | None:
@@ -36,7 +36,7 @@ class Task(Protocol):
         """Measure on held-out data, in evaluation mode and float32, without a change to the model.
 
         Args:
-            model: Any.
+            model: Any model.
             examples: At most so many, the same ones every time. None takes all.
 
         Returns:
@@ -59,7 +59,7 @@ class evaluation_mode:  # noqa: N801 - a context manager reads as a function
     """Evaluation mode inside, the former mode afterwards.
 
     Args:
-        model: Any.
+        model: Any model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,11 +78,11 @@ class TextTask:
 
     Args:
         corpus: The text.
-        seed: Of the order of windows.
-        context: Bytes a window.
-        batch_size: Windows a batch.
-        lr: Of AdamW.
-        windows: On validation.
+        seed: Seed of the order of windows.
+        context: Bytes in a window.
+        batch_size: Windows in a batch.
+        lr: Learning rate of AdamW.
+        windows: Number of validation windows.
     """
 
     corpus: Corpus
@@ -123,8 +123,8 @@ class ImageTask:
     Args:
         stream: Training batches.
         images: Network input for validation [N, C, H, W].
-        labels: int64 [N].
-        lr: Of the optimizer.
+        labels: Classes for validation, int64 [N].
+        lr: Learning rate of the optimizer.
         kind: ``"adam"`` (the paper's) or ``"sgd"`` (momentum 0.9, Nesterov, weight decay 5e-4).
     """
 
@@ -141,10 +141,10 @@ class ImageTask:
 
         Args:
             problem: The data.
-            seed: Of the order of batches.
-            batch_size: Images.
-            lr: Of the optimizer.
-            kind: Of the optimizer.
+            seed: Seed of the order of batches.
+            batch_size: Images in a batch.
+            lr: Learning rate of the optimizer.
+            kind: Kind of the optimizer, as in the class.
             flips: Whether colour images are mirrored every other epoch.
         """
         stream = BatchStream(
@@ -161,7 +161,7 @@ class ImageTask:
 
     @property
     def batch_size(self) -> int:
-        """Images a batch."""
+        """Number of images in a batch."""
         return self.stream.batch_size
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:

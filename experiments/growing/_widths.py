@@ -23,8 +23,8 @@ class Change:
 
     Args:
         start: Size to grow from, a key of `SIZES`.
-        methods: That can make it.
-        sizes: To train from scratch as controls.
+        methods: Methods that can make the change.
+        sizes: Sizes to train from scratch as controls.
     """
 
     start: str
@@ -74,14 +74,14 @@ def grow(
     """Bring a small network to the full size.
 
     Args:
-        model: Of the size that the change starts from; grown in place.
+        model: Network of the size that the change starts from; grown in place.
         change: ``"widen"``: every layer gets twice the filters (`graftwork.widen_all`). ``"deepen"``: one more
             R2R layer at the end of the last stage (`graftwork.deepen`).
         method: One of the change's. For deepening, ``"netmorph"`` is a block whose mixing weights start at zero, and
             ``"random-padding"`` one whose halves do not cancel.
         example: A few rows of input.
-        optimizer: Carried; None: left alone.
-        generator: Of the new weights.
+        optimizer: Optimizer to carry; None: left alone.
+        generator: Source of the new weights.
 
     Returns:
         The largest relative change of the outputs, 0 where the growth is not checked.

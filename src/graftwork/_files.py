@@ -95,8 +95,8 @@ def parse_json(data: bytes | str, what: str, *, error: type[InputError] = RunErr
     Raises:
         InputError: If it is no JSON, or too large or too deep.
     """
-    text = data if isinstance(data, bytes) else data.encode(errors="surrogatepass")
-    if len(text) > MAX_BYTES or text.count(b"[") + text.count(b"{") > _MAX_CONTAINERS:
+    data = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    if len(data) > MAX_BYTES or data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS:
         raise error(f"{what} holds more than {_MAX_CONTAINERS:,} lists and objects; is it the right file?")
     try:
         found = json.loads(data)

@@ -24,7 +24,6 @@ from tests.cases.images import class_folders, picture, png, table
 COLOUR: Any = {"shape": (3, 12, 12), "classes": 3}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="stacking is refused once all training is done")
 def test_a_small_data_set_is_searched_to_the_end_or_refused_before_training(tmp_path: Path) -> None:
     """72 images: the whole search runs, then it ends in an error without a result, as does every resume."""
     data, run = class_folders(tmp_path / "data", "abc", images=24), tmp_path / "run"
@@ -133,7 +132,6 @@ def test_an_image_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="nothing locks a run folder")
 def test_a_second_process_is_kept_out_of_a_run_that_is_being_made(tmp_path: Path) -> None:
     """Two processes train in one folder, and every generation is recorded twice."""
     run = tmp_path / "run"
@@ -158,7 +156,6 @@ def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the run keeps the path of its data as it was typed")
 def test_a_run_is_resumed_from_another_working_folder(
     colour_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

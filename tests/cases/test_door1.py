@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import graftwork as gw
-from graftwork.errors import SurgeryError, UnsupportedOperationError
+from graftwork.errors import SurgeryError
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="only numbers that belong to a tensor are in the plan")
 @pytest.mark.parametrize("kind", [nn.InstanceNorm2d, nn.BatchNorm2d])
 def test_the_number_of_features_of_a_norm_without_tensors_follows(kind: Callable[..., nn.Module]) -> None:
     """`num_features` stays 8 where there are 12 channels."""
@@ -25,7 +24,6 @@ def test_the_number_of_features_of_a_norm_without_tensors_follows(kind: Callable
     assert norm.num_features == 12
 
 
-@pytest.mark.xfail(strict=True, raises=SurgeryError, reason="the check runs the norm with the old number of features")
 def test_an_instance_norm_is_widened_where_warnings_are_errors() -> None:
     """PyTorch warns of the wrong number at every forward; as an error, the warning stops the growth."""
     x = torch.randn(2, 3, 6, 6)
@@ -55,7 +53,6 @@ def _pruned() -> nn.Module:
     return layer
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what the trace does not understand is taken for no site")
 @pytest.mark.parametrize(
     ("make", "site", "x", "reason"),
     [
@@ -70,12 +67,12 @@ def test_a_layer_that_makes_channels_is_widened_or_refused_with_the_reason(
     make: Callable[[], nn.Module], site: str, x: Tensor, reason: str
 ) -> None:
     """The refusal says that there is no linear map, convolution or embedding, which is false."""
-    said = reason
+    said = None
     try:
         gw.widen(nn.Sequential(make(), nn.ReLU(), nn.Linear(8, 3)), site, extra=2, example_input=x)
     except SurgeryError as error:
         said = str(error)
-    assert re.search(reason, said, re.IGNORECASE)
+    assert said is None or re.search(reason, said, re.IGNORECASE)
 
 
 class _Collecting(nn.Module):
@@ -95,7 +92,6 @@ class _Collecting(nn.Module):
         return y
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="attributes are put back, what they hold is not")
 def test_lists_that_a_forward_fills_are_as_before_a_growth() -> None:
     """The trace and the check leave their losses in the model, and the next step counts them all."""
     model, x = _Collecting(), torch.randn(5, 4)
@@ -108,7 +104,7 @@ def test_lists_that_a_forward_fills_are_as_before_a_growth() -> None:
 
     before, calls, last = loss(), dict(model.calls), list(model.last)
     gw.widen(model, "a", extra=4, example_input=x)
-    left = (list(model.losses), model.calls, list(model.last))
+    left = (list(model.losses), dict(model.calls), list(model.last))
     assert loss() == pytest.approx(before, abs=1e-4)
     assert left == ([], calls, last)
 
@@ -129,7 +125,6 @@ def test_an_encoder_that_was_deepened_still_takes_a_padding_mask(after: str) -> 
         assert model.eval()(x, src_key_padding_mask=mask).shape == x.shape
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a twin of stock attention does not start at zero")
 def test_one_more_stock_encoder_layer_is_stacked_or_the_branch_in_the_way_is_named() -> None:
     """The copy of a pre-norm layer changes the outputs, and the refusal tells a number but no reason."""
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
@@ -143,9 +138,6 @@ def test_one_more_stock_encoder_layer_is_stacked_or_the_branch_in_the_way_is_nam
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.xfail(
-    strict=True, raises=torch.jit.frontend.NotSupportedError, reason="the grafted forward takes *args and **kwargs"
-)
 def test_a_scriptable_model_can_be_scripted_after_it_was_deepened() -> None:
     """torch.jit.script stops in graftwork's own source."""
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)), torch.randn(2, 3, 8, 8)
@@ -178,7 +170,6 @@ class _Operator(nn.Module):
         return self.out(F.gelu(self.spectral(x) + self.skip(x)))
 
 
-@pytest.mark.xfail(strict=True, raises=UnsupportedOperationError, reason="no handler for FFTs")
 def test_channels_are_widened_through_an_fft_over_space() -> None:
     """It acts on each channel alone, but is refused as not understood."""
     model, x = _Operator(), torch.randn(2, 1, 8, 8)

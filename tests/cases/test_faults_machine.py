@@ -46,7 +46,6 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], list[str]]:
     return install
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="stacking is refused once all training is done")
 def test_two_classes_of_thirty_images_are_searched_to_the_end(tmp_path: Path) -> None:
     """The search spends its budget and fails; every resume repeats it."""
     data, run = class_folders(tmp_path / "data", ("a", "b"), images=30), tmp_path / "run"
@@ -57,7 +56,6 @@ def test_two_classes_of_thirty_images_are_searched_to_the_end(tmp_path: Path) ->
 
 
 @linux
-@pytest.mark.xfail(strict=True, raises=PutInError, reason="of the errors of writing only a full disk is caught")
 def test_an_error_of_writing_is_one_line(tmp_path: Path, failing: Callable[[int, str], list[str]]) -> None:
     """An I/O error while a run is written is a traceback."""
     hit = failing(errno.EIO, "provenance")
@@ -67,9 +65,6 @@ def test_an_error_of_writing_is_one_line(tmp_path: Path, failing: Callable[[int,
 
 
 @linux
-@pytest.mark.xfail(
-    strict=True, raises=PutInError, reason="records and reports are written past what catches a full disk"
-)
 @pytest.mark.parametrize("word", ["records.jsonl", "figures", pytest.param("report.html", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line(word: str, unfinished: Path, failing: Callable[[int, str], list[str]]) -> None:
     """Where the records, a figure or the page don't fit, there is a traceback."""
@@ -81,7 +76,6 @@ def test_a_full_disk_is_one_line(word: str, unfinished: Path, failing: Callable[
 
 @linux
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="nothing estimates memory, nothing catches its end")
 def test_a_network_that_does_not_fit_into_memory_is_one_line(tmp_path: Path) -> None:
     """The allocator's RuntimeError is a traceback, without a word on how to go on."""
     search = own_process(*tiny_search(tmp_path, width=60_000))
@@ -127,7 +121,6 @@ def test_a_save_that_is_interrupted_leaves_the_model_that_was_saved_before(
 
 @linux
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="only SIGINT is handled")
 def test_a_search_that_is_asked_to_terminate_stores_a_checkpoint(tmp_path: Path) -> None:
     """SIGTERM, as batch systems and containers send it, loses all work since the last checkpoint."""
     run = tmp_path / "run"

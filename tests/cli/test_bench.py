@@ -63,4 +63,4 @@ def test_compiled_passes_without_a_compiler_are_an_error(
     monkeypatch.setenv("CC", "no-such-compiler")
     code, _, err = _run(capsys, "poster", "--passes", "compiled")
     assert code == 2
-    assert "no C compiler" in err
+    assert "expected a C compiler" in err

@@ -271,7 +271,7 @@ def test_outputs_that_do_not_fit_are_errors() -> None:
         StackedCombiner(3, 7, num_classes=4, residual=True)
     with pytest.raises(ConfigError, match="weights"):
         MeanCombiner([0, 0])
-    with pytest.raises(ConfigError, match="temperature has to be positive"):
+    with pytest.raises(ConfigError, match="temperature: expected a number > 0"):
         TemperatureCombiner(MeanCombiner([1]), 0)
 
 

@@ -147,7 +147,7 @@ def test_arrays_that_do_not_fit_are_errors() -> None:
     broken[3, 2, 1] = np.nan
     with pytest.raises(InputError, match="those of member 2"):
         greedy_forward_selection(broken, labels)
-    with pytest.raises(InputError, match="go up to 3"):
+    with pytest.raises(InputError, match="got up to 3"):
         greedy_forward_selection(probabilities, labels + 1)
     with pytest.raises(InputError, match="whole numbers"):
         greedy_forward_selection(probabilities, labels - 1)
@@ -157,5 +157,5 @@ def test_arrays_that_do_not_fit_are_errors() -> None:
         mean_probabilities(probabilities[:, 0])
     with pytest.raises(InputError, match="4 numbers"):
         mean_probabilities(probabilities, np.zeros(4))
-    with pytest.raises(InputError, match="go up to 2"):
+    with pytest.raises(InputError, match="got up to 2"):
         fit_temperature(np.zeros((2, 2)), np.array([0, 2]))

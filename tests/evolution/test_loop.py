@@ -229,7 +229,7 @@ def test_small_images_come_first_and_cost_what_they_cost() -> None:
 def test_a_plan_survives_json() -> None:
     plan = Plan(1, 1, 4, small_share=0.3, small_size=(4, 5))
     assert Plan(**json.loads(json.dumps(asdict(plan)))) == plan
-    with pytest.raises(ConfigError, match="small_share must be in"):
+    with pytest.raises(ConfigError, match="small_share: expected a number in"):
         Plan(1, 1, 4, small_share=1.5)
 
 

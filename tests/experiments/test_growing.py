@@ -14,6 +14,7 @@ from experiments.growing import _carry as carry
 from experiments.growing import _deep_growth as deep
 from experiments.growing import _families as families
 from experiments.growing import _growth as growth
+from experiments.growing import _poster_growth as poster
 from experiments.growing._envelope import flops_to_reach, lower_envelope
 from experiments.growing._grid import Setting
 from experiments.growing._learner import Learner, training_flops
@@ -45,6 +46,8 @@ def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(families, "corpus", tiny_corpus)
     for name, value in (("FULL_STEPS", 8), ("POINTS", 2), ("EXAMPLES", 20)):
         monkeypatch.setattr(growth, name, value)
+    for name, value in (("FULL_STEPS", 4), ("POINTS", 2)):
+        monkeypatch.setattr(poster, name, value)
     moments = {"constant": (0.0, 0.5), "warmup-stable-decay": (0.5,)}
     monkeypatch.setattr(growth, "MOMENTS", moments)
     monkeypatch.setattr(carry, "BEFORE", 1)

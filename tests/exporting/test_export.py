@@ -123,11 +123,11 @@ def test_a_folder_that_is_a_file_is_an_error_of_the_machine(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"to": "tflite"}, r"to must be one of source, pt2, onnx, got 'tflite'"),
+        ({"to": "tflite"}, r"to: expected one of source, pt2, onnx, got 'tflite'"),
         ({"class_names": ("a", "b")}, r"expected 4 class names, got \('a', 'b'\)"),
         ({"class_names": "abcd"}, r"expected 4 class names, got 'abcd'"),
         ({"transform": InputTransform((0.5,), (0.5,))}, r"expected 3 finite values of mean"),
-        ({"transform": InputTransform((0.5,) * 3, (0.5, 0.0, 0.5))}, r"std must be greater than 0"),
+        ({"transform": InputTransform((0.5,) * 3, (0.5, 0.0, 0.5))}, r"std: expected numbers > 0"),
         ({"transform": InputTransform((0.5,) * 3, (0.5, float("nan"), 0.5))}, r"expected 3 finite values of std"),
     ],
 )

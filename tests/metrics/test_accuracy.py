@@ -41,7 +41,7 @@ def test_classes_that_do_not_fit_are_errors() -> None:
         accuracy(np.array([0.5]), np.array([1]))
     with pytest.raises(InputError, match="at least one"):
         accuracy(np.array([], int), np.array([], int))
-    with pytest.raises(InputError, match="labels have to lie in 0 … 1, but go from 0 to 2"):
+    with pytest.raises(InputError, match="labels: expected classes in 0 … 1, got 0 to 2"):
         confusion_matrix(np.array([0, 1]), np.array([0, 2]), 2)
 
 
@@ -81,7 +81,7 @@ def test_counts_and_levels_out_of_range_are_errors() -> None:
         wilson_interval(3, 2)
     with pytest.raises(InputError, match="0 of 0"):
         wilson_interval(0, 0)
-    with pytest.raises(InputError, match="level has to lie between 0 and 1, but is 95"):
+    with pytest.raises(InputError, match="level: expected a number between 0 and 1, got 95"):
         wilson_interval(1, 2, level=95)
     with pytest.raises(InputError, match="at least one"):
         bootstrap_interval(np.array([]), rng=np.random.default_rng(0))

@@ -64,7 +64,7 @@ def test_rows_that_are_no_probabilities_are_an_error_that_names_the_row() -> Non
         negative_log_likelihood(np.array([[0.5, 0.5], [3.0, -2.0]]), np.array([0, 1]))
     with pytest.raises(InputError, match="row 0"):
         negative_log_likelihood(np.array([[0.5, np.nan]]), np.array([0]))
-    with pytest.raises(InputError, match="labels have to lie in 0 … 1"):
+    with pytest.raises(InputError, match="labels: expected classes in 0 … 1"):
         reliability(np.array([[0.5, 0.5]]), np.array([2]))
     with pytest.raises(InputError, match="same examples"):
         reliability(np.array([[0.5, 0.5]]), np.array([0, 1]))

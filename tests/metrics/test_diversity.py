@@ -102,7 +102,7 @@ def test_groups_that_have_no_pairs_or_no_examples_are_errors() -> None:
         disagreement(PAIR[:1])
     with pytest.raises(InputError, match="one example"):
         oracle_accuracy(PAIR[:, :0])
-    with pytest.raises(InputError, match="is int64"):
+    with pytest.raises(InputError, match="got int64"):
         oracle_accuracy(PAIR.astype(int))
     with pytest.raises(InputError, match="at least one member"):
         majority_vote(np.zeros((0, 3), int))

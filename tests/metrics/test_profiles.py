@@ -118,9 +118,9 @@ def test_the_order_shows_fewer_runs_than_sorting_by_count_alone() -> None:
 
 
 def test_names_and_groups_that_do_not_fit_are_errors() -> None:
-    with pytest.raises(InputError, match="one name a member, 2, but holds 1"):
+    with pytest.raises(InputError, match="one for each of 2 members, got 1"):
         make_profile(np.zeros((2, 3), int), np.zeros(3, int), names=["a"])
-    with pytest.raises(InputError, match="one number an example"):
+    with pytest.raises(InputError, match="one number for each example"):
         order_examples(np.ones((2, 3), bool), groups=np.zeros(4, int))
     with pytest.raises(InputError, match=r"bool \[member, example\]"):
         order_examples(np.ones(3, bool))

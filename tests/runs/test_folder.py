@@ -141,6 +141,14 @@ def test_records_become_those_of_the_checkpoint_whatever_happened_to_them(run: R
     assert [row.id for row in run.records()] == ["m1", "m2", "m4"]
 
 
+def test_a_damaged_record_is_an_error_that_names_its_line(run: RunFolder) -> None:
+    run.append_records([member("m1"), member("m2")])
+    lines = run.records_path.read_bytes().split(b"\n")
+    run.records_path.write_bytes(b"\n".join([lines[0], lines[1].replace(b"{", b"["), b""]))
+    with pytest.raises(RunError, match=r"records\.jsonl, line 2.*damaged"):
+        run.records()
+
+
 @pytest.mark.parametrize("name", ["predictions/test.safetensors", "members/m0.json", "manifest.json"])
 def test_a_flipped_bit_in_a_file_of_the_run_is_an_error_that_names_it(run: RunFolder, name: str) -> None:
     run.save_tensors("predictions/test.safetensors", TENSORS)

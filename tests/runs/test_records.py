@@ -76,9 +76,24 @@ def test_a_row_without_a_key_is_an_error_that_names_file_line_and_key(run: RunFo
         (member(), {"validation_accuracy": "high"}, "validation_accuracy: expected a number, got 'high'"),
         (member(), {"validation_accuracy": True}, "validation_accuracy: expected a number, got True"),
         (member(), {"parameters": 1.5}, "parameters: expected an integer, got 1.5"),
-        (member(), {"id": None}, "id: expected an id of .*, got None"),
+        (member(), {"id": None}, "id: expected a text, got None"),
+        (member(), {"id": "../x"}, r"id: expected an id of .* got '\.\./x'"),
+        (member(), {"validation_accuracy": 1.5}, "validation_accuracy: expected a number from 0 to 1, got 1.5"),
+        (
+            member(),
+            {"validation_accuracy": float("nan")},
+            "validation_accuracy: expected a number from 0 to 1, got nan",
+        ),
+        (member(), {"flops": -1}, "flops: expected an integer >= 0, got -1"),
+        (member(), {"flops": 10**30}, "flops: expected a smaller number, got 1"),
+        (
+            generation(),
+            {"births": [{"id": "m1", "parent": "<b>", "transform": "widen"}]},
+            r"births\[0\], parent: expected an id",
+        ),
+        (generation(), {"rejected": {"<b>": 1}}, "rejected: key: expected an id"),
         (generation(), {"members": "m0"}, "members: expected a list, got 'm0'"),
-        (generation(), {"survivors": [1]}, r"survivors\[0\]: expected an id of .*, got 1"),
+        (generation(), {"survivors": [1]}, r"survivors\[0\]: expected a text, got 1"),
         (generation(), {"births": [{"id": "m1"}]}, r"births\[0\]: expected a key 'parent', got id"),
         (generation(), {"rejected": []}, "rejected: expected an object"),
         (generation(), {"diversity": {"disagreement": "no"}}, r"diversity\.disagreement: expected a number, got 'no'"),
@@ -116,6 +131,8 @@ def test_a_result_is_checked_to_the_last_key(tmp_path: Path) -> None:
             check_result({name: value for name, value in result().items() if name != key}, path)
     with pytest.raises(RunError, match=r"result\.json, best: expected an object, got 'm0'"):
         check_result(result(best="m0"), path)
+    with pytest.raises(RunError, match="survivors: expected at least one, got none"):
+        check_result(result(survivors=[]), path)
     with pytest.raises(RunError, match=r"survivors\[0\]: expected a key 'id'"):
         check_result(result(survivors=[{}]), path)
     with pytest.raises(RunError, match=r"ensemble\[0\]: expected a key 'method'"):

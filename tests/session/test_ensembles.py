@@ -92,7 +92,7 @@ def test_stacked_penultimate_features_open_the_test_split_once_more_and_tell_so(
     assert openings[: len(before)] == before
     assert [opening["by"] for opening in openings[len(before) :]] == ["ensemble --features penultimate"]
     assert [row["method"] for row in rows[0]] == ["stacked-penultimate", "stacked-calibrated-penultimate"]
-    with pytest.raises(ConfigError, match="penultimate features take stacked or"):
+    with pytest.raises(ConfigError, match="expected stacked or stacked-calibrated for penultimate"):
         combine(run, names, methods=["mean"], features="penultimate")
 
 

@@ -1,5 +1,7 @@
 """A plan is a pure function of budget, recipe, seed network, batch size, scoring FLOPs and speed."""
 
+from typing import Any
+
 import pytest
 
 from graftwork.errors import ConfigError
@@ -74,7 +76,6 @@ def test_a_search_of_one_round_spends_all_flops_on_it_whatever_the_recipe_says()
     assert plan == Plan(0, flops=10**12, initial_fraction=1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="a budget in steps loses what the recipe would leave to generations")
 def test_a_search_of_one_round_takes_all_steps_whatever_the_recipe_says() -> None:
     plan = make_plan(
         parse_budget("100steps"), RECIPE.replace(num_generations=0), GENOME, batch_size=32, scoring_flops=UPDATE
@@ -140,3 +141,15 @@ def test_workers_share_batches_in_the_first_round_or_always_where_members_are_fe
     assert [shared(1), shared(6), shared(7)] == [0.6, 0.6, 1.0]
     assert shared(2, sync_every=0) == 1.0
     assert [shared(4, batch_size=8), shared(5, batch_size=8)] == [0.6, 0.0]  # two images a worker
+
+
+def test_speed_is_timed_where_and_how_the_run_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def calibrate(network: Genome, **how: Any) -> float:
+        seen.append((network, how["device"], how["precision"], how["batch_size"]))
+        return 1e10
+
+    monkeypatch.setattr("graftwork.session._planning.calibrate_speed", calibrate)
+    measure_speed(RECIPE, GENOME, Machine("bfloat16", "torch", 1), batch_size=7, device="meta")
+    assert seen == [(GENOME, "meta", "bfloat16", 7)]

@@ -74,13 +74,13 @@ def test_a_fault_at_any_step_leaves_everything_bit_identical(
         return plan(model, growth, example_input=x, optimizer=optimizer)
 
     steps = _count_steps(planned, model, optimizer, names)
-    before = _snapshot(model, optimizer)
+    before, made = _snapshot(model, optimizer), planned()
     for number in range(steps):
         # Before the step's change, or after it; both for the residual network, by turns for the slower recurrent one.
         for late in (False, True) if case_number == 2 else (number % 2 == 0,):
             _inject(monkeypatch, number, late=late)
             with pytest.raises(Fault):
-                planned().apply()
+                made.apply()  # a plan that failed can be tried again
             monkeypatch.undo()
             assert _same(before, _snapshot(model, optimizer)), (number, late)
     assert steps >= (20 if kind == "widen" else 3)
@@ -277,6 +277,37 @@ def test_a_moving_average_grows_along_as_a_mirror() -> None:
     widen(model, "features.0", extra=4, example_input=x, mirrors=[averaged.module])
     assert torch.allclose(averaged(x), y, rtol=1e-10, atol=1e-12)
     averaged.update_parameters(model)
+
+
+class Heads(nn.Module):
+    """Holds its width as a number, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.up, self.down = 8, nn.Linear(4, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(x)).view(len(x), 2, self.width).sum(1))
+
+
+def test_a_mirror_gets_the_blocks_and_the_numbers_too_and_a_failure_puts_it_back() -> None:
+    model, x = Heads().double(), torch.randn(5, 4).double()
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        averaged.module.up.weight.mul_(0.9)
+    y = averaged(x)
+    widen(model, "up", factor=1.5, example_input=x, mirrors=[averaged.module])
+    deepen(model, after="up", example_input=x, mirrors=[averaged.module])
+    assert averaged.module.width == model.width == 12
+    assert list(averaged.module.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(averaged(x), y, rtol=1e-10, atol=1e-12)
+    averaged.update_parameters(model)
+    before = str(averaged), list(averaged.state_dict())
+    planned = plan(model, Deepen("up"), example_input=x, mirrors=[averaged.module])
+    model.down = nn.Linear(9, 3)  # the forward fails now
+    with pytest.raises(SurgeryError):
+        planned.apply()
+    assert (str(averaged), list(averaged.state_dict())) == before
 
 
 def test_widen_all_on_a_model_with_nothing_to_widen_says_so() -> None:

@@ -219,7 +219,7 @@ def test_a_copy_of_a_residual_block_starts_as_the_identity_and_learns(kind: str,
     for number in range(3):
         receipt = deepen(model, place, like=place, example_input=x, optimizer=optimizer)
         assert receipt.largest_gap <= 1e-12
-        assert "starts" in receipt.notes[-1] or "twin" in receipt.notes[-1]
+        assert receipt.site == f"{place[:-1]}{int(place[-1]) + 1}"  # an entry of its own
         new = {change.name for change in receipt.tensors}
         start = {n: p.detach().clone() for n, p in model.named_parameters() if n in new}
         model.train()
@@ -240,3 +240,32 @@ def test_a_block_whose_branches_cannot_be_silenced_is_refused() -> None:
         deepen(model, "0", like="1", example_input=x)
     with pytest.raises(SurgeryError, match="like must be"):
         deepen(model, "0", like="nowhere", example_input=x)
+
+
+class Annotated(nn.Module):
+    """Says that it takes and makes one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.linear(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("after", ["0", "1", "1.linear", "2"])
+def test_a_module_that_was_deepened_twice_is_scripted_pickled_and_called_by_name(after: str) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 6), Annotated(), nn.Sequential(nn.LayerNorm(6))), torch.randn(5, 4)
+    for _ in range(2):
+        deepen(model, after=after, example_input=x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    names = list(model.state_dict())
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x), model(x))
+    assert list(scripted.state_dict()) == list(model.state_dict()) == names
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(x), model(x))
+    assert torch.equal(again[1](x=again[0](input=x)), model[1](model[0](x)))

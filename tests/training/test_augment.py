@@ -98,7 +98,7 @@ def test_wrong_values_are_refused() -> None:
         Augmentation("randon")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="shift"):
         Augmentation("none", -1)
-    with pytest.raises(ConfigError, match="smaller than the images"):
+    with pytest.raises(ConfigError, match="less than the images"):
         _run(Augmentation("none", 7), _images(2))
 
 

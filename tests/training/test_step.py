@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_names_member_and_step_and_moves_nothing() -> 
     with torch.no_grad():
         state.bank[BlockId("head-left")]["bias"].fill_(float("nan"))
     before = {key: value.nan_to_num().clone() for key, value in state.snapshot().items()}
-    with pytest.raises(GraftworkError, match=rf"member {LEFT.id[:8]} is nan at step 7"):
+    with pytest.raises(GraftworkError, match=rf"got nan for member {LEFT.id[:8]} at step 7"):
         state.trainer.step(state.members[0], 7, 0.5)
     assert same(before, {key: value.nan_to_num() for key, value in state.snapshot().items()})
 

@@ -113,7 +113,7 @@ def test_a_broken_member_is_named_and_nothing_moves() -> None:
     with torch.no_grad():
         state.bank[BlockId("head-right")]["bias"].fill_(float("nan"))
     before = {key: value.nan_to_num().clone() for key, value in state.snapshot().items()}
-    with pytest.raises(GraftworkError, match=rf"member {RIGHT.id[:8]} is nan at step 2"):
+    with pytest.raises(GraftworkError, match=rf"got nan for member {RIGHT.id[:8]} at step 2"):
         update(state, [0, 1], 2)
     assert same(before, {key: value.nan_to_num() for key, value in state.snapshot().items()})
 

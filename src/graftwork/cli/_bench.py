@@ -45,8 +45,12 @@ def bench(
     keep_memory()
     chosen = make_recipe(recipe or "default")
     size = batch_size or chosen.batch_size
-    ways = _ways(passes)
-    rows = [row for name, genome in _genomes(target) for row in _rows(name, genome, chosen, size, ways, seconds)]
+    kernels_by_passes = _kernels_by_passes(passes)
+    rows = [
+        row
+        for name, genome in _genomes(target)
+        for row in _rows(name, genome, chosen, size, kernels_by_passes, seconds)
+    ]
     peaks = [row.pop("peak") for row in rows]
     found: dict[str, Any] = {
         "machine": machine(),
@@ -68,24 +72,27 @@ def bench(
         )
 
 
-def _ways(passes: str | None) -> dict[str, Any]:
-    """Name → kernels, of the ways to run passes that were asked for and can be had."""
+def _kernels_by_passes(passes: str | None) -> dict[str, Any]:
+    """Build the kernels of the passes that were asked for and can be had, by the name of the passes."""
     from graftwork.datasets import cache_folder
     from graftwork.networks.kernels import build
 
     if passes not in (None, "auto", "compiled", "torch"):
         raise InputError(f"--passes: expected auto, compiled or torch, got {passes!r}")
-    ways: dict[str, Any] = {} if passes == "compiled" else {"torch": None}
+    found: dict[str, Any] = {} if passes == "compiled" else {"torch": None}
     kernels = None if passes == "torch" else build(cache_folder())
     if kernels is not None:
-        ways["compiled"] = kernels
-    if not ways:
-        raise InputError("--passes compiled: there is no C compiler here that takes the package's kernels.c")
-    return ways
+        found["compiled"] = kernels
+    if not found:
+        raise InputError(
+            "--passes compiled: expected a C compiler that takes the package's kernels.c, got none; install one, or "
+            "use --passes torch"
+        )
+    return found
 
 
 def _rows(
-    name: str, genome: "Genome", recipe: Any, batch_size: int, ways: dict[str, Any], seconds: float
+    name: str, genome: "Genome", recipe: Any, batch_size: int, kernels_by_passes: dict[str, Any], seconds: float
 ) -> list[dict[str, Any]]:
     from typing import get_args
 
@@ -98,7 +105,7 @@ def _rows(
     augmentation = recipe.augmentation.resolve(genome.input_shape)
     for precision in get_args(Precision):
         peak = measure_peak(precision, seconds=min(seconds, 0.5))
-        for passes, kernels in ways.items():
+        for passes, kernels in kernels_by_passes.items():
             with using_kernels(kernels):
                 speed = calibrate_speed(
                     genome,

@@ -79,8 +79,8 @@ def _run(path: Path) -> dict[str, Any]:
         f"  {entry['id']}: test {entry['test_accuracy']:.4f}, {entry['parameters']:,} parameters"
         for entry in (result["survivors"] if result else ())
     ]
-    shown = {"state": state, "rounds": [asdict(row) for row in rounds], "result": result}
-    return {"data": shown, "text": "\n".join(lines)}
+    data = {"state": state, "rounds": [asdict(row) for row in rounds], "result": result}
+    return {"data": data, "text": "\n".join(lines)}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

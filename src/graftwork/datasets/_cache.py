@@ -1,8 +1,8 @@
 """A cache of decoded data sets: memory-mapped arrays in a folder named by what they were read from.
 
 The folder's name is a hash of the source's files (path, size, time of change) and of the options of reading, so a
-changed file is decoded anew. A manifest holds the fingerprint of the content. The folder is filled aside and renamed,
-under a lock, so that two processes never see half a data set and a full disk leaves none.
+changed file is decoded again. A manifest holds the fingerprint of the content. The folder is filled under another name
+and then renamed, under a lock: no process ever sees half a data set, and a full disk leaves nothing behind.
 """
 
 import errno
@@ -76,11 +76,11 @@ def cached(key: str, read: Callable[[], Raw], *, name: str, source: str, folder:
     """Open a data set from the cache; read it first if it is not there.
 
     Args:
-        key: Of `source_key`.
-        read: Decodes the source.
-        name: Of the data set.
-        source: For messages.
-        folder: Of the cache; ``None``: `cache_folder`.
+        key: Name in the cache, from `source_key`.
+        read: Function that decodes the source.
+        name: Name of the data set.
+        source: The source, as messages name it.
+        folder: Folder of the cache; ``None``: `cache_folder`.
 
     Raises:
         ResourceError: If the disk is full or the cache can't be written; nothing is left behind.
@@ -95,19 +95,20 @@ def cached(key: str, read: Callable[[], Raw], *, name: str, source: str, folder:
                 _fill(target, read(), source)
                 found = _open(target, name)
     except OSError as error:
-        what = "no room" if error.errno in _NO_ROOM else f"not able ({error})"
+        what = "a full disk" if error.errno in _NO_ROOM else str(error)
         raise ResourceError(
-            f"{what} to decode {source} into {root}: free some space, or name another folder in GRAFTWORK_CACHE"
+            f"data: expected to decode {source} into {root}, got {what}; free some space, or name another folder in "
+            "GRAFTWORK_CACHE"
         ) from error
     if found is None:
-        raise ResourceError(f"{target}: just written, but it can't be read back; is the disk failing?")
+        raise ResourceError(f"{target}: expected the data set just written, got none; is the disk failing?")
     return found
 
 
 def _fill(target: Path, raw: Raw, source: str) -> None:
     arrays = _arrays(raw, source)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a process that was killed: we hold the lock
+    for left in target.parent.glob(f".{target.name}.*.tmp"):  # left by a process that was killed, as we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     try:
         aside.mkdir()
@@ -125,7 +126,7 @@ def _fill(target: Path, raw: Raw, source: str) -> None:
             json.dump(manifest, text)
             text.flush()
             os.fsync(text.fileno())
-        shutil.rmtree(target, ignore_errors=True)  # damaged, or cleared by hand
+        shutil.rmtree(target, ignore_errors=True)  # what is there is damaged
         aside.rename(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -133,14 +134,14 @@ def _fill(target: Path, raw: Raw, source: str) -> None:
 
 
 def _write(file: BinaryIO, array: Any) -> None:
-    """As ``np.save``, but through ``write``: numpy's own way to a file hides that the disk is full."""
+    """Write an array like ``np.save``, but by ``write``: numpy's own way to a file hides that the disk is full."""
     np.lib.format.write_array_header_1_0(file, {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape})
     for start in range(0, len(array), 4096):
         file.write(np.ascontiguousarray(array[start : start + 4096]).tobytes())
 
 
 def _open(target: Path, name: str) -> ImageDataset | None:
-    """Map what is there; ``None`` where it is missing or damaged."""
+    """Map the data set that is there; ``None`` where it is missing or damaged."""
     try:
         return _map(target, name)
     except FileNotFoundError:
@@ -155,8 +156,8 @@ def _map(target: Path, name: str) -> ImageDataset:
         raise ValueError("another user made it")
     manifest = parse_json(read_bytes(target / "manifest.json"), "manifest.json")
 
-    def load(part: str, mode: Any) -> Any:
-        path = target / f"{part}.npy"
+    def load(array: str, mode: Any) -> Any:
+        path = target / f"{array}.npy"
         return np.load(path, mmap_mode=mode, allow_pickle=False) if path.is_file() else None
 
     parts = {part: load(part, "r" if "images" in part else None) for part in _PARTS}

@@ -1,6 +1,6 @@
 """From image files of any size and mode to arrays of one shape, by stated rules.
 
-* A camera's orientation is applied; of an animation the first frame is taken.
+* A camera's orientation is applied; from an animation the first frame is taken.
 * Channels: grey where every image is grey (modes 1, L, LA, I, I;16, F), else RGB. Transparency is laid over white.
 * Depth: 16-bit grey is scaled from 0 … 65535, floats from 0 … 1; other values are an error.
 * Size: where all images have one size it is kept; otherwise, or with ``image_size``, each image is scaled so that its
@@ -51,7 +51,8 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
             image = _eight_bits(image)
     except _UNREADABLE as error:
         raise DataError(
-            f"{where}: can't be read as an image ({error}); mend or remove it, or use --skip-bad-images"
+            f"{where}: expected an image, got one that can't be read ({error}); repair or remove it, or use "
+            "--skip-bad-images"
         ) from error
     return image
 
@@ -66,7 +67,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image has no colour by its mode."""
+    """Whether an image has no colour, by its mode."""
     return image.mode in _GREY or image.mode.startswith("I;16")
 
 
@@ -77,9 +78,9 @@ def common_shape(
 
     Args:
         sizes: Width and height of every image.
-        grey: Whether all of them are grey.
-        image_size: Side, or height and width, that the user asked for.
-        where: For messages.
+        grey: Whether all images are grey.
+        image_size: Side, or height and width, that the user asked for; ``None``: by the rules above.
+        where: The source, as messages name it.
 
     Raises:
         DataError: If a side would be below 8 pixels.
@@ -92,7 +93,7 @@ def common_shape(
         side = min(LARGEST_BY_DEFAULT, int(median(min(size) for size in sizes)))
         height = width = side
     if min(height, width) < SMALLEST:
-        raise DataError(f"{where}: images must be at least {SMALLEST}×{SMALLEST} pixels, got {height}×{width}")
+        raise DataError(f"{where}: expected images of at least {SMALLEST}×{SMALLEST} pixels, got {height}×{width}")
     return height, width, 1 if grey else 3
 
 
@@ -126,15 +127,15 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    """Read one image file as a network of a given input reads it: uint8 [H, W, C].
+    """Read one image file for a network of a given input shape: uint8 [H, W, C].
 
     Args:
-        path: Of the file.
-        size: Height and width.
-        channels: 1 or 3.
+        path: Image file.
+        size: Height and width of the network's input.
+        channels: Channels of the network's input: 1 or 3.
 
     Raises:
-        DataError: If it can't be read.
+        DataError: If the file can't be read.
     """
     return fit(open_image(path, str(path)), (*size, channels))
 
@@ -149,19 +150,19 @@ def decode(
     """Decode many images to one shape.
 
     Args:
-        sources: Name and file (or bytes) of each.
-        image_size: See `common_shape`.
-        skip_bad_images: Leave out what can't be read; otherwise it is an error.
-        where: For messages.
+        sources: Name and file (or bytes) of each image.
+        image_size: Side, or height and width, that the user asked for (see `common_shape`).
+        skip_bad_images: Whether images that can't be read are left out; otherwise they are an error.
+        where: The source, as messages name it.
 
     Returns:
-        uint8 [n, H, W, C]; which sources they are; name and reason of those left out.
+        The images, uint8 [n, H, W, C]; the index in ``sources`` of each; name and reason of those left out.
     """
     sizes: list[tuple[int, int]] = []
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
     grey = True
-    ready: list[NDArray[np.uint8]] | None = []  # as they are, as long as all images so far are of one size and mode
+    ready: list[NDArray[np.uint8]] | None = []  # decoded as they are, while all images have one size and mode
     for index, (name, source) in enumerate(sources):
         try:
             image = open_image(source, name)
@@ -180,7 +181,7 @@ def decode(
         kept.append(index)
         grey = grey and is_grey(image)
     if not kept:
-        raise DataError(f"{where}: not one of {len(sources)} images can be read")
+        raise DataError(f"{where}: expected images, got {len(sources)} of which none can be read")
     shape = common_shape(sizes, grey=grey, image_size=image_size, where=where)
     out = np.empty((len(kept), *shape), dtype=np.uint8)
     if ready is not None and (shape[1], shape[0]) == sizes[0]:

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from graftwork.errors import DataError
 
 Images = NDArray[np.uint8]
-"""uint8 [N, H, W, C], as a rule a read-only memory map."""
+"""uint8 [N, H, W, C], usually a read-only memory map."""
 Labels = NDArray[np.int64]
 """int64 [N], from 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Images and labels, decoded; a given test split apart from the rest.
+    """Images and labels, decoded; a test split that the source brings is kept apart.
 
     Args:
-        name: Of the source.
-        images: uint8 [N, H, W, C] without the given test split.
-        labels: int64 [N].
-        class_names: In order of labels.
+        name: Name of the source.
+        images: Images, uint8 [N, H, W, C], without the source's test split.
+        labels: Class of each image, int64 [N].
+        class_names: Names of the classes, in order of labels.
         fingerprint: SHA-256 over shapes, pixels, labels and class names.
-        test_images: uint8 [n, H, W, C]; ``None`` where the source has no test split.
-        test_labels: int64 [n], likewise.
+        test_images: Images of the test split, uint8 [n, H, W, C]; ``None`` where the source has none.
+        test_labels: Class of each of these, int64 [n]; ``None`` likewise.
         skipped: Files that could not be read and were left out, each with the reason.
     """
 
@@ -46,18 +46,20 @@ class ImageDataset:
         return int(height), int(width), int(channels)
 
     def channel_moments(self, rows: Labels | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of each channel in one walk: float64 [C] each, of values scaled to [0, 1].
+        """Mean and standard deviation of each channel: float64 [C] each, of values scaled to [0, 1].
+
+        The images are read once and in chunks, so a data set need not fit into memory.
 
         Args:
-            rows: ``None``: all. Read in parts: a data set need not fit into memory.
+            rows: Indices of the images; ``None``: all.
         """
         chosen = np.arange(len(self.images)) if rows is None else np.sort(rows)
         total, squares, count = np.zeros(self.shape[2]), np.zeros(self.shape[2]), 0
         for start in range(0, len(chosen), 2048):
-            part = self.images[chosen[start : start + 2048]].reshape(-1, self.shape[2]).astype(np.float32) / 255
-            total += part.sum(0, dtype=np.float64)
-            squares += np.square(part).sum(0, dtype=np.float64)
-            count += len(part)
+            chunk = self.images[chosen[start : start + 2048]].reshape(-1, self.shape[2]).astype(np.float32) / 255
+            total += chunk.sum(0, dtype=np.float64)
+            squares += np.square(chunk).sum(0, dtype=np.float64)
+            count += len(chunk)
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
@@ -79,29 +81,32 @@ def check_labels(
     """Check that labels number the classes.
 
     Args:
-        labels: [N].
-        class_names: In order of labels.
-        source: For messages.
-        every_class: Whether each class must have two images at least (one to train on, one to be held out).
+        labels: Class of each image [N].
+        class_names: Names of the classes, in order of labels.
+        source: The source, as messages name it.
+        every_class: Whether each class must have at least two images (one to train on, one to be held out).
+
+    Returns:
+        The labels, int64 [N].
 
     Raises:
         DataError: If a label is no integer or out of range, or there are too few classes, or too few images of one.
     """
     if labels.dtype.kind not in "iu":
-        raise DataError(f"{source}: labels must be integers, got {labels.dtype}")
+        raise DataError(f"{source}: expected integers as labels, got {labels.dtype}")
     if len(class_names) < 2:
         raise DataError(f"{source}: expected at least two classes, got {', '.join(class_names) or 'none'}")
     wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
     if len(wrong):
         raise DataError(
-            f"{source}: labels must be in 0 … {len(class_names) - 1}, got {int(labels[wrong[0]])} "
-            f"in row {int(wrong[0])}"
+            f"{source}: expected labels in 0 … {len(class_names) - 1}, got {int(labels[wrong[0]])} in row "
+            f"{int(wrong[0])}"
         )
     counts = np.bincount(labels, minlength=len(class_names))
     if every_class and counts.min() < 2:
         which = int(counts.argmin())
         raise DataError(
-            f"{source}: class {class_names[which]!r} has {counts[which]} images; every class needs at least 2. "
-            "Add images, or leave the class out"
+            f"{source}: expected at least 2 images of every class, got {counts[which]} of {class_names[which]!r}; "
+            "add images, or leave the class out"
         )
     return labels.astype(np.int64)

@@ -30,18 +30,18 @@ def load_dataset(
     label_column: str | None = None,
     skip_bad_images: bool = False,
 ) -> ImageDataset:
-    """Load an image classification data set; decoded once, then memory-mapped from a cache.
+    """Load an image classification data set; it is decoded once, then memory-mapped from a cache.
 
     Args:
         source: ``"digits"`` (scikit-learn's, bundled); a parquet file or a folder of them in the Hugging Face schema;
-            CIFAR's Python folder or its ``.tar.gz``; a folder with a sub-folder a class (or ``train/`` and ``test/`` of
-            such); or the name of a Hugging Face data set.
-        cache_dir: Of the cache; ``None``: ``$GRAFTWORK_CACHE``, or the user's cache folder.
+            CIFAR's Python folder or its ``.tar.gz``; a folder with a sub-folder for each class (or with ``train/`` and
+            ``test/`` folders of this kind); or the name of a Hugging Face data set.
+        cache_dir: Folder of the cache; ``None``: ``$GRAFTWORK_CACHE``, or the user's cache folder.
         image_size: Side (or height and width) that images are brought to; ``None``: by the rules of
             `graftwork.datasets` ("how images are converted").
-        image_column: Of a table; ``None``: the only one that holds encoded images.
-        label_column: Of a table; ``None``: ``label`` or a usual name like it.
-        skip_bad_images: Leave out images that can't be read and record them; otherwise they are an error.
+        image_column: Column of a table that holds the images; ``None``: the only one with encoded images.
+        label_column: Column of a table that holds the labels; ``None``: ``label`` or another usual name.
+        skip_bad_images: Whether images that can't be read are left out and recorded; otherwise they are an error.
 
     Raises:
         DataError: If there is no such source, or it can't be read or used; the message names the file.
@@ -50,7 +50,7 @@ def load_dataset(
     options = ReadOptions(image_size, image_column, label_column, skip_bad_images)
     if str(source) == "digits":
         if image_size is not None:
-            raise DataError("data: digits are 8×8 and stay so; leave out image_size")
+            raise DataError(f"data: expected no image_size for digits, which are 8×8, got {image_size!r}; leave it out")
         return cached("digits", lambda: read_digits(options), name="digits", source="digits", folder=cache_dir)
     path = Path(source).expanduser()
     if not path.exists():
@@ -59,27 +59,32 @@ def load_dataset(
             key = f"hub-{source_key([], (source, state, options))}"
             read_named = partial(read_hub, source, splits, options)
             return cached(key, read_named, name=source, source=source, folder=cache_dir)
-        raise DataError(f"data: {source} is not there; expected digits, a folder, a file or a Hugging Face name")
+        raise DataError(
+            f"data: expected digits, a folder, a file or a Hugging Face name, got {source}, which is not there"
+        )
     read, files = _reader(path, options)
     key = source_key(files, options)
 
     def read_unchanged() -> Raw:
         raw = read()
         if source_key(files, options) != key:
-            raise DataError(f"data: {path} changed while it was read; wait until it is complete and try again")
+            raise DataError(
+                f"data: expected files that stay as they are, got {path}, which changed while it was read; wait until "
+                "it is complete and try again"
+            )
         return raw
 
     return cached(key, read_unchanged, name=path.name, source=str(path), folder=cache_dir)
 
 
 def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[Path]]:
-    """How a path is read, and the files whose change makes it another data set."""
+    """The function that reads a path, and the files that make up the data set."""
     if path.is_file():
         if path.suffix == ".parquet":
             return lambda: read_parquet([path], options), [path]
         if path.name.lower().endswith(_ARCHIVES):
             return lambda: read_cifar(path, options), [path]
-        raise DataError(f"data: {path} is none of .parquet, {', '.join(_ARCHIVES)}; or give a folder of images")
+        raise DataError(f"data: expected a folder, or a file of .parquet, {', '.join(_ARCHIVES)}, got {path}")
     tables = sorted(file for file in files_below(path) if file.suffix == ".parquet")
     files = image_files(path)
     if tables and files:
@@ -93,7 +98,7 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
         return lambda: read_cifar(path, options), sorted(p for p in path.iterdir() if p.is_file())
     if not files and not any(p.is_dir() for p in path.iterdir()):
         raise DataError(
-            f"data: {path} holds neither parquet files, nor CIFAR batches, nor sub-folders of images "
-            f"({', '.join(IMAGE_SUFFIXES)})"
+            f"data: expected parquet files, CIFAR batches or sub-folders of images ({', '.join(IMAGE_SUFFIXES)}) in "
+            f"{path}, got none of them"
         )
     return lambda: read_folder(path, options), [path, *files]

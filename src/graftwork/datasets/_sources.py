@@ -1,4 +1,4 @@
-"""Readers: one a kind of source. Each gives a `Raw` data set, not yet cached."""
+"""Readers, one for each kind of source. Each returns a `Raw` data set, not yet cached."""
 
 import tarfile
 import zlib
@@ -22,12 +22,12 @@ class Raw:
     """A data set as it was read.
 
     Args:
-        images: uint8 [N, H, W, C].
-        labels: [N].
-        class_names: In order of labels.
-        test_images: ``None`` where the source has no test split.
-        test_labels: Likewise.
-        skipped: Name and reason.
+        images: Images, uint8 [N, H, W, C].
+        labels: Class of each image [N].
+        class_names: Names of the classes, in order of labels.
+        test_images: Images of the test split; ``None`` where the source has none.
+        test_labels: Class of each of these; ``None`` likewise.
+        skipped: Name of each image that was left out, with the reason.
     """
 
     images: NDArray[np.uint8]
@@ -61,14 +61,16 @@ def read_digits(options: ReadOptions) -> Raw:
 
 
 _MOST = 1 << 27
-"""Bytes: four times the largest batch of CIFAR-10; a member that claims more is none."""
+"""Bytes: four times the largest batch of CIFAR-10; a member of an archive that claims more is not a batch."""
 
 
 def _unpickle(data: bytes, where: str) -> dict[str, Any]:
     try:
         return read_arrays(data)
     except (UnsafePickleError, ValueError) as error:
-        raise DataError(f"{where}: not a CIFAR batch ({error}); nothing in it was executed") from error
+        raise DataError(
+            f"{where}: expected a CIFAR batch, got something else ({error}); nothing in it was executed"
+        ) from error
 
 
 def is_cifar_folder(path: Path) -> bool:
@@ -83,21 +85,25 @@ def _batch(data: dict[str, Any], where: str) -> tuple[NDArray[np.uint8], NDArray
         found = getattr(pixels, "shape", type(pixels).__name__)
         raise DataError(f"{where}: expected 'data' as uint8 [N, 3072], got {found}")
     if not isinstance(labels, list) or len(labels) != len(pixels) or any(type(n) is not int for n in labels):
-        raise DataError(f"{where}: expected 'labels' as a list of {len(pixels)} integers, one an image")
+        found = f"a list of {len(labels)}" if isinstance(labels, list) else type(labels).__name__
+        raise DataError(f"{where}: expected 'labels' as a list of {len(pixels)} integers, got {found}")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.asarray(labels, dtype=np.int64)
 
 
 def read_cifar(path: Path, options: ReadOptions) -> Raw:
-    """CIFAR-10 or -100 in Python's format: a folder, or its ``.tar.gz`` read member by member, never unpacked."""
+    """Read CIFAR-10 or -100 in Python's format: a folder, or its ``.tar.gz`` member by member, never unpacked."""
     files = dict(_cifar_members(path))
     if not files:
-        raise DataError(f"{path}: holds no data_batch_1 … test_batch (nor train, test, meta); is it CIFAR for Python?")
+        raise DataError(
+            f"{path}: expected data_batch_1 … test_batch (or train, test, meta), got none of them; "
+            "take the version of CIFAR for Python"
+        )
     ten = any(name.startswith("data_batch_") for name in files)
     train_names = [f"data_batch_{number}" for number in range(1, 6)] if ten else ["train"]
     test_name, meta_name = ("test_batch", "batches.meta") if ten else ("test", "meta")
     missing = [name for name in (*train_names, test_name, meta_name) if name not in files]
     if missing:
-        raise DataError(f"{path}: {', '.join(missing)} missing; it holds {', '.join(sorted(files))}")
+        raise DataError(f"{path}: expected {', '.join(missing)} too, got only {', '.join(sorted(files))}")
     parts = [_batch(_unpickle(files[name], f"{path}: {name}"), f"{path}: {name}") for name in train_names]
     test = _batch(_unpickle(files[test_name], f"{path}: {test_name}"), f"{path}: {test_name}")
     images, test_images = np.concatenate([part[0] for part in parts]), test[0]
@@ -132,11 +138,15 @@ def _cifar_members(path: Path) -> Iterable[tuple[str, bytes]]:
                 if not member.isfile() or name not in wanted:
                     continue
                 if member.size > _MOST:
-                    raise DataError(f"{path}: {member.name} has {member.size} bytes, too many for a CIFAR batch")
+                    raise DataError(
+                        f"{path}: expected at most {_MOST} bytes in a CIFAR batch, got {member.size} in {member.name}"
+                    )
                 stream = archive.extractfile(member)
                 yield name, b"" if stream is None else stream.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: the archive can't be read ({error}); it is damaged or cut off") from error
+        raise DataError(
+            f"{path}: expected an archive, got one that can't be read ({error}); it is damaged or cut off"
+        ) from error
 
 
 # Folders of images ---------------------------------------------------------------------------------------------------
@@ -189,7 +199,7 @@ def _listing(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | b
     return sources, labels
 
 
-def _parts(path: Path) -> tuple[list[Path], Path | None]:
+def _split_folders(path: Path) -> tuple[list[Path], Path | None]:
     """Folders to train on, and the test folder; validation images are for training where there is a test folder."""
     named = _splits(path, {name.lower(): path / name for name in _classes(path)})
     train, test, validation = (
@@ -204,15 +214,15 @@ def _parts(path: Path) -> tuple[list[Path], Path | None]:
 
 
 def read_folder(path: Path, options: ReadOptions) -> Raw:
-    """A sub-folder a class; or ``train/`` and ``test/`` (else ``val/``) folders of such sub-folders."""
-    roots, test = _parts(path)
+    """Read a folder with a sub-folder for each class, or ``train/`` and ``test/`` (else ``val/``) folders of these."""
+    roots, test = _split_folders(path)
     root = roots[0]
     classes = _classes(root)
     if len(classes) < 2:
         loose = _loose(root)
         raise DataError(
             f"{root}: expected a sub-folder for each of at least two classes, got {', '.join(classes) or 'none'}"
-            + (f" and {loose} images beside them" if loose else "")
+            + (f" and {loose} images that are in none" if loose else "")
         )
     sources, labels = _listing(root, classes)
     for more in roots[1:]:
@@ -248,5 +258,7 @@ def _beside(path: Path, roots: list[Path], test: Path | None) -> list[tuple[str,
 def _same_classes(folder: Path, classes: list[str]) -> tuple[list[tuple[str, Path | bytes]], list[int]]:
     extra = sorted(set(_classes(folder)).symmetric_difference(classes))
     if extra:
-        raise DataError(f"{folder}: its classes differ from those of the training folder: {', '.join(extra)}")
+        raise DataError(
+            f"{folder}: expected the classes of the training folder, got a difference in {', '.join(extra)}"
+        )
     return _listing(folder, classes)

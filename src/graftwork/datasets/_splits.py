@@ -1,4 +1,4 @@
-"""Stratified splits by seed."""
+"""Stratified splits from a seed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ class Splits:
     """Rows of a data set, each in exactly one split; all classes in every split.
 
     Args:
-        train: Rows of ``images`` to train on, rising.
+        train: Rows of ``images`` to train on, in rising order.
         validation: Rows that selection sees.
         blend: Rows that ensembles are fitted on; empty where none was asked for.
         test: Rows of ``test_images``, or of ``images`` where the data set has no test split.
-        order: ``train`` in an order in which every beginning is stratified; see `calibration`.
+        order: Rows of ``train`` in an order whose every beginning is stratified (see `calibration`).
     """
 
     train: Labels
@@ -28,7 +28,7 @@ class Splits:
     order: Labels
 
     def calibration(self, num_examples: int) -> Labels:
-        """A fixed, stratified part of the training rows, for running statistics."""
+        """A fixed, stratified selection of the training rows, for running statistics."""
         return np.sort(self.order[:num_examples])
 
 
@@ -41,14 +41,14 @@ def _count(name: str, value: float, available: int, classes: int) -> int:
 
 
 def _interleave(groups: list[Labels]) -> Labels:
-    """Rows of all classes so mixed that every beginning has them in proportion: by their relative rank in the class."""
+    """Mix the rows of all classes, by their relative rank in the class, so that every beginning is stratified."""
     ranks = np.concatenate([(np.arange(len(g)) + 0.5) / len(g) for g in groups])
     mixed: Labels = np.concatenate(groups)[np.argsort(ranks, kind="stable")]
     return mixed
 
 
 def _shares(counts: Labels, number: int) -> Labels:
-    """Deal ``number`` out to classes in proportion, at least one each, largest remainders first."""
+    """Divide ``number`` among classes in proportion, at least one each, largest remainders first."""
     exact = counts * (number / counts.sum())
     dealt: Labels = np.maximum(np.floor(exact).astype(np.int64), 1)
     while dealt.sum() < number:
@@ -66,14 +66,14 @@ def split(
     blend: float = 0.05,
     test: float = 0.15,
 ) -> Splits:
-    """Split a data set, stratified by class, by a seed alone.
+    """Split a data set, stratified by class; the result depends on the seed alone.
 
     Args:
-        dataset: Whose given test split, where it has one, is the test split as a whole.
-        seed: Same seed, same splits.
-        validation: Share (below 1) or number of images; of what is not the test split.
+        dataset: Data set to split; if it brings a test split, that is the test split as a whole.
+        seed: Seed of every random choice.
+        validation: Share (below 1) or number of the images that are not in the test split.
         blend: Likewise; 0 for none.
-        test: Likewise; only used where the data set has no test split.
+        test: Share (below 1) or number of all images; only used where the data set brings no test split.
 
     Raises:
         DataError: If a class has too few images to be in every split, or nothing would be left to train on.
@@ -93,8 +93,8 @@ def split(
     short = min(range(classes), key=lambda label: len(rows[label]))
     if len(rows[short]) < needed:
         raise DataError(
-            f"{dataset.name}: class {dataset.class_names[short]!r} has {len(rows[short])} images, but needs {needed} "
-            "to be in every split; add images, or set --blend 0"
+            f"{dataset.name}: expected {needed} images of every class, one for each split, got {len(rows[short])} of "
+            f"{dataset.class_names[short]!r}; add images, or set --blend 0"
         )
     for name, value in wanted:
         number = _count(name, value, available if name == "test" else sum(map(len, rows)), classes)

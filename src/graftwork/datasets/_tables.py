@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from graftwork._files import parse_json
 from graftwork.datasets._convert import decode
 from graftwork.datasets._sources import Raw, ReadOptions
-from graftwork.errors import DataError
+from graftwork.errors import DataError, did_you_mean
 
 _SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
 _MAX_ROWS, _MAX_METADATA = 10**8, 2**24
@@ -19,10 +19,10 @@ _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
 
 
 def read_parquet(files: list[Path], options: ReadOptions) -> Raw:
-    """Parquet files in the Hugging Face schema: an image column of ``{bytes, path}`` (or bytes), and a label column.
+    """Read parquet files in the Hugging Face schema: an image column of ``{bytes, path}`` or bytes, and a label column.
 
     Files with the word ``test`` (else ``val``, ``validation``) in their name, or in a folder of that name, are the test
-    split, where others are left to train on: ``test-00000-of-00001.parquet``, ``test/0000.parquet``, but not
+    split, if others remain to train on: ``test-00000-of-00001.parquet`` and ``test/0000.parquet``, but not
     ``latest.parquet``.
     """
     tables = {file: _open(file) for file in files}
@@ -48,14 +48,16 @@ def _open(path: Path) -> pa.Table:
                 raise DataError(f"{path}: expected at most {_MAX_ROWS:,} rows, got {file.metadata.num_rows:,}")
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: can't be read as parquet ({error}); it is damaged or no parquet file") from error
+        raise DataError(
+            f"{path}: expected a parquet file, got one that can't be read ({error}); it is damaged or of another kind"
+        ) from error
 
 
 def open_hub(name: str) -> tuple[str, dict[str, Any]]:
-    """Find a data set of the Hugging Face hub by name, through their library (extra ``graftwork[datasets]``).
+    """Find a data set of the Hugging Face hub by name, with their library (extra ``graftwork[datasets]``).
 
     Returns:
-        What tells its content apart from other content, and its splits by name.
+        A text that identifies its content, and its splits by name.
 
     Raises:
         DataError: If the library is not installed, or does not know the name.
@@ -64,13 +66,16 @@ def open_hub(name: str) -> tuple[str, dict[str, Any]]:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"data: {name!r} is no file or folder here. To load it by name from the Hugging Face hub, install "
-            "graftwork[datasets]; otherwise check the path"
+            f"data: expected a file or folder, got {name!r}, which is not there; check the path, or install "
+            "graftwork[datasets] to load it by name from the Hugging Face hub"
         ) from error
     try:
         found = datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds: no network, no such data set, no splits
-        raise DataError(f"data: {name!r} is no path here and can't be loaded by name either: {error}") from error
+        raise DataError(
+            f"data: expected a path or the name of a Hugging Face data set, got {name!r}, which can't be loaded: "
+            f"{error}"
+        ) from error
     return " ".join(f"{split}:{part._fingerprint}" for split, part in found.items()), dict(found)  # noqa: SLF001
 
 
@@ -84,7 +89,7 @@ def read_hub(name: str, splits: dict[str, Any], options: ReadOptions) -> Raw:
 
 
 def _hub_table(part: Any) -> pa.Table:
-    """With the features, which say the names of the classes, in the metadata."""
+    """The split as a table whose metadata hold the features, which name the classes."""
     table = part.with_format("arrow")[:]
     return table.replace_schema_metadata(part.features.arrow_schema.metadata)
 
@@ -116,7 +121,10 @@ def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], o
 
 def _require(table: pa.Table, column: str, where: str) -> str:
     if column not in table.column_names:
-        raise DataError(f"{where}: no column {column!r}; it has {', '.join(table.column_names)}")
+        known = table.column_names
+        raise DataError(
+            f"{where}: expected a column of {', '.join(known)}, got {column!r}{did_you_mean(column, known)}"
+        )
     return column
 
 
@@ -130,12 +138,13 @@ def _image_column(table: pa.Table, where: str, asked: str | None) -> str:
     if asked is not None:
         _require(table, asked, where)
         if not _holds_images(table.schema.field(asked).type):
-            raise DataError(f"{where}: column {asked!r} holds {table.schema.field(asked).type}, no encoded images")
+            kind = table.schema.field(asked).type
+            raise DataError(f"{where}: expected encoded images in column {asked!r}, got {kind}")
         return asked
     found = [entry.name for entry in table.schema if _holds_images(entry.type)]
     if len(found) != 1:
-        what = "several columns of images" if found else "no column of encoded images"
-        raise DataError(f"{where}: {what} among {', '.join(table.column_names)}; name it with --image-column")
+        got = f"{', '.join(found)}" if found else f"none among {', '.join(table.column_names)}"
+        raise DataError(f"{where}: expected one column of encoded images, got {got}; name it with --image-column")
     return str(found[0])
 
 
@@ -144,7 +153,8 @@ def _label_column(table: pa.Table, where: str, asked: str | None) -> str:
         return _require(table, asked, where)
     found = [name for name in _LABEL_NAMES if name in table.column_names]
     if not found:
-        raise DataError(f"{where}: no label column among {', '.join(table.column_names)}; name it with --label-column")
+        known = ", ".join(table.column_names)
+        raise DataError(f"{where}: expected a label column, got none among {known}; name it with --label-column")
     return found[0]
 
 
@@ -260,8 +270,8 @@ def _translated(
 
 
 def _numbered(numbers: Any) -> tuple[tuple[str, ...], Any]:
-    """Numbers without names: those that occur, in order, are the classes (1 … 10 as well as 0 … 9)."""
+    """Name classes by the numbers that occur, in order (1 … 10 as well as 0 … 9)."""
     occurring = np.unique(numbers)
-    if len(occurring) and occurring[0] < 0:  # as a rule "not labeled": let the check name the row
+    if len(occurring) and occurring[0] < 0:  # usually "not labeled": let the check name the row
         return tuple(str(number) for number in range(int(occurring[-1]) + 1)), numbers
     return tuple(map(str, occurring.tolist())), np.searchsorted(occurring, numbers)

@@ -1,7 +1,7 @@
 """Read the pickles of CIFAR-10 without executing any.
 
-A pickle is a program: it may import and call anything. The unpickler here knows five names, and gives for each of them
-a stand-in of its own that only keeps what it is called with; no function of numpy or of another module can be reached.
+A pickle is a program that may import and call anything. The unpickler here knows five names, and replaces each by a
+stand-in that only keeps what it is called with; no function of numpy or of another module can be reached.
 """
 
 import io
@@ -21,7 +21,7 @@ class UnsafePickleError(Exception):
 
 
 class _StandIn:
-    """Keeps its arguments and state, does nothing with them."""
+    """Keeps its arguments and state, and does nothing with them."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -32,19 +32,19 @@ class _StandIn:
 
 
 class _Array(_StandIn):
-    """For ``numpy.core.multiarray._reconstruct``."""
+    """Stand-in for ``numpy.core.multiarray._reconstruct``."""
 
 
 class _Dtype(_StandIn):
-    """For ``numpy.dtype``."""
+    """Stand-in for ``numpy.dtype``."""
 
 
 class _NdArray(_StandIn):
-    """For the class ``numpy.ndarray``, which such pickles pass to ``_reconstruct``."""
+    """Stand-in for the class ``numpy.ndarray``, which such pickles pass to ``_reconstruct``."""
 
 
 class _Latin1(_StandIn):
-    """For ``_codecs.encode``: bytes, as Python 3 writes them in old protocols."""
+    """Stand-in for ``_codecs.encode``: bytes, as Python 3 writes them in old protocols."""
 
 
 _ADMITTED: dict[tuple[str, str], type[_StandIn]] = {
@@ -58,7 +58,7 @@ _ADMITTED: dict[tuple[str, str], type[_StandIn]] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Give a stand-in for an admitted name; everything else ends the reading."""
+        """Return the stand-in of an admitted name; any other name ends the reading."""
         try:
             return _ADMITTED[module_name, global_name]
         except KeyError:
@@ -67,7 +67,7 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> Any:
-        """No persistent objects."""
+        """Refuse persistent objects."""
         raise UnsafePickleError(f"it asks for the persistent object {pid!r}; nothing was executed")
 
 
@@ -75,10 +75,10 @@ def read_arrays(data: bytes) -> dict[str, Any]:
     """Read one pickled dictionary of a CIFAR-10 batch.
 
     Args:
-        data: The bytes of the file.
+        data: Content of the file.
 
     Returns:
-        Keys as text; arrays as uint8 arrays, everything else as it stands.
+        The dictionary, its keys as text and its arrays as uint8 arrays; everything else as it is.
 
     Raises:
         UnsafePickleError: If the pickle asks for anything that such a file does not need.

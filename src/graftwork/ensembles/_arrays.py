@@ -19,23 +19,21 @@ def mean_probabilities(
     """Average the members' probabilities.
 
     Args:
-        probabilities: float [example, member, class]; each row of classes sums to 1.
-        weights: float [member], not negative, not all zero; scaled to sum to 1. None: equal weights.
+        probabilities: Probability of each class, float [example, member, class]; each row of classes sums to 1.
+        weights: Weight of each member, float [member], not negative, not all zero; scaled to sum to 1. None: equal.
 
     Returns:
-        float64 [example, class].
+        The mean, float64 [example, class].
 
     Raises:
-        InputError: not three axes, or weights that don't fit.
+        InputError: If there are not three axes, or the weights don't fit.
     """
     if probabilities.ndim != 3 or probabilities.shape[1] == 0:
-        msg = f"probabilities have to be [example, member, class], but have shape {list(probabilities.shape)}"
-        raise InputError(msg)
+        raise InputError(f"probabilities: expected [example, member, class], got shape {list(probabilities.shape)}")
     if weights is None:
         return np.asarray(probabilities.mean(axis=1, dtype=np.float64))
     if weights.shape != probabilities.shape[1:2] or not (weights >= 0).all() or not 0 < weights.sum() < math.inf:
-        msg = f"weights have to be {probabilities.shape[1]} numbers ≥ 0 with a positive sum, but are {weights!r}"
-        raise InputError(msg)
+        raise InputError(f"weights: expected {probabilities.shape[1]} numbers ≥ 0 with a positive sum, got {weights!r}")
     shares = weights.astype(np.float64) / weights.sum(dtype=np.float64)
     return np.asarray(np.einsum("emc,m->ec", probabilities.astype(np.float64), shares))
 
@@ -45,9 +43,9 @@ class ForwardSelection:
     """What forward selection chose.
 
     Attributes:
-        weights: float64 [member]: how often each was chosen up to the best step, as shares of 1.
-        order: members in the order of choice, to the best step.
-        scores: score after every step that was tried; see ``criterion``.
+        weights: How often each member was chosen up to the best step, as shares of 1, float64 [member].
+        order: Members in the order of choice, up to the best step.
+        scores: Score after every step that was tried; see ``criterion``.
     """
 
     weights: NDArray[np.float64]
@@ -62,26 +60,27 @@ def greedy_forward_selection(
     num_steps: int = 20,
     criterion: Literal["nll", "accuracy"] = "nll",
 ) -> ForwardSelection:
-    """Build an ensemble by adding, again and again, the member that helps most (Caruana et al. 2004).
+    """Build an ensemble by repeatedly adding the member that helps most (Caruana et al. 2004).
 
     Members may be added repeatedly, which gives them weight. Every step is taken, even one that harms; the result
     is the ensemble after the best step, the shortest of equals.
 
     Args:
-        probabilities: float [example, member, class], on the blend split.
-        labels: int64 [example].
-        num_steps: how many members to add, at least 1. More steps make finer weights.
+        probabilities: Probability of each class on the blend split, float [example, member, class].
+        labels: True class of each example, int64 [example].
+        num_steps: Number of members to add, at least 1. More steps make finer weights.
         criterion: ``nll`` minimizes the negative log-likelihood, and ``accuracy`` maximizes the number of correct
             examples, equals by likelihood. Full ties go to the lower member.
 
     Raises:
-        InputError: shapes that don't fit, a label that names no class, or no examples.
-        ConfigError: ``num_steps`` below 1, or an unknown criterion.
+        InputError: If shapes don't fit, a label names no class, or there are no examples.
+        ConfigError: If ``num_steps`` is below 1, or the criterion is unknown.
     """
     check_blend(probabilities, labels)
     if num_steps < 1 or criterion not in {"nll", "accuracy"}:
-        msg = f"num_steps has to be ≥ 1 and criterion nll or accuracy, but are {num_steps!r} and {criterion!r}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"num_steps and criterion: expected a number >= 1, and nll or accuracy, got {num_steps!r} and {criterion!r}"
+        )
     candidates = probabilities.astype(np.float64).swapaxes(0, 1)  # [member, example, class]
     total = np.zeros_like(candidates[0])
     order: list[int] = []
@@ -102,8 +101,7 @@ def greedy_forward_selection(
 def _score(probabilities: NDArray[np.float64], labels: NDArray[np.int64], criterion: str) -> tuple[float, float]:
     """Return (score, tie-break) of [example, class]; more is better, whatever the order of examples."""
     if labels.max() >= probabilities.shape[1]:
-        msg = f"labels have to lie in 0 … {probabilities.shape[1] - 1}, but go up to {labels.max()}"
-        raise InputError(msg)
+        raise InputError(f"labels: expected classes in 0 … {probabilities.shape[1] - 1}, got up to {labels.max()}")
     likelihood = probabilities[np.arange(len(labels)), labels]
     # Rounded so that (p + p + p) / 3, which isn't quite p, is no progress.
     mean_log = round(math.fsum(np.log(np.maximum(likelihood, _FLOOR))) / len(labels), 12)
@@ -118,19 +116,18 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     The likelihood is convex in 1/T, so the slope is bisected. Scaling keeps the order of classes.
 
     Args:
-        logits: float [example, class]; log-probabilities are logits too.
-        labels: int64 [example].
+        logits: Logits, float [example, class]; log-probabilities are logits too.
+        labels: True class of each example, int64 [example].
 
     Returns:
         T in [0.01, 100]; an end of that range where the best lies beyond, as when every example is right.
 
     Raises:
-        InputError: shapes that don't fit, values that aren't finite, or a label that names no class.
+        InputError: If shapes don't fit, values aren't finite, or a label names no class.
     """
     check_blend(logits[:, None], labels)
     if labels.max() >= logits.shape[1]:
-        msg = f"labels have to lie in 0 … {logits.shape[1] - 1}, but go up to {labels.max()}"
-        raise InputError(msg)
+        raise InputError(f"labels: expected classes in 0 … {logits.shape[1] - 1}, got up to {labels.max()}")
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     true_mean = scores[np.arange(len(labels)), labels].mean()

@@ -14,10 +14,10 @@ class MeanCombiner(nn.Module):
     """The mean of the members' probabilities, weighted or not. It has nothing to train.
 
     Args:
-        weights: one a member, not negative, with a positive sum; scaled to sum to 1.
+        weights: Weight of each member, not negative, with a positive sum; scaled to sum to 1.
 
     Raises:
-        ConfigError: weights that are negative, all zero or none.
+        ConfigError: If a weight is negative, all are zero, or there are none.
     """
 
     log_weights: Tensor
@@ -25,8 +25,7 @@ class MeanCombiner(nn.Module):
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
         if not weights or min(weights) < 0 or not sum(weights) > 0:
-            msg = f"weights have to be numbers ≥ 0 with a positive sum, one a member, but are {weights!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"weights: expected a number ≥ 0 for each member, with a positive sum, got {weights!r}")
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
         self.register_buffer("log_weights", shares.log().float())
 
@@ -43,22 +42,22 @@ def _empty_linear(num_in: int, num_out: int) -> nn.Linear:
 
 
 class StackedCombiner(nn.Module):
-    """The hierarchical ensemble of the report (algorithm 6): a small network that learns which member to believe.
+    """The report's hierarchical ensemble (algorithm 6): a small network that learns which member to believe.
 
     The members' outputs for *one* example are put side by side, standardized, and fed to FC → ReLU → FC. With
     ``residual`` the small network, whose last layer starts at zero, is added to the log of the mean probability:
     the ensemble then starts as the mean and learns only corrections of it.
 
     Args:
-        num_members: K.
-        num_features: of each member's output; the number of classes, unless other features are stacked.
-        num_classes: of the prediction.
-        hidden_features: width of the hidden layer.
-        residual: whether to start from the mean; outputs then have to be logits.
-        generator: source of the initial weights. None: leave them at zero, to be loaded.
+        num_members: K, number of members.
+        num_features: Width of each member's output; the number of classes, unless other features are stacked.
+        num_classes: Number of classes of the prediction.
+        hidden_features: Width of the hidden layer.
+        residual: Whether to start from the mean; outputs then have to be logits.
+        generator: Source of the initial weights. None: they stay zero, to be loaded.
 
     Raises:
-        ConfigError: a size below 1, or ``residual`` on features that aren't logits.
+        ConfigError: If a size is below 1, or ``residual`` is set for features that aren't logits.
     """
 
     mean: Tensor
@@ -77,8 +76,9 @@ class StackedCombiner(nn.Module):
         super().__init__()
         sizes = (num_members, num_features, num_classes, hidden_features)
         if min(sizes) < 1 or (residual and num_features != num_classes):
-            msg = f"sizes have to be ≥ 1, and residual stacking takes logits, but got {sizes=!r} and {residual=!r}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"stacking: expected sizes ≥ 1, and logits where residual is set, got {sizes=!r} and {residual=!r}"
+            )
         self.num_members = num_members
         self.residual = residual
         self.register_buffer("mean", torch.zeros(num_members, num_features))
@@ -118,11 +118,11 @@ class TemperatureCombiner(nn.Module):
     (Rahaman & Thiery 2021).
 
     Args:
-        combiner: what to correct.
-        temperature: T, positive; above 1 makes it less sure.
+        combiner: Combiner to correct.
+        temperature: T, positive; above 1 makes it less confident.
 
     Raises:
-        ConfigError: a temperature that isn't positive.
+        ConfigError: If the temperature isn't positive.
     """
 
     temperature: Tensor
@@ -130,8 +130,7 @@ class TemperatureCombiner(nn.Module):
     def __init__(self, combiner: "MeanCombiner | StackedCombiner", temperature: float) -> None:
         super().__init__()
         if not temperature > 0:
-            msg = f"temperature has to be positive, but is {temperature!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"temperature: expected a number > 0, got {temperature!r}")
         self.combiner = combiner
         self.register_buffer("temperature", torch.tensor(temperature))
 

@@ -18,12 +18,12 @@ class Ensemble(nn.Module):
     Args:
         members: K callables from images [B, C, H, W] to outputs [B, features]; modules among them are registered, so
             that ``to`` and ``state_dict`` reach them.
-        combiner: from outputs [B, K, features] to log-probabilities [B, classes].
-        run_all: computes what the members compute, [B, C, H, W] to [B, K, features], with shared work done once.
-            None: members run one after the other.
+        combiner: Combiner from outputs [B, K, features] to log-probabilities [B, classes].
+        run_all: Function that computes what the members compute, [B, C, H, W] to [B, K, features], with shared work
+            done once. None: members run one after the other.
 
     Raises:
-        InputError: no members.
+        InputError: If there are no members.
     """
 
     def __init__(
@@ -35,8 +35,7 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         if not members:
-            msg = "an ensemble has to have at least one member, but got none"
-            raise InputError(msg)
+            raise InputError("members: expected at least one member, got none")
         self._calls = tuple(members)
         self._run_all = run_all
         self.members = nn.ModuleList([member for member in members if isinstance(member, nn.Module)])

@@ -1,6 +1,5 @@
 """Ensembles by name: fitting a combiner on the blend split."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,7 @@ from graftwork.ensembles._arrays import fit_temperature, greedy_forward_selectio
 from graftwork.ensembles._check import check_blend
 from graftwork.ensembles._combiners import Combiner, MeanCombiner, StackedCombiner, TemperatureCombiner
 from graftwork.ensembles._stack import StackSettings, fit_stacked
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, did_you_mean
 
 Fitted = tuple[MeanCombiner | StackedCombiner, Tensor]
 """A combiner, and the log-probabilities [example, class] with which its temperature can be fitted fairly."""
@@ -66,35 +65,34 @@ def fit_combiner(
     """Fit the combiner of a method on the blend split, which neither training nor selection has seen.
 
     Args:
-        method: a key of ``COMBINERS``.
-        outputs: float [example, member, class]: logits of the frozen members; for ``stacked`` also other features,
+        method: A key of ``COMBINERS``.
+        outputs: Logits of the frozen members, float [example, member, class]; for ``stacked`` also other features,
             and then with ``num_classes``.
-        labels: int64 [example].
-        generator: source of all randomness.
-        calibrated: whether to scale the temperature afterwards. A stacker's is fitted on held-out predictions of
-            cross-fitting, since on its own training examples it is too sure of itself.
-        **options: of the method: ``num_steps`` and ``criterion`` of ``greedy_forward_selection``, or the fields of
-            ``StackSettings`` and ``num_classes`` (None: as many as outputs).
+        labels: True class of each example, int64 [example].
+        generator: Source of all randomness.
+        calibrated: Whether to scale the temperature afterwards. A stacker's is fitted on held-out predictions of
+            cross-fitting, since it is overconfident on its own training examples.
+        **options: Options of the method: ``num_steps`` and ``criterion`` of ``greedy_forward_selection``, or the
+            fields of ``StackSettings`` and ``num_classes`` (None: as many as outputs).
 
     Returns:
         A module without gradients, in evaluation mode.
 
     Raises:
-        ConfigError: the method is unknown, or doesn't take these options.
-        InputError: shapes that don't fit, or values that aren't finite.
+        ConfigError: If the method is unknown, or doesn't take these options.
+        InputError: If shapes don't fit, or values aren't finite.
     """
     if method not in COMBINERS:
-        near = difflib.get_close_matches(method, COMBINERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        msg = f"the ensemble method has to be one of {', '.join(COMBINERS)}, but is {method!r}{hint}"
-        raise ConfigError(msg)
+        hint = did_you_mean(method, COMBINERS)
+        raise ConfigError(f"ensemble method: expected one of {', '.join(COMBINERS)}, got {method!r}{hint}")
     check_blend(outputs, labels)
     outputs = outputs.detach()
     try:
         combiner, held_out = COMBINERS[method](outputs, labels, generator, **options)
     except TypeError as error:
-        msg = f"the ensemble method {method!r} can't take the options {options!r}: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"ensemble method {method}: expected options that it takes, got {options!r}: {error}"
+        ) from error
     if not calibrated:
         return combiner.eval()
     temperature = fit_temperature(held_out.double().numpy(), labels.numpy())

@@ -16,17 +16,17 @@ class StackSettings:
     """How a stacker is trained.
 
     Args:
-        hidden_features: width of its hidden layer.
-        residual: whether it starts from the mean of the members; see ``StackedCombiner``.
-        num_folds: parts of the blend split for cross-fitting, at least 2.
-        max_epochs: epochs at most, at least 1.
-        patience: epochs without a better held-out likelihood after which to stop.
-        batch_size: examples of a step.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
+        hidden_features: Width of its hidden layer.
+        residual: Whether it starts from the mean of the members; see ``StackedCombiner``.
+        num_folds: Number of folds of the blend split for cross-fitting, at least 2.
+        max_epochs: Largest number of epochs, at least 1.
+        patience: Number of epochs without a better held-out likelihood after which to stop.
+        batch_size: Number of examples in a step.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: If a number is out of range.
     """
 
     hidden_features: int = 64
@@ -40,8 +40,7 @@ class StackSettings:
 
     def __post_init__(self) -> None:
         if self.num_folds < 2 or min(self.max_epochs, self.patience, self.batch_size, self.hidden_features) < 1:
-            msg = f"num_folds has to be at least 2, and all other counts at least 1, but got {self!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"stacking: expected num_folds >= 2 and all other counts >= 1, got {self!r}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,11 +48,11 @@ class StackFit:
     """A trained stacker and how it would do on new examples.
 
     Attributes:
-        combiner: trained on the whole blend split for ``num_epochs``.
-        num_epochs: the number of epochs with the best held-out likelihood.
-        held_out: float [example, class]: log-probabilities of each example by the fold model that never saw it, after
-            that many epochs.
-        held_out_nll: mean negative log-likelihood of held-out examples after each epoch tried, from 0 on, in nats.
+        combiner: The stacker, trained on the whole blend split for ``num_epochs``.
+        num_epochs: The number of epochs with the best held-out likelihood.
+        held_out: Log-probabilities of each example by the fold model that never saw it, after that many epochs, float
+            [example, class].
+        held_out_nll: Mean negative log-likelihood of held-out examples after each epoch tried, from 0 on, in nats.
     """
 
     combiner: StackedCombiner
@@ -77,24 +76,24 @@ def fit_stacked(
     for which the final model trains on everything.
 
     Args:
-        outputs: float [example, member, feature], of frozen members on examples that none of them was trained on.
-        labels: int64 [example].
-        num_classes: of the prediction.
-        generator: source of folds, initial weights and the order of examples. The result depends on nothing else.
-        settings: None: the defaults.
+        outputs: Outputs of frozen members on examples that none of them was trained on, float [example, member,
+            feature].
+        labels: True class of each example, int64 [example].
+        num_classes: Number of classes of the prediction.
+        generator: Source of folds, initial weights and the order of examples. The result depends on nothing else.
+        settings: How to train; None: the defaults.
 
     Raises:
-        InputError: shapes that don't fit, values that aren't finite, or fewer examples than folds.
-        ConfigError: settings that don't fit the data.
+        InputError: If shapes don't fit, or values aren't finite.
+        ConfigError: If the settings don't fit the data, such as fewer examples than folds.
     """
     settings = settings or StackSettings()
     check_blend(outputs, labels)
     if len(labels) < settings.num_folds or int(labels.max()) >= num_classes:
-        msg = (
-            f"stacking takes at least num_folds={settings.num_folds} examples with labels in 0 … {num_classes - 1}, "
-            f"but got {len(labels)} with labels up to {int(labels.max())}"
+        raise ConfigError(
+            f"stacking: expected at least num_folds={settings.num_folds} examples, with labels in "
+            f"0 … {num_classes - 1}, got {len(labels)} with labels up to {int(labels.max())}"
         )
-        raise ConfigError(msg)
     outputs = outputs.detach().float()
     fold_of = torch.randperm(len(labels), generator=generator) % settings.num_folds
     runs = [

@@ -29,21 +29,22 @@ def combiner_from(description: Mapping[str, Any], tensors: Mapping[str, Tensor])
     """Make a combiner from its description and its tensors.
 
     Args:
-        description: as ``describe_combiner`` returns it.
-        tensors: its ``state_dict``.
+        description: Plain data, as ``describe_combiner`` returns it.
+        tensors: The combiner's ``state_dict``.
 
     Returns:
         A module without gradients, in evaluation mode.
 
     Raises:
-        RunError: a description or tensors that don't fit together.
+        RunError: If description and tensors don't fit together.
     """
     try:
         combiner = _blank(description)
         combiner.load_state_dict(dict(tensors))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        msg = f"expected a combiner as describe_combiner writes it, with its tensors, but got {description!r}: {error}"
-        raise RunError(msg) from error
+        raise RunError(
+            f"combiner: expected what describe_combiner writes, with its tensors, got {description!r}: {error}"
+        ) from error
     return combiner.requires_grad_(requires_grad=False).eval()
 
 

@@ -1,6 +1,6 @@
 """Evolution: Algorithm 1 of the poster over a population with shared parameters.
 
-`search` is the algorithm as a generator: it yields one `Generation` a round and keeps all that changes in a
+`search` is the algorithm as a generator: it yields one `Generation` for each round and keeps all that changes in a
 `SearchState`, so that the caller may store, stop and resume it between any two updates. A `Population` holds members
 over one bank with their lineage, and a `Plan` says how much work each round gets. What a search decides is a strategy
 (`graftwork.evolution.strategies`), made of a selector (`graftwork.evolution.selection`) and a mutation

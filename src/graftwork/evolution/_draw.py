@@ -1,4 +1,4 @@
-"""The updates of one round, drawn as long as the round's share of the plan lasts."""
+"""The updates of one round, drawn until the round's share of the plan is used up."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Drawn:
 
     Args:
         update: What the trainer runs.
-        name: Id of the member that it trains, or the hash of a genome that is none.
-        flops: Training FLOPs.
+        name: Id of the member that it trains, or the hash of a genome that is not a member's.
+        flops: Training FLOPs of the update.
     """
 
     update: Update
@@ -29,10 +29,10 @@ class RoundDraw:
     """Draws the updates of one round.
 
     Args:
-        state: Its ``rng`` draws; otherwise only read.
-        strategy: Decides who trains.
+        state: The search; only its ``rng`` changes.
+        strategy: What decides which member trains.
         plan: How much work the round gets.
-        batch_size: Images of an update.
+        batch_size: Number of images in an update.
         reserved: FLOPs that scoring the population will take.
     """
 
@@ -44,7 +44,7 @@ class RoundDraw:
         self._largest = max(self._cost(name, None) for name in self._members)
 
     def __call__(self, count: int) -> list[Drawn]:
-        """Up to ``count`` updates that follow on the state; none when the round is over.
+        """Draw the next updates, at most ``count``; none when the round is over.
 
         Under a plan in FLOPs the round ends before the update that would leave too little for scoring.
         """

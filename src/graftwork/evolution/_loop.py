@@ -1,4 +1,4 @@
-"""Algorithm 1 of the poster, as a generator that yields one `Generation` a round.
+"""Algorithm 1 of the poster, as a generator that yields one `Generation` for each round.
 
 Nothing here writes a file or prints: the caller records what is yielded, and may stop and resume between any two
 updates, because everything that changes lives in `SearchState` and in the strategy's ``state_dict``.
@@ -31,16 +31,16 @@ def search(
     Args:
         state: A population that holds the seed, and the source of randomness; changed in place. A state that was
             stored between two updates continues where it was, to the same bits.
-        strategy: Decides who survives, what is grown and who trains (see `graftwork.evolution.strategies`).
-        trainer: Makes updates.
-        scorer: Says which validation examples each member gets right.
+        strategy: What decides which members survive, grow and train (see `graftwork.evolution.strategies`).
+        trainer: What makes the updates.
+        scorer: What says which validation examples each member gets right.
         plan: How much work each round gets.
-        num_survivors: K.
-        population_size: M, at least K.
-        observer: Told when the state may be stored (see `Observer`); ``None``: nobody.
+        num_survivors: K, members that survive a round.
+        population_size: M, members after growth, at least K.
+        observer: Function called when the state may be stored (see `Observer`); ``None``: none.
 
     Yields:
-        One `Generation` a round; after the last one the population holds the final survivors.
+        One `Generation` for each round; after the last one the population holds the final survivors.
 
     Raises:
         ConfigError: If K or M is below 1, or M is below K.
@@ -71,7 +71,7 @@ def joint_train(
     plan: Plan,
     observer: Observer | None = None,
 ) -> None:
-    """Draw a member, update it on one batch; until this round's share of the plan is done."""
+    """Draw a member and update it on one batch, until this round's share of the plan is done; as in `search`."""
     trainer.sync()
     reserved = scorer.flops(state.population.genomes)
     draw = RoundDraw(state, strategy=strategy, plan=plan, batch_size=trainer.batch_size, reserved=reserved)

@@ -14,12 +14,12 @@ class Plan:
     Args:
         num_generations: Rounds after the first, which trains the seed alone.
         initial_steps: N_i, updates of the seed; ``None`` with ``flops``.
-        steps_per_generation: N_j, updates a generation; ``None`` with ``flops``.
+        steps_per_generation: N_j, updates in each generation; ``None`` with ``flops``.
         flops: Budget of the whole search; ``None`` with steps.
-        initial_fraction: Fraction of ``flops`` that the first round gets; the rest is dealt out equally.
+        initial_fraction: Fraction of ``flops`` that the first round gets; the rest is split evenly.
         small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
             resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
-        small_size: Height and width; ``None``: images stay as they are.
+        small_size: Height and width of the shrunk images; ``None``: images stay as they are.
 
     Raises:
         ConfigError: If neither or both are given, or a number is out of its range.
@@ -37,14 +37,17 @@ class Plan:
         if self.small_size is not None:  # JSON has no tuples
             object.__setattr__(self, "small_size", tuple(self.small_size))
         if self.num_generations < 0:
-            raise ConfigError(f"plan: num_generations must be >= 0, got {self.num_generations}")
+            raise ConfigError(f"plan: num_generations: expected an integer >= 0, got {self.num_generations}")
         stepped = self.initial_steps is not None and self.steps_per_generation is not None
         if stepped == (self.flops is not None):
-            raise ConfigError("plan: give either initial_steps and steps_per_generation, or flops")
+            raise ConfigError(
+                "plan: expected either initial_steps and steps_per_generation, or flops, got "
+                f"{self.initial_steps}, {self.steps_per_generation} and {self.flops}"
+            )
         if not 0 < self.initial_fraction <= 1:
-            raise ConfigError(f"plan: initial_fraction must be in (0, 1], got {self.initial_fraction!r}")
+            raise ConfigError(f"plan: initial_fraction: expected a number in (0, 1], got {self.initial_fraction!r}")
         if not 0 <= self.small_share <= 1:
-            raise ConfigError(f"plan: small_share must be in [0, 1], got {self.small_share!r}")
+            raise ConfigError(f"plan: small_share: expected a number in [0, 1], got {self.small_share!r}")
 
     @property
     def total_steps(self) -> int | None:
@@ -55,25 +58,25 @@ class Plan:
 
     @property
     def first_fraction(self) -> float:
-        """Share of the work that the first round gets, whatever the plan counts."""
+        """Share of the work that the first round gets, in steps or in FLOPs."""
         if self.total_steps is None:
             return self.initial_fraction
         return max(1, self.initial_steps or 0) / max(1, self.total_steps)
 
     def alone(self, flops: int) -> "Plan":
-        """The same plan for one network with so many FLOPs, scoring included: the control of a search."""
+        """The same plan for one network with this number of FLOPs, scoring included: the control of a search."""
         fraction = self.first_fraction
         return replace(self, initial_steps=None, steps_per_generation=None, flops=flops, initial_fraction=fraction)
 
     def share(self, step: int, spent: int) -> float:
-        """Share of the work that so many updates or FLOPs are."""
+        """Share of the whole work that this number of updates (or, for a plan in FLOPs, of FLOPs) makes."""
         return step / max(1, self.total_steps or 1) if self.flops is None else spent / self.flops
 
     def progress(self, step: int, spent: int, reserved: int) -> float:
         """Fraction of the whole search's training that is done, which drives schedules.
 
         Args:
-            step: Updates so far.
+            step: Number of updates so far.
             spent: FLOPs so far.
             reserved: FLOPs that the last scoring will take.
         """

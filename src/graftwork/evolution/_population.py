@@ -20,11 +20,11 @@ class Birth:
     """One entry of the lineage.
 
     Args:
-        id: The member, named for life in order of birth.
-        parent: Whom it was grown from; ``None`` for a seed.
+        id: Id of the member, given for life in order of birth.
+        parent: Id of the member that it was grown from; ``None`` for a seed.
         transform: What was done to the parent, as a phrase; ``"seed"`` for a seed.
-        generation: When; 0 for a seed.
-        genome: What it is.
+        generation: Number of the round in which it was born; 0 for a seed.
+        genome: Genome of the member.
     """
 
     id: MemberId
@@ -38,8 +38,8 @@ class Population:
     """Members over one bank, in order of birth; blocks that no member names any more are dropped.
 
     Args:
-        bank: Owner of all weights.
-        form: Of every member's forward pass (see `bind`).
+        bank: Owner of all weights; ``None``: a new, empty one.
+        form: Form of every member's forward pass (see `bind`).
     """
 
     def __init__(self, bank: BlockBank | None = None, *, form: Form = "fused") -> None:
@@ -50,18 +50,18 @@ class Population:
 
     @property
     def members(self) -> Mapping[MemberId, Member]:
-        """The living, in order of birth."""
+        """The living members, in order of birth."""
         return self._members
 
     @property
     def genomes(self) -> list[Genome]:
-        """Genomes of the living, in order of birth."""
+        """Genomes of the living members, in order of birth."""
         return [member.genome for member in self]
 
     def __getitem__(self, member_id: MemberId) -> Member:
         if member_id not in self._members:
             alive = ", ".join(self._members)
-            raise InputError(f"population: no member {member_id!r}; alive are {alive}")
+            raise InputError(f"population: expected a living member ({alive}), got {member_id!r}")
         return self._members[member_id]
 
     def __iter__(self) -> Iterator[Member]:
@@ -71,11 +71,17 @@ class Population:
         return len(self._members)
 
     def birth(self, member_id: MemberId) -> Birth:
-        """The lineage's entry of a member, alive or dead."""
+        """The lineage's entry for a member, alive or dead.
+
+        Raises:
+            InputError: If there was no such member.
+        """
         for entry in self.lineage:
             if entry.id == member_id:
                 return entry
-        raise InputError(f"population: {member_id!r} was never born; there were {len(self.lineage)} births")
+        raise InputError(
+            f"population: expected one of the {len(self.lineage)} members that were born, got {member_id!r}"
+        )
 
     def _bear(self, genome: Genome, parent: MemberId | None, transform: str, generation: int) -> MemberId:
         member_id = MemberId(f"m{len(self.lineage)}")
@@ -94,10 +100,13 @@ class Population:
         """Add a member that has no parent.
 
         Args:
-            genome: What it is; entries that the bank holds are shared, the others are added.
-            generator: Source of new weights.
-            initialisation: Of the seed's blocks.
-            images: Needed by a new whitening stem: normalised images [N, C, H, W].
+            genome: Genome of the member; entries that the bank holds are shared, the others are added.
+            generator: Source of the new weights.
+            initialisation: How the seed's blocks begin (see `grow_bank`).
+            images: Normalised images [N, C, H, W], for a new whitening stem; ``None`` for other stems.
+
+        Returns:
+            The id of the new member.
         """
         grow_bank(self.bank, genome, generator=generator, initialisation=initialisation, images=images)
         return self._bear(genome, None, "seed", 0)
@@ -105,19 +114,33 @@ class Population:
     def graft(self, parent: MemberId, growth: Growth, *, generator: torch.Generator, generation: int = 0) -> MemberId:
         """Add a child. It shares every block of its parent and, until calibrated, its statistics.
 
+        Args:
+            parent: Id of a living member.
+            growth: Growth of the parent's genome.
+            generator: Source of the new weights.
+            generation: Number of the round, for the lineage.
+
+        Returns:
+            The id of the child.
+
         Raises:
             InputError: If the growth does not start from this parent's genome.
         """
         source = self[parent]
         if growth.parent != source.genome:
-            raise InputError(f"population: the growth starts from {growth.parent!r}, but {parent} is {source.genome!r}")
+            raise InputError(
+                f"population: expected a growth of {parent}, {source.genome!r}, got one of {growth.parent!r}"
+            )
         growth.graft(self.bank, generator=generator)
         child = self._bear(growth.child, parent, growth.transform, generation)
         self._members[child].share_statistics(source)
         return child
 
     def keep(self, member_ids: Iterable[MemberId]) -> tuple[BlockId, ...]:
-        """Let the others die, and drop the blocks that only they named.
+        """Drop all other members, and the blocks that only they named.
+
+        Args:
+            member_ids: Members to keep, at least one.
 
         Returns:
             Ids of the dropped blocks.
@@ -127,7 +150,7 @@ class Population:
         """
         wanted = {member_id: self[member_id] for member_id in member_ids}
         if not wanted:
-            raise InputError("population: at least one member must be kept")
+            raise InputError("population: expected at least one member to keep, got none")
         self._members = {member_id: m for member_id, m in self._members.items() if member_id in wanted}
         used = {block_id for member in self for block_id in member.genome.ids}
         dropped = tuple(block_id for block_id in self.bank if block_id not in used)
@@ -142,7 +165,7 @@ class Population:
         return self
 
     def ancestors(self, member_id: MemberId) -> Sequence[Birth]:
-        """The line from the seed to a member, both included."""
+        """Lineage from the seed to a member, both included."""
         line = [self.birth(member_id)]
         while (parent := line[-1].parent) is not None:
             line.append(self.birth(parent))
@@ -157,7 +180,14 @@ class Population:
         *,
         form: Form = "fused",
     ) -> "Population":
-        """Build the population that a checkpoint describes: whoever has statistics (maybe none) is alive."""
+        """Build the population that a checkpoint describes.
+
+        Args:
+            bank: Owner of all weights.
+            lineage: All births, in order.
+            statistics: Statistics of each living member by block (maybe none); all other members are dead.
+            form: Form of every member's forward pass.
+        """
         population = cls(bank, form=form)
         population.lineage = list(lineage)
         for member_id, values in statistics.items():

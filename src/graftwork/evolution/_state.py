@@ -1,4 +1,4 @@
-"""What a search is made of between two updates, and what it says after a round."""
+"""The state of a search between two updates, and what it yields after a round."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from graftwork.typing import MemberId
 
 
 class Trains(Protocol):
-    """Makes updates (see `graftwork.training.Trainer`), as many as it wants drawn at once."""
+    """What makes updates (see `graftwork.training.Trainer`), and how many it wants drawn at once."""
 
     @property
     def batch_size(self) -> int: ...
@@ -37,12 +37,12 @@ class SearchState:
     """Everything that changes during a search: what a checkpoint stores, beside the strategy's own state.
 
     Args:
-        population: Members, bank and lineage.
+        population: The members, their bank and their lineage.
         rng: Source of draws, mutations and new weights.
-        generation: Number of the current round.
+        generation: Number of the current round, from 0.
         begun: Whether this round's mutation is done.
         finished: Whether the search is over.
-        step: Updates so far.
+        step: Number of updates so far.
         training_flops: FLOPs spent on updates so far.
         scoring_flops: FLOPs spent on scoring so far.
         survivors: Members selected at the end of the last round, in order of choice.
@@ -74,19 +74,19 @@ class SearchState:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The outcome of one round: selection has been made from these scores; the survivors begin the next round.
+    """The outcome of one round: scores, and the survivors that were selected from them and begin the next round.
 
     Args:
-        number: 0 for the round that trains the seed alone.
+        number: Number of the round; 0 for the one that trains the seed alone.
         members: Members that were scored, in order of birth.
         evaluation: What each of them says about the validation split.
         survivors: Selected members, in order of choice.
         births: Members born in this round.
         report: Outcome of the mutation.
-        step: Updates since the start.
+        step: Number of updates since the start.
         training_flops: Training FLOPs since the start.
         scoring_flops: Scoring FLOPs since the start.
-        mean_loss: Mean over this round's updates; NaN if there was none.
+        mean_loss: Mean loss over this round's updates; NaN if there was none.
         last: Whether it is the final round.
     """
 
@@ -111,7 +111,7 @@ class Generation:
 
     @property
     def best(self) -> MemberId:
-        """The member with the highest validation accuracy; the older of equals."""
+        """The member with the highest validation accuracy; of equals, the older one."""
         return self.members[int(np.argmax(self.evaluation.correct.sum(axis=1)))]
 
     @property
@@ -125,9 +125,9 @@ class Generation:
 
 
 Observer = Callable[[SearchState, str, float, float], None]
-"""Called with the state, the name of a member, a loss and the progress whenever the state may be stored; may raise to
-stop the search.
+"""Function of the state, the name of a member, a loss and the progress, called whenever the state may be stored; it may
+raise to stop the search.
 
-That is after every update, or, where a trainer wants several drawn at once, after those: then the member is the one
-drawn last and the loss is the mean. A genome that is drawn without being a member goes by its hash.
+That is after every update or, where a trainer wants several drawn at once, after all of those: the member is then the
+one drawn last, and the loss is their mean. A drawn genome that is not a member's is named by its hash.
 """

@@ -21,12 +21,12 @@ from graftwork.networks.execution import InputTransform, Output, Segment, prefix
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """Members and what makes one prediction of their outputs.
+    """Members, and a combiner that makes one prediction of their outputs.
 
     Args:
-        members: Over one bank or several; they agree on input, activation, norm and the head's kind.
-        combiner: From outputs [B, K, features] to log-probabilities [B, classes].
-        description: Of the combiner, as plain data (see `graftwork.ensembles.describe_combiner`).
+        members: Members over one bank or several; they agree on input, activation, norm and the head's kind.
+        combiner: Module from outputs [B, K, features] to log-probabilities [B, classes].
+        description: The combiner as plain data (see `graftwork.ensembles.describe_combiner`).
         output: What of each member the combiner reads.
     """
 
@@ -57,11 +57,11 @@ def export_ensemble(
     As `export_member` does, with log-probabilities in the place of logits: their softmax is the probabilities.
 
     Args:
-        ensemble: Its members run in evaluation mode, with their running statistics; left alone.
-        folder: Made where it is missing.
-        to: The format.
+        ensemble: Ensemble to export, as its members run in evaluation mode; left alone.
+        folder: Folder for the files; made if it is missing.
+        to: Format of the files.
         transform: How the members' images were normalised.
-        class_names: One for each class, in the order of the outputs.
+        class_names: Name of each class, in the order of the outputs.
         tolerance: Largest relative gap in float32; ``None``: that of a member's export.
         overwrite: Whether to replace files of the same names.
 
@@ -75,7 +75,7 @@ def export_ensemble(
     """
     members = ensemble.members
     if not members:
-        raise InputError("export: an ensemble has to have at least one member, but got none")
+        raise InputError("export: expected at least one member, got none")
     check_arguments(members[0], to, transform, class_names)
     genomes = [member.genome for member in members]
     heads = [replace(genome.head, id=genomes[0].head.id) for genome in genomes]  # whose weights may differ
@@ -84,7 +84,7 @@ def export_ensemble(
         for g, h in zip(genomes, heads, strict=True)
     }
     if len(kinds) > 1:
-        raise InputError(f"export: members of one ensemble must agree on input, stem, norm and head, got {kinds}")
+        raise InputError(f"export: expected members that agree on input, stem, norm and head, got {kinds}")
     twins = [exact_twin(member) for member in members]
     twin = Joined(twins, deepcopy(ensemble.combiner).double(), ensemble.description, ensemble.output)
     segments = prefix_tree(twins)
@@ -112,6 +112,6 @@ def export_ensemble(
 
 @torch.no_grad()
 def _tensors(twin: Joined, segments: Sequence[Segment]) -> dict[str, Tensor]:
-    """By the names of ``model.py``; shared prefixes once."""
+    """Tensors by the names of ``model.py``; shared prefixes once."""
     tensors = segment_tensors(twin.members, segments, without_last=twin.output == "penultimate")
     return tensors | {f"combiner.{name}": tensor.clone() for name, tensor in twin.combiner.state_dict().items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graftwork._version import __version__
-from graftwork.errors import GraftworkError, InputError, ResourceError
+from graftwork.errors import GraftworkError, InputError, ResourceError, did_you_mean
 from graftwork.exporting._formats import FILES, ExportFormat, Sheet, can_run, open_export, write_files
 from graftwork.exporting._source import plain_network, render_source
 from graftwork.exporting._tensors import plain_tensors
@@ -37,8 +37,8 @@ class ExportReport:
     """The receipt of an export.
 
     Args:
-        to: The format.
-        paths: The files, the one to open first.
+        to: Format of the files.
+        paths: The files; the first one is the one to open.
         max_gap: Largest difference of the opened file's logits from the member's, float32, relative to the largest
             logit; ``None`` where onnxruntime is missing and the file could not be run.
         exact_gap: The same in float64, of the plain network from the member in reference form.
@@ -75,11 +75,11 @@ def export_member(
     ``onnx`` an ONNX model with inputs ``images`` and outputs ``logits``. Batch sizes are free.
 
     Args:
-        member: Exported as it runs in evaluation mode, with its running statistics; left alone.
-        folder: Made where it is missing.
-        to: The format.
+        member: Member to export, as it runs in evaluation mode with its running statistics; left alone.
+        folder: Folder for the files; made if it is missing.
+        to: Format of the files.
         transform: How the member's images were normalised.
-        class_names: One for each class, in the order of the logits.
+        class_names: Name of each class, in the order of the logits.
         tolerance: Largest relative gap in float32; ``None`` is `TOLERANCES` for the genome's norm. In float64 the
             network is always held to `EXACT_TOLERANCE`.
         overwrite: Whether to replace files of the same names.
@@ -157,7 +157,7 @@ def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, ove
 def check_arguments(member: Member, to: str, transform: InputTransform, class_names: Sequence[str]) -> None:
     genome = member.genome
     if to not in FILES:
-        raise InputError(f"export: to must be one of {', '.join(FILES)}, got {to!r}")
+        raise InputError(f"export: to: expected one of {', '.join(FILES)}, got {to!r}{did_you_mean(to, FILES)}")
     if isinstance(class_names, str) or len(class_names) != genome.num_classes:
         raise InputError(f"export: expected {genome.num_classes} class names, got {class_names!r}")
     channels = genome.input_shape[0]
@@ -165,7 +165,7 @@ def check_arguments(member: Member, to: str, transform: InputTransform, class_na
         if len(values) != channels or not all(math.isfinite(value) for value in values):
             raise InputError(f"export: expected {channels} finite values of {name}, one a channel, got {values!r}")
     if min(transform.std) <= 0:
-        raise InputError(f"export: std must be greater than 0, got {transform.std!r}")
+        raise InputError(f"export: std: expected numbers > 0, got {transform.std!r}")
 
 
 def _hold(subject: Subject, gap: float, tolerance: float, to: str, precision: str) -> None:

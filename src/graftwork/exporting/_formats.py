@@ -37,8 +37,8 @@ class Sheet:
 
     Args:
         input_shape: Channels, height and width of an image.
-        class_names: In the order of the logits.
-        genome_id: Of the member.
+        class_names: Names of the classes, in the order of the logits.
+        genome_id: Id of the member's genome.
     """
 
     input_shape: Shape
@@ -46,7 +46,7 @@ class Sheet:
     genome_id: str
 
     def to_json(self) -> str:
-        """As a JSON object."""
+        """The sheet as a JSON object."""
         fields = {"input_shape": self.input_shape, "class_names": self.class_names, "genome_id": self.genome_id}
         return json.dumps(fields)
 
@@ -65,8 +65,8 @@ class Exported:
     Args:
         path: The file.
         input_shape: Channels, height and width of an image.
-        class_names: In the order of the logits.
-        run: Float32 images [B, C, H, W] with values in [0, 1] → logits [B, classes].
+        class_names: Names of the classes, in the order of the logits.
+        run: Function: float32 images [B, C, H, W] with values in [0, 1] → logits [B, classes].
     """
 
     path: Path

@@ -156,10 +156,10 @@ def render_source(genome: Genome, transform: InputTransform, class_names: Sequen
     """The text of ``model.py``.
 
     Args:
-        genome: Of the member.
-        transform: Its mean and std become constants of the file.
-        class_names: One for each class, in the order of the logits.
-        version: Of graftwork, for the file's header.
+        genome: Genome of the member.
+        transform: How images are normalised; mean and std become constants of the file.
+        class_names: Name of each class, in the order of the logits.
+        version: Version of graftwork, for the file's header.
     """
     body = _body_lines(genome)
     text = _template("model.py.jinja").render(
@@ -186,13 +186,13 @@ def render_ensemble(
     """The text of ``model.py`` for an ensemble.
 
     Args:
-        genomes: Of the members, which agree on input, stem, activation, norm and head.
+        genomes: Genomes of the members, which agree on input, stem, activation, norm and head.
         segments: The trie of the members.
-        combiner: Its description as plain data.
+        combiner: The combiner's description as plain data.
         without_last: Whether the combiner reads what the last linear layers would receive.
-        transform: Its mean and std become constants of the file.
-        class_names: One for each class, in the order of the outputs.
-        version: Of graftwork, for the file's header.
+        transform: How images are normalised; mean and std become constants of the file.
+        class_names: Name of each class, in the order of the outputs.
+        version: Version of graftwork, for the file's header.
     """
     first = genomes[0]
     lines = []

@@ -107,12 +107,12 @@ def plain_tensors(member: Member) -> dict[str, Tensor]:
 def segment_tensors(
     members: Sequence[Member], segments: Sequence[Segment], *, without_last: bool = False
 ) -> dict[str, Tensor]:
-    """The same of an ensemble, without its combiner: each segment of the trie once, and a head for each member.
+    """The same for an ensemble, without its combiner: each segment of the trie once, and a head for each member.
 
     Args:
-        members: Of the ensemble.
-        segments: Their trie.
-        without_last: Leave out the last linear layers.
+        members: Members of the ensemble.
+        segments: Trie of the members.
+        without_last: Whether the last linear layers are left out.
     """
     tensors: dict[str, Tensor] = {}
     for number, segment in enumerate(segments):

@@ -1,4 +1,4 @@
-"""Keep freed memory: on large batches a third of a step can go into page faults of tensors mapped anew each time."""
+"""Keep freed memory: on large batches a third of a step can go into page faults of tensors mapped again each time."""
 
 import ctypes
 import sys

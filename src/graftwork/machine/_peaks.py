@@ -21,9 +21,9 @@ class Peak:
     """Floating-point operations per second at best, in one precision (a multiply-add is two).
 
     Args:
-        precision: Of factors; sums are float32.
-        product: Of a matrix product of 1024 × 1024.
-        convolution: Of a 3×3 convolution of 128 channels, channels-last.
+        precision: Type of the factors; sums are float32.
+        product: FLOPs per second of a matrix product of 1024 × 1024.
+        convolution: FLOPs per second of a 3×3 convolution of 128 channels, channels-last.
     """
 
     precision: Precision
@@ -32,7 +32,7 @@ class Peak:
 
     @property
     def best(self) -> float:
-        """The larger of the two: what shares are shares of."""
+        """The larger of the two, with which training is compared."""
         return max(self.product, self.convolution)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def _rate(work: Callable[[], torch.Tensor], flops: int, seconds: float) -> float
 
 @torch.no_grad()
 def measure_peak(precision: Precision, *, seconds: float = 0.3) -> Peak:
-    """Time a large matrix product and a large convolution on the CPU, by as many threads as torch uses.
+    """Time a large matrix product and a large convolution on the CPU, on as many threads as torch uses.
 
     Args:
-        precision: Of the factors. Where the processor has no units for bfloat16 that takes long: one run is made.
+        precision: Type of the factors. Where the processor has no units for bfloat16 that takes long: one run is made.
         seconds: About how long each of the two is measured.
     """
     dtype = _TYPES[precision]

@@ -1,4 +1,4 @@
-"""Accuracy, over all and by class. Every share is a quotient of two counts, so the order of examples is nothing."""
+"""Accuracy, over all and by class. Shares are quotients of two counts, so the order of examples doesn't matter."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,14 @@ from graftwork.metrics._check import check_predictions
 
 
 def accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Return the share of int64 [example] predictions that equal their labels.
+    """Share of predictions that equal their labels.
+
+    Args:
+        predicted: Predicted class of each example, int64 [example].
+        labels: True class of each example, int64 [example].
 
     Raises:
-        InputError: no examples, or different numbers of them.
+        InputError: If there are no examples, or different numbers of them.
     """
     check_predictions(predicted, labels)
     return int(np.count_nonzero(predicted == labels)) / predicted.size
@@ -21,27 +25,28 @@ def confusion_matrix(predicted: NDArray[np.int64], labels: NDArray[np.int64], nu
     """Count examples by true and by predicted class.
 
     Args:
-        predicted: int64 [example].
-        labels: int64 [example].
-        num_classes: both lie in 0 … num_classes - 1.
+        predicted: Predicted class of each example, int64 [example].
+        labels: True class of each example, int64 [example].
+        num_classes: Number of classes; both arrays lie in 0 … num_classes - 1.
 
     Returns:
         int64 [true class, predicted class].
 
     Raises:
-        InputError: no examples, different numbers of them, or a class out of range.
+        InputError: If there are no examples, different numbers of them, or a class out of range.
     """
     check_predictions(predicted, labels)
-    for name, classes in (("predicted classes", predicted), ("labels", labels)):
+    for name, classes in (("predicted", predicted), ("labels", labels)):
         if classes.min() < 0 or classes.max() >= num_classes:
-            msg = f"{name} have to lie in 0 … {num_classes - 1}, but go from {classes.min()} to {classes.max()}"
-            raise InputError(msg)
+            raise InputError(
+                f"{name}: expected classes in 0 … {num_classes - 1}, got {classes.min()} to {classes.max()}"
+            )
     cells = np.bincount(labels.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def accuracy_by_class(predicted: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return float64 [class]: accuracy on the examples of each class; NaN for a class without examples.
+    """Accuracy on the examples of each class, float64 [class]; NaN for a class without examples.
 
     Arguments and errors are those of ``confusion_matrix``.
     """

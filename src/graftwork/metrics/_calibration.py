@@ -14,10 +14,10 @@ class Reliability:
     """Confidence against accuracy in bins of equal width: the data of a calibration plot.
 
     Attributes:
-        edges: float64 [bin + 1], from 0 to 1. A bin holds its upper edge and not its lower one.
-        counts: int64 [bin].
-        confidences: float64 [bin], mean of the largest probability; NaN where a bin is empty.
-        accuracies: float64 [bin]; NaN where a bin is empty.
+        edges: Borders of the bins, float64 [bin + 1], from 0 to 1. A bin includes its upper edge, not its lower one.
+        counts: Number of examples, int64 [bin].
+        confidences: Mean of the largest probability, float64 [bin]; NaN where a bin is empty.
+        accuracies: Share of correct examples, float64 [bin]; NaN where a bin is empty.
     """
 
     edges: NDArray[np.float64]
@@ -30,17 +30,16 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.int64], 
     """Sort predictions into bins by confidence, the largest probability of each row.
 
     Args:
-        probabilities: float [example, class]; rows sum to 1.
-        labels: int64 [example].
-        num_bins: bins of equal width in [0, 1].
+        probabilities: Probability of each class, float [example, class]; rows sum to 1.
+        labels: True class of each example, int64 [example].
+        num_bins: Number of bins of equal width in [0, 1].
 
     Raises:
-        InputError: shapes that don't fit, rows that don't sum to 1, labels out of range, or no bins.
+        InputError: If shapes don't fit, a row doesn't sum to 1, a label is out of range, or there are no bins.
     """
     check_probabilities(probabilities, labels)
     if num_bins < 1:
-        msg = f"num_bins has to be at least 1, but is {num_bins!r}"
-        raise InputError(msg)
+        raise InputError(f"num_bins: expected a number >= 1, got {num_bins!r}")
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
@@ -54,7 +53,7 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.int64], 
 def expected_calibration_error(
     probabilities: NDArray[np.floating], labels: NDArray[np.int64], *, num_bins: int = 15
 ) -> float:
-    """Return the mean gap of confidence and accuracy over bins, weighted by their counts (Guo et al. 2017, eq. 3).
+    """Mean gap between confidence and accuracy over bins, weighted by their counts (Guo et al. 2017, eq. 3).
 
     0 is perfectly calibrated, 1 the worst. Arguments and errors are those of ``reliability``.
     """
@@ -64,16 +63,16 @@ def expected_calibration_error(
 
 
 def negative_log_likelihood(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Return the mean of -ln P(true label) in nats.
+    """Mean of -ln P(true label), in nats.
 
     Probabilities below the smallest normal number of their type count as that number, so the result is finite.
 
     Args:
-        probabilities: float [example, class]; rows sum to 1.
-        labels: int64 [example].
+        probabilities: Probability of each class, float [example, class]; rows sum to 1.
+        labels: True class of each example, int64 [example].
 
     Raises:
-        InputError: shapes that don't fit, rows that don't sum to 1, or labels out of range.
+        InputError: If shapes don't fit, a row doesn't sum to 1, or a label is out of range.
     """
     check_probabilities(probabilities, labels)
     likelihood = probabilities[np.arange(len(labels)), labels]

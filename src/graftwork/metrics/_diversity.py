@@ -19,14 +19,14 @@ class Diversity:
     """Summary of a group; pairwise measures are means over pairs.
 
     Attributes:
-        num_members: how many members the group has.
-        mean_accuracy: of the members.
-        best_accuracy: of the best member.
-        vote_accuracy: of the majority vote.
-        oracle_accuracy: share of examples that at least one member gets right.
-        disagreement: None for a single member.
-        double_fault: None for a single member.
-        q_statistic: None for a single member, or where it is undefined for every pair.
+        num_members: Number of members in the group.
+        mean_accuracy: Mean accuracy of the members.
+        best_accuracy: Accuracy of the best member.
+        vote_accuracy: Accuracy of the majority vote.
+        oracle_accuracy: Share of examples that at least one member gets right.
+        disagreement: See ``disagreement``; None for a single member.
+        double_fault: See ``double_fault``; None for a single member.
+        q_statistic: See ``q_statistic``; None for a single member, or where it is undefined for every pair.
     """
 
     num_members: int
@@ -43,11 +43,11 @@ def diversity(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Divers
     """Measure a group of members on one set of examples.
 
     Args:
-        predicted: int64 [member, example]; the class that each member predicts.
-        labels: int64 [example].
+        predicted: Class that each member predicts, int64 [member, example].
+        labels: True class of each example, int64 [example].
 
     Raises:
-        InputError: no members, no examples, or different numbers of examples.
+        InputError: If there are no members, no examples, or different numbers of examples.
     """
     check_predictions(predicted, labels)
     correct = predicted == labels
@@ -69,20 +69,20 @@ def diversity(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Divers
 
 
 def disagreement(correct: NDArray[np.bool_]) -> float:
-    """Return the mean over pairs of (N01 + N10) / N: one is right where the other is wrong; 0 alike, 1 opposite.
+    """Mean over pairs of (N01 + N10) / N, where exactly one of the two is right: 0 always agree, 1 never.
 
     Args:
-        correct: bool [member, example], at least two members.
+        correct: Whether each member gets each example right, bool [member, example]; at least two members.
 
     Raises:
-        InputError: fewer than two members, or no examples.
+        InputError: If there are fewer than two members, or no examples.
     """
     _, n10, n01, _ = _pair_counts(correct)
     return float((n10 + n01).sum() / (len(n10) * correct.shape[1]))
 
 
 def double_fault(correct: NDArray[np.bool_]) -> float:
-    """Return the mean over pairs of N00 / N: both are wrong at once; the lower, the better they back each other up.
+    """Mean over pairs of N00 / N, where both are wrong: the lower, the better they back each other up.
 
     Arguments and errors are those of ``disagreement``.
     """
@@ -91,9 +91,9 @@ def double_fault(correct: NDArray[np.bool_]) -> float:
 
 
 def q_statistic(correct: NDArray[np.bool_]) -> float:
-    """Return the mean over pairs of Yule's Q = (N11·N00 - N01·N10) / (N11·N00 + N01·N10).
+    """Mean over pairs of Yule's Q = (N11·N00 - N01·N10) / (N11·N00 + N01·N10).
 
-    0 means independent errors, 1 that they fall on the same examples, below 0 on different ones. Pairs whose
+    0 means independent errors, 1 errors on the same examples, and below 0 errors on different ones. Pairs whose
     denominator is 0 (such as two members without errors) have no Q and are left out; NaN if that leaves none.
 
     Arguments and errors are those of ``disagreement``.
@@ -107,42 +107,44 @@ def q_statistic(correct: NDArray[np.bool_]) -> float:
 
 
 def oracle_accuracy(correct: NDArray[np.bool_]) -> float:
-    """Return the share of examples that at least one member of bool [member, example] gets right.
+    """Share of examples that at least one member gets right.
+
+    Args:
+        correct: Whether each member gets each example right, bool [member, example].
 
     Raises:
-        InputError: no members, or no examples.
+        InputError: If there are no members, or no examples.
     """
     check_correct(correct)
     return float(np.count_nonzero(correct.any(axis=0)) / correct.shape[1])
 
 
 def majority_vote(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Let members vote; a tie is decided by the first member, in row order, whose class is among the tied.
+    """Let members vote; the first member, in row order, whose class is among the tied decides a tie.
 
     So with the best member in the first row, two members that differ follow the better one.
 
     Args:
-        predicted: int64 [member, example].
+        predicted: Class that each member predicts, int64 [member, example].
 
     Returns:
-        int64 [example].
+        The class with most votes, int64 [example].
 
     Raises:
-        InputError: no members, or a negative class.
+        InputError: If there are no members, or a class is negative.
     """
     if predicted.ndim != 2 or len(predicted) == 0 or (predicted.size and predicted.min() < 0):
-        msg = (
-            "predicted has to be classes ≥ 0 [member, example] with at least one member, "
-            f"but is {predicted.dtype} {list(predicted.shape)}"
+        raise InputError(
+            "predicted: expected classes ≥ 0 [member, example] with at least one member, "
+            f"got {predicted.dtype} {list(predicted.shape)}"
         )
-        raise InputError(msg)
     backers = (predicted[:, None] == predicted[None]).sum(axis=0)  # [member, example]: votes for that member's class
     winners: NDArray[np.int64] = predicted[backers.argmax(axis=0), np.arange(predicted.shape[1])]
     return winners.astype(np.int64)
 
 
 def _pair_counts(correct: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
-    """Return N11, N10, N01, N00, each int64 [pair]."""
+    """N11, N10, N01 and N00, each int64 [pair]."""
     check_correct(correct, min_members=2)
     # Whole numbers below 2^53 are exact in float64, whose matrix product is fast.
     right = correct.astype(np.float64)

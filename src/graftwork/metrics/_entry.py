@@ -15,8 +15,8 @@ class Entry:
     """One network or ensemble on the test split.
 
     Args:
-        correct: bool [example].
-        details: Other numbers about it.
+        correct: Whether each example is classified correctly, bool [example].
+        details: Further numbers about the network or ensemble.
     """
 
     correct: NDArray[np.bool_]
@@ -29,6 +29,6 @@ class Entry:
 
 
 def difference(one: Entry, other: Entry) -> dict[str, Any]:
-    """How much better ``one`` is: share of the test split, with a 95 % bootstrap interval over paired examples."""
+    """How much better ``one`` is, as a share of the test split, with a 95 % bootstrap interval over paired examples."""
     gaps = one.correct.astype(np.float64) - other.correct.astype(np.float64)
     return {"value": float(gaps.mean()), "interval": list(bootstrap_interval(gaps, rng=np.random.default_rng(0)))}

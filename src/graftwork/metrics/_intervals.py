@@ -9,19 +9,21 @@ from graftwork.errors import InputError
 
 
 def wilson_interval(num_correct: int, num_examples: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (Wilson 1927), which stays in [0, 1] and holds at few examples.
+    """Wilson score interval of a share (Wilson 1927), which stays in [0, 1] and is valid for few examples.
 
     Args:
-        num_correct: examples that count.
-        num_examples: all examples, at least one.
-        level: probability with which such intervals cover the true share.
+        num_correct: Number of examples that make up the share.
+        num_examples: Number of all examples, at least one.
+        level: Probability with which such intervals cover the true share.
 
     Raises:
-        InputError: ``num_correct`` outside 0 … ``num_examples``, no examples, or a level outside (0, 1).
+        InputError: If ``num_correct`` is outside 0 … ``num_examples``, there are no examples, or the level is outside
+            (0, 1).
     """
     if not 0 <= num_correct <= num_examples or num_examples < 1:
-        msg = f"num_correct has to lie in 0 … num_examples ≥ 1, but is {num_correct!r} of {num_examples!r}"
-        raise InputError(msg)
+        raise InputError(
+            f"num_correct: expected 0 … num_examples, of at least one, got {num_correct!r} of {num_examples!r}"
+        )
     z = NormalDist().inv_cdf((1 + _checked(level)) / 2)
     share = num_correct / num_examples
     scale = 1 + z**2 / num_examples
@@ -39,25 +41,24 @@ def bootstrap_interval(
     level: float = 0.95,
     num_resamples: int = 2000,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13).
+    """Percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13).
 
-    For the difference of two models on the same examples pass the differences of their ``correct``: pairs stay
+    For the difference of two models on the same examples, pass the differences of their ``correct``: pairs stay
     together, and the interval is as narrow as it should be.
 
     Args:
-        values: [example]; booleans, or numbers of any sign.
-        rng: source of the resamples.
-        level: probability with which such intervals cover the true mean.
-        num_resamples: how often the examples are drawn anew.
+        values: Value of each example [example]: booleans, or numbers of any sign.
+        rng: Source of the resamples.
+        level: Probability with which such intervals cover the true mean.
+        num_resamples: Number of times that the examples are resampled.
 
     Raises:
-        InputError: not one axis, no examples, or a level outside (0, 1).
+        InputError: If ``values`` does not have one axis, there are no examples, or the level is outside (0, 1).
     """
     if values.ndim != 1 or len(values) == 0:
-        msg = f"values have to be [example] with at least one, but have shape {list(values.shape)}"
-        raise InputError(msg)
+        raise InputError(f"values: expected [example] with at least one, got shape {list(values.shape)}")
     tail = (1 - _checked(level)) / 2
-    # A resample is multinomial counts of the distinct values: far less to draw than one index an example.
+    # A resample is multinomial counts of the distinct values: far less to draw than an index for each example.
     distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
     draws = rng.multinomial(len(values), counts / len(values), size=num_resamples)  # [resample, value]
     low, high = np.quantile(draws @ distinct / len(values), [tail, 1 - tail])
@@ -66,6 +67,5 @@ def bootstrap_interval(
 
 def _checked(level: float) -> float:
     if not 0 < level < 1:
-        msg = f"level has to lie between 0 and 1, but is {level!r}"
-        raise InputError(msg)
+        raise InputError(f"level: expected a number between 0 and 1, got {level!r}")
     return level

@@ -17,10 +17,10 @@ class ProfileRow:
     """One row of the picture.
 
     Attributes:
-        name: what to write beside it.
-        kind: whose predictions they are.
-        correct: bool [position]: right or wrong, in the order of the profile.
-        accuracy: share of right ones.
+        name: Label of the row.
+        kind: What made the predictions.
+        correct: Right or wrong, bool [position], in the order of the profile.
+        accuracy: Share of correct predictions.
     """
 
     name: str
@@ -29,7 +29,7 @@ class ProfileRow:
     accuracy: float
 
     def runs(self) -> list[tuple[int, int]]:
-        """Return the half-open spans of positions that are right: what to draw, instead of thousands of cells."""
+        """Half-open spans of positions that are right: what to draw, instead of thousands of cells."""
         steps = np.diff(np.concatenate(([False], self.correct, [False])).astype(np.int8))
         return list(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
 
@@ -39,10 +39,10 @@ class Profile:
     """All rows over one order of examples.
 
     Attributes:
-        rows: members first, in the order given; then the vote, ensembles and the oracle.
-        order: int64 [position]: the example that stands at each position.
-        loners: int64 [position]: the only member that gets the example right, or -1 if none or several do.
-        class_starts: position at which each class begins, by class; None unless grouped by class.
+        rows: Rows of the members, in the order given, then of the vote, the ensembles and the oracle.
+        order: Example that stands at each position, int64 [position].
+        loners: The only member that gets the example right, int64 [position], or -1 if none or several do.
+        class_starts: Each class with the position at which it begins; None unless grouped by class.
     """
 
     rows: tuple[ProfileRow, ...]
@@ -54,25 +54,27 @@ class Profile:
 def order_examples(correct: NDArray[np.bool_], *, groups: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Order examples from those that all members get right to those that none does.
 
-    Examples that equally many members get right are sorted by who they are, along the reflected Gray code: in it
-    neighboring sets of equal size differ by one exchanged member, so a member's row changes as seldom as it can.
-    Examples with the same set stay in their own order. An order computed from one selection can be used for the
-    rows of another, to set them side by side.
+    Examples that equally many members get right are sorted by the set of these members, along the reflected Gray code.
+    There, neighboring sets of equal size differ by one exchanged member, so a member's row changes as seldom as
+    possible. Examples with the same set keep their own order. The order of one selection can be used for the rows of
+    another, to compare them side by side.
 
     Args:
-        correct: bool [member, example].
-        groups: int64 [example], such as labels: keeps groups together, in ascending order. None: one group.
+        correct: Whether each member gets each example right, bool [member, example].
+        groups: Group of each example, int64 [example], such as its label: groups are kept together, in ascending
+            order. None: one group.
 
     Returns:
-        int64 [example]: a permutation.
+        A permutation of the examples, int64 [example].
 
     Raises:
-        InputError: no members or examples, or ``groups`` of another length.
+        InputError: If there are no members or examples, or ``groups`` is of another length.
     """
     check_correct(correct)
     if groups is not None and groups.shape != correct.shape[1:]:
-        msg = f"groups has to hold one number an example, shape [{correct.shape[1]}], but has {list(groups.shape)}"
-        raise InputError(msg)
+        raise InputError(
+            f"groups: expected one number for each example, shape [{correct.shape[1]}], got shape {list(groups.shape)}"
+        )
     # The rank of a code word in the reflected Gray code has as its bits the prefix parities of the word.
     rank_bits = np.logical_xor.accumulate(correct, axis=0)
     num_wrong = len(correct) - correct.sum(axis=0)
@@ -94,22 +96,21 @@ def make_profile(
     """Lay out the profile of some members.
 
     Args:
-        predicted: int64 [member, example]; the class that each member predicts.
-        labels: int64 [example].
-        names: one a member.
-        ensembles: int64 [example] predictions by name, each a row of its own. None: no such rows.
-        by_class: whether examples of one class stand together.
-        order: int64 [example] to use instead of this profile's own ``order_examples``, for comparison.
+        predicted: Class that each member predicts, int64 [member, example].
+        labels: True class of each example, int64 [example].
+        names: Name of each member.
+        ensembles: Predictions of ensembles by name, int64 [example]; each gets a row of its own. None: no such rows.
+        by_class: Whether examples of one class stand together.
+        order: Order of the examples, int64 [example], for comparison; None: the profile's own (``order_examples``).
 
     Raises:
-        InputError: numbers of members, names or examples that don't fit.
+        InputError: If the numbers of members, names or examples don't fit.
     """
     check_predictions(predicted, labels)
     correct = predicted == labels
     check_correct(correct)
     if len(names) != len(predicted):
-        msg = f"names has to hold one name a member, {len(predicted)}, but holds {len(names)}: {list(names)!r}"
-        raise InputError(msg)
+        raise InputError(f"names: expected one for each of {len(predicted)} members, got {len(names)}: {list(names)!r}")
     if order is None:
         order = order_examples(correct, groups=labels if by_class else None)
     kinds: list[tuple[str, Literal["member", "vote", "ensemble", "oracle"], NDArray[np.bool_]]]
@@ -129,6 +130,6 @@ def make_profile(
 
 
 def _class_starts(labels: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    """Return (class, first position) of each class in int64 [position]."""
+    """Class and first position of each class in int64 [position]."""
     classes, starts = np.unique(labels, return_index=True)
     return tuple(zip(classes.tolist(), starts.tolist(), strict=True))

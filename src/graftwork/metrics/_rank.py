@@ -9,27 +9,26 @@ from graftwork.errors import InputError
 
 
 def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
-    """Return Kendall's τ-b of two scores for the same items (Kendall 1945), with ties taken into account.
+    """Kendall's τ-b of two scores for the same items (Kendall 1945), with ties taken into account.
 
     1 means the same order, -1 the opposite order, near 0 no relation.
 
     Args:
-        first: numbers [item], at least two.
-        second: numbers [item].
+        first: Score of each item, numbers [item]; at least two.
+        second: Other score of each item, numbers [item].
 
     Returns:
         τ-b, or NaN when all items of one side are equal.
 
     Raises:
-        InputError: shapes that differ, fewer than two items, or NaN among the scores.
+        InputError: If shapes differ, there are fewer than two items, or a score is NaN.
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.ndim != 1 or one.shape != other.shape or len(one) < 2 or np.isnan(one + other).any():
-        msg = (
-            "rank correlation takes two lists of numbers for the same items, at least two of them, "
-            f"but got {first!r} and {second!r}"
+        raise InputError(
+            "rank correlation: expected two lists of numbers for the same items, at least two of them, "
+            f"got {first!r} and {second!r}"
         )
-        raise InputError(msg)
     low, high = np.triu_indices(len(one), k=1)
     signs_one = np.sign(one[high] - one[low]).astype(np.int64)
     signs_other = np.sign(other[high] - other[low]).astype(np.int64)

@@ -61,7 +61,7 @@ class Member(nn.Module):
         self.statistics: Statistics = _Buffers(self)
 
     def settings(self, mode: Mode) -> Settings:
-        """How this member runs in a mode."""
+        """The settings by which this member runs in a mode."""
         return Settings(mode, self.form, self.genome.activation, self.genome.norm, self.statistics)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,14 +89,15 @@ class Member(nn.Module):
         }
 
     def share_statistics(self, parent: "Member") -> None:
-        """Start with the parent's statistics where both have the entry: the very tensors, until one is calibrated.
+        """Start with the parent's statistics where both have the entry.
 
-        Nothing writes a statistics tensor in place, so a large population holds one pair a block until it is scored.
+        The tensors themselves are shared, as nothing writes a statistics tensor in place: a large population holds one
+        pair for each block until it is scored.
         """
         self.statistics.update({i: parent.statistics[i] for i in self.statistics if i in parent.statistics})
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        # copies into buffers in place: what other members share must not be there
+        # loading copies into the buffers in place, so none of them may be shared with another member
         self.statistics.update({i: (mean.clone(), var.clone()) for i, (mean, var) in self.statistics.items()})
         super()._load_from_state_dict(*arguments, **options)
 
@@ -143,7 +144,7 @@ def recalibrate(members: list[Member], images: Tensor) -> None:
     the layers before it (already normalised) hand it on. Statistics then depend on genome, weights and images alone.
 
     Args:
-        members: Over one bank; their mode is left alone.
+        members: Members over one bank; their mode is left alone.
         images: Normalised images [N, C, H, W], a thousand or so, run as one batch.
     """
     for _ in walk(members, images, "calibrate"):

@@ -1,7 +1,7 @@
 """A run folder as frozen data: everything that a report may know."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graftwork._files import check_id, read_bytes
 from graftwork.errors import GenomeError, RunError
 from graftwork.networks.genome import Genome
-from graftwork.runs import GenerationRow, MemberRow, NetworkResult, Result, checked
+from graftwork.runs import AncestorEntry, GenerationRow, MemberRow, NetworkResult, Result, check_member
 from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Birth:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredMember:
-    """What a member's file tells of it, beside its genome.
+class MemberFile:
+    """A final survivor, or the control.
 
     Attributes:
         ancestors: the line from the seed to the member itself.
@@ -43,19 +43,13 @@ class StoredMember:
     """
 
     id: MemberId
+    genome: Genome
     ancestors: tuple[Birth, ...]
     validation_accuracy: float
     test_accuracy: float | None
     parameters: int
     flops: int
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MemberFile(StoredMember):
-    """A final survivor, or the control."""
-
-    genome: Genome
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -173,7 +167,7 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read a run folder, finished or not.
+    """Read a run folder, finished or not. It may come from anybody: ids are checked, links are not followed.
 
     Args:
         folder: ``runs/NAME``.
@@ -189,8 +183,7 @@ def read_run(folder: Path) -> RunData:
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    rows = run.records()
-    rounds = tuple(row for row in rows if isinstance(row, GenerationRow))
+    rows, rounds = run.records(), tuple(run.rounds())
     networks = [row for row in rows if isinstance(row, MemberRow)]
     scores: dict[MemberId, list[MemberRow]] = {}
     for row in networks:
@@ -217,15 +210,28 @@ def _births(rounds: Sequence[GenerationRow]) -> dict[MemberId, Birth]:
 def _members(run: "RunFolder") -> dict[MemberId, MemberFile]:
     members: dict[MemberId, MemberFile] = {}
     for name in run.names("members", ".json"):
-        data, where = run.read_json(f"members/{name}.json"), f"members/{name}.json"
+        data = check_member(run.read_json(f"members/{name}.json"), run.path / "members" / f"{name}.json")
         try:
             genome = Genome.from_dict(data["genome"])
-        except (KeyError, GenomeError) as error:
-            raise RunError(f"{where}: expected a member, but {error}") from error
-        stored = checked(StoredMember, data, where)
-        values = {entry.name: getattr(stored, entry.name) for entry in fields(stored)}
-        members[stored.id] = MemberFile(**values, genome=genome)
+        except GenomeError as error:
+            raise RunError(f"members/{name}.json, genome: {error}") from error
+        member_id = MemberId(data["id"])
+        members[member_id] = MemberFile(
+            id=member_id,
+            genome=genome,
+            ancestors=tuple(_ancestor(entry) for entry in data["ancestors"]),
+            validation_accuracy=data["validation_accuracy"],
+            test_accuracy=data["test_accuracy"],
+            parameters=data["parameters"],
+            flops=data["flops"],
+            class_names=tuple(data["class_names"]),
+        )
     return members
+
+
+def _ancestor(entry: AncestorEntry) -> Birth:
+    parent = None if entry["parent"] is None else MemberId(entry["parent"])
+    return Birth(MemberId(entry["id"]), parent, entry["transform"], entry["generation"])
 
 
 def _predictions(run: "RunFolder") -> dict[Split, Predictions]:
@@ -235,11 +241,11 @@ def _predictions(run: "RunFolder") -> dict[Split, Predictions]:
         name = f"predictions/{split}.safetensors"
         if not run.has(name):
             continue
+        tensors = {key: tensor.numpy() for key, tensor in run.load_tensors(name).items()}
         try:
-            tensors = {key: tensor.numpy() for key, tensor in run.load_tensors(name).items()}
             labels, index = tensors.pop("labels").astype(np.int64), tensors.pop("index").astype(np.int64)
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{name}: expected logits, labels and index, but {error}") from error
+        except KeyError as error:
+            raise RunError(f"{name}: expected logits, labels and index, but {error} is missing") from error
         _check_predictions(tensors, labels, index, name)
         found[split] = Predictions(tensors, labels, index)
     return found
@@ -248,9 +254,11 @@ def _predictions(run: "RunFolder") -> dict[Split, Predictions]:
 def _check_predictions(logits: Mapping[str, Any], labels: Any, index: Any, name: str) -> None:
     shapes = {array.shape for array in logits.values()}
     classes = max((shape[1] for shape in shapes if len(shape) == 2), default=0)
-    fits = shapes <= {(len(labels), classes)} and index.shape == labels.shape == (len(labels),)
+    fits = labels.ndim == 1 and shapes <= {(len(labels), classes)} and index.shape == labels.shape == (len(labels),)
     if not fits or (len(labels) and (labels.min() < 0 or labels.max() >= max(classes, 1))):
-        raise RunError(f"{name}: logits, labels and index do not fit together; it is damaged")
+        raise RunError(
+            f"{name}: expected logits [N, classes], labels [N] and index [N], got others; the run folder is damaged"
+        )
     for key in logits:
         for part in key.split("/"):
             check_id(part, f"{name}: name of a tensor")

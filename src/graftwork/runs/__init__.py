@@ -1,11 +1,11 @@
 """A run is a folder: config, records, checkpoints, members, provenance.
 
-`RunFolder` reads and writes it, every write whole or not there, every read checked; `MemberRow`, `GenerationRow` and
-`Result` are what a search records, with one type for writers and readers (`checked` builds them); `pack_state`,
-`unpack_state`, `unpack_optimizer` and `unpack_strategy` turn a search between two updates into data and back;
-`save_member` and `load_member` do so for one network (a `StoredMember`); `run_state` tells whether a run is running;
-`check_id` admits only names that are safe in paths and pages; `record_opening` notes that the test split is opened;
-`provenance` and `machine` say where results come from. The files are described in ``docs/run-folder.md``.
+`RunFolder` reads and writes it, every write whole or not there; `MemberRow`, `GenerationRow` and `Result` are what a
+search records, with one type for writers and readers; `pack_state`, `unpack_state`, `unpack_optimizer` and
+`unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
+network (a `StoredMember`); `run_state` tells whether a run is running; `check_id` admits only names that are safe in
+paths and pages; `record_opening` notes that the test split is opened; `provenance` and `machine` say where
+results come from. The files are described in ``docs/run-folder.md``.
 
 Names are imported when they are first used: reports read records without torch.
 """
@@ -27,27 +27,31 @@ if TYPE_CHECKING:
     from graftwork.runs._lock import RunState, run_state
     from graftwork.runs._members import StoredMember, load_member, save_member
     from graftwork.runs._openings import record_opening
-    from graftwork.runs._plain import checked
     from graftwork.runs._provenance import machine, now, provenance
     from graftwork.runs._records import (
+        AncestorEntry,
         BirthRow,
         EnsembleResult,
         FinalScores,
         GenerationRow,
+        MemberEntry,
         MemberRow,
         NetworkResult,
         Opening,
         Result,
+        check_member,
         check_result,
         read_records,
     )
     from graftwork.runs._tensors import load_tensors, save_tensors
 
 __all__ = [
+    "AncestorEntry",
     "BirthRow",
     "EnsembleResult",
     "FinalScores",
     "GenerationRow",
+    "MemberEntry",
     "MemberRow",
     "NetworkResult",
     "Opening",
@@ -57,8 +61,8 @@ __all__ = [
     "StatefulOptimizer",
     "StoredMember",
     "check_id",
+    "check_member",
     "check_result",
-    "checked",
     "load_member",
     "load_tensors",
     "machine",
@@ -82,22 +86,23 @@ __all__ = [
 _HOMES = {
     "_checkpoint": ("StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state", "unpack_strategy"),
     "_folder": ("RunFolder",),
-    "_members": ("StoredMember", "load_member", "save_member"),
     "_lock": ("RunState", "run_state"),
+    "_members": ("StoredMember", "load_member", "save_member"),
     "_openings": ("record_opening",),
-    "_plain": ("checked",),
     "_provenance": ("machine", "now", "provenance"),
     "_records": (
+        "AncestorEntry",
         "BirthRow",
         "EnsembleResult",
         "FinalScores",
         "GenerationRow",
+        "MemberEntry",
         "MemberRow",
         "NetworkResult",
         "Opening",
         "Result",
+        "check_member",
         "check_result",
-        "checked",
         "read_records",
     ),
     "_tensors": ("load_tensors", "save_tensors"),

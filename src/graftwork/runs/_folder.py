@@ -204,7 +204,7 @@ class RunFolder:
         """Read ``result.json``.
 
         Raises:
-            RunError: If the run is not finished, or the file is damaged.
+            RunError: If the run is not finished, or the file is damaged or changed.
         """
         return check_result(self.read_json("result.json"), self.path / "result.json")
 
@@ -338,7 +338,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the outcome has been written."""
+        """Whether the result has been written."""
         return (self.path / "result.json").is_file()
 
     def __repr__(self) -> str:

@@ -3,15 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from graftwork._files import check_id
 from graftwork.errors import RunError
-from graftwork.typing import BlockId, MemberId
+from graftwork.typing import MemberId
 
 T = TypeVar("T")
+Id = Annotated[str, check_id]
+"""A text that is safe in paths and pages, as every `MemberId` has to be."""
+Share = Annotated[float, (0, 1)]
+Count = Annotated[int, (0, None)]
+Amount = Annotated[float, (0, None)]
+_MAX_NUMBER = 10**24
 _WORDS: Mapping[Any, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-_LARGEST = 1e24
 _ADVICE = "the run folder is damaged or of another version"
 
 
@@ -22,22 +27,22 @@ def checked(kind: type[T], value: object, where: str) -> T:
     Keys that a type does not name are passed over by dataclasses and kept by dicts.
 
     Args:
-        kind: A dataclass or `typing.TypedDict` of ``int``, ``float``, ``str``, ``bool``, literals, ``T | None``,
-            ``tuple[T, ...]``, ``list[T]``, ``Mapping[str, T]`` and further such classes.
+        kind: A dataclass or `typing.TypedDict` of ``int``, ``float``, ``str``, ``bool``, literals, ids, numbers
+            within bounds, ``T | None``, ``tuple[T, ...]``, ``list[T]``, ``Mapping[str, T]`` and further such classes.
+            The keys of a mapping are ids.
         value: What JSON gave.
         where: The file, and its line where it has several; errors begin with it.
 
     Raises:
-        RunError: If a key is missing or a value has another type; the message names file, line and key.
+        RunError: If a key is missing, or a value has another type or is out of bounds; the message names file, line
+            and key.
     """
     found: T = _read(kind, value, where)
     return found
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    if kind in (MemberId, BlockId):
-        return check_id(value, where)
-    kind = getattr(kind, "__supertype__", kind)  # another NewType
+    kind = Id if kind is MemberId else kind
     origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind) or is_typeddict(kind):
         return _read_object(kind, value, where)
@@ -45,31 +50,45 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _read(next(one for one in inner if one is not NoneType), value, where)
     if origin is Literal:
         _expect(value in inner, " or ".join(map(repr, inner)), value, where)
+    elif origin is Annotated:
+        return _read_bounded(inner[0], inner[1], value, where)
     elif origin in (tuple, list):
         _expect(isinstance(value, list | tuple), "a list", value, where)
         return origin(_read(inner[0], entry, f"{where}[{number}]") for number, entry in enumerate(value))
     elif origin is not None:  # a mapping
         _expect(isinstance(value, dict), "an object", value, where)
-        return {key: _read(inner[1], entry, f"{where}.{key}") for key, entry in value.items()}
+        keys = [check_id(key, f"{where}: key") for key in value]
+        return {key: _read(inner[1], value[key], f"{where}.{key}") for key in keys}
     elif kind is not Any:
         accepted = (int, float) if kind is float else kind
         wrong = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
         _expect(not wrong, _WORDS[kind], value, where)
-        _expect(isinstance(value, str) or not abs(value) > _LARGEST, "a smaller number", value, where)
+        _expect(isinstance(value, str) or not abs(value) > _MAX_NUMBER, "a smaller number", value, where)
+    return value
+
+
+def _read_bounded(kind: Any, bounds: Any, value: Any, where: str) -> Any:
+    """Read an `Id`, or a number within bounds."""
+    _read(kind, value, where)
+    if bounds is check_id:
+        return check_id(value, where)
+    low, high = bounds
+    words = f">= {low}" if high is None else f"from {low} to {high}"
+    _expect(low <= value <= (_MAX_NUMBER if high is None else high), f"{_WORDS[kind]} {words}", value, where)
     return value
 
 
 def _read_object(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), "an object", value, where)
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for name in hints:
         if name not in value:
-            there = ascii(", ".join(map(str, value)))[1:-1][:80] or "none"
-            raise RunError(f"{where}: expected a key {name!r}, got {there}; {_ADVICE}")
+            given = ascii(", ".join(value) or "none")[1:-1][:80]
+            raise RunError(f"{where}: expected a key {name!r}, got {given}; {_ADVICE}")
     fields = {name: _read(hint, value[name], f"{where}, {name}") for name, hint in hints.items()}
     return {**value, **fields} if is_typeddict(kind) else kind(**fields)
 
 
 def _expect(right: bool, words: str, value: object, where: str) -> None:
     if not right:
-        raise RunError(f"{where}: expected {words}, got {ascii(value)[:60]}; {_ADVICE}")
+        raise RunError(f"{where}: expected {words}, got {ascii(value)[:80]}; {_ADVICE}")

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from graftwork._files import check_id, parse_json, read_bytes
+from graftwork._files import parse_json, read_bytes
 from graftwork.errors import RunError
-from graftwork.runs._plain import checked
+from graftwork.runs._plain import Amount, Count, Id, Share, checked
 from graftwork.typing import MemberId
 
 
@@ -29,14 +29,14 @@ class MemberRow:
     """
 
     type: Literal["member", "control"]
-    generation: int
+    generation: Count
     id: MemberId
-    validation_accuracy: float
-    parameters: int
-    flops: int
-    step: int
-    training_flops: int
-    seconds: float
+    validation_accuracy: Share
+    parameters: Count
+    flops: Count
+    step: Count
+    training_flops: Count
+    seconds: Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +72,21 @@ class GenerationRow:
     """
 
     type: Literal["generation"]
-    generation: int
+    generation: Count
     members: tuple[MemberId, ...]
     survivors: tuple[MemberId, ...]
     births: tuple[BirthRow, ...]
     best: MemberId
-    step: int
-    training_flops: int
-    scoring_flops: int
+    step: Count
+    training_flops: Count
+    scoring_flops: Count
     mean_loss: float
-    rejected: Mapping[str, int]
+    rejected: Mapping[str, Count]
     saturated: bool
     diversity: Mapping[str, float | None] | None
-    bank_blocks: int
-    bank_parameters: int
-    seconds: float
+    bank_blocks: Count
+    bank_parameters: Count
+    seconds: Amount
 
     @property
     def measures(self) -> dict[str, float]:
@@ -95,7 +95,7 @@ class GenerationRow:
 
 
 Row = MemberRow | GenerationRow
-_ROWS: Mapping[object, type[MemberRow] | type[GenerationRow]] = {
+_ROWS: Mapping[str, type[MemberRow] | type[GenerationRow]] = {
     "member": MemberRow,
     "control": MemberRow,
     "generation": GenerationRow,
@@ -105,25 +105,25 @@ _ROWS: Mapping[object, type[MemberRow] | type[GenerationRow]] = {
 class NetworkResult(TypedDict):
     """A final survivor or the control: its accuracies and costs."""
 
-    id: str
-    validation_accuracy: float
-    test_accuracy: float
-    parameters: int
-    flops: int
+    id: Id
+    validation_accuracy: Share
+    test_accuracy: Share
+    parameters: Count
+    flops: Count
 
 
 class EnsembleResult(TypedDict):
     """An ensemble of the survivors; accuracies, calibration error and log-likelihood are those of the test split."""
 
-    method: str
-    test_accuracy: float
-    validation_accuracy: float
+    method: Id
+    test_accuracy: Share
+    validation_accuracy: Share
     ece: float
     nll: float
-    parameters: int
-    flops: int
-    num_members: int
-    members: list[str]
+    parameters: Count
+    flops: Count
+    num_members: Count
+    members: list[Id]
 
 
 class Opening(TypedDict):
@@ -131,7 +131,7 @@ class Opening(TypedDict):
 
     at: str
     by: str
-    members: list[str]
+    members: list[Id]
 
 
 class FinalScores(TypedDict):
@@ -148,17 +148,39 @@ class FinalScores(TypedDict):
 class Result(FinalScores):
     """What ``result.json`` holds (see ``docs/run-folder.md``)."""
 
-    training_flops: int
-    scoring_flops: int
-    seconds: float
-    generations: int
-    steps: int
+    training_flops: Count
+    scoring_flops: Count
+    seconds: Amount
+    generations: Count
+    steps: Count
     seed: int
     bank_sha256: str
     data: str
-    classes: int
+    classes: Count
     recipe: str
     selection: str
+
+
+class AncestorEntry(TypedDict):
+    """One network of a line of descent; ``parent`` is ``None`` for the seed."""
+
+    id: Id
+    parent: Id | None
+    transform: str
+    generation: Count
+
+
+class MemberEntry(TypedDict):
+    """What the JSON file of a stored member says of it; ``ancestors`` begin with the seed and end with itself."""
+
+    id: Id
+    ancestors: list[AncestorEntry]
+    genome: Any
+    validation_accuracy: Share
+    test_accuracy: Share | None
+    parameters: Count
+    flops: Count
+    class_names: list[str]
 
 
 def row_to_line(row: Row) -> str:
@@ -182,9 +204,9 @@ def read_records(path: Path) -> list[Row]:
 def _read_row(line: bytes, where: str) -> Row:
     data = parse_json(line, where)
     kind = data.get("type") if isinstance(data, dict) else None
-    if kind not in _ROWS:
+    if not isinstance(kind, str) or kind not in _ROWS:
         raise RunError(
-            f"{where}, type: expected one of {', '.join(map(str, _ROWS))}, got {ascii(kind)[:40]}; mend or cut the line"
+            f"{where}, type: expected one of {', '.join(_ROWS)}, got {ascii(kind)[:80]}; mend or cut the line"
         )
     return checked(_ROWS[kind], data, where)
 
@@ -193,15 +215,14 @@ def check_result(data: Mapping[str, Any], path: Path) -> Result:
     """Check what was read from ``result.json``.
 
     Raises:
-        RunError: If a key is missing or a value has another type; the message names the key.
+        RunError: If a key is missing, or a value has another type or is out of bounds; the message names the key.
     """
     result = checked(Result, data, str(path))
-    control, ensembles = result["seed_network"], result["ensemble"] or []
-    for entry in (result["best"], *result["survivors"], *([control] if control else [])):
-        check_id(entry["id"], f"{path}: id of a network")
-    for ensemble in ensembles:
-        for name in (ensemble["method"], *ensemble["members"]):
-            check_id(name, f"{path}: name in an ensemble")
     if not result["survivors"]:
-        raise RunError(f"{path}, survivors: expected at least one network, got none; the file is damaged")
+        raise RunError(f"{path}, survivors: expected at least one, got none; the run folder is damaged")
     return result
+
+
+def check_member(data: Mapping[str, Any], path: Path) -> MemberEntry:
+    """Check what was read from the JSON file of a stored member; as `check_result`."""
+    return checked(MemberEntry, data, str(path))

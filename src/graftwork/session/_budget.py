@@ -24,8 +24,8 @@ class Budget:
     """How much a search may spend.
 
     Args:
-        kind: ``"seconds"`` of training and scoring (turned into FLOPs before the first step), ``"flops"`` of training
-            and scoring, or ``"steps"`` of training.
+        kind: What is counted: ``"seconds"`` of training and scoring (turned into FLOPs before the first step),
+            ``"flops"`` of training and scoring, or ``"steps"`` of training.
         amount: Number of that unit; greater than 0.
         text: The words that it was read from, as a config stores it.
     """

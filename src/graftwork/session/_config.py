@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,23 +24,23 @@ class SearchConfig:
     """Every option of a search; plain, frozen, checked.
 
     Args:
-        data: A data set: ``digits``, a folder, a file or a name (see `graftwork.datasets.load_dataset`).
+        data: The data set: ``digits``, a folder, a file or a name (see `graftwork.datasets.load_dataset`).
         recipe: Networks, optimizers, schedule and the numbers of Algorithm 1.
-        genome: Of the seed network: a JSON file; ``None``: the recipe's.
+        genome: JSON file of the seed network's genome; ``None``: the recipe's.
         strategy: Name of a search strategy (`graftwork.evolution.strategies.STRATEGIES`).
         selection: Name of a selector (`graftwork.evolution.selection.SELECTORS`).
-        selection_options: Its keyword arguments.
-        scoring_batch_size: Images in one pass of scoring; part of the result's bits.
+        selection_options: Keyword arguments of the selector.
+        scoring_batch_size: Images in one pass of scoring; the last bits of the result depend on it.
         budget: Time, FLOPs or steps; ``None``: the steps of the recipe. Plain data hold its text (see `parse_budget`).
-        seed: Of everything random.
-        split_seed: Of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
-        device: ``cpu``, ``cuda``, ``mps``, …
-        precision: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
+        seed: Seed of every random choice.
+        split_seed: Seed of the splits alone; ``None``: ``seed``. Runs that share it are scored on the same images.
+        device: Device that steps run on: ``cpu``, ``cuda``, ``mps``, …
+        precision: Type of the factors of products: ``auto`` (measured at the start), ``float32`` or ``bfloat16``.
         passes: What runs the passes between products: ``auto`` (compiled where there is a C compiler and, with
             precision ``auto``, where it is measured to be faster), ``compiled`` or ``torch``.
-        threads: Of torch's CPU operations, in each worker; ``None``: measured at the start, between one and torch's
-            choice, or with several workers between one and the worker's share of its machine's cores.
-        workers: Processes that search together (see ``docs/scaling.md``).
+        threads: Threads of torch's CPU operations, in each worker; ``None``: measured at the start, between one and
+            torch's choice, or with several workers between one and the worker's share of its machine's cores.
+        workers: Number of processes that search together (see ``docs/scaling.md``).
         sync_every: Updates that each worker makes by itself between two averagings of the blocks they touched, in
             rounds with enough members to deal; in others workers share every batch and its gradients. 0: they always
             do.
@@ -48,13 +48,13 @@ class SearchConfig:
         blend: Share or number of training images that ensembles are fitted on.
         test: Share or number of images held out as test split where the data set has none.
         image_size: Side in pixels that images are resized to; ``None``: as they are.
-        image_column: Of a table; ``None``: found by its type.
-        label_column: Of a table; ``None``: found by its name.
-        skip_bad_images: Leave out images that can't be read, and record them; otherwise they are an error.
-        max_parameters: Of a member; ``None``: any.
-        max_flops: Of a member's forward pass over one image; ``None``: any.
-        random_padding: Grow by random padding, which does not preserve the function (control).
-        control: Also train the seed alone with the FLOPs of the whole search.
+        image_column: Column of a table that holds images; ``None``: found by its type.
+        label_column: Column of a table that holds labels; ``None``: found by its name.
+        skip_bad_images: Whether images that can't be read are left out and recorded; otherwise they are an error.
+        max_parameters: Most parameters of a member; ``None``: any number.
+        max_flops: Most FLOPs of a member's forward pass over one image; ``None``: any number.
+        random_padding: Whether to grow by random padding, which does not preserve the function (control).
+        control: Whether to train the seed alone, too, with the FLOPs of the whole search.
         checkpoint_every: Seconds between checkpoints.
 
     Raises:
@@ -99,28 +99,35 @@ class SearchConfig:
         if not isinstance(self.budget, Budget | None):
             raise ConfigError(f"budget: expected a Budget, got {self.budget!r}; parse_budget reads one from text")
         if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}")
+            raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}; take one")
         if self.passes not in ("auto", "compiled", "torch"):
-            raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}")
+            raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}; take one")
         counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size", "scoring_batch_size")
         for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-                raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
+                raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}; give such a number")
         if self.sync_every == 0:
             part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
         if not self.checkpoint_every > 0:
-            raise ConfigError(f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}")
+            raise ConfigError(
+                f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}; 60 is the default"
+            )
+
+    def located(self) -> "SearchConfig":
+        """The same with the whole path of its data, so that a run finds them from any working folder."""
+        path = Path(self.data).expanduser()
+        return replace(self, data=str(path.resolve())) if self.data != "digits" and path.exists() else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; `from_dict` gives an equal config back."""
+        """Return plain data; `from_dict` gives an equal config back."""
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         budget = None if self.budget is None else self.budget.text
         selection_options = dict(self.selection_options)
         return {**data, "recipe": self.recipe.to_dict(), "selection_options": selection_options, "budget": budget}
 
     def to_toml(self) -> str:
-        """The effective config as TOML, which has no null: what is ``None`` is left out."""
+        """Return the effective config as TOML, which has no null: what is ``None`` is left out."""
         return tomli_w.dumps(_without_none(self.to_dict()))
 
     @classmethod
@@ -137,8 +144,8 @@ class SearchConfig:
         own = {entry.name for entry in fields(cls)}
         for key in data:
             if key not in own | _RECIPE_KEYS:
-                hint = did_you_mean(key, [*own, *_RECIPE_KEYS])
-                raise ConfigError(f"config: unknown key {key!r}{hint}")
+                hint = did_you_mean(key, [*own, *_RECIPE_KEYS]) or "; graftwork config prints all options"
+                raise ConfigError(f"config: expected options of a search, got the unknown key {key!r}{hint}")
         changes = {key: value for key, value in data.items() if key in _RECIPE_KEYS - own - {"name"}}
         recipe = _recipe(data.get("recipe", "default"))
         if changes:
@@ -156,7 +163,7 @@ class SearchConfig:
         """Read a TOML file; flags win.
 
         Args:
-            path: Of the file; ``None``: defaults only.
+            path: The file; ``None``: defaults only.
             flags: Options by name; those that are ``None`` do not count.
 
         Raises:
@@ -175,13 +182,13 @@ def read_options(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_bytes(path, limit=_MAX_BYTES).decode())
     except FileNotFoundError as error:
-        raise ConfigError(f"config: can't read {path}: {error.strerror}") from error
+        raise ConfigError(f"config: expected a TOML file, got {path} ({error.strerror}); check the path") from error
     except RecursionError:
-        raise ConfigError(f"config: {path} is nested too deeply; is it the right file?") from None
+        raise ConfigError(f"config: expected options in {path}, got TOML that is nested too deeply; mend it") from None
     except ValueError as error:
         if isinstance(error, RunError):
             raise
-        raise ConfigError(f"config: {path} is no TOML: {error}") from error
+        raise ConfigError(f"config: expected TOML in {path}, got something else ({error}); mend that line") from error
 
 
 def _recipe(value: Any) -> Recipe:
@@ -190,7 +197,7 @@ def _recipe(value: Any) -> Recipe:
     if isinstance(value, str):
         return make_recipe(value)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"recipe: expected a name or a table, got {value!r}")
+        raise ConfigError(f"recipe: expected a name or a table, got {value!r}; name one of {', '.join(RECIPES)}")
     base = make_recipe(str(value.get("name", "default"))).to_dict()
     for exclusive in (("initial_steps", "initial_fraction"), ("initial_fraction", "initial_steps")):
         if exclusive[0] in value and exclusive[1] not in value:

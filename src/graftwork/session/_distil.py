@@ -26,7 +26,7 @@ from graftwork.session._setup import Setup, prepare
 from graftwork.training import Loss, Precision, in_precision
 
 DEFAULT_SHARE = 0.1
-"""Of the FLOPs that the search spent, where no budget is given."""
+"""Share of the search's FLOPs that is spent where no budget is given."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class _Arm:
     """One of the two networks: ``-distilled`` with soft labels, ``-longer`` without them, the control.
 
     Args:
-        name: Of the member that it becomes.
-        setup: Its population of one, and what trains it.
-        steps: Updates.
+        name: Name of the member that it becomes.
+        setup: A population of one, and what trains it.
+        steps: Number of updates.
         cost: FLOPs of an update, with the teacher's forward pass where there is one.
     """
 
@@ -63,14 +63,14 @@ def distil(
     the labels. The test split is opened once for both, and the opening is recorded.
 
     Args:
-        path: Of a finished run. Both networks become members of it, ``NAME-distilled`` and ``NAME-longer``;
-            predictions and outcome go to ``distil/NAME/``.
-        genome: Id of a stored member, or the file of a genome, whose blocks that no survivor has start anew; ``None``:
-            the best member.
-        ensemble: Of the run; ``None``: the one that is best on validation.
+        path: Folder of a finished run. Both networks become members of it, ``NAME-distilled`` and ``NAME-longer``;
+            predictions and result go to ``distil/NAME/``.
+        genome: Id of a stored member, or the file of a genome, whose blocks are new where no survivor has them;
+            ``None``: the best member.
+        ensemble: Name of one of the run's ensembles; ``None``: the one that is best on validation.
         budget: FLOPs of each arm; ``None``: a tenth of those that the search spent.
         rate: Factor on the recipe's learning rates, which then follow the recipe's schedule.
-        note: Hears of progress.
+        note: Called with a line of text on progress.
 
     Returns:
         What ``distil/NAME/result.json`` holds.
@@ -99,11 +99,12 @@ def _distil(
     config = SearchConfig.load(run.config_path)
     problem = problem_of(run)
     if not rate > 0:
-        raise ConfigError(f"rate: expected a factor > 0, got {rate!r}")
+        raise ConfigError(f"rate: expected a factor > 0, got {rate!r}; 0.2 is the default")
     flops = _flops(budget, result)
     costs = _step_costs(student, teacher, min(config.recipe.batch_size, len(problem.splits.train)))
     if flops < max(costs.values()):
-        raise ConfigError(f"budget: {flops / 1e9:.4g} GFLOP, but one update takes {max(costs.values()) / 1e9:.4g}")
+        needed = max(costs.values()) / 1e9
+        raise ConfigError(f"budget: expected at least one update, {needed:.4g} GFLOP, got {flops / 1e9:.4g}; give more")
     weights, arms = _shared_weights(run, result), list[_Arm]()
     for kind, cost in costs.items():
         arm = _Arm(f"{name}-{kind}", _set_up(run, config, problem, student), int(flops // cost), cost)
@@ -117,7 +118,7 @@ def _distil(
 
 def _best_ensemble(run: RunFolder, result: Result) -> str:
     if not result["ensemble"]:
-        raise RunError(f"{run.path} has no ensemble to learn from; graftwork ensemble makes them")
+        raise RunError(f"{run.path}: expected an ensemble to learn from, got none; graftwork ensemble makes them")
     return max(result["ensemble"], key=lambda row: row["validation_accuracy"])["method"]
 
 
@@ -127,7 +128,10 @@ def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
         return wanted, Genome.from_dict(run.read_json(f"members/{wanted}.json")["genome"])
     file = Path(wanted)
     if not file.is_file():
-        raise RunError(f"genome: expected a member of {run.path} or the JSON file of a genome, got {wanted!r}")
+        raise RunError(
+            f"genome: expected a member of {run.path} or the JSON file of a genome, got {wanted!r}; graftwork "
+            "inspect lists members"
+        )
     return re.sub(r"[^\w-]", "-", file.stem, flags=re.ASCII), Genome.from_json(file.read_text(encoding="utf-8"))
 
 
@@ -136,7 +140,7 @@ def _flops(budget: str | None, result: Result) -> float:
         return DEFAULT_SHARE * (result["training_flops"] + result["scoring_flops"])
     parsed = parse_budget(budget)
     if parsed.kind != "flops":
-        raise ConfigError(f"budget: distil compares at equal FLOPs, so give FLOPs (0.01PFLOP), got {budget!r}")
+        raise ConfigError(f"budget: expected FLOPs, at which both are compared, got {budget!r}; give 0.01PFLOP or so")
     return parsed.amount
 
 
@@ -192,7 +196,7 @@ def _soft_loss(teacher: Ensemble, precision: Precision) -> Loss:
 
 
 def _finish(run: RunFolder, arms: Sequence[_Arm], setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Open the test split once for both arms, and store members, predictions and outcome."""
+    """Open the test split once for both arms, and store members, predictions and result."""
     problem = arms[0].setup.problem
     openings = record_opening(run, by="distil", members=[arm.name for arm in arms])
     images, labels, index = problem.test()

@@ -29,15 +29,28 @@ PENULTIMATE_METHODS = ("stacked", "stacked-calibrated")
 """Methods that can stack penultimate features."""
 
 
+_FOLDS = 5
+"""Examples of each class that a method which learns weights gets at least: one in every fold of cross-fitting."""
+
+
+def methods_for(num_examples: int, num_classes: int) -> list[str]:
+    """Methods that so many examples of the blend split suffice for, in the order of `METHODS`.
+
+    Stacking on fewer would leave its network untrained or without a class in a fold; the others average.
+    """
+    few = num_examples < _FOLDS * num_classes
+    return [name for name, (method, _) in METHODS.items() if not (few and method in ("stacked", "grafted"))]
+
+
 def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
-    """Parameters that an ensemble has to keep, shared blocks once; FLOPs for one image, shared prefixes once."""
+    """Count the parameters of an ensemble, shared blocks once, and its FLOPs for one image, shared prefixes once."""
     entries = {block_id: count for genome in genomes for block_id, count in parameters_per_entry(genome).items()}
     extra = sum(tensor.numel() for tensor in combiner.state_dict().values())
     return sum(entries.values()) + extra, shared_flops(genomes) + 2 * extra
 
 
 def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, expected calibration error and negative log-likelihood of [example, class] with labels [example]."""
+    """Score [example, class] against labels [example]: accuracy, calibration error, negative log-likelihood."""
     probabilities = log_probabilities.double().exp().numpy()
     return {
         "accuracy": int((log_probabilities.argmax(1) == labels).sum()) / len(labels),
@@ -57,12 +70,12 @@ def combine(
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
 
     Args:
-        run: A folder whose predictions are stored.
-        members: Ids, at least one.
+        run: Folder of a run whose predictions are stored.
+        members: Ids of members, at least one.
         methods: Names in `METHODS`.
-        seed: Of the stacker's weights and folds.
-        features: What is stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``, and has to
-            run the members once on all three splits; that opening of the test split is recorded.
+        seed: Seed of the stacker's weights and folds.
+        features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
+            and has to run the members once on all three splits; that opening of the test split is recorded.
 
     Returns:
         One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``parameters`` with
@@ -77,7 +90,8 @@ def combine(
     if features == "penultimate":
         wrong = [name for name in methods if name not in PENULTIMATE_METHODS]
         if wrong:
-            raise ConfigError(f"method: penultimate features take {' or '.join(PENULTIMATE_METHODS)}, got {wrong[0]!r}")
+            known = " or ".join(PENULTIMATE_METHODS)
+            raise ConfigError(f"method: expected {known} for penultimate features, got {wrong[0]!r}; or stack logits")
         store_penultimate(run, members)
         options["num_classes"] = load(run, "blend", members).outputs.shape[2]
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
@@ -130,7 +144,7 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
     """
     if name not in (there := run.names("ensembles", ".json")):
         known = ", ".join(there) or "none; graftwork ensemble makes them"
-        raise RunError(f"{run.path} has no ensemble {name!r}; there are: {known}")
+        raise RunError(f"{run.path}: expected a stored ensemble, got {name!r}; take one of: {known}")
     data = run.read_json(f"ensembles/{name}.json")
     combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
     loaded = [load_member(run, member) for member in data["members"]]
@@ -143,7 +157,7 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
 
 
 def members_of(run: RunFolder, wanted: str) -> list[str]:
-    """Which members ``--members`` means: ``survivors``, ``best:K``, ``pareto``, or ids separated by commas.
+    """Return the members that ``--members`` means: ``survivors``, ``best:K``, ``pareto``, or ids with commas.
 
     Raises:
         RunError: If there is no such member.
@@ -160,7 +174,7 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
     known = {row["id"] for row in rows}
     if not set(names) <= known:
         raise RunError(
-            f"members: expected survivors, best:K, pareto or ids among {', '.join(sorted(known))}, got {wanted!r}"
+            f"members: expected survivors, best:K, pareto or ids, got {wanted!r}; ids are {', '.join(sorted(known))}"
         )
     return names
 

@@ -1,4 +1,4 @@
-"""How a search grows its networks, and how far, as a config says it beforehand."""
+"""How a search grows its networks, and how far, as its config says."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from graftwork.session._planning import first_fraction
 
 
 def mutation_of(config: SearchConfig) -> R2RMutation:
-    """The mutation that a config asks for."""
+    """Make the mutation that a config asks for."""
     recipe = config.recipe
     return R2RMutation(
         deepen_probability=recipe.deepen_probability,
@@ -26,20 +26,20 @@ def mutation_of(config: SearchConfig) -> R2RMutation:
 
 
 def strategy_of(config: SearchConfig) -> Strategy:
-    """The search strategy that a config asks for, with its selector and mutation."""
+    """Make the search strategy that a config asks for, with its selector and mutation."""
     selector = make_selector(config.selection, **config.selection_options)
     return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config))
 
 
 def typical_genome(config: SearchConfig, genome: Genome) -> Genome:
-    """What a search trains in the middle of its work: the seed, grown as often as its members are on average.
+    """Grow the seed as often as a search grows its members on average: what it trains in the middle of its work.
 
     A member of round *r* has grown *r* times at most; the first round, which trains the seed itself, counts by its
     share of the work. The same for every seed of the random numbers.
 
     Args:
-        config: Of the search.
-        genome: Of the seed network.
+        config: Options of the search.
+        genome: The seed network.
     """
     mutation, rng = mutation_of(config), np.random.default_rng(0)
     rounds = config.recipe.num_generations if config.recipe.population_size > 1 else 0

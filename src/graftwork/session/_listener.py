@@ -7,10 +7,10 @@ from graftwork.session._setup import Setup
 
 
 class Listener(Protocol):
-    """Is told what happens; the CLI draws it."""
+    """Hears what happens in a session; the CLI shows it."""
 
     def on_stage(self, stage: str, setup: Setup) -> None:
-        """A stage, ``"search"`` or ``"control"``, begins or goes on."""
+        """A stage, ``"search"`` or ``"control"``, begins or continues."""
 
     def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
         """One update is done."""
@@ -19,7 +19,7 @@ class Listener(Protocol):
         """One round is done."""
 
     def on_note(self, text: str) -> None:
-        """Something a user should know."""
+        """A user should know something."""
 
 
 class SilentListener:

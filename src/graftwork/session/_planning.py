@@ -44,15 +44,15 @@ def make_plan(
     """
     size = small_size(recipe, genome)
     share = 0.0 if size is None else recipe.small_share
-    generations, fraction = recipe.num_generations, first_fraction(recipe)
+    generations = recipe.num_generations
+    fraction = first_fraction(recipe) if generations else 1.0
     update = training_flops(genome, batch_size)
     if budget is None and recipe.initial_steps is not None and recipe.steps_per_generation is not None:
         return Plan(generations, recipe.initial_steps, recipe.steps_per_generation, small_share=share, small_size=size)
     if budget is not None and budget.kind == "steps":
         return Plan(generations, *_divided(budget, generations, fraction), small_share=share, small_size=size)
     flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed)
-    initial = fraction if generations else 1.0
-    plan = Plan(generations, flops=flops, initial_fraction=initial, small_share=share, small_size=size)
+    plan = Plan(generations, flops=flops, initial_fraction=fraction, small_share=share, small_size=size)
     _check_reach(plan, flops, scoring_flops + update)
     return plan
 

@@ -13,7 +13,7 @@ from graftwork.session._config import SearchConfig
 from graftwork.training import take_images
 
 CALIBRATION_VALUES = 2**23
-"""At most so many pixel values are run as one batch when statistics are made."""
+"""Most pixel values that are run as one batch when statistics are made."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Problem:
 
     Args:
         dataset: All images.
-        splits: Rows for training, validation, blend and test.
+        splits: Rows of training, validation, blend and test.
         transform: From stored bytes to network input; its mean and deviation are those of the training split.
     """
 
@@ -52,11 +52,11 @@ class Problem:
         return channels, height, width
 
     def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """uint8 [n, H, W, C] of some rows, in memory."""
+        """Read some rows into memory: uint8 [n, H, W, C]."""
         return take_images(self.dataset.images, torch.from_numpy(rows))
 
     def labels(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """int64 [n] of some rows."""
+        """Read the labels of some rows: int64 [n]."""
         return torch.from_numpy(np.asarray(self.dataset.labels[rows], dtype=np.int64))
 
     def test(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,16 +69,16 @@ class Problem:
         return taken, torch.from_numpy(np.asarray(labels[rows], dtype=np.int64)), torch.from_numpy(rows.copy())
 
     def pictures(self, split: str, rows: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
-        """uint8 [n, H, W, C] of rows as predictions name them: of ``"test"``, or of any other split."""
+        """Read rows as predictions name them, of ``"test"`` or of any other split: uint8 [n, H, W, C]."""
         given = self.dataset.test_images
         images = given if split == "test" and given is not None else self.dataset.images
         return np.asarray(images[rows])
 
     def describe(self) -> dict[str, Any]:
-        """What the data are, as plain data."""
+        """Describe the data, as plain data."""
         return describe(self.dataset, self.splits)
 
     def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
-        """Rows of the calibration subset: ``wanted``, or as many as fit in one batch."""
+        """Choose the calibration subset: ``wanted`` rows, or as many as fit in one batch."""
         fit = max(2, CALIBRATION_VALUES // int(np.prod(self.input_shape)))
         return self.splits.calibration(min(wanted, fit, len(self.splits.train)))

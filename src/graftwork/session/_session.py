@@ -14,6 +14,7 @@ from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import BirthRow, GenerationRow, MemberRow, Result, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
+from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import CONTROL, FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
@@ -25,13 +26,13 @@ from graftwork.workers import Group
 class Session:
     """A search on disk.
 
-    Made by `start` or `resume`; `run` takes it to the end. After a kill at any moment `resume` goes on from the last
+    Made by `start` or `resume`; `run` takes it to the end. After a kill at any moment `resume` continues from the last
     complete checkpoint, to the same bits as without the interruption.
 
     Args:
-        run: The folder.
+        run: Folder of the run.
         config: All options.
-        listener: Is told what happens; ``None``: nobody.
+        listener: Hears what happens; ``None``: nobody does.
         group: The ranks that search together, of which this is rank 0; ``None``: this process alone.
     """
 
@@ -56,11 +57,12 @@ class Session:
 
         Args:
             config: All options.
-            out: The folder.
-            listener: As of the class.
-            group: As of the class.
+            out: Folder of the run.
+            listener: Hears what happens; ``None``: nobody does.
+            group: The ranks that search together; ``None``: this process alone.
         """
         RunFolder.check_free(out)
+        config = config.located()
         setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
@@ -71,7 +73,7 @@ class Session:
 
     @classmethod
     def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
-        """Go on with a run.
+        """Continue a run.
 
         Raises:
             RunError: If there is no run, another process has it, it can't be read, or it was begun with other options.
@@ -80,7 +82,7 @@ class Session:
         run.lock()
         try:
             session = cls(run, SearchConfig.load(run.config_path), listener=listener, group=group)
-            found = {
+            found: dict[str, Any] = {
                 "config": session.config.to_dict(),
                 "seed_genome": run.read_json("seed_genome.json", verified=False),
             }
@@ -119,11 +121,12 @@ class Session:
         finally:
             self.folder.release()
 
-    def _run(self) -> dict[str, Any]:
+    def _run(self) -> Result:
         if self.folder.finished:
             dismiss(self.group)
             return self.folder.result()
         setup = self._prepare()
+        self._tell_what_is_left_out(setup)
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
         searched = self._stage("search", setup, numbers)
@@ -131,6 +134,16 @@ class Session:
         control = self._control(setup, searched) if self.config.control else None
         dismiss(self.group)
         return self._finish(setup, searched, control, digest)
+
+    def _tell_what_is_left_out(self, setup: Setup) -> None:
+        """Say before training which ensembles the blend split is too small for."""
+        blend, classes = len(setup.problem.splits.blend), len(setup.problem.dataset.class_names)
+        missing = [name for name in METHODS if name not in methods_for(blend, classes)]
+        if blend and missing and self.config.recipe.num_survivors > 1:
+            self.listener.on_note(
+                f"ensembles: {blend} blend images of {classes} classes are too few for {', '.join(missing)}, which are "
+                "left out; --blend takes more"
+            )
 
     def _prepare(self) -> Setup:
         self._problem = problem = self._problem or Problem.load(self.config)
@@ -159,7 +172,7 @@ class Session:
         return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
 
     def _seed_network(self) -> Genome:
-        """From the folder: the file that the config names may be another one by now."""
+        """Read the seed network from the folder: the file that the config names may have changed."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
     def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
@@ -167,26 +180,26 @@ class Session:
         return prepare(self.config, problem=problem, seed_network=genome, plan=plan, machine=machine)
 
     def _compare(self, problem: Problem) -> None:
-        """Other data can't be resumed; another machine can, but not to the same bits."""
+        """Refuse other data; note another machine or number of workers, which may give other bits."""
         stored = self._stored or {}
         found, expected = problem.dataset.fingerprint, stored.get("data", {}).get("fingerprint")
         if found != expected:
             raise RunError(
-                f"{self.folder.path}: the run was made on data {str(expected)[:12]}, but {self.config.data!r} now is "
-                f"{found[:12]}; bring the old data back, or begin another run from it: "
+                f"{self.folder.path}: expected the data that the run was made on ({str(expected)[:12]}) in "
+                f"{self.config.data!r}, got {found[:12]}; bring the old data back, or begin another run from it: "
                 f"graftwork search --resume {self.folder.path} --as-new NEW"
             )
         here, then = provenance(self.config.device), stored
         for name in ("processor", "instruction_set"):
             if here["machine"][name] != then["machine"][name]:
                 self.listener.on_note(
-                    f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run goes on under the "
-                    "same plan, but its bits may differ from those of an uninterrupted run"
+                    f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run continues under "
+                    "the same plan, but its bits may differ from those of an uninterrupted run"
                 )
         size, was = self._workers()["size"], stored.get("workers", {}).get("size", 1)
         if size != was:
             self.listener.on_note(
-                f"the run was made by {was} workers and goes on with {size}: the same plan, but not the same bits"
+                f"the run was made by {was} workers and continues with {size}: the same plan, but not the same bits"
             )
 
     def _stage(self, stage: str, setup: Setup, numbers: dict[str, int]) -> SearchState:
@@ -222,13 +235,13 @@ class Session:
             if stopping:
                 path = self.folder.path
                 raise SearchInterruptedError(
-                    f"stopped after step {state.step}; go on with: graftwork search --resume {path}"
+                    f"stopped after step {state.step}; continue with: graftwork search --resume {path}"
                 )
 
         return observe
 
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
-        """The seed network alone, by the same recipe, with the FLOPs of the whole search."""
+        """Train the seed network alone, by the same recipe, with the FLOPs of the whole search."""
         plan = setup.plan.alone(searched.spent_flops)
         alone = self._setup(setup.problem, plan, setup.machine)
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
@@ -238,7 +251,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without the time between a kill and its resume."""
+        """Seconds since the start, without the time between a kill and its resume."""
         return self._elapsed + monotonic() - self._began
 
     def _checkpoint(self, stage: str, setup: Setup) -> None:

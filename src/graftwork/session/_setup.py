@@ -28,12 +28,12 @@ class Setup:
     """Everything that `graftwork.search` takes, ready.
 
     Args:
-        config: Where it comes from.
+        config: Options that it was made from.
         problem: The data.
         state: A population that holds the seed.
-        trainer: One update of one member.
-        scorer: On the validation split.
-        strategy: What the search decides.
+        trainer: Makes one update of one member.
+        scorer: Scores members on the validation split.
+        strategy: Decides who trains, survives and grows.
         plan: How much work each round gets.
         machine: How steps run, and what was measured for it. Passes and threads are settings of the process.
         speed: Measured training FLOPs per second; ``None`` where the budget needs none.
@@ -51,7 +51,7 @@ class Setup:
 
     @property
     def population(self) -> Population:
-        """Of the state."""
+        """The state's population."""
         return self.state.population
 
     @property
@@ -98,7 +98,10 @@ def prepare(
         DataError: If the data can't be used.
     """
     if config is not None and options:
-        raise ConfigError(f"prepare: give either a config or options, got both: {sorted(options)}")
+        raise ConfigError(
+            f"prepare: expected a config or options, got both ({', '.join(sorted(options))}); put the options into the "
+            "config"
+        )
     config = config or SearchConfig.from_dict(options)
     threads = config.threads if machine is None else machine.threads
     if threads is not None:  # otherwise they are measured further down
@@ -184,7 +187,7 @@ def _use_machine(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """What is made inside does not depend on how many threads the process has, which are not chosen yet."""
+    """Run on one thread: what is made inside must not depend on the number of threads, which is not chosen yet."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -194,7 +197,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def seed_of(config: SearchConfig, problem: Problem) -> Genome:
-    """h_i for a problem: from the config's file, or the recipe's.
+    """Return h_i for a problem: from the config's file, or the recipe's.
 
     Raises:
         ConfigError: If the file can't be read, or its genome is for other images or classes.
@@ -205,11 +208,11 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
     try:
         text = Path(config.genome).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"genome: can't read {config.genome}: {error}") from error
+        raise ConfigError(f"genome: expected a JSON file, got {config.genome} ({error}); check the path") from error
     genome = Genome.from_json(text)
     if genome.input_shape != problem.input_shape or genome.num_classes != classes:
         raise ConfigError(
-            f"genome: {config.genome} is for images {genome.input_shape} of {genome.num_classes} classes, but the data "
-            f"have {problem.input_shape} and {classes}"
+            f"genome: expected one for images {problem.input_shape} of {classes} classes, as the data are, got "
+            f"{genome.input_shape} and {genome.num_classes} in {config.genome}; make one for these data"
         )
     return genome

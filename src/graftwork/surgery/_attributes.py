@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from graftwork.errors import SurgeryError
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
@@ -32,6 +33,35 @@ class AttributeChange:
 
     def __str__(self) -> str:
         return f"{self.path}.{self.name}: {self.old} → {self.new}".lstrip(".")
+
+
+def logged_size(owner: nn.Module, path: str, name: str, value: Any) -> Any:
+    """The value that a log gives to a size of a module: whole numbers in place of whole numbers, and nothing else.
+
+    A log may come from a stranger. Sizes are all that a growth changes, so a log never sets a tolerance or a method.
+
+    Args:
+        owner: The module.
+        path: Its path, for messages.
+        name: Name of the attribute.
+        value: What the log holds; a list where the attribute is a tuple, since JSON has no tuples.
+
+    Raises:
+        SurgeryError: If the module has no such size, or the value is none.
+    """
+    old = vars(owner).get(name)
+    olds, news = (old, value) if isinstance(old, tuple | list) else ((old,), (value,))
+    if not isinstance(news, tuple | list) or len(olds) != len(news) or not all(map(is_size, (*olds, *news))):
+        raise SurgeryError(
+            f"growth log: expected a size of module {path!r} and whole numbers for it, got {name!r} and {value!r}; "
+            "the log is damaged, or of another model"
+        )
+    return tuple(value) if isinstance(old, tuple) else value
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is a whole number that a size may be."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
 
 
 def set_attribute(transaction: Transaction, model: nn.Module, change: AttributeChange) -> None:
@@ -63,6 +93,11 @@ def _cell(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, An
 
 def _linear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
     return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
+
+
+def _bilinear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
+    outputs, first, second = shapes["weight"]
+    return {"out_features": outputs, "in1_features": first, "in2_features": second}
 
 
 def _embedding(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
@@ -98,6 +133,8 @@ _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int],
     (nn.modules.conv._ConvNd, _conv),  # noqa: SLF001 - the common base of all convolutions
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),
+    (nn.EmbeddingBag, _embedding),
+    (nn.Bilinear, _bilinear),
     (nn.GroupNorm, _group_norm),
     (nn.modules.batchnorm._NormBase, _norm),  # noqa: SLF001 - and of batch and instance norms
     (nn.PReLU, _prelu),
@@ -106,6 +143,9 @@ _STANDARD: list[tuple[type[nn.Module], Callable[[Any, Mapping[str, Shape], int],
     (nn.RNNBase, _rnn),
     (nn.RNNCellBase, _cell),
 ]
+
+
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def standard_attributes(
@@ -120,39 +160,61 @@ def standard_attributes(
     """
     changes: list[AttributeChange] = []
     for path, module in graph.model.named_modules():
-        rule = next((rule for kind, rule in _STANDARD if isinstance(module, kind)), None)
-        if rule is None and type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None:
-            rule = _transposed_linear
-        if rule is None:
-            continue
-        prefix = f"{path}." if path else ""
-        own = {
-            leaf: shapes[prefix + leaf]
-            for leaf in [*module._parameters, *module._buffers]  # noqa: SLF001
-            if prefix + leaf in shapes
-        }
-        for computed in ("weight_v", "parametrizations.weight.original1"):  # weight normalization: of the same shape
-            if prefix + computed in shapes:
-                own["weight"] = shapes[prefix + computed]
-        groups = getattr(module, "groups", getattr(module, "num_groups", 1))
-        if path in graph.trace.groups:
-            groups = layout_of(graph.trace.groups[path], growth).new_size
-        if path in graph.trace.normalized:  # also where the norm has no weight to read the width from
-            own["weight"] = tuple(layout_of(expr, growth).new_size for expr in graph.trace.normalized[path])
-        if not own and not isinstance(module, nn.GroupNorm):
-            continue
-        if not _complete(module, own):
-            continue
-        for name, new in rule(module, own, groups).items():
+        for name, new in _new_numbers(graph, growth, shapes, path, module).items():
             old = getattr(module, name)
             if old != new:
                 changes.append(AttributeChange(path, name, old, new))
     return changes
 
 
+def _new_numbers(
+    graph: ChannelGraph, growth: Mapping[Var, UnitMap], shapes: Mapping[str, Shape], path: str, module: nn.Module
+) -> dict[str, Any]:
+    """The numbers of one of PyTorch's own modules after a growth, by name; none for other modules."""
+    prefix = f"{path}." if path else ""
+    own = {
+        leaf: shapes[prefix + leaf]
+        for leaf in [*module._parameters, *module._buffers]  # noqa: SLF001
+        if prefix + leaf in shapes
+    }
+    if not own and path in graph.trace.module_outputs:
+        sizes = [layout_of(expr, growth).new_size for expr in graph.trace.module_outputs[path][0]]
+        if found := _of_output(module, sizes):
+            return found
+    rule = next((rule for kind, rule in _STANDARD if isinstance(module, kind)), None)
+    if rule is None and type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None:
+        rule = _transposed_linear
+    if rule is None:
+        return {}
+    for computed in ("weight_v", "parametrizations.weight.original1"):  # weight normalization: of the same shape
+        if prefix + computed in shapes:
+            own["weight"] = shapes[prefix + computed]
+    groups = getattr(module, "groups", getattr(module, "num_groups", 1))
+    if path in graph.trace.groups:
+        groups = layout_of(graph.trace.groups[path], growth).new_size
+    if path in graph.trace.normalized:  # also where the norm has no weight to read the width from
+        own["weight"] = tuple(layout_of(expr, growth).new_size for expr in graph.trace.normalized[path])
+    if (not own and not isinstance(module, nn.GroupNorm)) or not _complete(module, own):
+        return {}
+    return rule(module, own, groups)
+
+
+def _of_output(module: Any, sizes: list[int]) -> dict[str, Any]:
+    """Numbers of a module without tensors, read off the output that it makes."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):  # noqa: SLF001 - the base of batch and instance norms
+        unbatched = isinstance(module, _INSTANCE_NORMS) and len(sizes) == module._get_no_batch_dim()  # noqa: SLF001
+        return {"num_features": sizes[0 if unbatched else 1]}
+    if isinstance(module, nn.Unflatten) and isinstance(module.dim, int):
+        count = len(module.unflattened_size)
+        at = module.dim if module.dim >= 0 else len(sizes) - count + 1 + module.dim
+        made = zip(module.unflattened_size, sizes[at : at + count], strict=True)
+        return {"unflattened_size": type(module.unflattened_size)([n if n == -1 else new for n, new in made])}
+    return {}
+
+
 def _complete(module: nn.Module, own: Mapping[str, Shape]) -> bool:
     """A parametrized or weight-normed module has no plain weight to read the width from."""
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.PReLU)):  # noqa: SLF001
+    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.PReLU)):  # noqa: SLF001
         return "weight" in own
     return True
 

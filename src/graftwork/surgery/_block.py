@@ -1,7 +1,6 @@
 """The R2R block that deepening inserts."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from graftwork.numerics import matched_uniform, twin_columns, twin_rows
 
-_CONVS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _NORMS: dict[str, dict[int, type[nn.Module]]] = {
     "batch": {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     "instance": {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
@@ -86,28 +84,32 @@ class R2RBlock(nn.Module):
             x: [B, channels, …] for a convolution, [..., channels] for a linear block.
         """
         half = self.weight.shape[0] // 2
+        channel = 1 if self.spatial > 0 else -1
         y = self.before(x)
-        halves = [self._filter(y, slice(0, half)), self._filter(y, slice(half, None))]
-        channel = 1 if self.spatial else -1
-        hidden = self.activation(self.norm(torch.cat(halves, dim=channel)))
+        upper = _product(y, self.weight[:half].clone(), self.bias[:half].clone(), self.spatial, self.padding)
+        lower = _product(y, self.weight[half:].clone(), self.bias[half:].clone(), self.spatial, self.padding)
+        hidden = self.activation(self.norm(torch.cat([upper, lower], dim=channel)))
         # Equal numbers at equal alignment: otherwise the two products may round differently.
-        first, second = (one.contiguous() for one in hidden.split(half, dim=channel))
-        z = self._mix(first, self.mix[:, :half].clone()) + self._mix(second, self.mix[:, half:].clone())
+        halves = hidden.split(half, dim=channel)
+        z = _product(halves[0].contiguous(), self.mix[:, :half].clone(), None, self.spatial, 0)
+        z = z + _product(halves[1].contiguous(), self.mix[:, half:].clone(), None, self.spatial, 0)
         return x + z
-
-    def _filter(self, x: Tensor, rows: slice) -> Tensor:
-        weight, bias = self.weight[rows].clone(), self.bias[rows].clone()
-        if self.spatial == 0:
-            return F.linear(x, weight, bias)
-        return _CONVS[self.spatial](x, weight, bias, padding=self.padding)
-
-    def _mix(self, hidden: Tensor, beta: Tensor) -> Tensor:
-        return F.linear(hidden, beta) if self.spatial == 0 else _CONVS[self.spatial](hidden, beta)
 
     def extra_repr(self) -> str:
         """Return the sizes, for ``print(model)``."""
         taps = "×".join(map(str, self.weight.shape[2:])) or "linear"
         return f"{self.weight.shape[1]}, hidden={self.weight.shape[0]}, {taps}"
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, spatial: int, padding: int) -> Tensor:
+    """A linear map or convolution, in words that ``torch.jit.script`` understands too."""
+    if spatial == 0:
+        return F.linear(x, weight, bias)
+    if spatial == 1:
+        return F.conv1d(x, weight, bias, padding=padding)
+    if spatial == 2:
+        return F.conv2d(x, weight, bias, padding=padding)
+    return F.conv3d(x, weight, bias, padding=padding)
 
 
 def default_scales(block: R2RBlock) -> tuple[float, float]:

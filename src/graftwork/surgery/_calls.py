@@ -1,15 +1,18 @@
 """Example inputs, and running a model without leaving a trace on it."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._snapshot import Snapshot
 
 ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -133,29 +136,17 @@ def is_batch_norm(module: nn.Module) -> bool:
 
 @contextmanager
 def sandbox(model: nn.Module) -> Iterator[None]:
-    """Run a model freely inside; afterwards modes, buffers, attributes and random state are as before."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    attributes = [dict(vars(module)) for module in modules]
-    buffers = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
-    # A forward may install hooks or replace buffers, and note in an attribute that it has.
-    registries = [_registries(module) for module in modules]
+    """Run a model freely inside; afterwards modes, buffers, what it holds and random state are as before."""
+    snapshot = Snapshot(model)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - a forward may draw from it
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            for module, mode, registry, attribute in zip(modules, modes, registries, attributes, strict=True):
-                vars(module).clear()
-                vars(module).update(attribute)
-                for held, content in registry:
-                    held.clear()
-                    held.update(content)
-                module.training = mode
-            with torch.no_grad():
-                for tensor, value in buffers:
-                    if tensor.shape == value.shape and not _equal(tensor, value):
-                        tensor.copy_(value)
+            snapshot.restore()
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager
@@ -174,12 +165,3 @@ def quiet_kernels() -> Iterator[None]:
 def random_state() -> list[Tensor]:
     """Return the state of torch's generators; another one afterwards shows that numbers were drawn."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-def _registries(module: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
-    """The private dictionaries of a module (hooks, buffers, …), each with a copy of what it holds."""
-    return [(v, dict(v)) for k, v in vars(module).items() if k.startswith("_") and isinstance(v, dict)]
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return bool(((first == second) | ((first != first) & (second != second))).all())  # noqa: PLR0124 - NaN

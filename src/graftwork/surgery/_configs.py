@@ -3,14 +3,14 @@
 import copy
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery._attributes import AttributeChange, set_attribute
 from graftwork.surgery._transaction import Transaction
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -86,6 +86,22 @@ def replace_config(
                 put(copies[id(held)])
             else:
                 transaction.step(f"config of {path}", partial(put, copies[id(held)]), partial(put, held))
+
+
+def repeat_changes(transaction: Transaction, mirror: nn.Module, changes: Iterable[AttributeChange]) -> None:
+    """Change the same numbers of a copy of the model, so that it too computes what it did.
+
+    Args:
+        transaction: The growth.
+        mirror: The copy, changed in place.
+        changes: What has changed in the model: numbers of modules and of configs.
+    """
+    modules = dict(mirror.named_modules())
+    for change in changes:
+        if change.path in modules:
+            set_attribute(transaction, mirror, change)
+        else:
+            replace_config(mirror, change.path, {change.name: change.new}, transaction=transaction)
 
 
 def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

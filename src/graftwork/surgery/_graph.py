@@ -11,7 +11,7 @@ from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_me
 from graftwork.surgery._calls import EVALUATION, TRAINING, Call, random_state, sandbox, set_mode
 from graftwork.surgery._check import Probe, plain
 from graftwork.surgery._layout import Layout, UnitMap, free_units, layout_of
-from graftwork.surgery._parametrized import PARAMETRIZED, REMOVE, spectral_norms
+from graftwork.surgery._parametrized import PARAMETRIZED, REMOVE, computed_by, spectral_norms
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
 from graftwork.surgery._trace import Trace
 from graftwork.surgery._wrappers import refuse_wrappers, views
@@ -174,7 +174,7 @@ class ChannelGraph:
             if site in {name, name.rpartition(".")[0], self.trace.outputs[name, dim]}:
                 return name, dim
         if site in dict(self.model.named_modules()) or site in self.trace.tensors:
-            raise SurgeryError(
+            raise self.not_followed(site) or SurgeryError(
                 f"site: expected one of {_some(producers)}, got {site!r}, which makes no channels that can be widened: "
                 "it has no linear map, convolution or embedding that the example input runs"
             )
@@ -182,6 +182,20 @@ class ChannelGraph:
             f"site: expected one of {_some(producers)}, got {site!r}; the model has no module or parameter {site!r}"
             f"{did_you_mean(site, producers)}"
         )
+
+    def not_followed(self, site: str) -> SurgeryError | None:
+        """Return the error for a place whose weights run in a way that can't be followed, None for any other place."""
+        path = site.rpartition(".")[0] if site in self.trace.tensors else site
+        how = computed_by(self.model.get_submodule(path))
+        if how or path in self.trace.computed:
+            how = how or "from parameters: widen what it is computed from"
+            return SurgeryError(f"{site!r} can't be widened: its weight is computed {how}")
+        own = [name for name in self.trace.tensors if name.rpartition(".")[0].removesuffix(PARAMETRIZED) == path]
+        for var in [var for name in own for expr in self.trace.spaces[name] for var in atoms(expr)]:
+            for reason in var.reasons:
+                if reason.unsupported:
+                    return UnsupportedOperationError(f"{site!r} can't be widened: {reason.text}")
+        return None
 
     def width(self, site: str) -> int:
         """Return the width of a site: channels, features, or hidden units of a recurrent layer."""

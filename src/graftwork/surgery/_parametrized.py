@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 PARAMETRIZED = ".parametrizations.weight"
@@ -12,6 +13,20 @@ REMOVE = (
     "remove it (torch.nn.utils.parametrize.remove_parametrizations, or remove_weight_norm or "
     "remove_spectral_norm), grow, and put it on again"
 )
+
+
+def computed_by(module: nn.Module) -> str | None:
+    """Return what computes the weight of a module, and what to do about it; None where nothing known does."""
+    chains = getattr(module, "parametrizations", {}).values()
+    names = [type(one).__name__.lstrip("_") for chain in chains for one in chain]
+    if names:
+        return f"by a parametrization ({', '.join(names)}): {REMOVE}"
+    if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):  # noqa: SLF001
+        return (
+            "by pruning (torch.nn.utils.prune): make the zeros permanent (prune.remove), grow, and prune again, or "
+            "load the mask with prune.custom_from_mask"
+        )
+    return None
 
 
 def spectral_norms(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
+from graftwork.surgery._configs import repeat_changes
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import Edit, ModelGrowth, Subject
 
@@ -56,6 +57,27 @@ class SurgeryReceipt:
     def largest_gap(self) -> float:
         """The largest relative change of the outputs over all runs, 0 without a check."""
         return max(self.gaps.values(), default=0.0)
+
+    def freeze_old(self, model: nn.Module) -> None:
+        """Let only what this growth has added train: old parameters are frozen and their gradients dropped.
+
+        Args:
+            model: The grown model, changed in place.
+
+        Raises:
+            SurgeryError: The growth has added no tensors of its own, or the model has grown since.
+        """
+        new = {change.name for change in self.tensors if change.role == "new"}
+        if not new:
+            raise SurgeryError(
+                f"freeze_old: expected a growth that adds tensors, got {self.growth!r}; it widens old ones"
+            )
+        if vars(model).get(LOG, [None])[-1] != self.log:
+            raise SurgeryError("freeze_old: expected a model whose last growth is this one; call it before the next")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in new)
+            if name not in new:
+                parameter.grad = None
 
     def __str__(self) -> str:
         before, after = self.parameters
@@ -160,7 +182,7 @@ class GrowthPlan:
         now = dict([*self.model.named_parameters(), *self.model.named_buffers()])
         for change in self.tensors:
             tensor = now.get(change.name)
-            shape = None if tensor is None else tuple(tensor.shape)
+            shape = None if change.old_shape is None or tensor is None else tuple(tensor.shape)
             if shape != change.old_shape or tensor is not self._subject.graph.trace.tensors.get(change.name):
                 raise SurgeryError(f"{change.name!r} has changed since the plan was made; plan again")
 
@@ -169,6 +191,8 @@ class GrowthPlan:
         with Transaction() as transaction:
             carried = edit.make(transaction)
             attributes = (*edit.attributes, *edit.settle(transaction, check))
+            for mirror in self._subject.mirrors:
+                repeat_changes(transaction, mirror, attributes)
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
             _append_log(transaction, self.model, log)
         return SurgeryReceipt(

@@ -122,10 +122,12 @@ def _site(graph: ChannelGraph, name: str, step: int, *, makes: bool) -> GrowthSi
     fits = dims is not None and 2 <= len(dims[0]) <= 5
     deep = bool(name) and fits and name not in graph.trace.varying
     if not makes:
-        text = "makes no channels of its own"
-        return GrowthSite(name, kind, None, None, text, False, (), 0, deep)
+        problem = graph.not_followed(name)
+        unsupported = isinstance(problem, UnsupportedOperationError)
+        text = str(problem or "makes no channels of its own")
+        return GrowthSite(name, kind, None, None, text, unsupported, (), 0, deep)
     width = graph.width(name)
-    problem: SurgeryError | None = None
+    problem = None
     for var in graph.candidates(name):
         try:
             growth = graph.close({var: step}, step=step)

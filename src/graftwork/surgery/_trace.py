@@ -79,6 +79,7 @@ class Trace:
         ties: Groups of dimensions that must keep equal lengths (the pieces of a ``chunk``).
         module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its
             first run.
+        computed: Paths of modules that multiply by a weight that is computed from parameters.
         varying: Modules that run several times with outputs of different shapes.
         activations: Names of the activation functions that ran, in order.
         reads: Lines of code where Python has read values that depend on activations: the way that the forward takes
@@ -95,6 +96,7 @@ class Trace:
         self.normalized: dict[str, list[Expr]] = {}
         self.ties: list[list[Expr]] = []
         self.module_outputs: dict[str, tuple[list[Expr], torch.dtype]] = {}
+        self.computed: set[str] = set()
         self.varying: set[str] = set()
         self.activations: list[str] = []
         self.reads: dict[str, None] = {}

@@ -1,9 +1,9 @@
 """Joint training: one step, one optimizer over the bank, schedules, batches, scoring, recipes.
 
-A `Recipe` holds the values. `BankOptimizer` moves what a step has used, by `Rules` from role to optimizer (Adam, SGD,
-`Muon`); `BatchStream` makes batch *n* from seed and number alone; `Trainer` puts them together into one `Update` of one
-member or of several; `Scorer` says which validation examples each member gets right. Schedules are in `SCHEDULES`,
-recipes in `RECIPES`: a new one is used and tested once it is registered.
+A `Recipe` holds the values. `BankOptimizer` moves the tensors that a step has used, by `Rules` from role to optimizer
+(Adam, SGD, `Muon`). `BatchStream` makes batch *n* from seed and number alone. `Trainer` puts them together into one
+`Update` of one member or several. `Scorer` says which validation examples each member gets right. Schedules are in
+`SCHEDULES`, recipes in `RECIPES`: a new one is used and tested once it is registered.
 """
 
 from graftwork.training._augment import Augmentation, Flip

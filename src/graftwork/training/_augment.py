@@ -22,7 +22,7 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 
 def _check_shift(shift: int, height: int, width: int) -> None:
     if shift >= min(height, width):
-        raise ConfigError(f"augmentation: shift must be smaller than the images, {height}x{width}; got {shift}")
+        raise ConfigError(f"augmentation: shift: expected less than the images' sides, {height}x{width}, got {shift}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class Augmentation:
     """Mirror images left to right and shift them, reflecting at the border.
 
     Args:
-        flip: ``"none"``; ``"random"`` (each image with probability 1/2); or ``"alternate"``: half of the examples, by
-            a hash of their number, in even epochs and the other half in odd ones, so that two epochs show every
-            example both ways (Jordan 2024); or ``"auto"``: ``"alternate"`` for colour, ``"none"`` for grey
-            images, which are often signs that a mirror makes into others (digits, letters, scans).
-        shift: Largest shift in pixels, each way, in height and width alike; every shift is equally likely. ``"auto"``:
-            one sixteenth of the smaller side, at least 1 (2 for 32 pixels).
+        flip: Which images are mirrored. ``"none"``; ``"random"``: each image with probability 1/2; ``"alternate"``:
+            half of the examples, by a hash of their number, in even epochs and the other half in odd ones, so that two
+            epochs show every example both ways (Jordan 2024); ``"auto"``: ``"alternate"`` for colour and ``"none"``
+            for grey images, which often show signs that a mirror turns into others (digits, letters, scans).
+        shift: Largest shift in pixels, in each direction of height and width; every shift is equally likely.
+            ``"auto"``: one sixteenth of the smaller side, at least 1 (2 for 32 pixels).
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -65,9 +65,9 @@ class Augmentation:
         """Augment one batch.
 
         Args:
-            images: uint8 [B, H, W, C].
+            images: Stored images, uint8 [B, H, W, C].
             examples: Number of each image in its data set [B], for ``"alternate"``.
-            epoch: How often the data have been seen, for ``"alternate"``.
+            epoch: Number of the pass over the data, from 0, for ``"alternate"``.
             generator: Source of the random choices; the same state gives the same result.
 
         Returns:

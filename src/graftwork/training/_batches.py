@@ -1,4 +1,4 @@
-"""BatchStream: batches by number, so that a counter is all that a resume needs."""
+"""BatchStream: batches by number, so that a resume needs nothing but a counter."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ Images = Tensor | NDArray[np.uint8]
 
 
 def take_images(images: Images, examples: Tensor | slice) -> Tensor:
-    """Some of the images as a tensor uint8 [B, H, W, C] of its own (a slice of a tensor is a view)."""
+    """Some of the images as a tensor, uint8 [B, H, W, C]: a copy, or a view for a slice of a tensor."""
     if isinstance(images, Tensor):
         return images[examples if isinstance(examples, slice) else examples.to(images.device)]
     where: Any = examples if isinstance(examples, slice) else examples.numpy()
@@ -28,18 +28,23 @@ def take_images(images: Images, examples: Tensor | slice) -> Tensor:
 
 
 def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Network input [B, C, H, W] at a smaller height and width, channels last in memory; bilinear over all pixels."""
+    """Scale network input [B, C, H, W] down, bilinear over all pixels; the result is channels last in memory."""
     smaller = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
     return smaller.contiguous(memory_format=torch.channels_last)
 
 
 def most_parts(batch_size: int) -> int:
-    """Into how many parts a batch can be shared: batch norm needs two images in each."""
+    """Number of parts into which a batch can be split: batch norm needs two images in each."""
     return max(1, batch_size // 2)
 
 
 def part_of(batch_size: int, index: int, count: int) -> slice:
-    """The images of one of ``count`` parts of a batch, from part 0; parts differ by one image at most.
+    """Choose the images of one part of a batch; parts differ by one image at most.
+
+    Args:
+        batch_size: Number of images in the batch.
+        index: Number of the part, from 0.
+        count: Number of parts.
 
     Raises:
         ConfigError: If the batch has not two images for every part.
@@ -47,8 +52,7 @@ def part_of(batch_size: int, index: int, count: int) -> slice:
     if count > most_parts(batch_size):
         raise ConfigError(
             f"workers: expected at most {most_parts(batch_size)}, as they share batches of {batch_size} images and "
-            f"need two each, got {count}; search with fewer, or with sync_every above 0: each trains on whole batches "
-            "then"
+            f"need two each, got {count}; use fewer, or sync_every above 0, by which each trains on whole batches"
         )
     return slice(batch_size * index // count, batch_size * (index + 1) // count)
 
@@ -56,19 +60,19 @@ def part_of(batch_size: int, index: int, count: int) -> slice:
 class BatchStream:
     """Endless batches of training images, each determined by ``(seed, number)`` alone.
 
-    An epoch is a permutation of the examples that depends on ``(seed, epoch)``; what is left over after the last full
-    batch is dropped (other examples each epoch). A set smaller than one batch is one batch. Any batch can be made at
-    any time in any order: nothing has to be stored to go on.
+    An epoch is a permutation of the examples that depends on ``(seed, epoch)``; examples left over after the last full
+    batch are dropped (different ones each epoch). A set smaller than one batch is one batch. Any batch can be made at
+    any time and in any order, so nothing has to be stored for a resume.
 
     Args:
-        images: uint8 [N, H, W, C], tensor or memory map; read only.
+        images: Stored images, uint8 [N, H, W, C], a tensor or a memory map; never written.
         labels: Class of every image [N].
-        indices: The images to train on, by number [n].
-        batch_size: Images a batch.
-        seed: Of order and augmentation.
+        indices: Numbers of the images to train on [n].
+        batch_size: Number of images in a batch.
+        seed: Seed of order and augmentation.
         augmentation: Flips and shifts; ``None`` for none.
-        transform: From bytes to network input.
-        device: Where batches go; ``None``: where the images are.
+        transform: Transform from bytes to network input.
+        device: Device that batches are moved to; ``None``: they stay where the images are.
 
     Raises:
         DataError: If there are no examples, or labels do not match the images.
@@ -104,16 +108,16 @@ class BatchStream:
 
     @property
     def num_examples(self) -> int:
-        """Examples to train on."""
+        """Number of examples to train on."""
         return len(self._indices)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Full batches in one pass over the examples, at least one."""
+        """Number of full batches in one pass over the examples, at least one."""
         return self.num_examples // self.batch_size
 
     def examples(self, number: int) -> Tensor:
-        """Which images batch ``number`` (from 0) holds: int64 [B], numbers into ``images``."""
+        """Numbers of the images in batch ``number`` (from 0), int64 [B]."""
         epoch, position = divmod(number, self.batches_per_epoch)
         if epoch != self._epoch:
             generator = generator_for("order", self.seed, epoch)
@@ -122,11 +126,14 @@ class BatchStream:
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def batch(self, number: int, part: slice | None = None) -> tuple[Tensor, Tensor]:
-        """Batch ``number`` (from 0): network input float [B, C, H, W], channels last in memory; classes int64 [B].
+        """Make one batch.
 
         Args:
-            number: Of the batch.
+            number: Number of the batch, from 0.
             part: Which of its images are wanted; they are the same, to the bit, as in the whole. ``None``: all.
+
+        Returns:
+            Network input, float [B, C, H, W], channels last in memory; and classes, int64 [B].
         """
         examples = self.examples(number)
         images = self.augmentation(
@@ -136,7 +143,7 @@ class BatchStream:
             generator=generator_for("augmentation", self.seed, number),
         )
         labels = self._labels[examples]
-        if part is not None:  # only now: flips and shifts are drawn for the whole batch
+        if part is not None:  # only here, as flips and shifts are drawn for the whole batch
             images, labels = images[part], labels[part]
         if self._device is not None:
             images = images.to(self._device)

@@ -9,23 +9,25 @@ from torch import Tensor
 from graftwork.training._rules import MuonVariant
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration (Jordan et al. 2024): steep at zero, so that few iterations do; values end in [0.7, 1.2]."""
+"""Coefficients of the quintic iteration (Jordan et al. 2024): steep at zero, so that few iterations are enough;
+singular values end in [0.7, 1.2]."""
 
 
 def orthogonalize(matrix: Tensor, *, num_iterations: int = 5, eps: float = 1e-7) -> Tensor:
-    """Nearly the orthogonal factor ``U Vᵀ`` of ``matrix = U S Vᵀ``, by a Newton–Schulz iteration.
+    """Approximate the orthogonal factor ``U Vᵀ`` of ``matrix = U S Vᵀ`` by a Newton–Schulz iteration.
 
-    Computed in the dtype of ``matrix`` (float32 as a rule): bfloat16, which others use, is hundreds of times slower on
-    processors without it. A matrix more than twice as long as wide is multiplied twice only, at the beginning and at
+    Computed in the dtype of ``matrix`` (usually float32): bfloat16, which others use, is hundreds of times slower on
+    processors without it. A matrix more than twice as long as wide is multiplied only twice, at the beginning and at
     the end: all that happens in between is a polynomial in its Gram matrix.
 
     Args:
-        matrix: [rows, columns].
-        num_iterations: Of the iteration; 5 bring all singular values near 1, 3 do for training small networks.
+        matrix: Matrix [rows, columns].
+        num_iterations: Number of iterations; 5 bring all singular values near 1, 3 are enough for training small
+            networks.
         eps: Smallest norm to divide by, so that zero stays zero.
 
     Returns:
-        [rows, columns], singular values about in [0.7, 1.2].
+        A matrix [rows, columns] with singular values in about [0.7, 1.2].
     """
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
@@ -41,10 +43,10 @@ def orthogonalize(matrix: Tensor, *, num_iterations: int = 5, eps: float = 1e-7)
 
 
 def _product_of_factors(gram: Tensor, num_iterations: int) -> Tensor:
-    """What the iteration multiplies a matrix by, from its Gram matrix ``G``.
+    """The matrix that all iterations together multiply by, from the first Gram matrix ``G``.
 
     An iteration is ``X ← P X`` with ``P = a I + b G + c G²``, after which the Gram matrix is ``P G P``. Everything here
-    is a polynomial in the first ``G``: symmetric, and in any order the same product.
+    is a polynomial in the first ``G``, so all factors are symmetric and commute.
     """
     a, b, c = _COEFFICIENTS
     product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
@@ -58,23 +60,23 @@ def _product_of_factors(gram: Tensor, num_iterations: int) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized, over tensors read as matrices [first dimension, all others].
+    """Optimizer by orthogonalized momentum, over tensors read as matrices [first dimension, all others].
 
-    Two variants of what becomes of the update O (Jordan 2024; airbench):
+    There are two ways to apply the update O (Jordan 2024; airbench):
 
     * ``"scaled"``: ``w ← (1 − lr · weight_decay) w − lr · √max(1, rows / columns) · O``, as `torch.optim.Muon`.
     * ``"norm-reset"``: ``w ← w · √rows / ‖w‖ − lr · O``; weights keep their norm, so the rate alone sets how fast they
-      turn. Only for weights before a norm, whose scale does not matter.
+      turn. Use it only for weights before a norm, whose scale does not matter.
 
     Args:
         params: Tensors of two or more dimensions, or parameter groups.
         lr: Learning rate.
-        weight_decay: Decoupled.
-        momentum: Of the running mean of gradients.
+        weight_decay: Decoupled weight decay; only for ``"scaled"``.
+        momentum: Decay of the running mean of gradients.
         nesterov: Whether the update looks one step ahead.
         variant: ``"scaled"`` or ``"norm-reset"``.
-        num_iterations: Of `orthogonalize`.
-        eps: Of `orthogonalize`.
+        num_iterations: Number of iterations (see `orthogonalize`).
+        eps: Smallest norm to divide by (see `orthogonalize`).
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Muon(torch.optim.Optimizer):
         update = orthogonalize(matrix, num_iterations=group["num_iterations"], eps=group["eps"]).reshape(update.shape)
         lr = group["lr"]
         if group["variant"] == "norm-reset":
-            # the norm over the matrix, not the tensor: its bits must not depend on the layout in memory
+            # the norm is taken over the matrix, as its bits must not depend on the tensor's layout in memory
             parameter.mul_(rows**0.5 / parameter.reshape(rows, -1).norm().clamp(min=group["eps"]))
             parameter.add_(update, alpha=-lr)
             return

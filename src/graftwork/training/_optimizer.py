@@ -52,31 +52,31 @@ def _build(rule: Rule) -> torch.optim.Optimizer:
     )
 
 
-def _prepare_sgd(part: torch.optim.Optimizer, decoupled_decay: float) -> None:
+def _prepare_sgd(optimizer: torch.optim.Optimizer, decoupled_decay: float) -> None:
     """Make up for two things that torch's fused SGD lacks: decoupled decay, and tensors that join later.
 
-    It makes momentum buffers for all tensors or for none; a buffer of zeros gives the same first step as none.
+    Fused SGD makes momentum buffers for all tensors or for none; a buffer of zeros gives the same first step as none.
     """
-    group = part.param_groups[0]
+    group = optimizer.param_groups[0]
     moved = [parameter for parameter in group["params"] if parameter.grad is not None]
     if group["momentum"]:
         for parameter in moved:
-            if parameter not in part.state:
-                part.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            if parameter not in optimizer.state:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     if decoupled_decay and moved:
         group["weight_decay"] = 0.0
         torch._foreach_mul_(moved, 1 - group["lr"] * decoupled_decay)
 
 
 class BankOptimizer:
-    """One optimizer over a bank: every shared tensor has exactly one set of moments, whoever trains it.
+    """One optimizer over a bank: every shared tensor has exactly one set of moments, whichever member trains it.
 
     A step moves only the tensors that have a gradient; all others, and their moments, stay bit-identical. Roles with
     equal rules run as one parameter group. Tensors that need no gradient when they are added are never moved.
 
     Args:
-        bank: Its present entries are added; later ones by `add`.
-        rules: A rule for every role.
+        bank: Owner of the tensors; its present entries are added, later ones by `add` or `sync`.
+        rules: Rule for every role.
 
     Raises:
         ConfigError: If a role has no rule, or one that can't move its tensors.
@@ -86,23 +86,23 @@ class BankOptimizer:
         check_rules(rules)
         self.bank = bank
         self.rules: Rules = dict(rules)
-        self._parts: dict[Rule, torch.optim.Optimizer] = {}
+        self._optimizers: dict[Rule, torch.optim.Optimizer] = {}
         for role in ROLES:
-            if rules[role] not in self._parts:
-                self._parts[rules[role]] = _build(rules[role])
+            if rules[role] not in self._optimizers:
+                self._optimizers[rules[role]] = _build(rules[role])
         self._entries: dict[BlockId, dict[str, tuple[nn.Parameter, Rule]]] = {}
         self.add(bank)
 
     def add(self, block_ids: Iterable[BlockId]) -> None:
-        """Take in new entries of the bank, with fresh state; nothing else changes.
+        """Add new entries of the bank, with fresh state; nothing else changes.
 
         Raises:
-            BankError: If the bank has no such entry, or it is in already.
+            BankError: If the bank has no such entry, or it was added before.
         """
         new = list(block_ids)
         for block_id in new:
             if block_id in self._entries:
-                raise BankError(f"optimizer: block {block_id!r} is in already; an entry has one set of moments")
+                raise BankError(f"optimizer: expected a new block, got {block_id!r}; an entry has one set of moments")
             roles = self.bank.roles(block_id)
             self._entries[block_id] = {
                 name: (parameter, self.rules[roles[name]])
@@ -110,48 +110,48 @@ class BankOptimizer:
                 if parameter.requires_grad
             }
             for parameter, rule in self._entries[block_id].values():
-                self._parts[rule].param_groups[0]["params"].append(parameter)
+                self._optimizers[rule].param_groups[0]["params"].append(parameter)
 
     def forget(self, block_ids: Iterable[BlockId]) -> None:
         """Drop entries and their state; works before and after the bank has forgotten them.
 
         Raises:
-            BankError: If an entry is not in.
+            BankError: If the optimizer does not hold an entry; nothing is dropped then.
         """
         doomed = list(block_ids)
         for block_id in doomed:
             if block_id not in self._entries:
-                raise BankError(f"optimizer: no block {block_id!r} to forget; it holds {len(self._entries)} blocks")
+                raise BankError(f"optimizer: expected one of its {len(self)} blocks to forget, got {block_id!r}")
         gone: set[int] = set()
         for block_id in doomed:
             for parameter, rule in self._entries.pop(block_id).values():
-                self._parts[rule].state.pop(parameter, None)
+                self._optimizers[rule].state.pop(parameter, None)
                 gone.add(id(parameter))
-        for part in self._parts.values():
-            group = part.param_groups[0]
+        for optimizer in self._optimizers.values():
+            group = optimizer.param_groups[0]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
     def copy_block(self, source: BlockId, block_id: BlockId) -> None:
         """Add a copy of an entry to the bank and to the optimizer: the same bits and the same moments.
 
-        From then on each of the two is trained by itself.
+        From then on the two are trained independently.
 
         Args:
-            source: Entry to copy. If it has no moments yet, the copy has none either.
-            block_id: Name of the copy.
+            source: Id of the entry to copy. If it has no moments yet, the copy has none either.
+            block_id: Id of the copy.
 
         Raises:
-            BankError: If ``source`` is not in, or the bank holds ``block_id`` already; nothing is changed.
+            BankError: If the optimizer does not hold ``source``, or the bank holds ``block_id``; nothing is changed.
         """
         if source not in self._entries:
             raise BankError(
-                f"optimizer: expected one of its {len(self)} blocks to copy, got {source!r}; sync() takes in what is "
+                f"optimizer: expected one of its {len(self)} blocks to copy, got {source!r}; sync() adds what is "
                 "new in the bank"
             )
         self.bank.copy(source, block_id)
         self.add([block_id])
         for name, (parameter, rule) in self._entries[block_id].items():
-            states = self._parts[rule].state
+            states = self._optimizers[rule].state
             given = states.get(self._entries[source][name][0], {})
             if given:
                 states[parameter] = {slot: value.detach().clone() for slot, value in given.items()}
@@ -162,7 +162,7 @@ class BankOptimizer:
         self.add([block_id for block_id in self.bank if block_id not in self._entries])
 
     def _current(self, block_id: BlockId) -> bool:
-        """Whether the bank still holds the very tensors, not others under the same name."""
+        """Whether the bank still holds these same tensors, not others under the same name."""
         if block_id not in self.bank:
             return False
         held = self.bank[block_id]
@@ -176,8 +176,8 @@ class BankOptimizer:
 
     def zero_grad(self) -> None:
         """Set every gradient to ``None``, so that a step moves only what has been used since."""
-        for part in self._parts.values():
-            part.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def step(self, lr_factor: float = 1.0, weight_decay_factor: float = 1.0) -> None:
@@ -187,27 +187,27 @@ class BankOptimizer:
             lr_factor: Multiplies every rule's learning rate in this step.
             weight_decay_factor: Multiplies every rule's weight decay in this step.
         """
-        for rule, part in self._parts.items():
-            group, decay = part.param_groups[0], rule.weight_decay * weight_decay_factor
+        for rule, optimizer in self._optimizers.items():
+            group, decay = optimizer.param_groups[0], rule.weight_decay * weight_decay_factor
             group["lr"] = rule.lr * lr_factor
             group["weight_decay"] = decay
             if rule.optimizer == "sgd":
-                _prepare_sgd(part, decay if rule.decoupled else 0.0)
-            part.step()
+                _prepare_sgd(optimizer, decay if rule.decoupled else 0.0)
+            optimizer.step()
 
     def slots(self, block_id: BlockId) -> list[Tensor]:
         """The trained tensors of an entry, each followed by its state, in a fixed order: what workers average.
 
-        State that a tensor does not have yet is made, as zeros, which is what a first step would begin with.
+        State that a tensor does not have yet is created as zeros, as a first step would.
 
         Raises:
-            BankError: If the entry is not in.
+            BankError: If the optimizer does not hold the entry.
         """
         if block_id not in self._entries:
-            raise BankError(f"optimizer: no block {block_id!r}; it holds {len(self._entries)} blocks")
+            raise BankError(f"optimizer: expected one of its {len(self)} blocks, got {block_id!r}")
         found: list[Tensor] = []
         for parameter, rule in self._entries[block_id].values():
-            state = self._parts[rule].state[parameter]
+            state = self._optimizers[rule].state[parameter]
             names = sorted(_SLOTS[rule.optimizer]) if rule.optimizer != "sgd" or rule.momentum else []
             for name in names:
                 if name not in state:
@@ -220,26 +220,33 @@ class BankOptimizer:
         """What a checkpoint stores.
 
         Returns:
-            Tensors by ``"<block id>/<tensor name>/<slot>"`` (not copies: a later step changes them), only of tensors
-            that have been moved; and the rest as plain data for JSON.
+            State tensors by ``"<block id>/<tensor name>/<slot>"``, for all tensors that have been moved (not copies: a
+            later step changes them); and the rest as plain data for JSON.
         """
         tensors: dict[str, Tensor] = {}
         for block_id, entry in self._entries.items():
             for name, (parameter, rule) in entry.items():
-                for slot, value in self._parts[rule].state.get(parameter, {}).items():
+                for slot, value in self._optimizers[rule].state.get(parameter, {}).items():
                     if isinstance(value, Tensor):
                         tensors[f"{tensor_key(block_id, name)}/{slot}"] = value.detach()
         return tensors, {"rules": {role: rule.to_dict() for role, rule in self.rules.items()}}
 
     def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave, bit for bit; the bank must hold the same entries.
+        """Continue from what `state` gave, bit for bit; the bank must hold the same entries.
+
+        Args:
+            tensors: State tensors by key.
+            scalars: The rest, as plain data.
 
         Raises:
             RunError: If the state belongs to other rules or to tensors that are not here; nothing is changed.
         """
         rules = {role: rule.to_dict() for role, rule in self.rules.items()}
         if scalars.get("rules") != rules:
-            raise RunError("optimizer: the checkpoint was made under other rules; resume with the recipe of the run")
+            raise RunError(
+                "optimizer: expected a checkpoint made under the same rules, got one under other rules; "
+                "resume with the recipe of the run"
+            )
         found: dict[nn.Parameter, dict[str, Tensor]] = {}
         owner: dict[nn.Parameter, Rule] = {}
         for key, value in tensors.items():
@@ -248,29 +255,29 @@ class BankOptimizer:
             # memory layout must be the parameter's: the fused kernels walk memory, not indices
             copy = torch.empty_like(parameter, dtype=value.dtype) if slot != "step" else torch.empty_like(value)
             found.setdefault(parameter, {})[slot] = copy.copy_(value).detach()
-        for part in self._parts.values():
-            part.state.clear()
+        for optimizer in self._optimizers.values():
+            optimizer.state.clear()
         for parameter, slots in found.items():
-            self._parts[owner[parameter]].state[parameter] = slots
+            self._optimizers[owner[parameter]].state[parameter] = slots
 
     def _locate(self, key: str, value: Tensor) -> tuple[nn.Parameter, Rule, str]:
         block_id, _, rest = key.partition("/")
         name, _, slot = rest.rpartition("/")
         entry = self._entries.get(BlockId(block_id), {})
         if name not in entry:
-            raise RunError(f"optimizer: the checkpoint has a state {key!r}, but the bank no such trained tensor")
+            raise RunError(f"optimizer: expected the state of a trained tensor of the bank, got {key!r}")
         parameter, rule = entry[name]
         good = value.dim() == 0 if slot == "step" else value.shape == parameter.shape
         if slot not in _SLOTS[rule.optimizer] or not good:
             raise RunError(
-                f"optimizer: state {key!r} of shape {list(value.shape)} does not fit {rule.optimizer} over a tensor "
-                f"of shape {list(parameter.shape)}; the checkpoint is damaged"
+                f"optimizer: expected a state of {rule.optimizer} over a tensor of shape {list(parameter.shape)}, got "
+                f"{key!r} of shape {list(value.shape)}; the checkpoint is damaged"
             )
         return parameter, rule, slot
 
     def __repr__(self) -> str:
         kinds = ", ".join(
-            f"{rule.optimizer} lr={rule.lr:g} over {len(part.param_groups[0]['params'])} tensors"
-            for rule, part in self._parts.items()
+            f"{rule.optimizer} lr={rule.lr:g} over {len(optimizer.param_groups[0]['params'])} tensors"
+            for rule, optimizer in self._optimizers.items()
         )
         return f"<BankOptimizer: {len(self)} blocks; {kinds}>"

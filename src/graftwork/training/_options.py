@@ -1,29 +1,23 @@
 """Checks of options, shared by rules, schedules and recipes."""
 
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 
-from graftwork.errors import ConfigError
-
-
-def _hint(name: str, choices: Collection[str]) -> str:
-    close = get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+from graftwork.errors import ConfigError, did_you_mean
 
 
 def check_choice(key: str, value: object, choices: Collection[str]) -> None:
     """Raise `ConfigError` unless ``value`` is one of ``choices``; suggests the nearest."""
     if value not in choices:
         expected = ", ".join(sorted(choices))
-        raise ConfigError(f"{key}: expected one of {expected}, got {value!r}{_hint(str(value), choices)}")
+        raise ConfigError(f"{key}: expected one of {expected}, got {value!r}{did_you_mean(value, choices)}")
 
 
 def check_known(where: str, names: Iterable[str], choices: Collection[str]) -> None:
     """Raise `ConfigError` for the first name that is none of ``choices``; suggests the nearest."""
     for name in names:
         if name not in choices:
-            expected = ", ".join(sorted(choices)) or "no options"
-            raise ConfigError(f"{where}: unknown key {name!r}{_hint(str(name), choices)} (expected: {expected})")
+            expected = f"one of {', '.join(sorted(choices))}" if choices else "no options"
+            raise ConfigError(f"{where}: expected {expected}, got {name!r}{did_you_mean(name, choices)}")
 
 
 def check_range(

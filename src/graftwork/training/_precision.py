@@ -13,7 +13,7 @@ Passes = Literal["compiled", "torch"]
 
 @contextmanager
 def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run what is inside in float32, or products in bfloat16 (weights and sums of updates stay float32)."""
+    """Run a ``with`` block in float32, or with products in bfloat16 (weights and sums of updates stay float32)."""
     if precision == "float32":
         yield
     else:

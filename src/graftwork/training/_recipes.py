@@ -1,4 +1,4 @@
-"""Recipes: everything that a search needs, as plain values."""
+"""Recipes: all values that a search needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -18,31 +18,32 @@ class Recipe:
     """The values of Algorithm 1 and of its joint training; plain, frozen, comparable.
 
     Args:
-        name: Of the recipe.
-        seed_genome: h_i, by its name in `graftwork.networks.genome.SEEDS`.
+        name: Name of the recipe.
+        seed_genome: Name of h_i in `graftwork.networks.genome.SEEDS`.
         rules: Role → optimizer and rates.
-        schedule: Name of a schedule over the whole search, in `SCHEDULES`.
-        schedule_options: Its keyword arguments.
-        batch_size: Images a step.
+        schedule: Name in `SCHEDULES` of a schedule over the whole search.
+        schedule_options: Keyword arguments of the schedule.
+        batch_size: Number of images in a step.
         augmentation: Flips and shifts.
         label_smoothing: Share of the target that is spread over all classes.
         lr_scale: ``"parameter-ratio"`` scales rate and decay of a member by |θ_seed| / |θ_member|.
         num_survivors: K, members that are selected in each generation.
         population_size: M, members after mutation.
-        num_generations: Rounds of select, mutate, train.
+        num_generations: Number of rounds of select, mutate, train.
         initial_steps: N_i, steps that the seed trains alone; ``None``: by ``initial_fraction``.
         initial_fraction: The same as a share of the budget; ``None``: by ``initial_steps``. Exactly one is given.
-        steps_per_generation: N_j; ``None``: the rest of the budget in FLOPs is split evenly over the generations.
-        deepen_probability: Of a mutation that adds a layer; otherwise one is widened.
-        kernel_probabilities: Of kernels of 1, 3 and 5.
+        steps_per_generation: N_j, steps in each generation; ``None``: the rest of the budget in FLOPs is split evenly
+            over the generations.
+        deepen_probability: Probability that a mutation adds a layer; otherwise it widens one.
+        kernel_probabilities: Probabilities of kernel sizes 1, 3 and 5.
         min_shared_fraction: τ: a child is kept only if |θ_parent| / |θ_child| is greater; 0 keeps all.
         hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (1: the paper).
-        concat_probability: Of widening only the upper or lower half of a layer's channels.
+        concat_probability: Probability of widening only the upper or lower half of a layer's channels.
         small_share: Share of the training, from its start, whose images are shrunk (progressive resizing: more updates
             for the same FLOPs); 0: none. Only where heads pool globally and the shrunk side has 16 pixels or more.
-        small_scale: Of their height and width.
-        num_calibration: Training images from which running statistics are made before scoring.
-        initialisation: Of the seed network: ``"twin"`` (output zero) or ``"random"``.
+        small_scale: Factor on the height and width of shrunk images.
+        num_calibration: Number of training images from which running statistics are made before scoring.
+        initialisation: How the seed network begins: ``"twin"`` (output zero) or ``"random"``.
 
     Raises:
         ConfigError: If a value is out of its range; the message names the key.
@@ -96,7 +97,7 @@ class Recipe:
     def _check_steps(self) -> None:
         if (self.initial_steps is None) == (self.initial_fraction is None):
             raise ConfigError(
-                "recipe: give exactly one of initial_steps and initial_fraction (the other None), got "
+                "recipe: expected exactly one of initial_steps and initial_fraction, the other None, got "
                 f"{self.initial_steps!r} and {self.initial_fraction!r}"
             )
         if self.initial_steps is not None:
@@ -109,17 +110,18 @@ class Recipe:
     def _check_counts(self) -> None:
         if self.num_survivors > self.population_size:
             raise ConfigError(
-                f"recipe: num_survivors must be at most population_size, got {self.num_survivors} of "
+                f"recipe: num_survivors: expected at most population_size, got {self.num_survivors} of "
                 f"{self.population_size}"
             )
         chances = self.kernel_probabilities
         if len(chances) != 3 or min(chances) < 0 or abs(sum(chances) - 1) > 1e-9:
             raise ConfigError(
-                f"recipe: kernel_probabilities must be three numbers >= 0 (for 1, 3, 5) of sum 1, got {chances!r}"
+                "recipe: kernel_probabilities: expected three numbers >= 0 (for 1, 3 and 5) that sum to 1, "
+                f"got {chances!r}"
             )
 
     def make_schedule(self) -> Schedule:
-        """The schedule of the recipe."""
+        """Make the schedule of the recipe."""
         return make_schedule(self.schedule, **self.schedule_options)
 
     def replace(self, **changes: Any) -> "Recipe":
@@ -147,7 +149,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` wrote; left-out values take their defaults, left-out limits are ``None``.
+        """Read what `to_dict` wrote; missing values take their defaults, missing numbers of steps are ``None``.
 
         Raises:
             ConfigError: If a key is unknown (with the nearest name) or missing, or a value is out of range.
@@ -155,7 +157,7 @@ class Recipe:
         check_known("recipe", data, {entry.name for entry in fields(cls)})
         for key in ("name", "seed_genome", "rules"):
             if key not in data:
-                raise ConfigError(f"recipe: {key!r} is missing; got {sorted(data)}")
+                raise ConfigError(f"recipe: expected a key {key!r}, got {sorted(data)}")
         values: dict[str, Any] = {"initial_steps": None, "initial_fraction": None, "steps_per_generation": None, **data}
         check_known("recipe: rules", data["rules"], ROLES)
         values["rules"] = {role: Rule.from_dict(rule) for role, rule in data["rules"].items()}
@@ -173,7 +175,7 @@ def _default_rules() -> dict[Role, Rule]:
 
 
 PAPER = Recipe("paper", "poster", same_rule(Rule("adam", 3e-3, weight_decay=1e-6)))
-"""As in the report: Adam for all, constant rate, no augmentation, cross-entropy."""
+"""The report's recipe: Adam for all, constant rate, no augmentation, cross-entropy."""
 
 DEFAULT = Recipe(
     "default",
@@ -197,15 +199,19 @@ DEFAULT = Recipe(
 )
 """Chosen by screening one seed on validation (``benchmarks/screen.py`` repeats it): Muon on filters and mixing weights,
 Adam on the rest, label smoothing, flips and shifts (Jordan 2024), smaller images at first (Howard 2018), a rate that
-falls over the whole search, a long first round (the seed is where most of the accuracy comes from), and new blocks a
-quarter as wide as their layer."""
+falls over the whole search, a long first round (most of the accuracy comes from the seed), and new blocks a quarter as
+wide as their layer."""
 
 RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "default": DEFAULT}
 """Recipes by name."""
 
 
 def make_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with some values changed.
+    """Make a recipe by name, with some values changed.
+
+    Args:
+        name: A key of `RECIPES`.
+        **changes: New values by their names (see `Recipe.replace`).
 
     Raises:
         ConfigError: If there is no such recipe or value; suggests the nearest.

@@ -24,15 +24,15 @@ class Rule:
     Args:
         optimizer: ``"adam"``, ``"sgd"`` or ``"muon"`` (filters and mixing weights only).
         lr: Learning rate at schedule factor 1.
-        weight_decay: Strength; how it acts is told by ``decoupled``.
+        weight_decay: Strength of the decay; ``decoupled`` says how it acts.
         betas: Decay of Adam's first and second moments.
-        eps: Added to the denominator of Adam, and to the norm that Muon divides by.
-        momentum: Of SGD and Muon.
+        eps: Value added to Adam's denominator, and the smallest norm that Muon divides by.
+        momentum: Decay of the running mean of gradients in SGD and Muon.
         nesterov: Whether SGD and Muon look ahead.
         decoupled: ``False`` adds ``weight_decay · w`` to the gradient (L2, as torch's Adam); ``True`` shrinks the
             weights by ``1 − lr · weight_decay`` (as AdamW). Muon's decay is always decoupled.
-        variant: Of Muon: see `Muon`.
-        num_iterations: Of Muon's Newton–Schulz iteration.
+        variant: Variant of `Muon`.
+        num_iterations: Number of Muon's Newton–Schulz iterations.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -59,10 +59,10 @@ class Rule:
         check_range("rule: num_iterations", self.num_iterations, low=1, high=99, integer=True)
         object.__setattr__(self, "betas", tuple(self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"rule: betas must be two numbers in [0, 1), got {self.betas!r}")
+            raise ConfigError(f"rule: betas: expected two numbers in [0, 1), got {self.betas!r}")
         if self.optimizer == "muon" and self.variant == "norm-reset" and self.weight_decay:
             raise ConfigError(
-                "rule: variant 'norm-reset' holds the norm of the weights, so weight_decay must be 0, "
+                "rule: weight_decay: expected 0 for variant 'norm-reset', which keeps the norm of the weights, "
                 f"got {self.weight_decay!r}; use variant='scaled' to decay"
             )
 
@@ -72,11 +72,15 @@ class Rule:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Rule":
-        """The rule that `to_dict` wrote; `ConfigError` for unknown or missing keys."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value is out of its range.
+        """
         check_known("rule", data, cls.__dataclass_fields__)
         for key in ("optimizer", "lr"):
             if key not in data:
-                raise ConfigError(f"rule: {key!r} is missing; got {sorted(data)}")
+                raise ConfigError(f"rule: expected a key {key!r}, got {sorted(data)}")
         return cls(**data)
 
 
@@ -94,10 +98,10 @@ def check_rules(rules: Rules) -> None:
     check_known("rules", rules, ROLES)
     missing = [role for role in ROLES if role not in rules]
     if missing:
-        raise ConfigError(f"rules: every role needs a rule, {', '.join(missing)} have none; got {sorted(rules)}")
+        raise ConfigError(f"rules: expected a rule for every role, got none for {', '.join(missing)}")
     for role, rule in rules.items():
         if rule.optimizer == "muon" and role not in _MATRIX_ROLES:
             raise ConfigError(
-                f"rules: muon moves matrices only, so not the role {role!r} (with its vectors); "
-                f"use adam or sgd there, and muon for {' or '.join(_MATRIX_ROLES)}"
+                f"rules: expected muon, which moves matrices only, for {' or '.join(_MATRIX_ROLES)}, got it for "
+                f"{role!r}, which has vectors; use adam or sgd there"
             )

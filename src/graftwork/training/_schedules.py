@@ -8,7 +8,7 @@ from typing import Any
 from graftwork.training._options import check_choice, check_known, check_range
 
 Schedule = Callable[[float], float]
-"""Progress (FLOPs spent over FLOPs planned, 0 to 1; beyond that it is cut off) → factor on the learning rate."""
+"""Progress (FLOPs spent over FLOPs planned; cut off to [0, 1]) → factor on the learning rate."""
 
 
 def _clip(progress: float) -> float:
@@ -31,24 +31,24 @@ def _decay(shape: Callable[[float], float], final: float, warmup: float) -> Sche
 
 
 def constant() -> Schedule:
-    """Always 1 (the paper)."""
+    """Make a schedule that is always 1 (the paper)."""
     return lambda progress: 1.0
 
 
 def linear(*, final: float = 0.0, warmup: float = 0.0) -> Schedule:
-    """From 1 straight down to ``final``, after a linear rise over the first ``warmup`` of progress."""
+    """Fall linearly from 1 to ``final``, after a linear rise over the first ``warmup`` of progress."""
     return _decay(lambda x: 1 - x, final, warmup)
 
 
 def cosine(*, final: float = 0.0, warmup: float = 0.0) -> Schedule:
-    """From 1 along half a cosine down to ``final``, after a linear rise over the first ``warmup`` of progress."""
+    """Fall along half a cosine from 1 to ``final``, after a linear rise over the first ``warmup`` of progress."""
     return _decay(lambda x: (1 + cos(pi * x)) / 2, final, warmup)
 
 
 def warmup_stable_decay(*, warmup: float = 0.05, decay: float = 0.3, final: float = 0.0) -> Schedule:
-    """Rise over the first ``warmup`` of progress, stay at 1, fall straight to ``final`` over the last ``decay``.
+    """Rise over the first ``warmup`` of progress, stay at 1, fall linearly to ``final`` over the last ``decay``.
 
-    While it stands at 1, members of different age train at the same rate, and the search can be prolonged.
+    While it stays at 1, members of different ages train at the same rate, and the search can be prolonged.
     """
     check_range("schedule: warmup", warmup, low=0, high=1)
     check_range("schedule: decay", decay, low=0, high=1 - warmup)
@@ -75,7 +75,7 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
 
 
 def make_schedule(name: str, **options: Any) -> Schedule:
-    """A schedule by name.
+    """Make a schedule by name.
 
     Args:
         name: A key of `SCHEDULES`.

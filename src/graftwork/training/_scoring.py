@@ -22,9 +22,9 @@ class Evaluation:
     """What members say about a set of examples.
 
     Args:
-        predicted: int64 [members, N]: the class of the largest logit.
-        labels: int64 [N].
-        flops: Analytic cost of what was run.
+        predicted: Class of the largest logit, int64 [members, N].
+        labels: True classes, int64 [N].
+        flops: FLOPs of what was run, counted from the genomes.
     """
 
     predicted: NDArray[np.int64]
@@ -40,18 +40,18 @@ class Evaluation:
 class Scorer:
     """Scores members on a fixed set of images, each prefix that they share computed once.
 
-    A score depends on genome, weights and calibration images alone: statistics are made anew from the calibration
-    images before every scoring, in evaluation order; the scored images never touch them. The result is the same to the
+    A score depends on genome, weights and calibration images alone. Before every scoring, statistics are made again
+    from the calibration images, in evaluation order; the scored images never touch them. The result is the same to the
     bit as scoring the members one by one.
 
     Args:
-        images: uint8 [N, H, W, C] to score on.
-        labels: Their classes [N].
-        transform: From bytes to network input.
-        calibration: uint8 [n, H, W, C]: a fixed part of the *training* images; run as one batch.
-        batch_size: Images in one pass; part of the result's bits, so keep it fixed over a run.
-        precision: Of the products.
-        device: Where to score; ``None``: where the images are.
+        images: Images to score on, uint8 [N, H, W, C].
+        labels: Classes of the images [N].
+        transform: Transform from bytes to network input.
+        calibration: A fixed selection of the *training* images, uint8 [n, H, W, C]; run as one batch.
+        batch_size: Number of images in one pass; it affects the bits of the result, so keep it fixed over a run.
+        precision: Precision of the products.
+        device: Device to score on; ``None``: where the images are.
 
     Raises:
         DataError: If there are no images or calibration images, or labels do not match the images.
@@ -71,11 +71,11 @@ class Scorer:
         self._labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         if len(images) == 0 or len(images) != len(self._labels):
             raise DataError(
-                f"scoring: expected one label for each image and at least one image, got {len(images)} images "
+                f"scoring: expected one label for each image, and at least one image, got {len(images)} images "
                 f"and {len(self._labels)} labels"
             )
         if len(calibration) == 0:
-            raise DataError("scoring: expected calibration images, from which statistics are made; got none")
+            raise DataError("scoring: expected calibration images, from which statistics are made, got none")
         self._images = images
         self._calibration = calibration
         self.transform = transform
@@ -85,22 +85,22 @@ class Scorer:
 
     @property
     def num_images(self) -> int:
-        """To score on."""
+        """Number of images to score on."""
         return len(self._images)
 
     @property
     def num_calibration(self) -> int:
-        """Images that statistics are made from."""
+        """Number of images that statistics are made from."""
         return len(self._calibration)
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Of the images to score on [N]."""
+        """Classes of the images to score on, int64 [N]."""
         labels: NDArray[np.int64] = self._labels.numpy()
         return labels
 
     def shard(self, part: slice) -> "Scorer":
-        """A scorer of some of the images; whole batches give the same bits."""
+        """A scorer for some of the images; where these are whole batches, it gives the same bits."""
         return Scorer(
             self._images[part],
             self._labels[part],
@@ -136,7 +136,7 @@ class Scorer:
         """Recalibrate, then predict the examples batch by batch; logits are not kept, so large populations fit.
 
         Args:
-            members: Over one bank; their weights, gradients and mode are left alone.
+            members: Members over one bank; their weights, gradients and mode are left alone.
         """
         self.recalibrate(members)
         predicted = np.zeros((len(members), len(self._labels)), dtype=np.int64)
@@ -146,7 +146,7 @@ class Scorer:
         return Evaluation(predicted, self.labels, self.flops([member.genome for member in members]))
 
     def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
-        """Which examples each member gets right: bool [members, N]; as `evaluate`."""
+        """Which examples each member gets right, bool [members, N]; see `evaluate`."""
         return self.evaluate(members).correct
 
     @torch.no_grad()
@@ -154,8 +154,8 @@ class Scorer:
         """Recalibrate, then return the logits.
 
         Args:
-            members: As in `score`.
-            images: uint8 [n, H, W, C]; ``None``: the scorer's own.
+            members: As in `evaluate`.
+            images: Images, uint8 [n, H, W, C]; ``None``: the scorer's own.
 
         Returns:
             float32 [members, n, classes], on the CPU.
@@ -170,5 +170,5 @@ class Scorer:
         return out
 
     def flops(self, genomes: Sequence[Genome]) -> int:
-        """Analytic cost of calibration and evaluation, shared prefixes counted once."""
+        """FLOPs of calibration and evaluation, counted from the genomes; shared prefixes count once."""
         return shared_flops(genomes) * (len(self._images) + len(self._calibration))

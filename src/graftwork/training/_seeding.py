@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but the numbers they are named by."""
+"""Random numbers that depend on nothing but the names that they are asked for by."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ def generator_for(*names: int | str) -> torch.Generator:
 
 
 def example_bits(examples: Tensor) -> Tensor:
-    """One pseudo-random bit [B] of each example's number: half of the examples have it set (a multiplicative hash)."""
+    """A pseudo-random bit [B] for each example's number, set for half of them (a multiplicative hash)."""
     mixed = (examples.to(torch.int64) + 1) * 0x9E3779B1 & 0xFFFFFFFF
     mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77 & 0xFFFFFFFF
     return ((mixed ^ (mixed >> 13)) & 1).bool()

@@ -1,4 +1,4 @@
-"""Trainer: one optimization step of one member, or of several together, on one batch."""
+"""Trainer: an optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ class Update:
     """One update that has been drawn.
 
     Args:
-        members: Whom to train: one, or several together.
-        number: Of the update, from 0: chooses the batch.
-        progress: Of the whole search, 0 to 1: drives the schedule.
+        members: Members to train: one, or several together.
+        number: Number of the update, from 0; it determines the batch.
+        progress: Progress of the whole search, 0 to 1; it drives the schedule.
         size: Height and width that the images are shrunk to; ``None``: as they are.
     """
 
@@ -47,14 +47,15 @@ class Trainer:
     """Joint training, one step at a time: any members of a population, one optimizer, one stream of batches.
 
     Args:
-        optimizer: Over the bank that the members are bound to.
+        optimizer: Optimizer over the bank that the members are bound to.
         batches: Training data.
         schedule: Progress of the whole search → factor on the learning rate.
-        label_smoothing: In [0, 1): share of the target that is spread over all classes.
-        precision: Of the products; loss, weights and moments are float32 always.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+        precision: Precision of the products; loss, weights and moments are always float32.
         lr_scale: ``"parameter-ratio"``: learning rate and weight decay times ``|θ_reference| / |θ_member|`` (Painter's
             report); ``"none"``: the same for all.
-        reference_parameters: Parameters of the seed network, ``|θ_reference|``; only for ``"parameter-ratio"``.
+        reference_parameters: Number of parameters of the seed network, ``|θ_reference|``; only for
+            ``"parameter-ratio"``.
 
     Attributes:
         loss: Cross-entropy; may be set to another `Loss`, such as one that reads a teacher.
@@ -79,8 +80,8 @@ class Trainer:
         check_choice("lr_scale", lr_scale, get_args(LrScale))
         if lr_scale == "parameter-ratio" and not reference_parameters:
             raise ConfigError(
-                "lr_scale: 'parameter-ratio' needs reference_parameters, the number of parameters of the seed network; "
-                f"got {reference_parameters!r}"
+                "reference_parameters: expected the number of parameters of the seed network, for lr_scale "
+                f"'parameter-ratio', got {reference_parameters!r}"
             )
         self.optimizer = optimizer
         self.updates_at_once = 1
@@ -103,11 +104,11 @@ class Trainer:
         return self.reference_parameters / num_parameters(member.genome)
 
     def sync(self) -> None:
-        """Bring the optimizer in line with the bank after members were born or dropped."""
+        """Make the optimizer follow the bank, after members were born or dropped."""
         self.optimizer.sync()
 
     def step(self, member: Member, number: int, progress: float) -> float:
-        """Train one member on batch ``number``: an update of it alone (see `run`).
+        """Train one member on batch ``number``: an update that names this member alone (see `run`).
 
         Returns:
             The loss before the update.
@@ -117,10 +118,10 @@ class Trainer:
     def run(self, updates: Sequence[Update]) -> float:
         """Make updates one after the other.
 
-        Only tensors that an update's members bind are moved; running statistics are not written. Where it names
-        several members, what they have in common runs once, both ways. Every tensor is moved by the mean of the
-        gradients of those members that bind it, so one that a member has for itself moves as if that member were
-        trained alone. Rate and decay are scaled by the mean of the members' ratios.
+        Only tensors that an update's members bind are moved; running statistics are not written. Where an update names
+        several members, what they have in common runs once, forward and backward. Every tensor is moved by the mean of
+        the gradients of the members that bind it, so a tensor of one member alone moves as if only that member were
+        trained. Rate and decay are scaled by the mean of the members' ratios.
 
         Returns:
             The sum over the updates of the mean of the members' losses before the update.
@@ -135,11 +136,11 @@ class Trainer:
         return total
 
     def gradients(self, update: Update, part: slice | None = None) -> float:
-        """The first half of an update: leave its gradients in the tensors that its members bind.
+        """Compute the gradients of an update, into the tensors that its members bind: the first half of an update.
 
         Args:
-            update: Its members are put into training mode.
-            part: Images of the batch to learn from; ``None``: all. Statistics of norms are then those of the part.
+            update: The update; its members are put into training mode.
+            part: Images of the batch to learn from, over which norms take their statistics, too; ``None``: all.
 
         Returns:
             The mean of the members' losses.
@@ -169,7 +170,7 @@ class Trainer:
         return sum(value for _, value in losses) / len(losses)
 
     def move(self, update: Update) -> None:
-        """The second half: move every tensor that has a gradient."""
+        """Move every tensor that has a gradient: the second half of an update."""
         ratio = sum(self.ratio(member) for member in update.members) / len(update.members)
         self.optimizer.step(self.schedule(update.progress) * ratio, ratio)
 
@@ -181,7 +182,7 @@ class Trainer:
         value = float(loss.detach())
         if not isfinite(value):
             raise GraftworkError(
-                f"training: the loss of member {member.genome.id[:8]} is {value} at step {number}; "
+                f"training: expected a finite loss, got {value} for member {member.genome.id[:8]} at step {number}; "
                 "lower the learning rates of the recipe, or check the images for broken values"
             )
         return loss, value

@@ -1,9 +1,10 @@
 """Several processes train one population: ranks over ``torch.distributed``.
 
-A `Group` is the ranks of one search and what they say to each other. Every rank holds the whole population and draws
-the same updates. `train_together` makes a `Trainer` do its share: of every batch (`DataParallelTrainer`), or of the
-updates, which `deal` deals and `average` puts together (`LocalStepsTrainer`). `SharedScorer` does a `Scorer`'s share.
-`launch` starts ranks on this machine; ``torchrun`` does so on one or several. ``docs/scaling.md`` explains the rules.
+A `Group` is the ranks of one search and how they talk to each other. Every rank holds the whole population and draws
+the same updates. `train_together` makes a `Trainer` do its rank's share: of every batch (`DataParallelTrainer`), or of
+the updates, which `deal` deals out and `average` combines (`LocalStepsTrainer`). `SharedScorer` does the same for a
+`Scorer`. `launch` starts ranks on this machine; ``torchrun`` starts them on one or several. ``docs/scaling.md``
+explains the rules.
 """
 
 from graftwork.workers._averaging import add_up, average, time_exchange

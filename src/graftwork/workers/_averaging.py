@@ -1,4 +1,4 @@
-"""Putting together what ranks have found or changed."""
+"""Combine what ranks have computed or changed."""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -16,8 +16,8 @@ def add_up(tensors: Sequence[Tensor], weights: Sequence[float], group: Group) ->
     """Replace tensors, in place, by their sum over the ranks, each multiplied by its rank's weight.
 
     Args:
-        tensors: As many on every rank, of the same shapes.
-        weights: Of this rank, one a tensor. At 0 the rank has no say, even if its value is infinite.
+        tensors: Tensors of this rank; the same number on every rank, of the same shapes.
+        weights: Weight of this rank for each tensor. At 0 its value does not count, even if it is infinite.
         group: The ranks.
 
     Returns:
@@ -26,20 +26,20 @@ def add_up(tensors: Sequence[Tensor], weights: Sequence[float], group: Group) ->
     if not tensors:
         return 0
     buffer = torch.cat([tensor.detach().reshape(-1).to(tensors[0]) for tensor in tensors])
-    parts = torch.split(buffer, [tensor.numel() for tensor in tensors])
-    for part, weight in zip(parts, weights, strict=True):
+    views = torch.split(buffer, [tensor.numel() for tensor in tensors])
+    for view, weight in zip(views, weights, strict=True):
         # not times zero, which would be NaN where the value is infinite
-        part.mul_(weight) if weight else part.zero_()
+        view.mul_(weight) if weight else view.zero_()
     group.add(buffer)
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view(tensor.shape))
+    for tensor, view in zip(tensors, views, strict=True):
+        tensor.copy_(view.view(tensor.shape))
     return buffer.numel() * buffer.element_size()
 
 
 def time_exchange(num_values: int, group: Group, device: torch.device | str = "cpu") -> float:
-    """Seconds that `add_up` takes for so many gradients, on the slowest rank; all ranks call this at once."""
+    """Measure the seconds that `add_up` takes for this number of values, on the slowest rank; all ranks call it."""
     tensors, seconds = [torch.zeros(num_values, device=device)], []
-    for _ in range(4):  # the first ones open connections and get memory
+    for _ in range(4):  # the first one opens connections and gets memory, so it is not counted
         start = perf_counter()
         add_up(tensors, [1.0], group)
         seconds.append(perf_counter() - start)
@@ -49,15 +49,15 @@ def time_exchange(num_values: int, group: Group, device: torch.device | str = "c
 
 
 def average(optimizer: BankOptimizer, counts: Sequence[Mapping[BlockId, int]], group: Group) -> int:
-    """Average the blocks that were touched, each rank's weight being the number of its steps that touched them.
+    """Average the blocks that were touched; a rank's weight is the number of its steps that touched the block.
 
-    One rule for all that belongs to a block: weights, moments, and Adam's own count of steps (which then stays that of
-    the moments it corrects). A block that one rank alone has touched comes to the others as it is, to the bit; a block
-    that nobody has touched is not sent. Afterwards all ranks hold the same bits.
+    The same weights apply to all that belongs to a block: its tensors, their moments, and Adam's own count of steps
+    (which so remains the count of the moments that it corrects). A block that only one rank has touched reaches the
+    others as it is, to the bit; a block that no rank has touched is not sent. Afterwards all ranks hold the same bits.
 
     Args:
-        optimizer: Of this rank; its bank and its state are changed in place.
-        counts: Of each rank: block → steps that touched it. The same on every rank.
+        optimizer: Optimizer of this rank; its bank and its state are changed in place.
+        counts: For each rank, block → number of steps that touched it. The same on every rank.
         group: The ranks.
 
     Returns:

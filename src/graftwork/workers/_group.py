@@ -1,4 +1,4 @@
-"""Group: the ranks of one search and what they say to each other."""
+"""Group: the ranks of one search, and how they talk to each other."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from torch import Tensor
 from graftwork.errors import ConfigError, ResourceError
 
 _TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for another that is silent; one that dies on a machine that lives is noticed at once."""
+"""How long a rank waits for a silent one. A process that dies is noticed at once, unless its machine dies, too."""
 
 
 def given_size() -> int | None:
@@ -61,14 +61,14 @@ def _losses_told() -> Iterator[None]:
 class Group:
     """The ranks of one search. Made by `join`.
 
-    Rank 0 leads: it alone reads and writes the run folder and speaks to the user; it tells the others what they need.
-    Bytes that are exchanged are JSON and safetensors, never pickles.
+    Rank 0 leads: it alone reads and writes the run folder and talks to the user, and it tells the others what they
+    need. Bytes that are exchanged are JSON and safetensors, never pickles.
 
     Args:
-        rank: Of this process, from 0.
+        rank: Number of this process, from 0.
         size: Number of ranks.
-        local_rank: Of this process among those of its machine.
-        local_size: Ranks on this machine.
+        local_rank: Number of this process among the ranks of its machine, from 0.
+        local_size: Number of ranks on this machine.
     """
 
     def __init__(self, rank: int, size: int, *, local_rank: int = 0, local_size: int = 1) -> None:
@@ -81,9 +81,9 @@ class Group:
 
     @classmethod
     def join(cls, *, method: str = "env://") -> "Group":
-        """Meet the other ranks that the environment tells of, and share this machine's cores among its ranks.
+        """Connect to the other ranks that the environment names, and share this machine's cores among its ranks.
 
-        What lies in the memory of a processor is exchanged over gloo, what lies on CUDA devices over NCCL.
+        Tensors in a processor's memory are exchanged over gloo, those on CUDA devices over NCCL.
 
         Args:
             method: Where to meet, as in `torch.distributed.init_process_group`.
@@ -112,12 +112,12 @@ class Group:
         return f"cuda:{self.local_rank}" if name == "cuda" else name
 
     def leave(self) -> None:
-        """Part from the others, who need not be there any more.
+        """Disconnect from the other ranks, which may have ended already.
 
-        The threads of the backend end here. Left to the end of the process, they may still hold a tensor when Python
-        has gone, and abort it. They live as long as anything holds the process group, and a module of torch does for
-        ever, in its default arguments, if it is first imported (by an optimizer's first step, for instance) between
-        `join` and `leave`: therefore it is imported together with this one.
+        The threads of the backend end here. If they lived until the end of the process, they might still hold a tensor
+        when Python is gone, and abort it. They live as long as anything holds the process group. A module of torch
+        would do so for ever, in its default arguments, if it were first imported between `join` and `leave` (by an
+        optimizer's first step, for instance): that is why this file imports it.
         """
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -129,14 +129,14 @@ class Group:
         return tensor
 
     def spread(self, tensor: Tensor) -> Tensor:
-        """Replace by what rank 0 has, in place."""
+        """Replace a tensor by that of rank 0, in place."""
         with _losses_told():
             dist.broadcast(tensor, 0)
         return tensor
 
     def sum_at_once(self, measure: Callable[[], float]) -> float:
         """Measure on all ranks at the same time, and sum what they found."""
-        self.add(torch.zeros(1))  # nobody begins before all are ready
+        self.add(torch.zeros(1))  # no rank begins before all are ready
         return float(self.add(torch.tensor([measure()], dtype=torch.float64)))
 
     def agree_to_stop(self, loss: float) -> float:
@@ -146,14 +146,14 @@ class Group:
         return float(told[0])
 
     def send(self, data: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Rank 0: tell all others some plain data and tensors, which they get by `receive`."""
+        """Send plain data and tensors from rank 0 to all others, which call `receive`."""
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (tensors or {}).items()}
         for content in (json.dumps(data).encode(), save(plain)):
             self.spread(torch.tensor([len(content)]))
             self.spread(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
     def receive(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """All others: what rank 0 has given to `send`."""
+        """Receive, on every other rank, what rank 0 gave to `send`."""
         contents = []
         for _ in range(2):
             length = int(self.spread(torch.zeros(1, dtype=torch.int64)))
@@ -161,7 +161,7 @@ class Group:
         return json.loads(contents[0]), load(contents[1])
 
     def describe(self) -> dict[str, Any]:
-        """For provenance: number of ranks, backend, threads of each."""
+        """Number of ranks, backend and threads of each, for provenance."""
         return {"size": self.size, "backend": dist.get_backend(), "threads_each": torch.get_num_threads()}
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from graftwork.errors import ResourceError
 
 _GRACE_SECONDS = 20.0
-"""How long the others may take to notice that one is gone and to say so, before they are ended."""
+"""How long the other ranks may take to notice that one is gone and to report it, before they are ended."""
 
 
 def launch(function: Callable[..., None], size: int, *arguments: Any) -> int:
@@ -26,12 +26,12 @@ def launch(function: Callable[..., None], size: int, *arguments: Any) -> int:
     Ranks end when this process does.
 
     Args:
-        function: Of a module, so that another process can import it.
+        function: Function of a module, so that another process can import it.
         size: Number of ranks.
-        arguments: Passed on; pickled.
+        arguments: Further arguments of the function; they are pickled.
 
     Returns:
-        The exit code: 0, or that of a rank that has said why it ended.
+        The exit code: 0, or that of a rank that has reported why it ended.
 
     Raises:
         ResourceError: If a rank was killed.
@@ -68,7 +68,7 @@ def launch(function: Callable[..., None], size: int, *arguments: Any) -> int:
 
 
 def _rank(rank: int, size: int, method: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """One process: tell it who it is, as torchrun would."""
+    """Run one rank, with the environment that torchrun would give it."""
     _end_with_parent()
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in numbers.items()})
@@ -79,7 +79,7 @@ def _end_with_parent() -> None:
     """Let this process end, without a last write, when the one that started it has gone."""
     parent = os.getppid()
     with suppress(ImportError, AttributeError, OSError, RuntimeError):  # at once, where the system can
-        from torch.multiprocessing import _prctl_pr_set_pdeathsig
+        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
         _prctl_pr_set_pdeathsig(signal.SIGKILL)
 

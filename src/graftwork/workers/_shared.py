@@ -1,4 +1,4 @@
-"""What a trainer and a scorer do, done by all ranks: the trainer in either of two ways."""
+"""Trainers and a scorer whose work is shared by all ranks; training is shared in either of two ways."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from graftwork.workers._group import Group
 
 
 class _Together:
-    """What trainers of all ranks have in common."""
+    """What the trainers that share their work have in common."""
 
     def __init__(self, trainer: Trainer, group: Group) -> None:
         self.trainer = trainer
@@ -25,12 +25,12 @@ class _Together:
 
     @property
     def batch_size(self) -> int:
-        """Of an update."""
+        """Number of images in an update."""
         return self.trainer.batch_size
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Follow the bank; new entries are rank 0's on all ranks, should machines have rounded differently."""
+        """Follow the bank; all ranks take new entries from rank 0, in case machines rounded differently."""
         bank = self.trainer.optimizer.bank
         new = [block_id for block_id in bank if block_id not in self.trainer.optimizer]
         self.trainer.sync()
@@ -42,11 +42,12 @@ class _Together:
 class DataParallelTrainer(_Together):
     """Makes every update on all ranks: each finds the gradients of its part of the batch, and all move by their mean.
 
-    Draws, batches and the number of updates are those of one worker. Results differ from its by rounding, and by
-    norms, which take their statistics from a rank's part (as with `torch.nn.parallel.DistributedDataParallel`).
+    Draws, batches and the number of updates are those of one worker. Results differ from those of one worker by
+    rounding and by norms, which take their statistics from a rank's part of the batch (as with
+    `torch.nn.parallel.DistributedDataParallel`).
 
     Args:
-        trainer: Of this rank.
+        trainer: Trainer of this rank.
         group: The ranks.
 
     Raises:
@@ -75,19 +76,19 @@ class DataParallelTrainer(_Together):
 
 
 class LocalStepsTrainer(_Together):
-    """Makes the updates of a stretch on all ranks, then averages the touched blocks (see `average`).
+    """Deals the updates of a stretch to the ranks, then averages the blocks that they touched (see `average`).
 
-    A stretch is ``sync_every`` updates for each rank on average; all ranks draw it alike. Update *n* trains on batch
-    *n* whoever makes it, so ranks never repeat each other's batches.
+    A stretch is ``sync_every`` updates for each rank on average; all ranks draw the same one. Update *n* trains on
+    batch *n* on whichever rank it is made, so ranks never repeat each other's batches.
 
-    Where a stretch trains fewer members than there are ranks, as in the first round, they would only make updates of
-    one network in parallel; then every batch is shared instead (see `DataParallelTrainer`), if it has two images for
-    every rank.
+    Where a stretch trains fewer members than there are ranks, as in the first round, several ranks would train the same
+    network at once. Then every batch is shared instead (see `DataParallelTrainer`), if it has two images for every
+    rank.
 
     Args:
-        trainer: Of this rank.
+        trainer: Trainer of this rank.
         group: The ranks.
-        sync_every: Local steps between two averagings.
+        sync_every: Number of updates that a rank makes between two averagings, on average.
 
     Raises:
         ConfigError: If ``sync_every`` is below 1.
@@ -101,7 +102,7 @@ class LocalStepsTrainer(_Together):
         self._sharing = DataParallelTrainer(trainer, group) if group.size <= most_parts(trainer.batch_size) else None
 
     def run(self, updates: Sequence[Update]) -> float:
-        """Make this rank's part of the updates, and put all parts together.
+        """Make this rank's share of the updates, and combine all shares.
 
         Returns:
             The sum of all losses.
@@ -126,12 +127,12 @@ class LocalStepsTrainer(_Together):
 
 
 def train_together(trainer: Trainer, group: Group, sync_every: int) -> DataParallelTrainer | LocalStepsTrainer:
-    """A trainer that does its share.
+    """Make a trainer that does its rank's share of the work.
 
     Args:
-        trainer: Of this rank.
+        trainer: Trainer of this rank.
         group: The ranks.
-        sync_every: Local steps between two averagings; 0: every batch is shared.
+        sync_every: Number of updates that a rank makes between two averagings; 0: every batch is shared.
 
     Raises:
         ConfigError: If a batch is too small to be shared, or ``sync_every`` is below 0.
@@ -142,12 +143,12 @@ def train_together(trainer: Trainer, group: Group, sync_every: int) -> DataParal
 
 
 class SharedScorer:
-    """Scores on all ranks, split by member and by batches of images; equal to the bit to scoring on one.
+    """Scores on all ranks, split by member and by batches of images; equal to the bit to scoring on one rank.
 
-    Running statistics are made by the ranks that need them and stay there: every scoring makes them anew.
+    Running statistics are made by the ranks that need them and stay there, as every scoring makes them again.
 
     Args:
-        scorer: Of this rank.
+        scorer: Scorer of this rank.
         group: The ranks.
     """
 
@@ -171,5 +172,5 @@ class SharedScorer:
         return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes))
 
     def flops(self, genomes: Sequence[Genome]) -> int:
-        """Of all ranks together: what two ranks both compute counts twice."""
+        """FLOPs of all ranks together; what two ranks both compute counts twice."""
         return scoring_flops(genomes, self._jobs(genomes), num_calibration=self.scorer.num_calibration)

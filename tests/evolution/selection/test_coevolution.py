@@ -130,5 +130,5 @@ def test_coevolution_covers_more_than_greedy_on_random_experts() -> None:
 
 @pytest.mark.parametrize("power", [-0.1, 64.5, float("nan"), float("inf")])
 def test_a_power_outside_its_range_is_an_error(power: float) -> None:
-    with pytest.raises(ConfigError, match="between 0"):
+    with pytest.raises(ConfigError, match="from 0"):
         CoevolutionSelector(power=power)

@@ -59,10 +59,10 @@ def test_age_retires_even_the_best() -> None:
 
 @pytest.mark.parametrize("make", [lambda: TournamentSelector(size=0), lambda: AgeSelector(size=0)])
 def test_a_tournament_without_entrants_is_an_error(make: type[Selector]) -> None:
-    with pytest.raises(ConfigError, match="size has to be at least 1"):
+    with pytest.raises(ConfigError, match="size: expected at least 1"):
         make()
 
 
 def test_a_negative_number_of_retired_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="num_retired has to be at least 0, but is -1"):
+    with pytest.raises(ConfigError, match="num_retired: expected a number >= 0, got -1"):
         AgeSelector(num_retired=-1)

@@ -132,9 +132,9 @@ def test_members_whose_scores_differ_are_chosen_wherever_they_stand(
         (np.ones((2, 3)), np.ones(2), 1, "bool .member, example."),
         (np.ones(3, bool), np.ones(3), 1, "bool .member, example."),
         (np.ones((2, 0), bool), np.ones(2), 1, "at least one example"),
-        (np.ones((2, 3), bool), np.ones(3), 1, "one number a member"),
+        (np.ones((2, 3), bool), np.ones(3), 1, "one number for each member"),
         (np.ones((2, 3), bool), np.array([1, np.nan]), 1, "row 1"),
-        (np.ones((2, 3), bool), np.ones(2), 0, "at least 1, but is 0"),
+        (np.ones((2, 3), bool), np.ones(2), 0, ">= 1, got 0"),
     ],
 )
 def test_every_selector_refuses_arrays_that_mean_nothing(
@@ -154,7 +154,7 @@ def test_every_selector_is_a_selector_with_a_docstring_and_a_plain_repr(name: st
 
 
 def test_an_unknown_selector_is_an_error_that_suggests_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match="is 'coevolutoin'; did you mean 'coevolution'"):
+    with pytest.raises(ConfigError, match="got 'coevolutoin'; did you mean 'coevolution'"):
         make_selector("coevolutoin")
 
 

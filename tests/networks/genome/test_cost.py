@@ -16,6 +16,7 @@ from graftwork.networks.genome import (
     flops_per_item,
     forward_flops,
     num_parameters,
+    parameters_per_entry,
     parameters_per_item,
     receptive_field,
     seed_genome,
@@ -57,6 +58,14 @@ def test_parameters_are_what_the_bank_owns(genome: Genome) -> None:
         genome.body, parameters_per_item(genome)[1:-1], flops_per_item(genome)[1:-1], strict=True
     ):
         assert (parameters == 0) == (flops == 0) == isinstance(item, Pool)
+
+
+@settings(max_examples=30, deadline=None)
+@given(genomes())
+def test_parameters_of_each_entry_are_those_of_its_tensors_in_the_bank(genome: Genome) -> None:
+    bank, _ = grown(genome, torch.Generator().manual_seed(0))
+    owned = {block_id: sum(tensor.numel() for tensor in bank[block_id].values()) for block_id in bank}
+    assert parameters_per_entry(genome) == owned
 
 
 def _seen(genome: Genome, seed: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from graftwork.errors import ConfigError, SurgeryError
 from graftwork.surgery import (
     Deepen,
     GrowthSchedule,
+    InsertLayers,
     ModelGrowth,
     Widen,
     WidenAll,
@@ -38,6 +39,8 @@ VALUES = [
     Deepen("1"),
     Deepen(("1", "3"), kernel_size=5, hidden=8, norm="none", activation="GELU", scale=0.2),
     Deepen("1", like="blocks.0"),
+    InsertLayers("blocks", after=(0, 2)),
+    InsertLayers("blocks", every=4, init="copy", train="new", approximate=True, check="fast"),
 ]
 
 
@@ -62,8 +65,8 @@ def test_a_value_survives_json_copies_and_its_own_print(growth: ModelGrowth) -> 
 
 
 def test_every_kind_has_a_value_above() -> None:
-    assert {type(growth) for growth in VALUES} == {Widen, WidenAll, Deepen}
-    assert {growth.kind for growth in VALUES} == {"widen", "widen-all", "deepen"} == set(KINDS)
+    assert {type(growth) for growth in VALUES} == {Widen, WidenAll, Deepen, InsertLayers}
+    assert {growth.kind for growth in VALUES} == {"widen", "widen-all", "deepen", "insert-layers"} == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from graftwork.errors import ConfigError
@@ -52,11 +53,18 @@ def _schedule() -> GrowthSchedule:
 
 
 def _fit(lit: Any, folder: Path, steps: int, *, module: str | None = "net", **given: Any) -> Any:
-    callback = GrowthCallback(given.pop("schedule", None) or _schedule(), example_input=EXAMPLE, module=module)
+    schedule, along = given.pop("schedule", None) or _schedule(), {"mirrors": given.pop("mirrors", ())}
+    callback = GrowthCallback(schedule, example_input=EXAMPLE, module=module, **along)
+    beside = given.pop("beside", [])
     path = given.pop("ckpt_path", None)
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = lightning.Trainer(
-        max_steps=steps, default_root_dir=folder, enable_checkpointing=False, callbacks=[callback], **options, **given
+        max_steps=steps,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        callbacks=[callback, *beside],
+        **options,
+        **given,
     )
     trainer.fit(lit, DataLoader(DATA, batch_size=8), ckpt_path=path)
     return trainer, callback
@@ -115,6 +123,36 @@ def test_the_whole_module_may_grow_and_a_wrong_path_is_named(tmp_path: Path) -> 
     assert lit.net[0].out_features == 12
     with pytest.raises(ConfigError, match="'nowhere'"):
         _fit(Lit(), tmp_path, 4, module="nowhere")
+
+
+class Averaging(lightning.Callback):
+    """An average of one's own, updated after every batch."""
+
+    def __init__(self, averaged: AveragedModel) -> None:
+        self.averaged = averaged
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.averaged.update_parameters(pl_module.net)
+
+
+@pytest.mark.parametrize("kind", ["StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging"])
+def test_callbacks_that_average_weights_are_refused_before_the_first_step(kind: str, tmp_path: Path) -> None:
+    options = {"swa_lrs": 1e-2} if kind.startswith("Stochastic") else {}
+    lit, average = Lit(), getattr(lightning.callbacks, kind)(**options)
+    with pytest.raises(ConfigError, match=f"{kind}.*would not grow"):
+        _fit(lit, tmp_path, 16, beside=[average])
+    assert lit.losses == []
+
+
+def test_an_average_of_ones_own_grows_along_as_a_mirror_and_is_refused_otherwise(tmp_path: Path) -> None:
+    lit = Lit()
+    averaged = AveragedModel(lit.net)
+    _fit(lit, tmp_path, 16, beside=[Averaging(averaged)], mirrors=[averaged.module])
+    assert averaged.module[0].weight.shape == lit.net[0].weight.shape == (12, 6)
+    assert list(averaged.module.state_dict()) == list(lit.net.state_dict())
+    lit = Lit()
+    with pytest.raises(ConfigError, match=r"Averaging.*mirrors"):
+        _fit(lit, tmp_path, 16, beside=[Averaging(AveragedModel(lit.net))])
 
 
 def test_distributed_strategies_and_strange_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Growing inside Hugging Face's Trainer, against the real package: state carried, resume equal to the bit."""
 
 import warnings
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from graftwork.errors import ConfigError
 from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
@@ -43,10 +45,10 @@ def _trainer(model: Any, folder: Path, steps: int = 12, **given: Any) -> tuple[A
         disable_tqdm=True,
         logging_steps=1,
         save_strategy="steps",
-        save_steps=5,
-        **given,
+        **{"save_steps": 5, **given},
     )
-    return transformers.Trainer(model, arguments, train_dataset=DATA, callbacks=[callback]), callback
+    trainer = transformers.Trainer(model, arguments, train_dataset=DATA, eval_dataset=DATA[:8], callbacks=[callback])
+    return trainer, callback
 
 
 def test_it_grows_on_schedule_and_carries_the_wrapped_optimizer(tmp_path: Path) -> None:
@@ -92,6 +94,21 @@ def test_resuming_a_model_without_its_growths_is_an_error(tmp_path: Path) -> Non
     trainer.state.global_step = 5
     with pytest.raises(ConfigError, match="replay"):
         callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+
+
+@pytest.mark.parametrize(("every", "best"), [(4, 8), (6, 10)])
+def test_the_best_model_at_the_end_is_the_best_since_the_last_growth(every: int, best: int, tmp_path: Path) -> None:
+    model, scores = _model(), count()
+    given = {"eval_strategy": "steps", "eval_steps": every, "save_steps": every, "load_best_model_at_end": True}
+    trainer, callback = _trainer(
+        model, tmp_path, 10, **given, metric_for_best_model="score", greater_is_better=True, save_total_limit=1
+    )
+    trainer.compute_metrics = lambda _: {"score": -next(scores)}  # the first is the best
+    trainer.train()
+    assert [receipt.kind for receipt in callback.receipts] == ["widen", "deepen"]
+    assert trainer.state.best_global_step == best
+    saved, own = load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"), model.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in saved.items())
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:

@@ -39,28 +39,28 @@ class Mutator(Protocol):
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be a probability in [0, 1], got {value!r}")
+        raise ConfigError(f"{name}: expected a number in [0, 1], got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class R2RMutation:
-    """Draw a member uniformly, a transform and its site; add the child; until the population is full.
+    """Draw a member uniformly, a transform and its site, and add the child, until the population is full.
 
     Defaults are the report's (facts, algorithm 3). A child that would break a limit is rejected before anything is
-    built; after ``max_rejections`` rejections in a row the round stops and says so.
+    built; after ``max_rejections`` rejections in a row the round stops and reports that it did.
 
     Args:
-        deepen_probability: Of deepening; otherwise a layer is widened.
-        kernel_probabilities: Of kernel sizes 1, 3 and 5.
-        concat_probability: Of widening only the upper or lower half of a layer's channels.
+        deepen_probability: Probability of deepening; otherwise a layer is widened.
+        kernel_probabilities: Probabilities of kernel sizes 1, 3 and 5.
+        concat_probability: Probability of widening only the upper or lower half of a layer's channels.
         hidden_multiple: Hidden channels of a new block as a multiple of the channels that it writes (rounded up to
             even).
         min_shared_fraction: τ: a child must share more than this fraction of its parameters with its parent.
-        max_parameters: Of a child; ``None``: any.
-        max_flops: Of a child's forward pass over one image; ``None``: any.
-        random_padding: Begin new blocks at random: the control that does not preserve the function.
-        noise: See `Growth`.
-        max_rejections: In a row.
+        max_parameters: Largest number of parameters of a child; ``None``: no limit.
+        max_flops: Largest number of FLOPs of a child's forward pass over one image; ``None``: no limit.
+        random_padding: Whether new blocks begin at random: the control, which does not preserve the function.
+        noise: Symmetry-breaking noise (see `Growth`).
+        max_rejections: Number of rejections in a row after which a round stops.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -83,9 +83,11 @@ class R2RMutation:
         _check_probability("concat_probability", self.concat_probability)
         _check_probability("min_shared_fraction", self.min_shared_fraction)
         if len(self.kernel_probabilities) != 3 or abs(sum(self.kernel_probabilities) - 1) > 1e-9:
-            raise ConfigError(f"kernel_probabilities must be three that sum to 1, got {self.kernel_probabilities!r}")
+            raise ConfigError(
+                f"kernel_probabilities: expected three numbers that sum to 1, got {self.kernel_probabilities!r}"
+            )
         if not self.hidden_multiple > 0:
-            raise ConfigError(f"hidden_multiple must be > 0, got {self.hidden_multiple!r}")
+            raise ConfigError(f"hidden_multiple: expected a number > 0, got {self.hidden_multiple!r}")
         parameters, flops = self.max_parameters or float("inf"), self.max_flops or float("inf")
         limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (
             ("min_shared_fraction", lambda growth: growth.shared_fraction > self.min_shared_fraction),
@@ -100,10 +102,10 @@ class R2RMutation:
         """Add children until there are ``size`` members.
 
         Args:
-            population: Grown in place.
-            size: Members wanted; nothing happens if there are as many.
+            population: Population to grow, in place.
+            size: Number of members wanted; nothing happens if there are that many already.
             rng: Source of every choice and of the new weights.
-            generation: For the lineage.
+            generation: Number of the round, for the lineage.
         """
         born: list[MemberId] = []
         rejected: dict[str, int] = {}
@@ -122,13 +124,13 @@ class R2RMutation:
         return MutationReport(tuple(born), rejected, saturated=len(population) < size)
 
     def broken_limit(self, growth: Growth) -> str | None:
-        """The first limit that a child would break; ``None``: it keeps them all."""
+        """Name of the first limit that a child would break; ``None``: it keeps all limits."""
         return next((name for name, holds in self._limits if not holds(growth)), None)
 
     def draw(self, genome: Genome, *, rng: np.random.Generator) -> Transform:
         """Choose a transform and its site.
 
-        A layer to widen is drawn uniformly, a place to deepen uniformly among those behind a layer or a pool.
+        A layer to widen is drawn uniformly; a place to deepen uniformly among those after a layer or a pool.
         """
         deepen = rng.random() < self.deepen_probability
         kernel_size = int(rng.choice(KERNEL_SIZES, p=self.kernel_probabilities))

@@ -1,10 +1,10 @@
 """Selection: from what each member gets right to the members that survive.
 
-Every selector answers one question, ``select(correct[member, example], costs[member], num_survivors, rng)``, with the
-rows of the survivors in order of choice, and is a pure function of its arguments.
+A selector is a pure function, ``select(correct[member, example], costs[member], num_survivors, rng)``, whose result is
+the rows of the survivors in order of choice.
 
 * ``greedy``: the most accurate.
-* ``random``: by chance; the control.
+* ``random``: drawn at random; the control.
 * ``coevolution``: those that are right where the others are wrong.
 * ``pareto``: a family, each the most accurate at its cost.
 * ``tournament``: the best of a few drawn at random; ``age`` retires the oldest first (regularized evolution).

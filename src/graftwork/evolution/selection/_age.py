@@ -1,4 +1,4 @@
-"""Regularized evolution: the oldest die, however good they are."""
+"""Regularized evolution: the oldest members die, however good they are."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ from graftwork.evolution.selection._tournament import check_tournament_size, hol
 class AgeSelector(Selector):
     """Retire the oldest members, then choose survivors among the others by tournament (Real et al. 2019).
 
-    Rows stand in order of birth, so the oldest are the first. As many retire as ``num_retired`` says, unless fewer
-    than K would be left. A good member lives on only through its children, so no lucky score can hold the
-    population for good; but the best member may be lost, and whoever runs the search has to remember it.
+    Rows stand in order of birth, so the oldest come first. ``num_retired`` members retire, or fewer where less than K
+    would be left. A good member lives on only through its children, so no lucky score can dominate the population for
+    good. But the best member may be lost, so the caller has to remember it.
 
     Args:
-        num_retired: members that die of age each generation, at least 0 (which is ``tournament``).
-        size: entrants of each tournament, at least 1.
+        num_retired: Number of members that die of age each generation, at least 0 (which is ``tournament``).
+        size: Number of entrants in each tournament, at least 1.
 
     Raises:
-        ConfigError: ``num_retired`` below 0 or ``size`` below 1.
+        ConfigError: If ``num_retired`` is below 0 or ``size`` below 1.
     """
 
     num_retired: int = 1
@@ -32,11 +32,10 @@ class AgeSelector(Selector):
     def __post_init__(self) -> None:
         check_tournament_size(self.size)
         if self.num_retired < 0:
-            msg = f"num_retired has to be at least 0, but is {self.num_retired!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"num_retired: expected a number >= 0, got {self.num_retired!r}")
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Choose among the young."""
+        """Choose among the members that do not retire."""
         ranking = best_first(given.correct)
         num_retired = min(self.num_retired, len(ranking) - given.count)
         return hold_tournaments(ranking[ranking >= num_retired], given.count, size=self.size, rng=rng)

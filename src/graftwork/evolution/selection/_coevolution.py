@@ -10,7 +10,7 @@ from graftwork.errors import ConfigError
 from graftwork.evolution.selection._selector import Candidates, Selector
 
 MAX_POWER = 64.0
-"""Beyond this power the weights no longer differ from "uncovered examples first" at any realistic size."""
+"""Above this power, weights no longer differ from "uncovered examples first" at any realistic size."""
 
 
 def _weights(power: float, num_hits: int) -> list[int] | list[float]:
@@ -27,28 +27,27 @@ def _weights(power: float, num_hits: int) -> list[int] | list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class CoevolutionSelector(Selector):
-    """First the best member, then again and again the one that adds most (report, algorithm 5).
+    """Choose the best member, then repeatedly the one that adds most (report, algorithm 5).
 
     The next choice maximizes the mean over examples of ``correct · (1 + hits)^-power``, where ``hits`` counts the
-    chosen members that get the example right. With ``power=0`` it is greedy; the larger the power, the more only
-    uncovered examples count.
+    chosen members that get the example right. With ``power=0`` this is greedy; the larger the power, the less examples
+    count that are covered already.
 
     Scores are computed from the number of correct examples at each count of hits. So they don't depend on the
-    order of examples, and for whole powers they are exact integers. Equal scores go to the lower row.
+    order of examples, and for whole powers they are exact integers. Of equal scores, the lower row wins.
 
     Args:
-        power: p of the formula, from 0 to 64.
+        power: Exponent of the formula, from 0 to 64.
 
     Raises:
-        ConfigError: ``power`` outside its range.
+        ConfigError: If ``power`` is out of its range.
     """
 
     power: float = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.power <= MAX_POWER:
-            msg = f"power has to be between 0 (which is greedy) and {MAX_POWER:g}, but is {self.power!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"power: expected a number from 0 (greedy) to {MAX_POWER:g}, got {self.power!r}")
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose rows that complement each other."""

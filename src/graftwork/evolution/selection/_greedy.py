@@ -10,7 +10,7 @@ from graftwork.evolution.selection._selector import Candidates, Selector, best_f
 
 @dataclass(frozen=True, kw_only=True)
 class GreedySelector(Selector):
-    """The best remaining member, K times, which is a sort (report, algorithm 2)."""
+    """Choose the best remaining member K times, which is a sort (report, algorithm 2)."""
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose the most accurate rows."""

@@ -10,12 +10,12 @@ from graftwork.evolution.selection._selector import Candidates, Selector
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoSelector(Selector):
-    """The front of accuracy against cost, then the front of the rest, and so on (NSGA-II, Deb et al. 2002).
+    """Choose the front of accuracy against cost, then the front of the rest, and so on (NSGA-II, Deb et al. 2002).
 
-    Within a front the order is the reverse of thinning: the member whose neighbors stand closest to it, in
-    accuracy and cost scaled to the width of the front, is the last chosen, and so on until only the two ends are
-    left, the most accurate before the cheapest. Thinning one at a time spreads the survivors better than a single
-    pass of crowding distances does. Of members with equal accuracy and cost the first stands in the front, each
+    The order within a front is that of thinning, reversed. Thinning repeatedly takes out the member whose neighbors
+    stand closest to it (in accuracy and cost, scaled to the width of the front), until only the two ends are left: of
+    these, the most accurate is chosen before the cheapest. Thinning one at a time spreads the survivors better than a
+    single pass of crowding distances. Of members with equal accuracy and cost, the first stands in the front, and each
     further one in a later front.
     """
 
@@ -30,11 +30,11 @@ class ParetoSelector(Selector):
 
 
 def non_dominated_fronts(counts: NDArray[np.int64], costs: NDArray[np.float64]) -> list[list[int]]:
-    """Sort members into fronts: none of a front is dominated by another of it or of a later one.
+    """Sort members into fronts: no member is dominated by another one of its front or of a later one.
 
     Args:
-        counts: int64 [member]: correct examples; more is better.
-        costs: float64 [member]: less is better.
+        counts: Number of correct examples, int64 [member]; more is better.
+        costs: Cost of each member, float64 [member]; less is better.
 
     Returns:
         The fronts, best first; each lists its rows by falling accuracy, and so by falling cost.
@@ -54,7 +54,7 @@ def non_dominated_fronts(counts: NDArray[np.int64], costs: NDArray[np.float64]) 
 
 
 def _least_crowded_first(front: list[int], counts: NDArray[np.int64], costs: NDArray[np.float64]) -> list[int]:
-    """Return the rows of a front, which come by falling accuracy, in the order in which to choose them."""
+    """Put the rows of a front, which are sorted by falling accuracy, into the order in which to choose them."""
     count_range = max(int(counts[front[0]] - counts[front[-1]]), 1)
     cost_range = float(costs[front[0]] - costs[front[-1]]) or 1.0
     kept = list(front)

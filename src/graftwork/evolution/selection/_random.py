@@ -1,4 +1,4 @@
-"""The control: survivors by chance."""
+"""The control: random survivors."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from graftwork.evolution.selection._selector import Candidates, Selector
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSelector(Selector):
-    """Every member is equally likely to survive, whatever it can do.
+    """Choose survivors at random: every member is equally likely to survive.
 
-    A search that selects this way still trains and grows, so it shows how much of a result selection earned.
+    A search that selects this way still trains and grows, so it shows how much of a result is due to selection.
     """
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,11 +1,10 @@
 """Selectors by name."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, did_you_mean
 from graftwork.evolution.selection._age import AgeSelector
 from graftwork.evolution.selection._coevolution import CoevolutionSelector
 from graftwork.evolution.selection._greedy import GreedySelector
@@ -31,20 +30,17 @@ def make_selector(name: str, **options: Any) -> Selector:
     """Make the selector that is registered under a name.
 
     Args:
-        name: a key of ``SELECTORS``.
-        **options: arguments of its factory, such as ``power=1`` for ``coevolution``.
+        name: A key of ``SELECTORS``.
+        **options: Arguments of its factory, such as ``power=1`` for ``coevolution``.
 
     Raises:
-        ConfigError: the name is unknown (the message suggests the nearest one), or the selector doesn't take
+        ConfigError: If the name is unknown (the message suggests the nearest one), or the selector doesn't take
             these options.
     """
     if name not in SELECTORS:
-        near = difflib.get_close_matches(name, SELECTORS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        msg = f"selection has to be one of {', '.join(SELECTORS)}, but is {name!r}{hint}"
-        raise ConfigError(msg)
+        hint = did_you_mean(name, SELECTORS)
+        raise ConfigError(f"selection: expected one of {', '.join(SELECTORS)}, got {name!r}{hint}")
     try:
         return SELECTORS[name](**options)
     except TypeError as error:
-        msg = f"selection {name!r} can't take the options {options!r}: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"selection {name}: expected options that it takes, got {options!r}: {error}") from error

@@ -12,14 +12,19 @@ from graftwork.evolution.selection._selector import Candidates, Selector, best_f
 def check_tournament_size(size: int) -> None:
     """Raise ConfigError unless a tournament has at least one entrant."""
     if size < 1:
-        msg = f"size has to be at least 1, the entrants of each tournament, but is {size!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"size: expected at least 1 entrant in each tournament, got {size!r}")
 
 
 def hold_tournaments(
     ranking: NDArray[np.int64], num_winners: int, *, size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Hold tournaments among int64 [member], the rows by merit, best first.
+    """Hold tournaments among members.
+
+    Args:
+        ranking: Rows of the members, int64 [member], best first.
+        num_winners: Number of tournaments.
+        size: Number of entrants in each.
+        rng: Source of all randomness.
 
     Returns:
         int64 [num_winners]: winners in order; a winner enters no further tournament.
@@ -36,13 +41,13 @@ def hold_tournaments(
 class TournamentSelector(Selector):
     """Draw ``size`` of the remaining members, keep the most accurate of them, K times (Goldberg & Deb 1991).
 
-    With ``size=1`` it is random selection, and with a size of the whole population it is greedy.
+    With ``size=1`` this is random selection, and with the size of the whole population it is greedy.
 
     Args:
-        size: entrants of each tournament, at least 1.
+        size: Number of entrants in each tournament, at least 1.
 
     Raises:
-        ConfigError: ``size`` below 1.
+        ConfigError: If ``size`` is below 1.
     """
 
     size: int = 3

@@ -14,11 +14,11 @@ from graftwork.typing import MemberId
 
 
 class Neuroevolution:
-    """Algorithm 1: members train in turn by lot, a selector chooses, random mutations fill the population up.
+    """Algorithm 1: members to train are drawn at random, a selector chooses, random mutations refill the population.
 
     Args:
-        selector: Chooses survivors from what each member classifies correctly.
-        mutate: Grows the population to a size.
+        selector: Choice of survivors from what each member classifies correctly.
+        mutate: Mutation that grows the population to a size.
     """
 
     def __init__(self, *, selector: Selector, mutate: Mutator) -> None:
@@ -42,8 +42,8 @@ class Neuroevolution:
         return self.mutate(state.population, size, rng=state.rng, generation=state.generation)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: all that changes is in the search's state."""
+        """An empty dictionary: all that changes is in the search's state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do nothing, for there is nothing to load."""
+        """Load nothing, as there is no state."""

@@ -19,8 +19,8 @@ def make_strategy(name: str, *, selector: Selector, mutate: Mutator, **options: 
 
     Args:
         name: A key of `STRATEGIES`.
-        selector: Chooses survivors.
-        mutate: Draws and applies growth.
+        selector: Choice of survivors.
+        mutate: Mutation that draws and applies growth.
         **options: Further arguments of its factory.
 
     Raises:
@@ -32,4 +32,7 @@ def make_strategy(name: str, *, selector: Selector, mutate: Mutator, **options: 
     try:
         return STRATEGIES[name](selector=selector, mutate=mutate, **options)
     except TypeError as error:
-        raise ConfigError(f"strategy {name}: {error}; see its class in graftwork.evolution.strategies") from error
+        raise ConfigError(
+            f"strategy {name}: expected options that it takes, got {options!r}: {error}; "
+            "see its class in graftwork.evolution.strategies"
+        ) from error

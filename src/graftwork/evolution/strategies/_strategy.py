@@ -14,24 +14,24 @@ class Strategy(Protocol):
     """What a search decides. All randomness comes from ``state.rng``, so that a resume repeats it."""
 
     def draw(self, state: SearchState, count: int) -> Sequence[MemberId | Genome]:
-        """Choose who trains next.
+        """Choose the members that train next.
 
         Args:
             state: The search; only its ``rng`` changes.
             count: Number of updates.
 
         Returns:
-            One entry an update: the id of a living member, or a genome over blocks that the bank holds, which need
-            not be in the population (a controller that samples sub-networks draws such).
+            One entry for each update: the id of a living member, or a genome over blocks that the bank holds. The
+            genome need not be in the population (a controller that samples sub-networks draws such genomes).
         """
 
     def survivors(self, state: SearchState, evaluation: Evaluation, count: int) -> tuple[MemberId, ...]:
-        """Choose who survives a round.
+        """Choose the members that survive a round.
 
         Args:
             state: The search; only its ``rng`` changes.
             evaluation: What the population says about the validation split, in order of birth.
-            count: K.
+            count: K, number of survivors.
 
         Returns:
             min(K, size) distinct ids of living members, in order of choice.
@@ -42,10 +42,10 @@ class Strategy(Protocol):
 
         Args:
             state: The search; population and ``rng`` change. ``state.accuracies`` are the scores of the round before.
-            size: M.
+            size: M, number of members wanted.
 
         Returns:
-            Who was born, and what was rejected.
+            Which members were born, and what was rejected.
         """
 
     def state_dict(self) -> dict[str, Any]:

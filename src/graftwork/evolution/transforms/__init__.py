@@ -2,7 +2,7 @@
 
 * `R2RWiden`: a zero-initialised block in parallel inside a layer (summed or concatenated).
 * `R2RDeepen`: a new layer of zero-initialised blocks around a residual, at any depth.
-* `RandomPadding`: the control: the same growth at random, which does *not* preserve the function.
+* `RandomPadding`: the control, the same growth with random weights, which does *not* preserve the function.
 * `compose`: several at once.
 
 A `Growth` is a value that can be printed and tested; `Growth.graft` adds its blocks to a bank. `new_block_id` names

@@ -35,7 +35,7 @@ class Growth:
 
     @property
     def new_blocks(self) -> tuple[BlockId, ...]:
-        """Ids that the child has and the parent has not."""
+        """Ids of the blocks that the child has and the parent lacks."""
         known = set(self.parent.ids)
         return tuple(block_id for block_id in self.child.ids if block_id not in known)
 
@@ -51,6 +51,10 @@ class Growth:
 
     def graft(self, bank: BlockBank, *, generator: torch.Generator) -> tuple[BlockId, ...]:
         """Add the new blocks to the bank that holds the parent; the rest of the bank stays bit-identical.
+
+        Args:
+            bank: Bank to grow, in place.
+            generator: Source of the new weights.
 
         Returns:
             The ids that were added.
@@ -68,21 +72,25 @@ class Transform(Protocol):
 
 
 def new_block_id(kernel_size: int, rng: np.random.Generator) -> BlockId:
-    """An id that no other block has: 48 random bits behind the kernel size, as in ``"k3-…"``."""
+    """An id that no other block has: the kernel size and 48 random bits, as in ``"k3-…"``."""
     return BlockId(f"k{kernel_size}-{int(rng.integers(2**48)):012x}")
 
 
 def compose(*transforms: Transform) -> Callable[..., Growth]:
-    """Several growths at once, from left to right; positions refer to the genome as it is by then.
+    """Compose several growths, from left to right; positions refer to the genome as it is by then.
+
+    Args:
+        *transforms: Growths to compose, at least one.
 
     Returns:
         A transform whose growth leads from the first parent to the last child.
 
     Raises:
-        GenomeError: When called, if parts begin differently: a preserving growth must not hide one that does not.
+        GenomeError: When called, if blocks begin in different ways: a growth that preserves must not hide one that
+            does not.
     """
     if not transforms:
-        raise GenomeError("compose: needs at least one transform, got none")
+        raise GenomeError("compose: expected at least one transform, got none")
 
     def composed(genome: Genome, *, rng: np.random.Generator) -> Growth:
         def append(growths: list[Growth], transform: Transform) -> list[Growth]:
@@ -91,7 +99,10 @@ def compose(*transforms: Transform) -> Callable[..., Growth]:
         growths = reduce(append, transforms, list[Growth]())
         first = growths[0]
         if any((g.initialisation, g.noise) != (first.initialisation, first.noise) for g in growths):
-            raise GenomeError("compose: all transforms must begin their blocks alike (twin or random, and noise)")
+            begun = sorted({(g.initialisation, g.noise) for g in growths})
+            raise GenomeError(
+                f"compose: expected transforms that begin their blocks alike (twin or random, and noise), got {begun}"
+            )
         text = "; ".join(growth.transform for growth in growths)
         return Growth(genome, growths[-1].child, text, first.initialisation, first.noise)
 

@@ -20,12 +20,12 @@ class R2RWiden:
     """Add a zero-initialised block in parallel to those of a layer: ``f'(x) = x + F(x) + z(x)``.
 
     Args:
-        position: Of the layer in the genome's body.
-        kernel_size: 1, 3 or 5.
-        hidden_channels: Even; ``None``: as many as the block writes (rounded up to even).
-        channels: Range [start, stop) of the layer's output that the block writes. Where it coincides with another
-            block's the two are *summed*, where it is disjoint they are *concatenated*. ``None``: all of it.
-        noise: See `Growth`.
+        position: Index of the layer in the genome's body.
+        kernel_size: Kernel size of the block: 1, 3 or 5.
+        hidden_channels: Hidden channels of the block, even; ``None``: as many as it writes (rounded up to even).
+        channels: Range [start, stop) of the layer's output that the block writes. Blocks with the same range are
+            *summed*, blocks with disjoint ranges are *concatenated*. ``None``: all of it.
+        noise: Symmetry-breaking noise (see `Growth`).
     """
 
     position: int
@@ -42,7 +42,7 @@ class R2RWiden:
         """
         if not 0 <= self.position < len(genome.body) or not isinstance(genome.body[self.position], Layer):
             at = [index for index, item in enumerate(genome.body) if isinstance(item, Layer)]
-            raise GenomeError(f"widen: no layer at position {self.position}; there are layers at {at}")
+            raise GenomeError(f"widen: position: expected that of a layer (one of {at}), got {self.position}")
         layer = genome.body[self.position]
         assert isinstance(layer, Layer)
         start, stop = self.channels or (0, layer.out_channels)
@@ -61,9 +61,9 @@ class R2RDeepen:
 
     Args:
         position: Index in the genome's body where the new layer will stand; ``len(body)`` puts it last.
-        kernel_sizes: One parallel block for each.
-        hidden_channels: Of each block, even; ``None``: as many as the layer is wide (rounded up to even).
-        noise: See `Growth`.
+        kernel_sizes: Kernel sizes, one for each of the layer's parallel blocks.
+        hidden_channels: Hidden channels of each block, even; ``None``: the width of the layer (rounded up to even).
+        noise: Symmetry-breaking noise (see `Growth`).
     """
 
     position: int
@@ -78,7 +78,7 @@ class R2RDeepen:
             GenomeError: If the position is outside the body, or the layer does not fit.
         """
         if not 0 <= self.position <= len(genome.body):
-            raise GenomeError(f"deepen: position must be in 0 … {len(genome.body)}, got {self.position}")
+            raise GenomeError(f"deepen: position: expected 0 … {len(genome.body)}, got {self.position}")
         widths = [genome.stem_shape[0], *(step.out_shape[0] for step in genome.steps())]
         width = widths[self.position]
         hidden = self.hidden_channels or even(width)
@@ -90,10 +90,10 @@ class R2RDeepen:
 
 @dataclass(frozen=True, slots=True)
 class RandomPadding:
-    """The control: the same growth with new weights at random, which does *not* preserve the function.
+    """The control: the same growth with random new weights, which does *not* preserve the function.
 
     Args:
-        transform: `R2RWiden`, `R2RDeepen` or a composition of them.
+        transform: Growth to imitate: `R2RWiden`, `R2RDeepen` or a composition of them.
     """
 
     transform: Transform

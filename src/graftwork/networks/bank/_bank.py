@@ -17,7 +17,7 @@ def tensor_key(block_id: BlockId, name: str) -> str:
 
 
 def _canonical(tensor: Tensor) -> Tensor:
-    """A copy with channels-last strides where it is 4-D: kernels, and so bits, depend on strides."""
+    """A copy, with channels-last strides if it is 4-D: the kernels, and so the bits, depend on strides."""
     if tensor.dim() != 4:
         return tensor.detach().clone()
     return torch.empty_like(tensor, memory_format=torch.channels_last, requires_grad=False).copy_(tensor.detach())
@@ -26,7 +26,8 @@ def _canonical(tensor: Tensor) -> Tensor:
 class BlockBank:
     """Owner of all parameters of a population, by `BlockId`.
 
-    Entries are added and forgotten, never edited in place: a shape never changes, so whoever shares a block keeps it.
+    Entries are added and forgotten, never edited in place. A shape never changes, so every member that shares a block
+    can keep it.
     """
 
     def __init__(self) -> None:
@@ -46,15 +47,18 @@ class BlockBank:
             BankError: If the id is there already, or names and roles do not match.
         """
         if block_id in self._entries:
-            raise BankError(f"bank: block {block_id!r} is there already; entries are never replaced")
+            raise BankError(f"bank: expected a new id, got {block_id!r}, which is taken; entries are never replaced")
         if set(tensors) != set(roles):
-            raise BankError(f"bank: block {block_id!r} has tensors {sorted(tensors)} but roles for {sorted(roles)}")
+            raise BankError(
+                f"bank: block {block_id!r}: expected a role for each of {sorted(tensors)}, "
+                f"got roles for {sorted(roles)}"
+            )
         entry = {name: nn.Parameter(_canonical(tensor)) for name, tensor in tensors.items()}
         self._entries[block_id] = MappingProxyType(entry)
         self._roles[block_id] = MappingProxyType(dict(roles))
 
     def copy(self, source: BlockId, block_id: BlockId) -> None:
-        """Add an entry that begins with the bits of another one; what is fixed there is fixed here.
+        """Add an entry that begins as a copy of another one, to the bit; tensors that are fixed there are fixed here.
 
         Raises:
             BankError: If the bank does not hold ``source``, or holds ``block_id``.
@@ -69,7 +73,11 @@ class BlockBank:
         self[block_id][name].requires_grad_(False)
 
     def forget(self, block_ids: Iterable[BlockId]) -> None:
-        """Drop entries; ids that are not there are an error, so that nothing is dropped by a wrong name."""
+        """Drop entries.
+
+        Raises:
+            BankError: If the bank does not hold one of them; nothing is dropped then.
+        """
         doomed = list(block_ids)
         for block_id in doomed:
             self._require(block_id)
@@ -79,8 +87,8 @@ class BlockBank:
     def _require(self, block_id: BlockId) -> None:
         if block_id not in self._entries:
             raise BankError(
-                f"bank: no block {block_id!r}; it holds {len(self._entries)} blocks. "
-                "Add the blocks of a genome with grow_bank(bank, genome, generator=...)"
+                f"bank: expected one of its {len(self._entries)} blocks, got {block_id!r}; "
+                "add the blocks of a genome with grow_bank(bank, genome, generator=...)"
             )
 
     def __getitem__(self, block_id: BlockId) -> Mapping[str, nn.Parameter]:
@@ -144,7 +152,10 @@ class BlockBank:
         expected = {tensor_key(BlockId(block_id), name) for block_id, names in layout.items() for name in names}
         if expected != set(state):
             wrong = sorted(expected.symmetric_difference(state))[:3]
-            raise BankError(f"bank: tensors and layout differ, for example in {wrong}; the checkpoint is damaged")
+            raise BankError(
+                f"bank: expected exactly the tensors that the layout names, got a difference in {wrong}; "
+                "the checkpoint is damaged"
+            )
         for text, names in layout.items():
             block_id = BlockId(text)
             tensors = {name: state[tensor_key(block_id, name)] for name in names}

@@ -42,14 +42,14 @@ def grow_bank(
 
     Args:
         bank: Grown in place; entries that are there stay bit-identical.
-        genome: The network that is going to be bound.
+        genome: The network that will be bound.
         generator: Source of the new weights.
         initialisation: ``"twin"``: blocks start at zero output. ``"random"``: at random (control, ordinary seeds).
         noise: Standard deviation, relative to the weights' own, of what is added to the second twin half to break
             the symmetry at once. 0 adds nothing: gradients break it in a few steps.
         match_scale: Whether a new block takes the standard deviation of the trained blocks beside it; otherwise, and
-            where there are none, that of He et al. (2015).
-        images: Float images [N, C, H, W] whose patches a ``whiten`` stem is computed from; ``None`` will do elsewhere.
+            where there are none, it takes that of He et al. (2015).
+        images: Float images [N, C, H, W] from whose patches a ``whiten`` stem is computed; ``None`` for other stems.
 
     Returns:
         The ids that were added, in forward order.
@@ -119,7 +119,7 @@ def _block_tensors(
 def _symmetry(
     tensors: dict[str, Tensor], initialisation: Initialisation, noise: float, generator: torch.Generator
 ) -> None:
-    """Make the second half of the hidden channels the first one's twin, with the sign of the mixing turned round."""
+    """Make the second half of the hidden channels the twin of the first, with the sign of the mixing flipped."""
     if initialisation == "random":
         return
     filters, mixing = tensors["filter"], tensors["mixing"]
@@ -156,7 +156,10 @@ def _add_stem(bank: BlockBank, genome: Genome, generator: torch.Generator, image
         bank.add(stem.id, tensors, roles)
         return
     if images is None:
-        raise BankError(f"bank: the whitening stem {stem.id!r} is computed from images; pass images=[N, C, H, W]")
+        raise BankError(
+            f"bank: expected images, from which the whitening stem {stem.id!r} is computed, got None; "
+            "pass images=[N, C, H, W]"
+        )
     filters = whitening_filters(images, stem.kernel_size, stem.out_channels)
     tensors = {"filter": filters, "bias": torch.zeros(stem.out_channels)}
     bank.add(stem.id, tensors, {"filter": "stem", "bias": "stem"})

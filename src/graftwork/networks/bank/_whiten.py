@@ -11,9 +11,9 @@ def whitening_filters(images: Tensor, kernel_size: int, out_channels: int, *, ep
     Args:
         images: Normalised float images [N, C, H, W]; a few thousand are plenty.
         kernel_size: Side of the patches.
-        out_channels: Even; the ``out_channels / 2`` strongest components, then the same with the sign turned round,
-            so that an activation after them loses nothing (Jordan 2024).
-        epsilon: Added to each variance (in units of the images' own), so that weak components are not blown up.
+        out_channels: Number of filters, even: the ``out_channels / 2`` strongest components, then the same with the
+            sign flipped, so that an activation after them loses nothing (Jordan 2024).
+        epsilon: Value added to each variance (in the images' own units), so that weak components are not blown up.
 
     Returns:
         Filters [out_channels, C, kernel_size, kernel_size].
@@ -24,7 +24,7 @@ def whitening_filters(images: Tensor, kernel_size: int, out_channels: int, *, ep
     patches = patches - patches.mean(dim=0)
     covariance = patches.T @ patches / len(patches)
     variances, components = torch.linalg.eigh(covariance)  # in rising order
-    # eigh leaves the sign of each component open: fix it, so that machines agree
+    # eigh may return either sign of a component: choose one, so that machines agree
     signs = components.gather(0, components.abs().argmax(dim=0, keepdim=True)).sign()
     scaled = (components * signs / torch.sqrt(variances + epsilon)).T.flip(0)
     half = scaled[: out_channels // 2].float().reshape(-1, channels, kernel_size, kernel_size)

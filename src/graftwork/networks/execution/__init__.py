@@ -1,9 +1,9 @@
 """How a genome runs over a bank.
 
-`run_stem`, `run_item` and `run_head` are the forward of each part, in a plain *reference* form and a *fused* one;
-`walk` runs many members over one batch and computes each common prefix once (`prefix_tree` is that plan as data);
+`run_stem`, `run_item` and `run_head` are the forward of stem, item and head, in a plain *reference* form and a *fused*
+one; `walk` runs many members over one batch and computes each common prefix once (`prefix_tree` is that plan as data);
 `InputTransform` turns stored images into what networks read. `set_kernels` chooses what runs the passes between the
-products of the fused form: PyTorch (at first) or compiled kernels.
+products of the fused form: PyTorch (the default) or compiled kernels.
 """
 
 from graftwork.networks.execution._input import InputTransform

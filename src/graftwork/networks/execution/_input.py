@@ -12,8 +12,8 @@ class InputTransform:
     """Scale stored bytes and normalise each channel.
 
     Args:
-        mean: Per channel, of values scaled to [0, 1].
-        std: Per channel, likewise; greater than 0.
+        mean: Mean of each channel, of values scaled to [0, 1].
+        std: Standard deviation of each channel, likewise; greater than 0.
     """
 
     mean: tuple[float, ...]

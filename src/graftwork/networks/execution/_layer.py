@@ -52,31 +52,31 @@ def run_item(item: Layer | Pool, x: Tensor, weights: Weights, settings: Settings
     return _fused_layer(item, x, weights, settings)
 
 
-def _half(tensor: Tensor, part: slice, *, dim: int = 0) -> Tensor:
+def _half(tensor: Tensor, channels: slice, *, dim: int = 0) -> Tensor:
     """One twin half as a tensor of its own: products may round differently where memory is aligned differently."""
-    return (tensor[part] if dim == 0 else tensor[:, part]).clone()
+    return (tensor[channels] if dim == 0 else tensor[:, channels]).clone()
 
 
 def _reference_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    """Every half of every block apart: twins give the same bits, so their difference is exactly zero."""
+    """Run every half of every block apart: twins give the same bits, so their difference is exactly zero."""
     out = F.pad(x, (0, 0, 0, 0, 0, layer.out_channels - x.shape[1]))
     for block in layer.blocks:
         entry = weights[block.id]
         half = block.hidden_channels // 2
-        parts = []
-        for number, part in enumerate((slice(0, half), slice(half, None))):
-            bias = _half(entry["filter_bias"], part) if "filter_bias" in entry else None
-            hidden = F.conv2d(x, _half(entry["filter"], part), bias, padding=block.kernel_size // 2)
+        twins = []
+        for number, channels in enumerate((slice(0, half), slice(half, None))):
+            bias = _half(entry["filter_bias"], channels) if "filter_bias" in entry else None
+            hidden = F.conv2d(x, _half(entry["filter"], channels), bias, padding=block.kernel_size // 2)
             hidden = normalise(hidden, (block.id,), weights, settings, half=number)
             hidden = activate(hidden, settings.activation)
-            parts.append(F.conv2d(hidden, _half(entry["mixing"], part, dim=1)))
-        written = parts[0] + parts[1] + entry["bias"].view(-1, 1, 1)
+            twins.append(F.conv2d(hidden, _half(entry["mixing"], channels, dim=1)))
+        written = twins[0] + twins[1] + entry["bias"].view(-1, 1, 1)
         out = out + F.pad(written, (0, 0, 0, 0, block.start, layer.out_channels - block.stop))
     return out
 
 
 def _fused_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    """One convolution per kernel size, then one norm, one activation and one 1×1 convolution for the whole layer."""
+    """Run one convolution per kernel size, then one norm, activation and 1×1 convolution for the whole layer."""
     plan = arrange(layer, settings.norm)
     if _native(x, settings):
         return _run_native(plan, x, weights, settings)
@@ -93,13 +93,13 @@ def _fused_layer(layer: Layer, x: Tensor, weights: Weights, settings: Settings) 
 
 
 def _native(x: Tensor, settings: Settings) -> bool:
-    """Whether the kernels take it: batch norm or none; gradients flow through batch statistics only."""
+    """Whether the kernels can run it: batch norm or none; gradients flow through batch statistics only."""
     fit = settings.norm in ("batch", "none") and (settings.mode == "train" or not torch.is_grad_enabled())
     return fit and can_run(x)
 
 
 def _run_native(plan: Arrangement, x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    """Run by the kernels, by the statistics that the mode asks for."""
+    """Run by the kernels, with the statistics that the mode asks for."""
     tensors = plan.tensors(weights)
     if settings.mode == "train" and torch.is_grad_enabled():
         return train_convolutions(x, plan, tensors, settings.activation)
@@ -115,7 +115,7 @@ def _run_native(plan: Arrangement, x: Tensor, weights: Weights, settings: Settin
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """For logits, made in the type of their weights: so small a product takes longer in bfloat16, and is rounded."""
+    """Switch autocast off for logits: so small a product takes longer in bfloat16, and is rounded."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -132,13 +132,13 @@ def penultimate_features(genome: Genome, x: Tensor, weights: Weights, settings: 
         return activate(F.linear(features, entry["hidden"], entry["hidden_bias"]), settings.activation)
     if settings.form == "reference":
         half = head.hidden_features // 2
-        parts = []
-        for number, part in enumerate((slice(0, half), slice(half, None))):
-            bias = _half(entry["hidden_bias"], part) if "hidden_bias" in entry else None
-            hidden = F.linear(features, _half(entry["hidden"], part), bias)
+        twins = []
+        for number, rows in enumerate((slice(0, half), slice(half, None))):
+            bias = _half(entry["hidden_bias"], rows) if "hidden_bias" in entry else None
+            hidden = F.linear(features, _half(entry["hidden"], rows), bias)
             hidden = normalise(hidden, (head.id,), weights, settings, half=number)
-            parts.append(activate(hidden, settings.activation))
-        return torch.cat(parts, dim=1)
+            twins.append(activate(hidden, settings.activation))
+        return torch.cat(twins, dim=1)
     hidden = F.linear(features, entry["hidden"], entry.get("hidden_bias"))
     return activate(normalise(hidden, (head.id,), weights, settings), settings.activation)
 
@@ -150,8 +150,8 @@ def run_head(genome: Genome, x: Tensor, weights: Weights, settings: Settings) ->
     with _without_autocast(x):
         if head.kind == "r2r" and settings.form == "reference":
             halves = [slice(0, head.hidden_features // 2), slice(head.hidden_features // 2, None)]
-            parts = [F.linear(_half(hidden, part, dim=1), _half(entry["weight"], part, dim=1)) for part in halves]
-            logits = parts[0] + parts[1] + entry["bias"]
+            twins = [F.linear(_half(hidden, half, dim=1), _half(entry["weight"], half, dim=1)) for half in halves]
+            logits = twins[0] + twins[1] + entry["bias"]
         else:
             logits = F.linear(hidden, entry["weight"], entry["bias"])
     return logits if head.scale == 1 else logits * head.scale
@@ -177,6 +177,9 @@ def cancelled_scale(
         weights: The bank.
         settings: How to run.
         blocks: Ids of blocks whose twin halves cancel.
+
+    Returns:
+        The largest sum over all positions; 0 without such blocks.
     """
     largest = 0.0
     x = run_stem(genome.stem, x, weights, settings)

@@ -1,9 +1,28 @@
-"""A layer of one kernel call a pass: the fused form by `graftwork.networks.kernels`, forward and backward.
+"""A layer with one kernel call for each pass: the fused form by `graftwork.networks.kernels`, forward and backward.
 
-The convolutions that make volumes stay PyTorch's; what lies between them (statistics, normalisation, activation, the
-1×1 convolution that mixes hidden channels, residual, pooling, and the way back through them) are the passes of the
-kernels. Hidden channels are never all in memory: the way back computes them again, a tile of pixels at a time.
+The convolutions that make volumes stay PyTorch's. What lies between them (statistics, normalisation, activation, the
+1×1 convolution that mixes hidden channels, residual, pooling, and the way back through them) is done by the passes of
+the kernels. Hidden channels are never all in memory: the way back computes them again, a tile of pixels at a time.
 """
+
+# A worked example: the layer of `_arrange` (16 → 32 channels; 3×3 blocks a and c, a 5×5 block b; 18 hidden channels) on
+# x [B, 16, H, W]. Forward (`_forward`):
+#
+#     source     x in the products' type                                           [B, 16, H, W]
+#     volumes    conv 3×3 of a and c, conv 5×5 of b                                [B, 12, H, W], [B, 6, H, W]
+#     tables     mean, variance, scale, shift of hidden channels 0:12 and 12:18    [4, 12], [4, 6]
+#     out        mixing [32, 18] · σ(volume · scale + shift) + bias,               [B, 32, H, W]
+#                plus source on the first 16 channels; one pass (`Kernels.mix`) over tiles of pixels, so σ(…) with
+#                its 18 channels exists for one tile only
+#
+# Backward (`_Trained.backward`), from the gradient by out [B, 32, H, W]:
+#
+#     ds         by the volumes, through mixing, σ and the norm (`mix_backward`)   [B, 12, H, W], [B, 6, H, W]
+#                and in the same pass by norm [2, 18], mixing [32, 18, 1, 1] and mixing bias [32]
+#     d_filters  by the filters                                                    [12, 16, 3, 3], [6, 16, 5, 5]
+#     d_x        the sum of both convolutions' gradients by x, plus the            [B, 16, H, W]
+#                residual's: the first 16 channels of the gradient
+#     apart      `Arrangement.take_apart` gives blocks a, c and b what is theirs: 15 tensors
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,18 +43,18 @@ _active: list[Kernels] = []
 
 
 def set_kernels(kernels: Kernels | None) -> None:
-    """Run fused layers by these kernels wherever they can (``None``: by PyTorch's operations). Of the whole process."""
+    """Run fused layers by these kernels where possible (``None``: by PyTorch's operations), in the whole process."""
     _active[:] = [] if kernels is None else [kernels]
 
 
 def get_kernels() -> Kernels | None:
-    """The kernels that `set_kernels` chose last; ``None`` at first."""
+    """The kernels that `set_kernels` chose last; ``None`` before."""
     return _active[0] if _active else None
 
 
 @contextmanager
 def using_kernels(kernels: Kernels | None) -> Iterator[None]:
-    """`set_kernels` for the time of a ``with`` block; then as before."""
+    """Set the kernels for a ``with`` block; afterwards those from before are back."""
     before = get_kernels()
     set_kernels(kernels)
     try:
@@ -45,19 +64,19 @@ def using_kernels(kernels: Kernels | None) -> Iterator[None]:
 
 
 def _compute_type(x: Tensor) -> torch.dtype:
-    """What products run in: autocast's type, or the input's."""
+    """The type that products run in: autocast's, or the input's."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def can_run(x: Tensor) -> bool:
-    """Whether there are kernels, and ``x`` [B, C, H, W] is of a kind that they take."""
+    """Whether there are kernels, and they can run on ``x`` [B, C, H, W]."""
     if not _active or type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.numel() == 0:
         return False  # other classes are tracers: they have no memory to walk through
     return Kernels.supports(_compute_type(x))
 
 
 Norming = Callable[[Tensor, slice], Tensor]
-"""The table by which one volume is normalised (see `Kernels.normaliser`): of it, and which hidden channels it makes."""
+"""A volume, and which hidden channels it holds → the table that normalises it (see `Kernels.normaliser`)."""
 
 
 def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,9 +125,9 @@ def _forward(
     volumes = [_conv(source, one, pad) for one, pad in zip(filters, paddings, strict=True)]
     tables, first = [], 0
     for volume in volumes:
-        part = slice(first, first + volume.shape[1])
-        tables.append(norming(volume, part))
-        first = part.stop
+        channels = slice(first, first + volume.shape[1])
+        tables.append(norming(volume, channels))
+        first = channels.stop
     if layer.mixing is None or layer.mixing_bias is None:
         out = kernels.forward(volumes[0], tables[0], activation)
         return _Run(source, filters, None, volumes, tables, out)
@@ -118,19 +137,19 @@ def _forward(
 
 
 def _by_batch(kernels: Kernels, layer: Convolutions) -> Norming:
-    """Batch statistics; or none."""
+    """Normalise by batch statistics, or only add the bias where there is no norm."""
 
-    def norming(volume: Tensor, part: slice) -> Tensor:
+    def norming(volume: Tensor, channels: slice) -> Tensor:
         if layer.weight is not None:
-            return kernels.normaliser(volume, layer.weight[part], layer.bias[part])
+            return kernels.normaliser(volume, layer.weight[channels], layer.bias[channels])
         ones = torch.ones(volume.shape[1])
-        return torch.stack((torch.zeros_like(ones), ones, ones, layer.bias[part]))
+        return torch.stack((torch.zeros_like(ones), ones, ones, layer.bias[channels]))
 
     return norming
 
 
 class _Trained(torch.autograd.Function):
-    """`_forward` of blocks by batch statistics, and the way back to their tensors."""
+    """`_forward` with batch statistics, and the way back to the blocks' tensors."""
 
     @staticmethod
     def forward(
@@ -167,12 +186,12 @@ class _Trained(torch.autograd.Function):
         if mixing is not None and d_x is not None:
             kernels.add(d_x, gradient)
         d_weight = None if weight is None else by_norm[0]
-        parted = plan.take_apart(d_filters, d_weight, by_norm[1], d_mixing, d_mixing_bias)
-        return None if d_x is None else d_x.to(ctx.in_type), None, None, None, *parted
+        by_tensor = plan.take_apart(d_filters, d_weight, by_norm[1], d_mixing, d_mixing_bias)
+        return None if d_x is None else d_x.to(ctx.in_type), None, None, None, *by_tensor
 
 
 def _sum(kernels: Kernels, total: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """Their sum, in the first one's memory; ``None`` is nothing."""
+    """Add ``more`` to ``total`` in place; ``None`` counts as zero."""
     if more is None:
         return total
     more = _dense(more, more.dtype)
@@ -182,13 +201,13 @@ def _sum(kernels: Kernels, total: Tensor | None, more: Tensor | None) -> Tensor 
 
 
 def train_convolutions(x: Tensor, plan: Arrangement, tensors: Sequence[Tensor], activation: Activation) -> Tensor:
-    """Run a layer or a stem by the kernels and the statistics of the batch, if it has a norm; gradients flow.
+    """Run a layer or a stem by the kernels, normalised by the batch if it has a norm; gradients flow.
 
     Args:
-        x: [B, C, H, W], for which `can_run` holds.
-        plan: Where its blocks stand.
-        tensors: Of the blocks, as the plan gives them.
-        activation: σ.
+        x: Input [B, C, H, W] for which `can_run` holds.
+        plan: Where the blocks stand.
+        tensors: Tensors of the blocks, as `Arrangement.tensors` gives them.
+        activation: Activation σ.
 
     Returns:
         The output [B, out, H, W].
@@ -207,10 +226,10 @@ def run_convolutions(
     """Run a layer or a stem by the kernels; gradients do not flow.
 
     Args:
-        x: [B, C, H, W], for which `can_run` holds.
-        layer: Its tensors.
-        paddings: Of the convolution of each kernel size.
-        activation: σ.
+        x: Input [B, C, H, W] for which `can_run` holds.
+        layer: Tensors of the fused layer.
+        paddings: Padding of the convolution of each kernel size.
+        activation: Activation σ.
         norming: How volumes are normalised. ``None``: by the batch, or not at all where there is no norm.
 
     Returns:
@@ -221,17 +240,17 @@ def run_convolutions(
 
 
 def by_statistics(weight: Tensor, bias: Tensor, ids: Sequence[BlockId], statistics: Statistics) -> Norming:
-    """Normalise by running statistics of some entries, whose channels lie side by side."""
+    """Normalise by the running statistics of some entries, whose channels lie side by side."""
     mean, variance = (join([statistics[block_id][number] for block_id in ids]).float() for number in (0, 1))
     scale = weight * torch.rsqrt(variance + EPSILON)
     table = torch.stack((mean, variance, scale, bias - mean * scale))
-    return lambda volume, part: table[:, part].contiguous()
+    return lambda volume, channels: table[:, channels].contiguous()
 
 
 def write_statistics(
     statistics: Statistics, ids: Sequence[BlockId], widths: Sequence[int], tables: Sequence[Tensor], *, num_values: int
 ) -> None:
-    """Store what a pass found: mean and unbiased variance of each entry, over so many values a channel."""
+    """Store what a pass found: mean and unbiased variance of each entry, over ``num_values`` values per channel."""
     mean, variance, *_ = join(tables, 1)
     variance = variance * (num_values / max(1, num_values - 1))
     pieces = zip(ids, torch.split(mean, list(widths)), torch.split(variance, list(widths)), strict=True)

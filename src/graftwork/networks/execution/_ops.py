@@ -35,10 +35,10 @@ class Settings:
     Args:
         mode: ``"train"`` normalises by the batch and writes nothing; ``"evaluate"`` by ``statistics``;
             ``"calibrate"`` by the batch, and writes what it found into ``statistics``.
-        form: ``"reference"`` multiplies every half of every block apart; ``"fused"`` all blocks of a layer at once.
-        activation: Of the genome.
-        norm: Of the genome.
-        statistics: Of the member.
+        form: ``"reference"`` runs every half of every block apart; ``"fused"`` all blocks of a layer at once.
+        activation: The genome's activation.
+        norm: The genome's norm.
+        statistics: The member's running statistics.
     """
 
     mode: Mode
@@ -53,13 +53,13 @@ def activate(hidden: Tensor, activation: Activation) -> Tensor:
     return _ACTIVATIONS[activation](hidden)
 
 
-def join(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors one after the other; a lone one is itself."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+def join(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Concatenate tensors; a lone one is returned as it is."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
 
 
 def gather(weights: Weights, ids: Sequence[BlockId], name: str) -> Tensor:
-    """The tensors of this name of some entries, one after the other."""
+    """Concatenate the tensors of one name of some entries."""
     return join([weights[block_id][name] for block_id in ids])
 
 
@@ -74,7 +74,7 @@ def normalise(
     """Normalise the hidden volumes of some entries, which lie side by side in ``hidden``.
 
     Args:
-        hidden: [B, channels, …], the volumes of ``ids`` in this order.
+        hidden: Volumes [B, channels, …] of ``ids``, in this order.
         ids: Entries that have ``norm_weight`` and ``norm_bias``.
         weights: The bank.
         settings: Norm, mode and statistics.
@@ -87,11 +87,11 @@ def normalise(
         return hidden
     scales = [weights[block_id]["norm_weight"] for block_id in ids]
     widths = [scale.shape[0] for scale in scales]
-    part = slice(None) if half is None else slice(half * widths[0] // 2, (half + 1) * widths[0] // 2)
-    weight = join(scales)[part]
-    bias = join([weights[block_id]["norm_bias"] for block_id in ids])[part]
+    channels = slice(None) if half is None else slice(half * widths[0] // 2, (half + 1) * widths[0] // 2)
+    weight = join(scales)[channels]
+    bias = join([weights[block_id]["norm_bias"] for block_id in ids])[channels]
     if settings.norm == "batch":
-        return _batch_norm(hidden, ids, weight, bias, widths, part, settings)
+        return _batch_norm(hidden, ids, weight, bias, widths, channels, settings)
     if settings.norm == "instance":
         return torch.group_norm(hidden, hidden.shape[1], weight, bias, EPSILON)
     return _layer_norm(hidden, weight, bias, [hidden.shape[1]] if half is not None else _halves(widths))
@@ -102,12 +102,12 @@ def _halves(widths: Sequence[int]) -> list[int]:
 
 
 def _layer_norm(hidden: Tensor, weight: Tensor, bias: Tensor, groups: Sequence[int]) -> Tensor:
-    """Layer norm over channels and positions inside each group of channels, so that halves and blocks never mix."""
+    """Normalise over channels and positions inside each group of channels, so that halves and blocks never mix."""
     if len(set(groups)) == 1:
         return torch.group_norm(hidden, len(groups), weight, bias, EPSILON)
     sizes = list(groups)
-    parts = zip(torch.split(hidden, sizes, 1), torch.split(weight, sizes), torch.split(bias, sizes), strict=True)
-    return torch.cat([torch.group_norm(h, 1, w, b, EPSILON) for h, w, b in parts], dim=1)
+    split = zip(torch.split(hidden, sizes, 1), torch.split(weight, sizes), torch.split(bias, sizes), strict=True)
+    return torch.cat([torch.group_norm(h, 1, w, b, EPSILON) for h, w, b in split], dim=1)
 
 
 def _batch_norm(
@@ -116,24 +116,24 @@ def _batch_norm(
     weight: Tensor,
     bias: Tensor,
     widths: Sequence[int],
-    part: slice,
+    channels: slice,
     settings: Settings,
 ) -> Tensor:
     if settings.mode == "train":
         return F.batch_norm(hidden, None, None, weight, bias, training=True, eps=EPSILON)
     statistics = settings.statistics
     if settings.mode == "evaluate":
-        mean = join([statistics[block_id][0] for block_id in ids])[part]
-        variance = join([statistics[block_id][1] for block_id in ids])[part]
+        mean = join([statistics[block_id][0] for block_id in ids])[channels]
+        variance = join([statistics[block_id][1] for block_id in ids])[channels]
         return F.batch_norm(hidden, mean, variance, weight, bias, training=False, eps=EPSILON)
     mean, variance = torch.zeros_like(weight).detach(), torch.ones_like(weight).detach()
     out = F.batch_norm(hidden, mean, variance, weight, bias, training=True, momentum=1.0, eps=EPSILON)
-    if part == slice(None):
+    if channels == slice(None):
         pieces = zip(ids, torch.split(mean, list(widths)), torch.split(variance, list(widths)), strict=True)
         statistics.update({block_id: (m.clone(), v.clone()) for block_id, m, v in pieces})
     else:
         old = statistics.get(ids[0], (mean.new_zeros(widths[0]), mean.new_ones(widths[0])))
         filled = tuple(value.to(mean, copy=True) for value in old)
-        filled[0][part], filled[1][part] = mean, variance
+        filled[0][channels], filled[1][channels] = mean, variance
         statistics[ids[0]] = (filled[0], filled[1])
     return out

@@ -1,4 +1,4 @@
-"""The trie of genomes that `walk` goes down, as data: for whoever writes it out instead of running it."""
+"""The trie of genomes that `walk` goes down, as data: for exports, which write it out instead of running it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from graftwork.networks.execution._walk import Runnable, item_groups, root_group
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of items that some members run on the same activations.
+    """A run of consecutive items that some members share on the same activations.
 
     Args:
         parent: Index of the segment whose output it reads; ``None``: it begins with the stem and reads the images.
-        members: Indices of those that run it.
+        members: Indices of the members that run it.
         start: Position of its first item in their bodies.
         stop: Position after its last item.
-        ends: Those of them whose head comes next.
+        ends: Indices of the members whose head comes next.
     """
 
     parent: int | None
@@ -26,7 +26,7 @@ class Segment:
 
 
 def prefix_tree(members: Sequence[Runnable]) -> list[Segment]:
-    """Every shared prefix once, as `walk` runs it in evaluation mode; parents come before their children."""
+    """Segments in which every shared prefix stands once, as `walk` runs it in evaluation mode; parents come first."""
     segments: list[Segment] = []
     for group in root_groups(members, "evaluate"):
         _grow(segments, None, members, group, 0)

@@ -5,6 +5,21 @@ walk goes down the trie of genomes depth first, so at most one path of activatio
 code on the same tensors as in a member's own forward, so the result is the same to the bit.
 """
 
+# A worked example. Members 0: A, pool, B; 1: A, pool, B' (B with a grafted block); 2: A, pool, B, C. The walk goes
+#
+#     stem                      0, 1, 2
+#     └─ A                      0, 1, 2
+#        └─ pool                0, 1, 2
+#           ├─ B                0, 2
+#           │  ├─ head          0        yields (0, logits)
+#           │  └─ C             2
+#           │     └─ head       2        yields (2, logits)
+#           └─ B'               1
+#              └─ head          1        yields (1, logits)
+#
+# and runs 5 items instead of the 10 of three forwards. While C runs, only the outputs of stem, A, pool and B are held.
+# In evaluation mode 0 and 2 part at B already if their running statistics of B differ.
+
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
@@ -17,7 +32,7 @@ from graftwork.networks.genome import Genome, Layer, Pool, flops_per_item
 from graftwork.typing import BlockId
 
 Output = Literal["logits", "penultimate"]
-"""What is computed of a member: logits [B, classes], or what its last linear layer receives [B, features]."""
+"""What is computed for a member: logits [B, classes], or what its last linear layer receives [B, features]."""
 
 
 class Runnable(Protocol):
@@ -44,7 +59,10 @@ def _same_statistics(one: Statistics, other: Statistics, ids: Sequence[BlockId])
 def item_groups(
     members: Sequence[Runnable], indices: Sequence[int], position: int, mode: Mode
 ) -> list[tuple[Layer | Pool | None, list[int]]]:
-    """Split members by their item at ``position`` (``None``: the head comes next); statistics count unless written."""
+    """Split members by their item at ``position`` (``None``: the head comes next).
+
+    In evaluation mode, which reads running statistics, members of one group agree on those of the item, too.
+    """
     groups: list[tuple[Layer | Pool | None, list[int]]] = []
     for index in indices:
         genome = members[index].genome
@@ -73,10 +91,10 @@ def walk(
     """Run every member over one batch.
 
     Args:
-        members: All over the same bank.
+        members: Members over one bank.
         x: Images [B, C, H, W].
         mode: As in `Settings`; with ``"calibrate"`` every member's statistics are rewritten on the way.
-        output: What to compute of each member.
+        output: What to compute for each member.
 
     Yields:
         Index of a member and its output; each member once, in the order of the trie.
@@ -90,7 +108,7 @@ def walk(
 
 
 def root_groups(members: Sequence[Runnable], mode: Mode) -> list[list[int]]:
-    """Split members by what they begin with: the stem, and what holds for the whole network."""
+    """Split members by their stem and by what holds for the whole network: input, activation, norm and form."""
     roots: list[list[int]] = []
     for index, member in enumerate(members):
         for group in roots:
@@ -124,13 +142,13 @@ def _descend(
             yield from _descend(members, group, position + 1, out, mode, output)
             continue
         last = run_head if output == "logits" else penultimate_features
-        for index in group:  # heads are small: each runs for itself
+        for index in group:  # heads are small: every member runs its own
             member = members[index]
             yield index, last(member.genome, x, member.weights, member.settings(mode))
 
 
 def shared_flops(genomes: Sequence[Genome]) -> int:
-    """FLOPs of one walk over one image: every shared prefix once, every head."""
+    """FLOPs of one walk over one image: every shared prefix once, and every head."""
     seen: dict[tuple[object, ...], int] = {}
     total = 0
     for genome in genomes:

@@ -1,7 +1,7 @@
 """What a network *is*: frozen plain data, no tensors.
 
-A `Genome` is a `Stem`, a body of `Layer` and `Pool` items, and a `Head`. A layer is a zero-padded residual plus a sum
-of `Block` parts, each of which names a `BlockId`: two genomes share weights exactly where they name the same id.
+A `Genome` is a `Stem`, a body of `Layer` and `Pool` items, and a `Head`. A layer is a zero-padded residual plus the sum
+of its blocks. Each `Block` names a `BlockId`: two genomes share weights exactly where they name the same id.
 Analytic costs (`forward_flops`, `num_parameters`, `receptive_field`) live here because they need nothing else.
 """
 

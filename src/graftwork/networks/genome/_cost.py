@@ -62,7 +62,7 @@ def _block_parameters(block: Block, in_channels: int, *, normed: bool) -> int:
 
 
 def parameters_per_item(genome: Genome) -> tuple[int, ...]:
-    """Parameters of the stem, of each item of the body, and of the head; the fixed filters of a stem count."""
+    """Parameters of the stem, of each item of the body, and of the head; fixed filters of a stem are counted."""
     normed = genome.norm != "none"
     stem = genome.stem
     taps = genome.input_shape[0] * stem.kernel_size**2

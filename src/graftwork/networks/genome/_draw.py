@@ -55,7 +55,7 @@ def draw(genome: Genome) -> str:
 
 
 def _common_text(genome: Genome, others: set[Block]) -> str:
-    """The body without the blocks that only this genome has, in order: what growth leaves alone."""
+    """The body in order, without the blocks that only this genome has: what growth leaves alone."""
     texts = []
     for item in genome.body:
         if isinstance(item, Pool):
@@ -68,9 +68,9 @@ def _common_text(genome: Genome, others: set[Block]) -> str:
 
 
 def diff(parent: Genome, child: Genome) -> str:
-    """What ``child`` has that ``parent`` has not, and the other way round, as lines of ``+`` and ``-``.
+    """What ``child`` has and ``parent`` lacks (lines of ``+``), and the reverse (lines of ``-``).
 
-    Layers are matched by the blocks that they share; an empty string means equal.
+    Layers are matched by the blocks that they share; an empty string means that the two are equal.
     """
     lines = [
         f"- {name}: {getattr(parent, name)}\n+ {name}: {getattr(child, name)}"

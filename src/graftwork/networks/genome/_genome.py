@@ -11,7 +11,7 @@ from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem, che
 from graftwork.typing import ACTIVATIONS, NORMS, Activation, BlockId, Norm, Shape
 
 FORMAT_VERSION = 1
-"""Version of the JSON form; raised when old readers would misread new files."""
+"""Version of the JSON form; it goes up when old readers would misread new files."""
 
 
 class Step(NamedTuple):
@@ -31,10 +31,10 @@ class Genome:
         input_shape: Channels, height and width of the images.
         num_classes: Number of classes, at least 2.
         body: Layers and pools in order.
-        stem: What comes before them.
-        head: The classifier after them.
-        activation: Used everywhere in the network.
-        norm: Used inside every block; ``"layer"`` is taken inside each twin half.
+        stem: What comes before the body.
+        head: The classifier after the body.
+        activation: Activation everywhere in the network.
+        norm: Norm inside every block; ``"layer"`` is taken inside each twin half.
 
     Raises:
         GenomeError: If no such network exists; the message names the layer and block.
@@ -52,15 +52,15 @@ class Genome:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
         object.__setattr__(self, "body", tuple(self.body))
         if len(self.input_shape) != 3:
-            raise GenomeError(f"genome: input_shape must be (channels, height, width), got {self.input_shape!r}")
+            raise GenomeError(f"genome: input_shape: expected (channels, height, width), got {self.input_shape!r}")
         for name, size in zip(("channels", "height", "width"), self.input_shape, strict=True):
             check_positive(f"input {name}", size, "genome")
         if not isinstance(self.num_classes, int) or self.num_classes < 2:
-            raise GenomeError(f"genome: num_classes must be an integer >= 2, got {self.num_classes!r}")
+            raise GenomeError(f"genome: num_classes: expected an integer >= 2, got {self.num_classes!r}")
         check_choice("activation", self.activation, ACTIVATIONS, "genome")
         check_choice("norm", self.norm, NORMS, "genome")
         if not self.layers:
-            raise GenomeError("genome: needs at least one layer, got none")
+            raise GenomeError("genome: body: expected at least one layer, got none")
         self._check_ids()
         self._check_shapes()
 
@@ -74,7 +74,9 @@ class Genome:
                 named += [(block.id, f"layer {index}") for block in item.blocks]
         for block_id, where in named:
             if block_id in seen:
-                raise GenomeError(f"genome: id {block_id!r} is used twice, in {seen[block_id]} and in {where}")
+                raise GenomeError(
+                    f"genome: expected ids that differ, got {block_id!r} twice, in {seen[block_id]} and in {where}"
+                )
             seen[block_id] = where
 
     def _check_shapes(self) -> None:
@@ -82,32 +84,36 @@ class Genome:
         limit = 2 * channels * self.stem.kernel_size**2
         if self.stem.kind == "whiten" and self.stem.out_channels > limit:
             raise GenomeError(
-                f"stem: patches of {channels}x{self.stem.kernel_size}x{self.stem.kernel_size} have {limit // 2} "
-                f"whitening filters, so out_channels is at most {limit}, got {self.stem.out_channels}"
+                f"stem: out_channels: expected at most {limit}, as patches of "
+                f"{channels}x{self.stem.kernel_size}x{self.stem.kernel_size} have {limit // 2} whitening filters, "
+                f"got {self.stem.out_channels}"
             )
         if self.stem.kind == "whiten" and self.stem.kernel_size > min(height, width):
             raise GenomeError(
-                f"stem: whitening patches of {self.stem.kernel_size}x{self.stem.kernel_size} pixels do not fit into "
-                f"{height}x{width} images; take a smaller kernel_size"
+                f"stem: kernel_size: expected whitening patches that fit into {height}x{width} images, got "
+                f"{self.stem.kernel_size}x{self.stem.kernel_size}; take a smaller kernel_size"
             )
         if self.norm == "layer" and self.stem.kind == "conv":
             check_even("out_channels", self.stem.out_channels, "stem under layer norm")
         if self.norm == "instance" and self.head.kind == "r2r":
             raise GenomeError(
-                "head: kind 'r2r' under norm 'instance' normalises each feature by itself, which leaves a constant; "
-                "take another norm, or head kind 'linear' or 'mlp'"
+                "head: kind: expected 'linear' or 'mlp' under norm 'instance', got 'r2r', whose features would be "
+                "normalised one by one to a constant; take another norm or kind"
             )
         if min(self.stem_shape[1:]) < 1:
-            raise GenomeError(f"stem: kernel of {self.stem.kernel_size} on {height}x{width} images leaves nothing")
+            raise GenomeError(
+                f"stem: kernel_size: expected one that leaves something of {height}x{width} images, "
+                f"got {self.stem.kernel_size}"
+            )
         for step in self.steps():
             if min(step.out_shape[1:]) < 1:
                 raise GenomeError(
-                    f"pool {step.position}: {step.item!r} on "
-                    f"{step.in_shape[1]}x{step.in_shape[2]} leaves nothing; take out a pool"
+                    f"pool {step.position}: expected one that leaves something of its "
+                    f"{step.in_shape[1]}x{step.in_shape[2]} input, got {step.item!r}; take out a pool"
                 )
             if isinstance(step.item, Layer) and step.item.out_channels < step.in_shape[0]:
                 raise GenomeError(
-                    f"layer {step.position}: out_channels must be at least the {step.in_shape[0]} channels of its "
+                    f"layer {step.position}: out_channels: expected at least the {step.in_shape[0]} channels of its "
                     f"input (the residual is padded, never cut), got {step.item.out_channels}"
                 )
 
@@ -168,15 +174,15 @@ class Genome:
         return replace(self, **changes)
 
     def at_size(self, height: int, width: int) -> "Genome":
-        """The same network for images of another size: the same parameters where it pools globally.
+        """The same network, with the same parameters, for images of another size.
 
         Raises:
             GenomeError: If the head has a weight for every position, or too little is left of the images.
         """
         if self.head.pooling == "none":
             raise GenomeError(
-                f"genome: images of {height}x{width} need a head that pools globally (avg or max); it has a weight "
-                f"for every position of {self.input_shape[1]}x{self.input_shape[2]} images"
+                f"genome: expected a head that pools globally (avg or max) for images of {height}x{width}, got one "
+                f"with a weight for every position of {self.input_shape[1]}x{self.input_shape[2]} images"
             )
         return self.replace(input_shape=(self.input_shape[0], height, width))
 
@@ -222,15 +228,19 @@ class Genome:
                 norm=data["norm"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise GenomeError(f"genome: not the JSON of a genome: {error}") from error
+            raise GenomeError(f"genome: expected what to_dict writes, got something else: {error}") from error
 
     @classmethod
     def from_json(cls, text: str) -> "Genome":
-        """Read what `to_json` wrote; raises `GenomeError` where it is no genome."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            GenomeError: If the text is not JSON, or not that of a genome.
+        """
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise GenomeError(f"genome: not JSON: {error}") from error
+            raise GenomeError(f"genome: expected JSON, got something else: {error}") from error
         return cls.from_dict(data)
 
     @property
@@ -250,5 +260,5 @@ def _item(entry: dict[str, Any]) -> Layer | Pool:
     if kind == "pool":
         return Pool(**fields)
     if kind != "layer":
-        raise GenomeError(f"genome: an item of the body is a layer or a pool, got {kind!r}")
+        raise GenomeError(f"genome: body: expected a layer or a pool, got {kind!r}")
     return Layer(fields.pop("out_channels"), tuple(Block(**block) for block in fields.pop("blocks")), **fields)

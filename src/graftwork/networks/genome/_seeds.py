@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from graftwork.errors import GenomeError
+from graftwork.errors import GenomeError, did_you_mean
 from graftwork.networks.genome._genome import Genome
 from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem
 from graftwork.typing import BlockId, Shape
@@ -32,15 +32,15 @@ def poster(input_shape: Shape, num_classes: int) -> Genome:
 
 
 def base(input_shape: Shape, num_classes: int) -> Genome:
-    """The poster's base network: as h_i with six layers, 3×3 kernels only."""
+    """The poster's base network: like h_i, with six layers, 3×3 kernels only."""
     return _poster(input_shape, num_classes, per_stage=2)
 
 
 def default(input_shape: Shape, num_classes: int) -> Genome:
-    """The default recipe's: a whitening stem, three stages of 3×3 blocks, a linear head behind a global max-pool.
+    """The default recipe's seed: a whitening stem, three stages of 3×3 blocks, a linear head after a global max-pool.
 
     Widths 32, 128 and 192, five layers: the shape of a quarter-size airbench94 (Jordan 2024) as a stack of residual R2R
-    layers, its last stage wider. Small images keep their size in the stem and lose the last pools.
+    layers, with a wider last stage. Small images keep their size in the stem, and get fewer pools.
     """
     channels, side = input_shape[0], min(input_shape[1:])
     stem_kernel = 2 if side >= 16 else 3
@@ -69,11 +69,11 @@ def seed_genome(name: str, input_shape: Shape, num_classes: int) -> Genome:
     Args:
         name: ``"poster"`` (h_i), ``"base"`` (six layers) or ``"default"`` (the default recipe's).
         input_shape: Channels, height and width; pools that would leave nothing are left out.
-        num_classes: At least 2.
+        num_classes: Number of classes, at least 2.
 
     Raises:
         GenomeError: If the name is unknown.
     """
     if name not in SEEDS:
-        raise GenomeError(f"seed genome: expected one of {', '.join(SEEDS)}, got {name!r}")
+        raise GenomeError(f"seed genome: expected one of {', '.join(SEEDS)}, got {name!r}{did_you_mean(name, SEEDS)}")
     return SEEDS[name](input_shape, num_classes)

@@ -22,11 +22,11 @@ from graftwork.networks.kernels._kernels import Kernels
 _log = logging.getLogger(__name__)
 
 _SOURCES = ("kernels.c", "passes.h", "mixing.h")
-# errno and floating-point traps are given up: nobody reads them here, and they stand in the way of vectors
+# without errno and floating-point traps, which nobody reads here: they prevent vector instructions
 _FLAGS = ("-O2", "-std=gnu11", "-c", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _TARGETS = (("-march=native", "-fopenmp"), ("-march=native",), ())
 """Tried in this order until one compiles and loads."""
-_LIMIT_SECONDS = 900  # a few seconds as a rule; a machine may be busy
+_LIMIT_SECONDS = 900  # usually a few seconds; a machine may be busy
 
 
 def _compiler() -> list[str]:
@@ -40,7 +40,7 @@ def _compiler() -> list[str]:
 
 
 def _processor() -> str:
-    """What decides which instructions ``-march=native`` may use: a cache may be shared by unlike machines."""
+    """What decides which instructions ``-march=native`` may use, as machines that differ may share a cache."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
     features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
@@ -54,8 +54,8 @@ def _source(name: str) -> str:
 def _compile(compiler: Sequence[str], folder: Path, library: Path) -> bool:
     """Compile aside and rename, so that another process never loads half a file.
 
-    The library is linked without an OpenMP runtime: its calls are bound, when it is loaded, to the one that PyTorch has
-    brought. So both deal their work to the same threads. Where that fails, one thread does all the passes.
+    The library is linked without an OpenMP runtime: when it is loaded, its calls are bound to the runtime that PyTorch
+    has loaded, so that both deal their work to the same threads. Where that fails, one thread does all the passes.
     """
     aside = folder / f"{library.stem}-{os.getpid()}"
     aside.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def _done(command: Sequence[str]) -> bool:
 
 
 def _loads(library: Path) -> bool:
-    """Whether everything that it calls is there; asked in a process of its own, which it may end."""
+    """Whether the library can be loaded, tried in a process of its own: a bad library may end it."""
     probe = "import ctypes, sys, torch; ctypes.CDLL(sys.argv[1])"  # torch brings the calls of OpenMP
     return _done([sys.executable, "-c", probe, str(library)])
 
@@ -129,11 +129,12 @@ def build(folder: Path) -> Kernels | None:
     """Compile the kernels (or take them from the cache), load them, and check them against PyTorch.
 
     Args:
-        folder: Of the cache; made if it is missing. The library's name is a hash of source, compiler and processor.
+        folder: Folder of the cache; made if it is missing. The library's name is a hash of source, compiler and
+            processor.
 
     Returns:
         The kernels; ``None`` where there is no compiler (``$CC``, or ``cc``, ``gcc``, ``clang``), it fails, the folder
-        can't be written, or the result differs from PyTorch's: the reason is logged, and everything runs without.
+        can't be written, or the result differs from PyTorch's. The reason is logged, and everything runs without them.
     """
     compiler = _compiler()
     if not compiler or sys.platform == "win32":

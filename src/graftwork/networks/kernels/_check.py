@@ -1,4 +1,4 @@
-"""Does a library do what PyTorch does? Asked once, when it is loaded."""
+"""Check that a library does what PyTorch does, once, when it is loaded."""
 
 import torch
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from graftwork.networks.kernels._kernels import EPSILON, Kernels
 from graftwork.typing import ACTIVATIONS, Activation
 
 _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Largest difference allowed for values of size 1: far above rounding, far below any mistake."""
+"""Largest difference allowed for values around 1: far above rounding, far below any mistake."""
 
 
 def _volume(generator: torch.Generator, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> torch.Tensor:
@@ -58,7 +58,7 @@ def _mixes(
     table: torch.Tensor,
     activation: Activation,
 ) -> list[bool]:
-    """Compare a layer of twice this volume; the gradients by the volumes are those before the norm."""
+    """Compare a layer made of this volume twice; the gradients by the volumes are those before the norm."""
     width, (_, _, scale, shift) = volume.shape[1], table.view(4, -1, 1, 1)
     mixing, bias = torch.randn(width, 2 * width, generator=generator) / width, torch.randn(width, generator=generator)
     mixing = mixing.to(volume.dtype).float()

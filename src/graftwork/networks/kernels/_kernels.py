@@ -40,11 +40,12 @@ class Kernels:
     """Passes over volumes: float32 or bfloat16 tensors [B, C, H, W] on the CPU, dense and channels-last in memory.
 
     Per-channel tensors are float32 [C] and dense. Nothing is checked here: callers (see `networks.execution`) make the
-    tensors. Rows are dealt to as many threads as PyTorch uses, of PyTorch's own OpenMP pool (another pool would fight
-    with it for the cores); sums are added in the order of the parts, so the same number of threads gives the same bits.
+    tensors. The rows are dealt in parts to as many threads as PyTorch uses, from PyTorch's own OpenMP pool (a second
+    pool would compete with it for the cores). Sums are added in the order of the parts, so the same number of threads
+    gives the same bits.
 
     Args:
-        library: kernels.c, compiled.
+        library: The compiled kernels.c.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -61,9 +62,9 @@ class Kernels:
         return function  # type: ignore[no-any-return]
 
     def _run(self, name: str, volume: Tensor, *arguments: object) -> None:
-        """A pass in the volume's type; a call of ctypes leaves Python's lock."""
+        """Run a pass in the volume's type; ctypes releases Python's lock during the call."""
         if self._functions[f"{name}_{_SUFFIXES[volume.dtype]}"](*arguments):
-            raise ResourceError("kernels: no memory for a few kilobytes; lower the batch size")
+            raise ResourceError("kernels: expected memory for a few kilobytes, got none; lower the batch size")
 
     @staticmethod
     def supports(dtype: torch.dtype) -> bool:
@@ -98,14 +99,14 @@ class Kernels:
 
         Args:
             volume: As in `forward`.
-            gradient: Of the loss by what `forward` gave.
+            gradient: Gradient of the loss by what `forward` gave.
             table: As in `forward`.
             activation: As in `forward`.
-            weight: Of the norm; ``None``: the table is taken as given.
+            weight: Weight of the norm; ``None``: the table is a constant.
 
         Returns:
-            The gradient by the volume, a new one; and float32 [2, C], by the norm's weight and bias. Without a norm, of
-            d = gradient · σ'(volume · scale + shift): d, and Σ d · (volume − mean) and Σ d.
+            A new volume, the gradient by ``volume``; and float32 [2, C], the gradients by the norm's weight and bias.
+            Without a norm, with d = gradient · σ'(volume · scale + shift): d; and Σ d · (volume − mean) and Σ d.
         """
         rows, width = _shape(volume)
         out, found = torch.empty_like(volume), torch.empty(2, width)
@@ -123,20 +124,20 @@ class Kernels:
         bias: Tensor,
         source: Tensor,
     ) -> Tensor:
-        """What a layer makes of its volumes: hidden channels as in `forward`, a 1×1 convolution, and the residual.
+        """The output of a layer, from its volumes: hidden channels as in `forward`, a 1×1 convolution, the residual.
 
         The hidden channels are never all in memory at once; `mix_backward` computes them again.
 
         Args:
-            volumes: Side by side they have the hidden channels H.
-            tables: One a volume.
-            activation: σ.
-            mixing: float32 [out, H]; rounded to the type of the volumes, as the hidden channels are.
-            bias: float32 [out].
-            source: [B, C, H, W], of the type of the volumes; added to the first channels of the output.
+            volumes: Volumes that side by side have the H hidden channels.
+            tables: The table of each volume.
+            activation: Activation σ.
+            mixing: Mixing filters, float32 [out, H]; rounded to the type of the volumes, as the hidden channels are.
+            bias: Mixing bias, float32 [out].
+            source: Input of the layer [B, C, H, W], of the volumes' type; added to the output's first channels.
 
         Returns:
-            [B, out, H, W], of the type of the volumes.
+            The output [B, out, H, W], of the volumes' type.
         """
         shape, hidden, out = _side_by_side(volumes, tables), mixing.shape[1], _with_width(volumes[0], len(mixing))
         rows, width = _shape(out)
@@ -161,11 +162,12 @@ class Kernels:
             tables: As in `mix`.
             activation: As in `mix`.
             mixing: As in `mix`.
-            gradient: Of the loss by what `mix` gave.
-            weight: As in `backward`, of all volumes: float32 [H].
+            gradient: Gradient of the loss by what `mix` gave.
+            weight: As in `backward`, for all volumes: float32 [H].
 
         Returns:
-            The gradients by the volumes, new ones; float32 [2, H], as in `backward`; by mixing [out, H, 1, 1]; by bias.
+            New volumes, the gradients by ``volumes``; float32 [2, H] as in `backward`; the gradients by ``mixing``
+            [out, H, 1, 1] and by ``bias``.
         """
         (rows, width), hidden = _shape(gradient), mixing.shape[1]
         ds = [torch.empty_like(volume) for volume in volumes]
@@ -185,7 +187,7 @@ class Kernels:
         self._run("add", out, out.data_ptr(), wide, x.data_ptr(), far, rows, width, self._parts(rows, width))
 
     def pool(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """2×2 max-pool [B, C, H // 2, W // 2], and which of the four was the largest: uint8, as many."""
+        """2×2 max-pool: [B, C, H // 2, W // 2], and for each value which of the four was the largest, uint8."""
         images, width, height, breadth = volume.shape
         out = _like(volume, (images, width, height // 2, breadth // 2))
         which = torch.empty(out.numel(), dtype=torch.uint8)
@@ -194,7 +196,7 @@ class Kernels:
         return out, which
 
     def unpool(self, gradient: Tensor, which: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient by the volume of `pool`, of the given shape."""
+        """The gradient by the volume that `pool` was given, which had this shape."""
         images, width, height, breadth = shape
         out = _like(gradient, tuple(shape))
         g, w, parts = gradient.data_ptr(), which.data_ptr(), self._parts(images, height * breadth * width)

@@ -6,6 +6,7 @@ new kind is one class, registered by `register_growth`.
 
 from graftwork.surgery.growths._deepen import Deepen
 from graftwork.surgery.growths._growth import KINDS, Edit, ModelGrowth, Subject, register_growth
+from graftwork.surgery.growths._insert_layers import InsertLayers
 from graftwork.surgery.growths._widen import Widen, Widening
 from graftwork.surgery.growths._widen_all import WidenAll
 
@@ -13,6 +14,7 @@ __all__ = [
     "KINDS",
     "Deepen",
     "Edit",
+    "InsertLayers",
     "ModelGrowth",
     "Subject",
     "Widen",

@@ -1,9 +1,10 @@
 """The edit that deepening makes: new blocks behind modules, whose forward passes through them."""
 
+import copy
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -67,15 +68,12 @@ class AddBlocks(Edit):
 
     def make(self, transaction: Transaction) -> list[str]:
         """See `Edit.make`."""
+        model = self._subject.model
         for block in self._blocks:
-            module = self._subject.model.get_submodule(block.after)
-            names: list[str] = []
-            transaction.step(
-                f"block after {block.after}",
-                partial(_graft, module, block, names),
-                partial(_ungraft, module, names),
-            )
-            adopt(transaction, self._subject.optimizers, self._subject.model, module, block.module)
+            _hang(transaction, model, block)
+            adopt(transaction, self._subject.optimizers, model, model.get_submodule(block.after), block.module)
+            for mirror in self._subject.mirrors:
+                _hang(transaction, mirror, replace(block, module=copy.deepcopy(block.module)))
         return []
 
     def settle(self, transaction: Transaction, check: Check) -> tuple[AttributeChange, ...]:
@@ -110,6 +108,15 @@ class AddBlocks(Edit):
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""
         return {"blocks": [[block.after, asdict(block.spec)] for block in self._blocks]}
+
+
+def _hang(transaction: Transaction, model: nn.Module, block: NewBlock) -> None:
+    module = model.get_submodule(block.after)
+    block.module.train(module.training)
+    names: list[str] = []
+    transaction.step(
+        f"block after {block.after}", partial(_graft, module, block, names), partial(_ungraft, module, names)
+    )
 
 
 def _graft(module: nn.Module, block: NewBlock, names: list[str]) -> None:

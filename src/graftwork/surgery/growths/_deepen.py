@@ -11,7 +11,9 @@ from graftwork.surgery._graft import graft
 from graftwork.surgery._specs import NORMS, BlockSpec, block_spec
 from graftwork.surgery._twin_copy import bare_copy
 from graftwork.surgery.growths._add_blocks import AddBlocks, NewBlock, copied_block, new_block
-from graftwork.surgery.growths._growth import ModelGrowth, Subject, register_growth
+from graftwork.surgery.growths._growth import Edit, ModelGrowth, Subject, register_growth
+from graftwork.surgery.growths._new_layers import NewLayers, rebuild_layers
+from graftwork.surgery.layers import find_stack
 
 _OF_R2R = ("kernel_size", "hidden", "norm", "activation", "scale")
 """Options of an R2R block, which a copy of another block has not."""
@@ -35,9 +37,10 @@ class Deepen(ModelGrowth):
             neighborhood of the module uses.
         activation: Class name in ``torch.nn``. None takes what the neighborhood uses.
         like: Path of a residual block of the model (a transformer block, a ResNet block). The new block is then a copy
-            of it with fresh weights of the same scale that starts as the identity, instead of an R2R block; it gets
-            the arguments of the module that it follows. The options of the R2R block don't apply. None makes an R2R
-            block.
+            of it that starts as the identity, instead of an R2R block. Where it and the modules in ``after`` are
+            entries of one list of layers, the copy becomes an entry, too, as by `InsertLayers`; elsewhere it gets
+            fresh weights of the same scale and the arguments of the module that it follows. The options of the R2R
+            block don't apply. None makes an R2R block.
         scale: Standard deviation of W. None matches the old weights.
 
     Example:
@@ -86,9 +89,24 @@ class Deepen(ModelGrowth):
         """The modules that get a block."""
         return (self.after,) if isinstance(self.after, str) else self.after
 
-    def edit(self, subject: Subject) -> AddBlocks:
+    def edit(self, subject: Subject) -> Edit:
         """See `ModelGrowth.edit`."""
+        if self.like is not None and (layers := self._as_layers(subject, self.like)) is not None:
+            return layers
         return AddBlocks(subject, [self._block(subject, place) for place in self.places])
+
+    def _as_layers(self, subject: Subject, like: str) -> NewLayers | None:
+        """The same as new entries of a list, where the block to copy and all places are entries of one."""
+        path, _, key = like.rpartition(".")
+        modules = dict(subject.model.named_modules())
+        if not isinstance(modules.get(path), (nn.ModuleList, nn.Sequential)) or like not in modules:
+            return None
+        if any(place.rpartition(".")[0] != path or place not in modules for place in self.places):
+            return None
+        keys = [name for name, _ in modules[path].named_children()]
+        positions = sorted(keys.index(place.rpartition(".")[2]) for place in self.places)
+        stack = find_stack(subject.model, path, tuple(positions))
+        return NewLayers(subject, stack, thorough=self.check, like=keys.index(key))
 
     def _block(self, subject: Subject, place: str) -> NewBlock:
         graph = subject.graph
@@ -112,6 +130,9 @@ class Deepen(ModelGrowth):
 
     def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
         """See `ModelGrowth.rebuild`."""
+        if "stack" in changes:
+            rebuild_layers(model, changes)
+            return
         for after, spec in changes["blocks"]:
             module = model.get_submodule(after)
             if "like" in spec:

@@ -127,7 +127,7 @@ class ModelGrowth(ABC):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Name the option that was meant, where one is unknown."""
-        known = [field.name for field in fields(cls)]
+        known = [field.name for field in cls._fields()]
         for name in options:
             if name in known:
                 continue

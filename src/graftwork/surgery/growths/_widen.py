@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._attributes import is_size, logged_size
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import replace_config
 from graftwork.surgery._methods import method_named
@@ -68,13 +69,12 @@ class Widening(ModelGrowth):
         modules = dict(model.named_modules())
         for path, name, value in changes["attributes"]:
             if path.rpartition(".")[2] == "config" and path not in modules:
+                if not all(map(is_size, value if isinstance(value, list) else [value])):
+                    raise SurgeryError(f"growth log: {path}.{name}: expected whole numbers, got {value!r}")
                 replace_config(model, path, {name: value})
                 continue
             owner = model.get_submodule(path)
-            if not hasattr(owner, name):
-                raise SurgeryError(f"module {path!r}: expected an attribute {name!r}, which the log sets, got none")
-            # JSON has lists only: LayerNorm's normalized_shape is a tuple.
-            setattr(owner, name, tuple(value) if isinstance(getattr(owner, name), tuple) else value)
+            setattr(owner, name, logged_size(owner, path, name, value))
 
 
 @register_growth("widen")

@@ -1,9 +1,10 @@
 """Grow a `LightningModule` in the middle of ``Trainer.fit`` (extra ``graftwork[lightning]``)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from graftwork.errors import ConfigError, did_you_mean
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, replay
@@ -11,6 +12,7 @@ from graftwork.surgery.integrations._runner import ScheduleRunner
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 except ImportError as _error:  # pragma: no cover - the tests have it
     raise ImportError("this callback needs Lightning: pip install 'graftwork[lightning]'") from _error
 
@@ -26,7 +28,8 @@ class GrowthCallback(Callback):
     knows nothing of callbacks: build the module, `graftwork.surgery.replay` the log
     (``checkpoint["callbacks"][callback.state_key]["growths"]``), then load the state.
 
-    One process on one device: with DDP, FSDP or DeepSpeed it refuses to start.
+    One process on one device: with DDP, FSDP or DeepSpeed it refuses to start. It also refuses to start beside a
+    callback that averages the weights (``StochasticWeightAveraging``, ``WeightAveraging``), whose copy would not grow.
 
     Args:
         schedule: When to grow and how; percentages need its ``total_steps``.
@@ -48,6 +51,7 @@ class GrowthCallback(Callback):
     ) -> None:
         self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
         self._path = module or ""
+        self._mirrors: Sequence[nn.Module] = along.get("mirrors", ())
         self._growths: list[dict[str, Any]] = []
 
     @property
@@ -64,6 +68,7 @@ class GrowthCallback(Callback):
         """Arrange that a checkpoint's growths are made before its weights are loaded."""
         if stage == "fit":
             _refuse_distributed(trainer)
+            _refuse_averages(trainer, self._mirrors)
         original = pl_module.on_load_checkpoint
         pl_module.on_load_checkpoint = self._loader(pl_module, original)
 
@@ -84,6 +89,7 @@ class GrowthCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the schedule where the training stands."""
+        _refuse_averages(trainer, self._mirrors)
         target = self._target(pl_module)
         self._runner.resume(target, trainer.global_step, optimizers=trainer.optimizers)
         self._growths = growth_log(target)
@@ -130,3 +136,17 @@ def _refuse_distributed(trainer: Trainer) -> None:
             "whose wrappers hold the old shapes; train on one device, or stop at the moment, grow, and start the "
             "distributed training again"
         )
+
+
+def _refuse_averages(trainer: Trainer, mirrors: Sequence[nn.Module]) -> None:
+    """Refuse callbacks that hold an average of the module, unless it is one of the mirrors, which grow along."""
+    for callback in trainer.callbacks:
+        averages = [held for held in vars(callback).values() if isinstance(held, AveragedModel)]
+        followed = any(one is mirror for held in averages for one in held.modules() for mirror in mirrors)
+        kinds = (StochasticWeightAveraging, WeightAveraging)
+        if isinstance(callback, kinds) or (averages and not followed):
+            raise ConfigError(
+                f"GrowthCallback: expected no callback that averages weights beside it, got {type(callback).__name__}, "
+                "whose copy of the module would not grow; average after the last growth, in a fit of its own, or hold "
+                "an AveragedModel yourself and give mirrors=[averaged.module]"
+            )

@@ -1,5 +1,6 @@
 """Grow a model in the middle of Hugging Face ``Trainer.train`` (extra ``graftwork[transformers]``)."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ except ImportError as _error:  # pragma: no cover - the tests have it
 
 __all__ = ["GrowthCallback"]
 
+_log = logging.getLogger(__name__)
+
 
 class GrowthCallback(TrainerCallback):
     """Makes the growths of a schedule during ``train``; the optimizer's state is carried along.
@@ -25,6 +28,10 @@ class GrowthCallback(TrainerCallback):
     loads a checkpoint's weights before any callback can act, so to resume, build the model as it was at first, make the
     growths again with ``graftwork.surgery.replay(model, checkpoint_folder)``, and pass it to a new `Trainer` whose
     ``train(resume_from_checkpoint=checkpoint_folder)`` does the rest. A model without them is refused.
+
+    A growth starts the search for the best checkpoint again (``load_best_model_at_end``, `EarlyStoppingCallback`): a
+    checkpoint from before holds another structure, which the model at the end can't load. So the best model at the end
+    is the best since the last growth, or the last one where no evaluation came after it.
 
     One process on one device: with several it refuses to start.
 
@@ -80,7 +87,14 @@ class GrowthCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Make the growths that are due."""
-        self._runner.advance(model, state.global_step, optimizers=[optimizer])
+        if self._runner.advance(model, state.global_step, optimizers=[optimizer]) and state.best_metric is not None:
+            _log.info(
+                "after %d optimizer steps: the best checkpoint so far (%s) is of the model before it grew; from here "
+                "on, the best of the grown model counts",
+                state.global_step,
+                state.best_model_checkpoint,
+            )
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any

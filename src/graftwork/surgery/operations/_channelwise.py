@@ -212,6 +212,34 @@ def _spatial(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -
         trace.put(output, Info([*x.dims[:-spatial], *(fresh(n) for n in output.shape[-spatial:])]))
 
 
+@OPERATIONS.handles("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def _fourier(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """A Fourier transform mixes the dimensions that it runs over and treats every other index alone."""
+    x = trace.info(args[0])
+    dims = list(x.dims)
+    for i in range(len(dims)):
+        trace.use(x, i, consumed=False)
+    for dim in dim_list(args[1], len(dims)):
+        trace.freeze(dims[dim], "a dimension that a Fourier transform runs over")
+        dims[dim] = fresh(result.shape[dim], Reason(f"frequencies or samples of a Fourier transform{trace.where()}"))
+    trace.put(result, Info(dims, computed=x.computed or x.parameter is not None))
+
+
+@OPERATIONS.handles("view_as_real", "view_as_complex")
+def _complex_parts(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """The real and imaginary part become the last dimension, or it becomes them."""
+    x = trace.info(args[0])
+    dims, sources = list(x.dims), list(x.sources)
+    if result.dim() > len(dims):
+        dims.append(fresh(2, Reason(f"real and imaginary parts{trace.where()}")))
+        sources.append(frozenset())
+    else:
+        trace.freeze(dims.pop(), "real and imaginary parts")
+        sources = sources[:-1]
+    parameter = x.parameter
+    trace.put(result, Info(dims, parameter, sources if parameter is not None else [], x.computed))
+
+
 @OPERATIONS.handles("glu")
 def _glu(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     x = trace.info(args[0])

@@ -40,6 +40,8 @@ def contract(trace: Trace, left: tuple[Info, int], right: tuple[Info, int]) -> N
 def _free(trace: Trace, info: Info, dim: int) -> Expr:
     """A dimension of an operand that survives the product."""
     trace.produces(info, dim)
+    if info.computed and info.parameter is None:
+        trace.computed.add(trace.place)
     return info.dims[dim]
 
 
@@ -171,6 +173,38 @@ def _embedding(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
     trace.use(w, 0, consumed=False)
     trace.produces(w, 1)
     trace.put(result, Info([*index.dims, w.dims[1]]))
+
+
+@OPERATIONS.handles("_embedding_bag", "_embedding_bag_forward_only")
+def _embedding_bag(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """Rows that are looked up are summed, averaged or their largest taken, each channel alone."""
+    w = trace.info(args[0])
+    trace.freeze(w.dims[0], "a dimension that is looked up by index")
+    trace.use(w, 0, consumed=False)
+    trace.produces(w, 1)
+    bags, *others = result
+    trace.put(bags, Info([fresh(bags.shape[0]), w.dims[1]]))
+    for other in others:
+        trace.put(other, Info([fresh(n) for n in other.shape]))
+
+
+@OPERATIONS.handles("_trilinear")
+def _trilinear(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """A bilinear layer: ``y[b, o] = Σ x[b, i] w[o, i, j] z[b, j]`` over i and j, as a product over (b, o, i, j)."""
+    values = bind(func, args, kwargs)
+    operands = [(trace.info(values[f"i{n}"]), values[f"expand{n}"]) for n in (1, 2, 3)]
+    dims: list[Expr] = []
+    for place in range(len(operands[0][0].dims) + len(operands[0][1])):
+        held = [(info, place - sum(gap < place for gap in gaps)) for info, gaps in operands if place not in gaps]
+        if place not in values["sumdim"]:
+            for info, dim in held:
+                trace.couple(held[0][0].dims[held[0][1]], _free(trace, info, dim), "a bilinear product")
+            dims.append(held[0][0].dims[held[0][1]])
+        elif len(held) == 2:
+            contract(trace, *held)
+        else:
+            raise Misaligned
+    trace.put(result, Info(dims))
 
 
 @OPERATIONS.handles(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graftwork.surgery._parametrized import REMOVE
+from graftwork.surgery._parametrized import REMOVE, computed_by
 from graftwork.surgery._space import Reason, freeze
 from graftwork.surgery._trace import Info, Trace
 from graftwork.surgery.operations._registry import OPERATIONS, bind
@@ -26,9 +26,6 @@ def _weight_norm(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def parametrization(trace: Trace) -> Reason | None:
-    """Return why a sum with the weight of the module that runs can't grow, None if no parametrization makes it."""
-    found = getattr(trace.model.get_submodule(trace.place), "parametrizations", {})
-    names = [type(one).__name__.lstrip("_") for chain in found.values() for one in chain]
-    if not names:
-        return None
-    return Reason(f"the weight of {trace.place!r} is computed by a parametrization ({', '.join(names)}): {REMOVE}")
+    """Return why a sum with the weight of the module that runs can't grow, None if nothing known computes it."""
+    how = computed_by(trace.model.get_submodule(trace.place))
+    return Reason(f"the weight of {trace.place!r} is computed {how}") if how else None

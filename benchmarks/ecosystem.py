@@ -1,0 +1,295 @@
+"""Do grown models come back to where they are used? Architectures × growths, with default options.
+
+    python benchmarks/ecosystem.py --json results/ecosystem.json
+    python benchmarks/ecosystem.py --only llama "swin (pairs)" --json build/some.json
+
+Every architecture of `zoo._stacks` is built small, in float64, with scrambled weights, and trained for one step. Then a
+copy grows by each growth of `GROWTHS`, and what it is used for is run by this script, not by the library's own check:
+
+* *gap*: the largest relative change of the outputs, at two batch sizes;
+* *cache*: a prefill and three steps against the full forward of the grown model;
+* *padding*: the change of the outputs with the first row padded left, and right;
+* *generate*: the same greedy tokens as before;
+* *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
+  outputs, bit for bit;
+* *moved*: new tensors that three steps of AdamW have moved;
+* *slots*: the optimizer's state of every old parameter has the same bits.
+
+A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
+refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graftwork as gw
+from graftwork.errors import SurgeryError
+from graftwork.runs import provenance
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from zoo._measure import call, gap, same_bits, scrambled, tensors
+from zoo._stacks import STACKED, Stacked
+
+EXACT = 1e-10
+_STEPS = 3
+GROWTHS: dict[str, Callable[[Stacked], Any]] = {
+    "insert layers": lambda one: gw.InsertLayers(one.stack, after=one.after),
+    "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
+}
+"""Column of the table → the growth of an architecture."""
+
+
+def measure(one: Stacked, kinds: list[str]) -> dict[str, Any]:
+    """Return the row of an architecture."""
+    model = scrambled(one).eval()  # type: ignore[arg-type]
+    batches = [one.batch(size, torch.Generator().manual_seed(size)) for size in (2, 3)]
+    row: dict[str, Any] = {"stack": one.stack, "parameters": count(model), "growths": {}}
+    for kind in kinds:
+        began = time.monotonic()
+        entry = attempt(copy.deepcopy(model), one, GROWTHS[kind](one), batches)
+        row["growths"][kind] = {**entry, "seconds": round(time.monotonic() - began, 1)}
+    return row
+
+
+def attempt(model: nn.Module, one: Stacked, growth: Any, batches: list[Any]) -> dict[str, Any]:
+    """Grow a model and use it; returns what came of it."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    step(model, optimizer, batches[0])
+    model.eval()
+    ungrown, before = copy.deepcopy(model), uses(model, one, batches)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    slots = {p: {k: v.clone() for k, v in optimizer.state[p].items()} for p in model.parameters()}
+    try:
+        receipt = gw.grow(model, growth, example_input=batches[0], optimizer=optimizer)
+    except SurgeryError as error:
+        clean = same_bits(state, model.state_dict()) and gap(before["outputs"][0], outputs_of(model, batches[0])) == 0.0
+        return {"outcome": "refused" if clean else "WRONG", "reason": str(error)}
+    except Exception as error:
+        return {"outcome": "WRONG", "reason": f"{type(error).__name__}: {error}"[:300]}
+    found = judged(model, one, batches, before, receipt, optimizer, slots)
+    if found["round trip"] not in (None, "same bits"):
+        first = round_trip(ungrown, batches[0], before["outputs"][0])
+        if first == found["round trip"]:  # a constant that the model makes anew in another precision
+            found["round trip"] = f"{first}, ungrown too"
+    return {**found, "outcome": "exact" if good(found, before) else "WRONG"}
+
+
+def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str, Any], receipt: Any,
+           optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, Any]) -> dict[str, Any]:  # fmt: skip
+    """Use a grown model, and compare."""
+    after = uses(model, one, batches)
+    worst = max(gap(old, new) for old, new in zip(before["outputs"], after["outputs"], strict=True))
+    found: dict[str, Any] = {"outcome": "", "gap": worst}
+    found["cache"] = after["cache"]
+    sides = [gap(before["padding"][side], after["padding"].get(side)) for side in before["padding"]]
+    found["padding"] = max(sides) if sides else None
+    found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
+    found["round trip"] = round_trip(model, batches[0], after["outputs"][0])
+    found["slots"] = all(
+        torch.equal(value, optimizer.state[parameter][name])
+        for parameter, held in slots.items()
+        for name, value in held.items()
+    )
+    new = [change.name for change in receipt.tensors if change.role == "new"]
+    began = {name: p.detach().clone() for name, p in model.named_parameters() if name in new}
+    for _ in range(_STEPS):
+        step(model, optimizer, batches[0])
+    still = [name for name, p in model.named_parameters() if name in began and torch.equal(began[name], p.detach())]
+    moved = f"{len(began) - len(still)} of {len(began)}"
+    return found | {"moved": moved, "still": still, "notes": list(receipt.notes)}
+
+
+def good(found: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a grown model does what it did, everywhere."""
+    limit = max(EXACT, 10 * (before["cache"] or 0.0))  # some norms and scans run in float32
+    return (
+        found["gap"] <= EXACT
+        and (found["cache"] or 0.0) <= limit
+        and (found["padding"] or 0.0) <= EXACT
+        and found["generate"] is not False
+        and (found["round trip"] in (None, "same bits") or found["round trip"].endswith("ungrown too"))
+        and found["slots"]
+    )
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
+    """Take one step on a random goal, without dropout modules."""
+    model.train()
+    torch.manual_seed(5)
+    optimizer.zero_grad()
+    outputs = [t for t in tensors(call(model, batch)) if t.requires_grad]
+    torch.stack([(t - torch.randn_like(t)).square().mean() for t in outputs]).sum().backward()
+    optimizer.step()
+
+
+def uses(model: nn.Module, one: Stacked, batches: list[Any]) -> dict[str, Any]:
+    """What a model gives where it is used."""
+    model.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outputs = [outputs_of(model, batch) for batch in batches]
+        first = batches[0]
+        named = isinstance(first, dict)
+        ids = first.get("decoder_input_ids", first.get("input_ids")) if named else None
+        cached = cache_gap(model, first, ids) if ids is not None and one.generates else None
+        padded = padding(model, first) if named and "input_ids" in first else {}
+        made = None
+        if one.generates:
+            source = {"input_ids": first["input_ids"]}
+            made = model.generate(**source, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+    return {"outputs": outputs, "cache": cached, "padding": padded, "tokens": made}
+
+
+def outputs_of(model: nn.Module, batch: Any) -> list[Tensor]:
+    """The floating-point outputs in evaluation mode."""
+    with torch.no_grad():
+        return [t.clone() for t in tensors(call(model.eval(), batch))]
+
+
+def cache_gap(model: nn.Module, batch: dict[str, Tensor], ids: Tensor) -> float:
+    """Relative difference between steps with the cache and the full forward."""
+    key = "decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"
+    rest = {k: v for k, v in batch.items() if k != key}
+    full = model(**batch, use_cache=False).logits
+    length = ids.shape[1] - _STEPS
+    parts, state = [], {}
+    for start, end in [(0, length), *((i, i + 1) for i in range(length, ids.shape[1]))]:
+        output = model(**rest, **{key: ids[:, start:end]}, **state, use_cache=True)
+        name = next(n for n in ("cache", "past_key_values", "cache_params") if n in output)
+        state = {name: output[name]}
+        parts.append(output.logits)
+    return gap([full], [torch.cat(parts, 1)])
+
+
+def padding(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+    """Outputs with the first row padded on either side."""
+    found = {}
+    for side, place in (("left", slice(0, 2)), ("right", slice(-2, None))):
+        mask = torch.ones_like(batch["input_ids"])
+        mask[0, place] = 0
+        with torch.no_grad():
+            found[side] = [torch.nan_to_num(t).clone() for t in tensors(model(**batch, attention_mask=mask))]
+    return found
+
+
+def round_trip(model: nn.Module, batch: Any, outputs: list[Tensor]) -> str | None:
+    """Whether a model that is saved and loaded by its own methods is the same."""
+    if not hasattr(model, "save_pretrained"):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model.save_pretrained(folder)
+            again = type(model).from_pretrained(folder, dtype=torch.float64, **experts(model)).eval()  # type: ignore[attr-defined]
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"[:200]
+    if list(again.state_dict()) != list(model.state_dict()):
+        return "other names"
+    # A copy: weights that are read from a file may lie unaligned, and products then round otherwise.
+    found = outputs_of(copy.deepcopy(again), batch)
+    return "same bits" if all(map(torch.equal, outputs, found)) else "other outputs"
+
+
+def experts(model: nn.Module) -> dict[str, str]:
+    """The implementation of experts that runs in float64."""
+    return {"experts_implementation": "eager"} if any("Experts" in type(m).__name__ for m in model.modules()) else {}
+
+
+def count(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+# -- the table
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the table and its totals, as Markdown."""
+    rows = result["architectures"]
+    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row["growths"]))
+    lines = [
+        "# Growths that come back to their ecosystem",
+        "",
+        f"`{result['command']}`, commit {result['provenance']['git_commit']}",
+        "",
+    ]
+    for kind in kinds:
+        lines += [
+            f"## {kind}",
+            "",
+            "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
+        ]
+        lines += ["|---|---|---:|---:|---:|---|---|---|---|"]
+        for name, row in rows.items():
+            entry = row["growths"].get(kind)
+            if entry is not None:
+                lines.append(f"| {name} | " + " | ".join(cells(entry)) + " |")
+        entries = [row["growths"][kind]["outcome"] for row in rows.values() if kind in row["growths"]]
+        text = ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(entries).items()))
+        lines += ["", f"{len(entries)} architectures: {text}.", ""]
+        refused = {n: r["growths"][kind]["reason"] for n, r in rows.items() if "reason" in r["growths"].get(kind, {})}
+        lines += [*(f"* {name}: {reason}" for name, reason in refused.items()), ""]
+    return "\n".join(lines)
+
+
+def cells(entry: dict[str, Any]) -> list[str]:
+    """The cells of one growth."""
+    if "gap" not in entry:
+        return [entry["outcome"], *[""] * 7]
+
+    def shown(value: Any) -> str:
+        if value is None:
+            return "–"
+        return f"{value:.0e}" if isinstance(value, float) else {True: "same", False: "OTHER"}.get(value, str(value))
+
+    names = ("gap", "cache", "padding", "generate", "round trip", "moved", "slots")
+    return [entry["outcome"], *(shown(entry[name]) for name in names)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures; all without it")
+    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), default=list(GROWTHS))
+    parser.add_argument("--json", type=Path, required=True)
+    given = parser.parse_args()
+    names = given.only or list(STACKED)
+    if unknown := set(names) - set(STACKED):
+        parser.error(f"no architecture {sorted(unknown)}: pick from {', '.join(STACKED)}")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    rows: dict[str, Any] = {}
+    for name in names:
+        try:
+            rows[name] = measure(STACKED[name], given.growths)
+        except ModuleNotFoundError as error:
+            print(f"{name}: {error}", flush=True)
+            continue
+        outcomes = {kind: entry["outcome"] for kind, entry in rows[name]["growths"].items()}
+        print(f"{name}: {outcomes}", flush=True)
+        result = {
+            "command": f"python benchmarks/ecosystem.py --json {given.json}",
+            "provenance": provenance(),
+            "architectures": rows,
+        }
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        given.json.with_suffix(".md").write_text(table(result))
+
+
+if __name__ == "__main__":
+    main()

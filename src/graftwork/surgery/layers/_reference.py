@@ -1,0 +1,300 @@
+"""What a model would be if it were built at the new depth: an oracle for names, numbers and the config.
+
+A Hugging Face model is built from its config alone. So the config that builds the grown model is looked for by building
+(on the meta device, without weights), and what that model's layers hold, ``layer_idx``, ``is_sliding``, drop-path
+rates, is what the grown model's layers get. No list of names is needed.
+"""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery.layers._numbers import COUNTS, PLAIN, inserted
+from graftwork.surgery.layers._stack import Stack
+
+Shapes = dict[str, tuple[int, ...]]
+Guess = Callable[[Sequence[int]], dict[str, Any]]
+"""Sources of the new entries → values of the config."""
+_MOST_BUILDS = 24
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a config that follows the growth builds.
+
+    Attributes:
+        configs: Numbers of the config that change; their names may have dots.
+        sources: Old position of the entry that each new one copies.
+        attributes: Numbers of modules that change, by paths after the growth.
+    """
+
+    configs: tuple[AttributeChange, ...]
+    sources: tuple[int, ...]
+    attributes: tuple[AttributeChange, ...]
+
+
+def owner_of(model: nn.Module, path: str) -> str | None:
+    """Return the outermost module around a path that is built from a config alone, None where there is none."""
+    steps = path.split(".") if path else []
+    for at in range(len(steps) + 1):
+        module = model.get_submodule(".".join(steps[:at]))
+        if hasattr(type(module), "config_class") and hasattr(getattr(module, "config", None), "to_dict"):
+            return ".".join(steps[:at])
+    return None
+
+
+def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[Sequence[int]]) -> Reference | None:
+    """Find how the config follows a growth, and what a model built from it holds.
+
+    Args:
+        model: The model, before the growth.
+        owner: What `owner_of` has returned.
+        stack: What grows.
+        usable: For each new entry, the old ones that it may copy, best first.
+
+    Returns:
+        The reference; None where the config does not even build the model as it is.
+
+    Raises:
+        SurgeryError: No change of the config builds the grown model.
+    """
+    whole = model.get_submodule(owner)
+    config: Any = whole.config
+    before = _built(type(whole), config, {})
+    if before is None or _shapes(before) != _shapes(whole):
+        return None
+    inner = replace(stack, path=stack.path.removeprefix(f"{owner}.") if owner else stack.path)
+    problem = "no number of it makes a model of that depth"
+    for guess in itertools.islice(_guesses(config, inner), _MOST_BUILDS):
+        sources = tuple(choice[0] for choice in usable)
+        for _ in range(3):  # a list for each layer changes with the sources, and the sources with what it builds
+            values = guess(sources)
+            after = _built(type(whole), config, values)
+            if after is None:
+                break
+            chosen, unlike = _choose(before, after, inner, usable)
+            if unlike:
+                problem = f"what it builds at that depth has another {unlike!r}"
+                break
+            if chosen == sources or guess(chosen) == values:
+                values = {**values, **_derived(config, values)}
+                path = f"{owner}.config".lstrip(".")
+                configs = [AttributeChange(path, name, _read(config, name), new) for name, new in values.items()]
+                numbers = _numbers(whole, before, after, inner, chosen)
+                inner_configs = _inner_configs(whole, before, after)
+                return Reference((*configs, *_under(owner, inner_configs)), chosen, tuple(_under(owner, numbers)))
+            sources = chosen
+    raise SurgeryError(
+        f"{stack.path!r} can't get new entries after {list(stack.places)}: its config can't describe the grown model "
+        f"({problem}); choose other places, several entries at one place where kinds of layers alternate, or grow a "
+        "part of the model that has no such tensor"
+    )
+
+
+def _under(owner: str, changes: Iterable[AttributeChange]) -> list[AttributeChange]:
+    return [AttributeChange(f"{owner}.{c.path}".strip("."), c.name, c.old, c.new) for c in changes]
+
+
+# -- guesses
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _guesses(config: Any, stack: Stack) -> Iterator[Guess]:
+    """Ways in which a config may say how many layers there are, likely ones first."""
+    length, grown = stack.length, stack.length + len(stack.new)
+    heads: list[tuple[str, Guess]] = []
+    lists: list[tuple[str, Guess]] = []
+    for name, value in _entries(config):
+        if type(value) is int and value == length:
+            heads.append((name, lambda _, n=name: {n: grown}))  # type: ignore[misc]
+        elif isinstance(value, (list, tuple)) and all(type(item) in PLAIN for item in value):
+            for at, item in enumerate(value):
+                if type(item) is int and item == length:
+                    heads.append((name, lambda _, n=name, v=value, i=at: {n: _with(v, i, grown)}))  # type: ignore[misc]
+            if len(value) == length:
+                lists.append((name, lambda s, n=name, v=value: {n: inserted(v, stack, s)}))  # type: ignore[misc]
+    heads.sort(key=lambda head: not COUNTS.search(head[0]))
+    chosen = [(), tuple(lists), *((one,) for one in lists)] if lists else [()]
+    for several in (1, 2):
+        for some in itertools.combinations(heads, several):
+            for more in dict.fromkeys(chosen):
+                guesses = [guess for _, guess in (*some, *more)]
+                yield lambda s, g=guesses: {k: v for one in g for k, v in one(s).items()}  # type: ignore[misc]
+
+
+def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in list(vars(config).items()):
+        if name.startswith("_"):
+            continue
+        if hasattr(value, "to_dict"):
+            yield from _entries(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _with(value: Any, at: int, new: int) -> Any:
+    return type(value)(new if i == at else item for i, item in enumerate(value))
+
+
+def _derived(config: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Further numbers that a config of its class sets from those (``num_hidden_layers`` from ``encoder_layers``)."""
+    plain = {name: value for name, value in values.items() if type(value) is int and "." not in name}
+    try:
+        old = type(config)(**{name: getattr(config, name) for name in plain})
+        new = type(config)(**plain)
+    except Exception:  # a class that needs more than these
+        return {}
+    return {
+        name: value
+        for name, value in vars(new).items()
+        if type(value) is int and name not in values and vars(old).get(name) == getattr(config, name, None) != value
+    }
+
+
+def _read(config: Any, name: str) -> Any:
+    for step in name.split("."):
+        config = getattr(config, step)
+    return config
+
+
+def changed_config(config: Any, values: dict[str, Any], memo: dict[int, Any] | None = None) -> Any:
+    """Return a copy of a config with other values; names may have dots."""
+    changed = copy.deepcopy(config, memo)
+    for name, value in values.items():
+        path, _, leaf = name.rpartition(".")
+        holder = _read(changed, path) if path else changed
+        if isinstance(holder, dict):
+            holder[leaf] = value
+        else:
+            object.__setattr__(holder, leaf, value)  # a frozen dataclass too: the copy is ours
+    return changed
+
+
+def _built(kind: type[nn.Module], config: Any, values: dict[str, Any]) -> nn.Module | None:
+    """A model made from the config with other values, also as it would be read from a file; None where none can be."""
+    try:
+        changed = changed_config(config, values)
+        stored = type(config).from_dict(changed.to_dict())
+        if any(_read(stored, name) != value for name, value in values.items()):
+            return None
+        if hasattr(stored, "validate") and values:
+            stored.validate()
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            return kind(changed)
+    except Exception:  # whatever the constructor raises
+        return None
+
+
+# -- comparison
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _shapes(module: nn.Module) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
+
+
+def _choose(
+    before: nn.Module, after: nn.Module, stack: Stack, usable: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], str]:
+    """For each new entry the usable old one that is most like what the config builds there.
+
+    Returns:
+        The old entries, and the name of a tensor that fits none; empty where all is well.
+    """
+    keys, chosen = stack.grown_keys, []
+    built = _shapes(after)
+    new = {place: stack.at(keys[place]) for place in stack.new}
+    rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{p}." for p in new.values()))}
+    unlike = _other({stack.renamed(name): shape for name, shape in _shapes(before).items()}, rest)
+    if unlike:
+        return (), unlike
+    for (place, path), choice in zip(new.items(), usable, strict=True):
+        there = after.get_submodule(path)
+        fitting = [i for i in choice if _shapes(_entry(before, stack, i)) == _shapes(there)]
+        if not fitting:
+            return (), f"{path}.{_other(_shapes(_entry(before, stack, choice[0])), _shapes(there))}"
+        differing = {i: _unlike(_entry(before, stack, i), there, place - i) for i in fitting}
+        chosen.append(min(fitting, key=lambda i: (differing[i], choice.index(i))))
+    return tuple(chosen), ""
+
+
+def _other(old: Shapes, new: Shapes) -> str:
+    """The first tensor that one has and the other has not, or has in another shape."""
+    return next((name for name in (*new, *old) if old.get(name) != new.get(name)), "")
+
+
+def _entry(before: nn.Module, stack: Stack, position: int) -> nn.Module:
+    return before.get_submodule(stack.at(stack.own[position][0]))
+
+
+def _differences(first: nn.Module, second: nn.Module) -> Iterator[tuple[str, str, Any, Any]]:
+    """Plain values that two modules of one structure hold differently: path, name, first's and second's."""
+    others = dict(second.named_modules())
+    for path, module in first.named_modules():
+        other = others.get(path)
+        if other is None:
+            continue
+        for name, value in vars(module).items():
+            new = vars(other).get(name)
+            if name != "training" and _is_plain(value) and _is_plain(new) and value != new:
+                yield path, name, value, new
+
+
+def _unlike(old: nn.Module, built: nn.Module, shift: int) -> float:
+    """How much two entries differ, numbers of their places left out; rates (of dropout) and types count less."""
+    values = [(first, second) for _, _, first, second in _differences(old, built)]
+    kinds = zip(old.modules(), built.modules(), strict=False)
+    return (
+        sum(
+            type(first) is not float and not (type(first) is int and second == first + shift)
+            for first, second in values
+        )
+        + 0.01 * sum(type(first) is float for first, _ in values)
+        + 0.1 * sum(type(first) is not type(second) for first, second in kinds)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in PLAIN or (isinstance(value, (list, tuple)) and all(type(item) in PLAIN for item in value))
+
+
+def _numbers(
+    whole: nn.Module, before: nn.Module, after: nn.Module, stack: Stack, sources: Sequence[int]
+) -> Iterator[AttributeChange]:
+    """Numbers that the grown model's modules have to hold to be as the config builds them."""
+    keys = stack.grown_keys
+    places = [*zip(range(stack.length), stack.old, strict=True), *zip(sources, stack.new, strict=True)]
+    for position, place in places:
+        path = stack.at(keys[place])
+        live = stack.entries[position]
+        for inner, name, old, new in _differences(_entry(before, stack, position), after.get_submodule(path)):
+            if vars(live.get_submodule(inner)).get(name) == old:
+                yield AttributeChange(f"{path}.{inner}".rstrip("."), name, old, new)
+    for inner, name, old, new in _differences(before, after):
+        if not stack.holds(inner) and vars(whole.get_submodule(inner)).get(name) == old:
+            yield AttributeChange(inner, name, old, new)
+
+
+def _inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iterator[AttributeChange]:
+    """What changes in configs that parts of a model have made for themselves (the decoder's own, in T5)."""
+    built, live = dict(after.named_modules()), dict(whole.named_modules())
+    seen = {id(getattr(before, "config", None))}
+    for path, module in before.named_modules():
+        config = vars(module).get("config")
+        if id(config) in seen or not hasattr(config, "to_dict") or path not in built or path not in live:
+            continue
+        seen.add(id(config))
+        new, own = vars(vars(built[path]).get("config", object)), vars(live[path]).get("config")
+        for name, value in vars(config).items():
+            changed = name in new and _is_plain(value) and _is_plain(new[name]) and value != new[name]
+            if changed and getattr(own, name, None) == value and not name.startswith("_"):
+                yield AttributeChange(f"{path}.config", name, value, new[name])
