@@ -109,3 +109,13 @@ def test_a_source_that_changes_while_it_is_read_is_refused(table: Path, tmp_path
     with pytest.raises(DataError, match="changed"):
         load_dataset(table, cache_dir=tmp_path / "cache")
     assert entries(tmp_path / "cache") == []
+
+
+def test_a_flipped_bit_in_the_cache_is_noticed_and_decoded_again(tmp_path: Path) -> None:
+    first = load_dataset("digits", cache_dir=tmp_path)
+    images = tmp_path / "digits" / "images.npy"
+    whole = images.read_bytes()
+    images.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+    again = load_dataset("digits", cache_dir=tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert images.read_bytes() == whole

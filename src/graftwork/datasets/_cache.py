@@ -18,12 +18,16 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from graftwork._files import parse_json, read_bytes
 from graftwork.datasets._dataset import ImageDataset, check_labels
 from graftwork.datasets._sources import Raw
-from graftwork.errors import ResourceError
+from graftwork.errors import DataError, ResourceError
 
 VERSION = 1
 
+_PARTS = ("images", "labels", "test_images", "test_labels")
+_VERIFIED_BYTES = 2**28
+"""Arrays of at most this size are compared with their fingerprint at every opening."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger(__name__)
 
@@ -41,7 +45,9 @@ def source_key(files: list[Path], options: Any) -> str:
     digest = hashlib.sha256(f"{VERSION} {options!r}".encode())
     for file in files:
         state = file.stat()
-        digest.update(os.fsencode(file.resolve()) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+        digest.update(
+            os.fsencode(file.resolve()) + f" {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()[:24]
 
 
@@ -55,6 +61,9 @@ def _fingerprint(arrays: dict[str, Any], class_names: tuple[str, ...]) -> str:
 
 
 def _arrays(raw: Raw, source: str) -> dict[str, Any]:
+    for name in raw.class_names:
+        if not name.isascii() and name.encode(errors="ignore").decode() != name:  # a folder's, as the system has it
+            raise DataError(f"{source}: expected UTF-8 as name of a class, got {ascii(name)[:80]}; rename it")
     arrays = {"images": raw.images, "labels": check_labels(np.asarray(raw.labels), raw.class_names, source)}
     if raw.test_images is not None and raw.test_labels is not None:
         where = f"{source} (test split)"
@@ -143,19 +152,18 @@ def _open(target: Path, name: str) -> ImageDataset | None:
 
 
 def _map(target: Path, name: str) -> ImageDataset:
-    manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    if hasattr(os, "getuid") and target.lstat().st_uid != os.getuid():
+        raise ValueError("another user made it")
+    manifest = parse_json(read_bytes(target / "manifest.json"), "manifest.json")
 
     def load(array: str, mode: Any) -> Any:
         path = target / f"{array}.npy"
         return np.load(path, mmap_mode=mode, allow_pickle=False) if path.is_file() else None
 
-    return ImageDataset(
-        name,
-        load("images", "r"),
-        load("labels", None),
-        tuple(manifest["class_names"]),
-        manifest["fingerprint"],
-        load("test_images", "r"),
-        load("test_labels", None),
-        tuple((file, reason) for file, reason in manifest["skipped"]),
-    )
+    parts = {part: load(part, "r" if "images" in part else None) for part in _PARTS}
+    there, names = {part: array for part, array in parts.items() if array is not None}, tuple(manifest["class_names"])
+    small = sum(array.nbytes for array in there.values()) <= _VERIFIED_BYTES
+    if small and _fingerprint(there, names) != manifest["fingerprint"]:
+        raise ValueError("its fingerprint does not fit")
+    skipped = tuple((file, reason) for file, reason in manifest["skipped"])
+    return ImageDataset(name, class_names=names, fingerprint=manifest["fingerprint"], skipped=skipped, **parts)

@@ -1,6 +1,7 @@
 """Compiled passes do what PyTorch's operations do, in every shape, and are found out where they don't."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -352,3 +353,50 @@ def test_a_compiler_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(module, "_source", lambda name: "this is no C")
     assert build(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def cache(kernels: Kernels, tmp_path: Path) -> Path:
+    """A cache of its own with a library in it."""
+    folder = tmp_path / "cache"
+    assert build(folder) is not None
+    return folder
+
+
+def test_only_the_library_that_was_built_here_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (library,) = cache.glob("*.so")
+    built = library.read_bytes()
+    compiled: list[Path] = []
+    monkeypatch.setattr(module, "_compile", lambda compiler, folder, made: bool(compiled.append(made)))
+    assert build(cache) is not None
+    assert compiled == []  # whole: taken from the cache
+    cache.chmod(0o777)
+    assert build(cache) is not None
+    assert cache.stat().st_mode & 0o022 == 0
+    digest = library.with_suffix(".sha256")
+    kept = digest.read_text()
+    for damage in ("cut", "flipped", "open to others", "without its hash", "a link"):
+        library.unlink(missing_ok=True)  # never in place: this process has it mapped
+        changed = {"cut": built[:-100], "flipped": bytes([*built[:-1], built[-1] ^ 1])}
+        library.write_bytes(changed.get(damage, built))
+        library.chmod(0o666 if damage == "open to others" else 0o600)
+        digest.write_text(kept)
+        digest.chmod(0o600)
+        if damage == "without its hash":
+            digest.unlink()
+        if damage == "a link":
+            library.symlink_to(library.rename(cache / "elsewhere"))
+        assert build(cache) is None
+        assert compiled.pop() == library  # built again
+        assert not library.exists()
+
+
+def test_a_compiler_may_be_a_command_with_arguments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module, "_done", lambda command: bool(asked.append(list(command))))
+    monkeypatch.setenv("CC", f"{sys.executable} -O2 'a b'")
+    assert build(tmp_path) is None
+    assert asked[0][:3] == [sys.executable, "-O2", "a b"]
+    assert "kernels: off, since they can't be compiled by" in caplog.text
