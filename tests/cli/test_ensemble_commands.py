@@ -1,4 +1,4 @@
-"""Commands on a finished run: ensembles, the leak test, distillation; and what they refuse."""
+"""Commands on a finished run: ensembles, distillation; and what they refuse."""
 
 import json
 from pathlib import Path
@@ -16,16 +16,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "run"
     assert call("search", *QUICK, "--out", str(path), "--quiet", "--no-report") == 0
     return path
-
-
-def test_the_leak_test_tells_both_fits_and_their_difference(run: Path, capsys: Any) -> None:
-    assert call("ensemble", str(run), "--leak-test") == 0
-    said = capsys.readouterr().out
-    for words in ("blend", "training", "stacked: fitted on blend − fitted on training data"):
-        assert words in said
-    assert call("ensemble", str(run), "--leak-test", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((run / "leak.json").read_text())
-    assert call("ensemble", str(run), "--leak-test", "--method", "mean") == 2
 
 
 def test_penultimate_features_make_ensembles_that_predict(run: Path, tmp_path: Path, capsys: Any) -> None:
