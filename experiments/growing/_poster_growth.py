@@ -5,15 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-
 from experiments._common import Row
 from experiments.growing._branch import Bench, Branch, bench_of, plan_of_growth
 from experiments.growing._channel_form import run_channel_form
 from experiments.growing._grid import Cell, GridExperiment, Setting
+from experiments.growing._growth import probe
 from experiments.growing._poster_report import draw, summarise, tables
-from experiments.growing._widths import build, task_of
 from graftwork.evolution.transforms import R2RDeepen, R2RWiden, RandomPadding, Transform, compose
 from graftwork.networks.genome import Genome, Layer, seed_genome, training_flops
 from graftwork.training import Schedule, constant, cosine, warmup_stable_decay
@@ -224,11 +221,6 @@ KINDS: Mapping[str, Callable[[Bench, str, list[Row]], None]] = {
     "cosine": _cosine,
 }
 """What a cell trains, by name."""
-
-
-def probe(setting: Setting) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The base network and a batch."""
-    return build(setting, "full", 0), task_of(setting, 0).batch(0)
 
 
 POSTER_GROWTH = GridExperiment(

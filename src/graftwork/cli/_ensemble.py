@@ -16,7 +16,10 @@ def ensemble(
     members: Annotated[str, typer.Option(help="survivors, best:K, pareto, or ids separated by commas.")] = "survivors",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. \\[default: all]"),
+        typer.Option(
+            help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. "
+            "\\[default: all that the blend split suffices for]"
+        ),
     ] = None,
     features: Annotated[
         str,
@@ -27,7 +30,7 @@ def ensemble(
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
     from graftwork.runs import RunFolder
-    from graftwork.session import METHODS, PENULTIMATE_METHODS, combine, members_of
+    from graftwork.session import METHODS, combine, members_of
 
     folder = RunFolder.open(run)
     unknown = [name for name in method or () if name not in METHODS]
@@ -35,12 +38,11 @@ def ensemble(
         raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {unknown[0]!r}")
     if features not in ("logits", "penultimate"):
         raise ConfigError(f"features: expected logits or penultimate, got {features!r}")
-    known = tuple(METHODS) if features == "logits" else PENULTIMATE_METHODS
     with folder:
         rows = combine(
             folder,
             members_of(folder, members),
-            methods=method or known,
+            methods=method or None,
             seed=seed,
             features=features,  # type: ignore[arg-type]
         )

@@ -15,7 +15,7 @@ from graftwork.datasets._sources import (
     read_folder,
 )
 from graftwork.datasets._tables import open_hub, read_hub, read_parquet
-from graftwork.datasets._walk import IMAGE_SUFFIXES, files_below, image_files
+from graftwork.datasets._walk import IMAGE_SUFFIXES, files_below, images_among
 from graftwork.errors import DataError
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -85,8 +85,8 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
         if path.name.lower().endswith(_ARCHIVES):
             return lambda: read_cifar(path, options), [path]
         raise DataError(f"data: expected a folder, or a file of .parquet, {', '.join(_ARCHIVES)}, got {path}")
-    tables = sorted(file for file in files_below(path) if file.suffix == ".parquet")
-    files = image_files(path)
+    below = list(files_below(path))
+    tables, files = sorted(file for file in below if file.suffix == ".parquet"), images_among(below)
     if tables and files:
         raise DataError(
             f"data: {path}: expected images or tables, got {len(files)} images and {len(tables)} tables, such as "

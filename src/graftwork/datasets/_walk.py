@@ -1,7 +1,7 @@
 """One walk over folders of images, for every command that reads them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import features
@@ -41,7 +41,12 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def image_files(folder: Path) -> list[Path]:
     """Image files anywhere below a folder, sorted."""
-    return sorted(file for file in files_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    return images_among(files_below(folder))
+
+
+def images_among(files: Iterable[Path]) -> list[Path]:
+    """The image files among others, sorted."""
+    return sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
 
 
 def foreign_images(folder: Path) -> list[tuple[str, str]]:

@@ -63,7 +63,7 @@ def combine(
     run: RunFolder,
     members: Sequence[str],
     *,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] | None = None,
     seed: int = 0,
     features: Output = "logits",
 ) -> list[EnsembleResult]:
@@ -72,7 +72,7 @@ def combine(
     Args:
         run: Folder of a run whose predictions are stored.
         members: Ids of members, at least one.
-        methods: Names in `METHODS`.
+        methods: Names in `METHODS`; ``None``: all that the blend split is large enough for (see `methods_for`).
         seed: Seed of the stacker's weights and folds.
         features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
             and has to run the members once on all three splits; that opening of the test split is recorded.
@@ -88,6 +88,7 @@ def combine(
     """
     load, suffix, options = StoredPredictions.load, "", dict[str, int]()
     if features == "penultimate":
+        methods = PENULTIMATE_METHODS if methods is None else methods
         wrong = [name for name in methods if name not in PENULTIMATE_METHODS]
         if wrong:
             known = " or ".join(PENULTIMATE_METHODS)
@@ -96,6 +97,8 @@ def combine(
         options["num_classes"] = load(run, "blend", members).outputs.shape[2]
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
+    if methods is None:
+        methods = methods_for(len(blend.labels), blend.outputs.shape[2])
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
     for wanted in methods:

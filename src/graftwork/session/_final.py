@@ -7,7 +7,7 @@ from torch import Tensor
 from graftwork.evolution import Population
 from graftwork.networks.genome import forward_flops, num_parameters
 from graftwork.runs import EnsembleResult, FinalScores, NetworkResult, RunFolder, record_opening, save_member
-from graftwork.session._ensembles import combine, methods_for
+from graftwork.session._ensembles import combine
 from graftwork.session._setup import Setup
 from graftwork.typing import MemberId
 
@@ -67,12 +67,11 @@ class FinalScoring:
         }
 
     def _ensembles(self) -> list[EnsembleResult] | None:
-        """Fit every method on all survivors; ``None`` for one survivor, or without a blend split to fit on."""
-        survivors, problem = self._setup.state.survivors, self._setup.problem
-        if len(survivors) < 2 or not len(problem.splits.blend):
+        """Fit ensembles of all survivors; ``None`` for one survivor, or without a blend split to fit on."""
+        survivors = self._setup.state.survivors
+        if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
             return None
-        methods = methods_for(len(problem.splits.blend), len(problem.dataset.class_names))
-        return combine(self._run, survivors, methods=methods, seed=self._setup.config.seed)
+        return combine(self._run, survivors, seed=self._setup.config.seed)
 
     def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Logits [N, classes] on validation, test and blend, by name; each population over its own bank."""

@@ -17,7 +17,7 @@ from graftwork.evolution import Plan, Population, SearchState, search
 from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.selection import GreedySelector
 from graftwork.evolution.strategies import STRATEGIES, Strategy, make_strategy
-from graftwork.networks.genome import Genome, seed_genome
+from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.training import Evaluation
 from tests.contributing import blocks, registered, run
 from tests.evolution.test_loop import Scorer, Trainer
@@ -143,4 +143,4 @@ def test_a_genome_outside_the_population_is_trained_and_paid_for() -> None:
     parts: dict[str, Any] = {"strategy": Samples(), "trainer": trainer, "scorer": Scorer(), "plan": Plan(1, 2, 2)}
     list(search(state, num_survivors=1, population_size=3, **parts))
     assert trainer.trained == [SEED] * 4
-    assert state.training_flops > 0
+    assert state.training_flops == 4 * training_flops(SEED, Trainer.batch_size)
