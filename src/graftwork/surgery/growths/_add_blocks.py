@@ -16,7 +16,7 @@ from graftwork.numerics import reference_scale
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._block import default_scales
 from graftwork.surgery._changes import TensorChange
-from graftwork.surgery._check import Check
+from graftwork.surgery._check import Check, Thoroughness
 from graftwork.surgery._configs import config_notes
 from graftwork.surgery._graft import graft, grafts_of, ungraft
 from graftwork.surgery._graph import ChannelGraph
@@ -25,6 +25,7 @@ from graftwork.surgery._transaction import Transaction
 from graftwork.surgery._twin_copy import twin_copy
 from graftwork.surgery.carry import adopt
 from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.layers import Uses
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,15 @@ class AddBlocks(Edit):
     Args:
         subject: The traced model and what goes along.
         blocks: The blocks, each behind another module.
+        thorough: How much is checked.
     """
 
     method = "r2r"
 
-    def __init__(self, subject: Subject, blocks: Sequence[NewBlock]) -> None:
+    def __init__(self, subject: Subject, blocks: Sequence[NewBlock], *, thorough: Thoroughness = True) -> None:
         model = subject.model
-        self._subject, self._blocks = subject, tuple(blocks)
+        self._subject, self._blocks, self._thorough = subject, tuple(blocks), thorough
+        self._uses = Uses({})
         self.sites = tuple(block.after for block in blocks)
         self.label = ", ".join(self.sites)
         self.specs = tuple(block.spec for block in blocks)
@@ -69,6 +72,8 @@ class AddBlocks(Edit):
     def make(self, transaction: Transaction) -> list[str]:
         """See `Edit.make`."""
         model = self._subject.model
+        if self._thorough is True:
+            self._uses = Uses.before(model, self._subject.graph.probes[0].call)
         for block in self._blocks:
             _hang(transaction, model, block)
             adopt(transaction, self._subject.optimizers, model, model.get_submodule(block.after), block.module)
@@ -84,14 +89,18 @@ class AddBlocks(Edit):
         handles = [b.module.register_forward_hook(lambda module, *_: ran.add(module)) for b in self._blocks]
         try:
             worst = check.compare(transaction)
+            if self._uses.runs:
+                worst = max(worst, self._uses.compare(self._subject.model)[0])
         except Exception as error:
+            used = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
             raise SurgeryError(
-                f"the model's forward fails with a block behind {self.label} ({type(error).__name__}: {error}); "
+                f"the model's forward fails with a block behind {self.label}{used} ({type(error).__name__}: {error}); "
                 "everything was put back. Pick the module around it"
             ) from error
         finally:
             for handle in handles:
                 handle.remove()
+        check.gaps.update(self._uses.gaps)
         for block in self._blocks:
             if block.module not in ran:
                 raise SurgeryError(

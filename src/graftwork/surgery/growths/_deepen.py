@@ -93,7 +93,7 @@ class Deepen(ModelGrowth):
         """See `ModelGrowth.edit`."""
         if self.like is not None and (layers := self._as_layers(subject, self.like)) is not None:
             return layers
-        return AddBlocks(subject, [self._block(subject, place) for place in self.places])
+        return AddBlocks(subject, [self._block(subject, place) for place in self.places], thorough=self.check)
 
     def _as_layers(self, subject: Subject, like: str) -> NewLayers | None:
         """The same as new entries of a list, where the block to copy and all places are entries of one."""
