@@ -92,6 +92,12 @@ def test_a_machine_that_is_given_is_followed_untimed(monkeypatch: pytest.MonkeyP
     assert setup.trainer.precision == setup.scorer.precision == "bfloat16"
 
 
+def test_a_machine_without_compiled_passes_is_followed_without_building_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftwork.machine._choose.build", lambda folder: pytest.fail("kernels were built"))
+    machine = Machine("float32", "torch", 1)
+    assert prepare(unasked(passes="auto"), machine=machine).machine == machine
+
+
 def test_options_may_be_given_by_name() -> None:
     options = unasked().to_dict() | {"threads": 2, "precision": "bfloat16", "passes": "torch"}
     setup = prepare(**options)
