@@ -168,11 +168,20 @@ def test_a_genome_for_other_images_is_refused(tmp_path: Path, capsys: Any) -> No
     assert not (tmp_path / "r").exists()
 
 
+HEEDING = """
+import signal, sys
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # as in a terminal, also where the tests run under nohup
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+from graftwork.cli import main
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_to_end_stores_tells_how_to_go_on_and_has_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
     path = tmp_path / "run"
     arguments = [*QUICK, "--budget", "4000steps", "--out", str(path), "--no-report"]
-    command = [sys.executable, "-m", "graftwork", "search", *arguments]
+    command = [sys.executable, "-c", HEEDING, "search", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         for _ in range(600):
             if (path / "provenance.json").is_file():
