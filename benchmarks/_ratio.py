@@ -1,6 +1,5 @@
 """Interleaved repetitions and the ratio of their times."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from graftwork._files import as_json
 from graftwork.runs import provenance
 
 
@@ -44,7 +44,7 @@ def write(path: Path | None, found: dict[str, Any]) -> None:
     words = [Path(word).name.upper() if os.sep in word and Path(word).is_dir() else word for word in sys.argv[1:]]
     name = Path(sys.argv[0]).name
     known = {"command": " ".join(["python", f"benchmarks/{name}", *words]), "provenance": provenance()}
-    text = json.dumps({**found, **known}, indent=2)
+    text = as_json({**found, **known}).rstrip()
     print(text)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,18 @@ def measure_apart(name: str, package: str, *, sites: int, seconds: float) -> dic
         return {**row, "status": "measured", **json.loads(out.read_text())}
 
 
+def brief(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row in which sites that were exact keep only what the table reads."""
+
+    def short(entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["outcome"] != "exact":
+            return entry
+        still = {name: text for name, text in entry["still"].items() if text != "no gradient"}
+        return {key: entry[key] for key in ("site", "outcome", "gap", "moved")} | {"still": still}
+
+    return {**row, **{kind: [short(entry) for entry in row[kind]] for kind in KINDS if kind in row}}
+
+
 def one_line_a_site(result: dict[str, Any]) -> str:
     """Return the result as JSON with a line for each site."""
     return json.dumps(result).replace('{"site"', '\n {"site"') + "\n"
@@ -195,7 +207,7 @@ def main() -> None:
         if name not in held or given.again or held[name]["status"] != "measured":
             began = time.monotonic()
             row = measure_apart(name, ARCHITECTURES[name].package, sites=given.sites, seconds=given.seconds)
-            held[name] = {"commit": commit, **row}
+            held[name] = {"commit": commit, **brief(row)}
             print(f"{name}: {held[name]['status']}, {time.monotonic() - began:.0f} s", flush=True)
         ordered = {key: held[key] for key in ARCHITECTURES if key in held}
         result = {"command": command, "provenance": provenance(), "architectures": ordered}

@@ -21,7 +21,6 @@ refusal that leaves the model changed. The JSON is rewritten after each architec
 
 import argparse
 import copy
-import json
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
+from graftwork._files import as_json
 from graftwork.errors import SurgeryError
 from graftwork.runs import provenance
 
@@ -287,7 +287,7 @@ def main() -> None:
             "architectures": rows,
         }
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        given.json.write_text(as_json(result))
         given.json.with_suffix(".md").write_text(table(result))
 
 

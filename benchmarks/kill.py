@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from graftwork._files import as_json
 from graftwork.runs import machine
 
 OPTIONS = ["--data", "digits", "--budget", "0.00015PFLOP", "--num-generations", "3", "--control"]
@@ -88,7 +89,7 @@ def main() -> None:
     }
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        given.json.write_text(as_json(found))
     sys.exit(found["equal"] != len(trials))
 
 

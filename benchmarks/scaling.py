@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graftwork._files import as_json
 from graftwork.machine import keep_memory
 from graftwork.networks.execution import shared_flops
 from graftwork.networks.genome import Genome, num_parameters, parameters_per_entry, seed_genome, training_flops
@@ -293,7 +294,7 @@ def main() -> None:
                 told = "too many to share batches" if shared is None else f"{base / shared:.1f} sharing batches"
                 print(f"{where}: {row['speedup']:.1f} times as fast by averaging, {told}", flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(found, indent=2) + "\n")
+    given.json.write_text(as_json(found))
 
 
 if __name__ == "__main__":

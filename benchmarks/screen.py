@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from graftwork._files import as_json
 from graftwork.evolution import search
 from graftwork.machine import keep_memory
 from graftwork.networks.genome import Genome, Head, Layer, Pool, forward_flops, seed_genome
@@ -128,7 +129,7 @@ def main() -> None:
         print(name, found["variants"][name], flush=True)
         found |= {"seed": given.seed, "provenance": provenance()}
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        given.json.write_text(as_json(found))
 
 
 if __name__ == "__main__":

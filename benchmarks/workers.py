@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from graftwork._files import as_json
 from graftwork.evolution import Plan, joint_train
 from graftwork.machine import keep_memory
 from graftwork.runs import provenance
@@ -170,7 +171,7 @@ def main() -> None:
         found["command"] = f"python benchmarks/workers.py {public(sys.argv[1:], given.data)}"
         found["provenance"] = provenance()
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        given.json.write_text(as_json(found))
 
     if "ratio" not in found:
         found |= rates(given, options)

@@ -23,6 +23,7 @@ MAX_BYTES = 2**27
 _MAX_DEPTH, _MAX_CONTAINERS = 64, 2**22
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_INNERMOST, _SHORT = re.compile(r"([\[{])\n((?: *[^\[\]{}\n]+\n)+) *([\]}])"), 100
 _ASIDE = re.compile(r"\..+\.(\d+)\.tmp")
 
 
@@ -211,8 +212,13 @@ def write_text(path: Path, text: str) -> str:
 
 
 def as_json(data: Any) -> str:
-    """JSON as it is kept in files."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    """JSON as it is kept in files: indented, but lists of plain values and short objects stand on one line."""
+
+    def on_one_line(found: re.Match[str]) -> str:
+        line = ", ".join(part.strip() for part in found[2].split(",\n"))
+        return f"{found[1]}{line}{found[3]}" if found[1] == "[" or len(line) <= _SHORT else found[0]
+
+    return _INNERMOST.sub(on_one_line, json.dumps(data, indent=1, ensure_ascii=False)) + "\n"
 
 
 def write_json(path: Path, data: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from graftwork._files import as_json
 from graftwork.errors import ResourceError, RunError
 from graftwork.runs import RunFolder, run_state, write_bytes, write_json
 from tests.runs.test_records import member
@@ -301,3 +302,12 @@ def test_a_folder_that_holds_something_is_never_taken(tmp_path: Path) -> None:
             RunFolder.create(path)
     with pytest.raises(RunError, match=r"config\.toml"):
         RunFolder.open(tmp_path)
+
+
+def test_json_in_files_is_indented_with_lists_and_short_objects_on_one_line() -> None:
+    data = {"a": [1, 2.5, None, "x,\ny"], "odd": ["x, [y]\n{"], "b": {"c": 1, "d": [{"e": "f"}, []]}, "long": {"n" * 60: 1, "m" * 60: 2}}
+    text = as_json(data)
+    assert json.loads(text) == data
+    assert ' "a": [1, 2.5, null, "x,\\ny"],\n' in text
+    assert '{"e": "f"}' in text
+    assert max(map(len, text.splitlines())) < 100

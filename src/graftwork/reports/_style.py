@@ -123,6 +123,10 @@ def generation_colors(last: int) -> list[str]:
     return [NEUTRAL, *(to_hex(shades(0.28 + 0.55 * (number - 1) / span)) for number in range(1, last + 1))]
 
 
+_PLACES = re.compile(r' (?:d|x|y)="[^"]+"')
+_DECIMALS = re.compile(r"-?\d+\.\d{3,}")
+
+
 def _saved(figure: "Figure", kind: str, **options: object) -> bytes:
     import matplotlib as mpl
 
@@ -137,9 +141,10 @@ def _saved(figure: "Figure", kind: str, **options: object) -> bytes:
 
 
 def figure_svg(figure: "Figure") -> str:
-    """The figure as SVG text; the same figure gives the same text."""
+    """The figure as SVG text, coordinates in hundredths of a point; the same figure gives the same text."""
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    return _saved(figure, "svg", metadata=metadata).decode()
+    text = _saved(figure, "svg", metadata=metadata).decode()
+    return _PLACES.sub(lambda found: _DECIMALS.sub(lambda number: f"{float(number[0]):.2f}", found[0]), text)
 
 
 def figure_png(figure: "Figure") -> bytes:
