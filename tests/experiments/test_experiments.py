@@ -10,7 +10,9 @@ from experiments import EXPERIMENTS, Experiment, run_experiment
 TRAINING = {name: e for name, e in EXPERIMENTS.items() if isinstance(e, Experiment)}
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize(
+    "name", [name if name == "base-network" else pytest.param(name, marks=pytest.mark.slow) for name in TRAINING]
+)
 def test_experiment_leaves_seeds_summary_and_figures(name: str, tmp_path: Path) -> None:
     heard: list[str] = []
     scale = {"rank": 0.001}.get(name, 0.003)

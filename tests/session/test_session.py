@@ -200,6 +200,7 @@ def kill_and_resume(path: Path, delays: list[float]) -> int:
     return hits
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_random_moments_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
     start = time.monotonic()
     kill_and_resume(tmp_path / "timed", [])

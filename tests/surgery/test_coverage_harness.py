@@ -37,6 +37,7 @@ def _run(harness: Any, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None
     harness.main()
 
 
+@pytest.mark.slow
 def test_the_command_measures_two_architectures_and_goes_on_where_it_stopped(
     harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -308,6 +308,7 @@ def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_an_openmp_runtime_one_thread_does_the_same(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -334,6 +335,7 @@ def test_without_an_openmp_runtime_one_thread_does_the_same(
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_rounding_without_the_processors_instruction_gives_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernels: Kernels
 ) -> None:
