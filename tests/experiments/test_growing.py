@@ -57,7 +57,9 @@ def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(carry, "SUBJECTS", {k: replace(v, examples=4) for k, v in carry.SUBJECTS.items()})
 
 
-@pytest.mark.parametrize("name", [name if name == "carry" else pytest.param(name, marks=pytest.mark.slow) for name in GRIDS])
+@pytest.mark.parametrize(
+    "name", [name if name == "carry" else pytest.param(name, marks=pytest.mark.slow) for name in GRIDS]
+)
 def test_grid_tells_its_cost_first_and_leaves_cells_summary_tables_and_figures(name: str, tmp_path: Path) -> None:
     heard: list[str] = []
     summary = run_grid(GRIDS[name], tmp_path, seeds=[0], scale=1.0, note=heard.append, **OPTIONS)

@@ -305,7 +305,12 @@ def test_a_folder_that_holds_something_is_never_taken(tmp_path: Path) -> None:
 
 
 def test_json_in_files_is_indented_with_lists_and_short_objects_on_one_line() -> None:
-    data = {"a": [1, 2.5, None, "x,\ny"], "odd": ["x, [y]\n{"], "b": {"c": 1, "d": [{"e": "f"}, []]}, "long": {"n" * 60: 1, "m" * 60: 2}}
+    data = {
+        "a": [1, 2.5, None, "x,\ny"],
+        "odd": ["x, [y]\n{"],
+        "b": {"c": 1, "d": [{"e": "f"}, []]},
+        "long": {"n" * 60: 1, "m" * 60: 2},
+    }
     text = as_json(data)
     assert json.loads(text) == data
     assert ' "a": [1, 2.5, null, "x,\\ny"],\n' in text
