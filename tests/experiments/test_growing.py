@@ -71,6 +71,7 @@ def test_grid_tells_its_cost_first_and_leaves_cells_summary_tables_and_figures(n
     assert summary["training_flops"] > 0
 
 
+@pytest.mark.slow
 def test_broken_off_grid_runs_only_what_is_missing(tmp_path: Path) -> None:
     run_grid(GRIDS["carry"], tmp_path, seeds=[0], scale=1.0, note=lambda _: None, **OPTIONS)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
@@ -84,6 +85,7 @@ def test_broken_off_grid_runs_only_what_is_missing(tmp_path: Path) -> None:
     assert json.loads(lost.read_text())["variants"] == before, "the same seed gives the same numbers"
 
 
+@pytest.mark.slow
 def test_cells_of_another_scale_do_not_mix(tmp_path: Path) -> None:
     run_grid(GRIDS["carry"], tmp_path, seeds=[0], scale=1.0, note=lambda _: None, **OPTIONS)
     with pytest.raises(ConfigError, match="cell of"):

@@ -165,6 +165,7 @@ def test_a_study_of_ensembles_needs_two_survivors_and_a_blend_split(name: str, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_goes_on_to_the_same_bits_and_a_stillborn_one_begins_anew(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -227,7 +228,7 @@ def test_a_seed_that_was_stored_before_recipes_had_a_value_counts_as_run_without
 BRANCHED: dict[str, Any] = {"data": "digits", "budget": "10GFLOP", "seed": 3, "control": False, **SMALL}
 
 
-@pytest.mark.parametrize("selection", ["greedy", "random"])
+@pytest.mark.parametrize("selection", ["greedy", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_search_on_a_shared_first_round_equals_one_that_ran_by_itself(tmp_path: Path, selection: str) -> None:
     beginning = tmp_path / "beginning"
     make_beginning(beginning, {**BRANCHED, "selection": "coevolution"})

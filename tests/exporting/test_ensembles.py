@@ -72,7 +72,7 @@ def test_the_exported_ensemble_of_any_family_gives_its_outputs(
     assert output_gap(expected(ensemble, images), open_export(folder)(as_user(images))) <= 1e-2
 
 
-@pytest.mark.parametrize("genome", [RICH, SPLIT], ids=["batch", "layer"])
+@pytest.mark.parametrize("genome", [RICH, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=["batch", "layer"])
 @pytest.mark.parametrize("output", ["logits", "penultimate"])
 @pytest.mark.parametrize("to", ["source", "pt2", "onnx"])
 def test_every_format_gives_the_outputs_at_any_batch_size(
