@@ -24,9 +24,10 @@ from graftwork.training._schedules import (
 )
 from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
-from graftwork.training._step import Loss, LrScale, Trainer, Update
+from graftwork.training._step import NOT_FINITE_HINT, Loss, LrScale, Outcome, Trainer, Update
 
 __all__ = [
+    "NOT_FINITE_HINT",
     "RECIPES",
     "ROLES",
     "SCHEDULES",
@@ -41,6 +42,7 @@ __all__ = [
     "Muon",
     "MuonVariant",
     "OptimizerName",
+    "Outcome",
     "Passes",
     "Precision",
     "Recipe",
