@@ -71,5 +71,7 @@ def test_weights_of_a_dropped_member_were_never_touched_by_its_updates(fail: set
     from safetensors.torch import load_file
 
     for file in (tmp_path / "run").rglob("*.safetensors"):
-        assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(file).values() if tensor.is_floating_point())
+        assert all(
+            bool(torch.isfinite(tensor).all()) for tensor in load_file(file).values() if tensor.is_floating_point()
+        )
     assert json.loads((tmp_path / "run" / "result.json").read_text())["best"]["validation_accuracy"] > 0

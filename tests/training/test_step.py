@@ -8,7 +8,6 @@ from graftwork.errors import ConfigError
 from graftwork.networks import bind
 from graftwork.networks.genome import num_parameters
 from graftwork.training import BankOptimizer, Rule, Trainer, Update, constant, make_schedule, same_rule, shrink
-from graftwork.typing import BlockId
 from tests.training.small import LEFT, RULES, bank_of, same, setting, stream
 
 

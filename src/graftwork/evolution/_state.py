@@ -139,5 +139,6 @@ Observer = Callable[[SearchState, str, float, float], None]
 raise to stop the search.
 
 That is after every update or, where a trainer wants several drawn at once, after all of those: the member is then the
-one drawn last, and the loss is their mean (NaN where all were skipped). A drawn genome that is not a member's is named by its hash.
+one drawn last, and the loss is their mean; NaN where all were skipped. A drawn genome that is not a member's is named
+by its hash.
 """
