@@ -224,11 +224,7 @@ class Lines:
     def try_point(self, kind: str, at: int) -> str:
         """What a fault leads to: ``before``, ``complete``, ``another way`` (it was worked around), or a damage."""
         subject = Subject(self.folder)
-        identities = subject.identities()
-        expected = subject.model.eval()(subject.x)
-        subject.model.train()
-        subject.model.norm.eval()
-        before = subject.values()
+        before, identities = subject.values(), subject.identities()
         error = Fault(kind, at).run(ACTIONS[self.name], subject)
         now = subject.values()
         if subject.saved() not in self.saves:
@@ -237,11 +233,20 @@ class Lines:
             return "before"
         if _lasting(now) == _lasting(self.after):
             return "complete"
-        if error is None and torch.allclose(subject.model.eval()(subject.x), expected, atol=1e-5):
-            return "another way"
+        if error is None and _settings(now) == _settings(before):
+            grown, old = subject.model.eval(), Subject(self.folder).model.eval()
+            if torch.allclose(grown(subject.x), old(subject.x), atol=1e-5):
+                return "another way"
         changed = [key for key in now if now[key] != before[key]]
         unlike = [key for key in now if now[key] != self.after[key]]
         return f"damaged: {', '.join(changed)} (from complete: {', '.join(unlike)}) after {error!r}"
+
+
+def _settings(values: dict[str, Any]) -> Any:
+    """Settings of the process, and of every module: its mode and its hooks."""
+    modules = {name: (held["training"], hooks) for name, (_, held, hooks, _, _) in values["modules"].items()}
+    before = {name: one for name, one in modules.items() if "graft" not in name and not name.startswith("blocks.")}
+    return [before, *(values[name] for name in ("random", "modes", "dispatch", "kernels"))]
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:

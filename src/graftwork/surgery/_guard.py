@@ -30,6 +30,9 @@ class Guard:
     def __init__(self, *models: nn.Module) -> None:
         self._snapshots = [Snapshot(model) for model in models]
         self._settings = _Settings()
+        self._flags = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
+        modules = [module for model in models for module in model.modules()]
+        self._modes = [(module, module.training, [dict(hooks) for hooks in _hooks(module)]) for module in modules]
         self._transactions: list[Transaction] = []
         self._handler = signal.getsignal(signal.SIGINT)
         self._waiting: list[tuple[int, FrameType | None]] = []
@@ -63,6 +66,7 @@ class Guard:
     ) -> None:
         if error is not None:
             self._put_back()
+        self._tidy()
         if signal.getsignal(signal.SIGINT) == self._handle:
             signal.signal(signal.SIGINT, self._handler)
         if self._waiting:
@@ -73,7 +77,22 @@ class Guard:
             transaction.undo()
         for snapshot in self._snapshots:
             snapshot.restore()
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+
+    def _tidy(self) -> None:
+        """Remove what a run of the model leaves where an error on its way out was passed over, as in a trial."""
+        for module, training, before in self._modes:
+            module.training = training
+            for hooks, old in zip(_hooks(module), before, strict=True):
+                if hooks.keys() != old.keys():
+                    hooks.clear()
+                    hooks.update(old)
         self._settings.restore()
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_hooks, module._forward_pre_hooks  # noqa: SLF001
 
 
 class _Settings:
