@@ -32,6 +32,7 @@ class Guard:
         self._settings = _Settings()
         self._flags = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
         modules = [module for model in models for module in model.modules()]
+        self._kinds = [(module, type(module)) for module in modules]
         self._modes = [(module, module.training, [dict(hooks) for hooks in _hooks(module)]) for module in modules]
         self._transactions: list[Transaction] = []
         self._handler = signal.getsignal(signal.SIGINT)
@@ -79,6 +80,9 @@ class Guard:
             snapshot.restore()
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
+        for module, kind in self._kinds:
+            if type(module) is not kind:
+                module.__class__ = kind
 
     def _tidy(self) -> None:
         """Remove what a run of the model leaves where an error on its way out was passed over, as in a trial."""

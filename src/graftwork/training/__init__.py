@@ -8,6 +8,7 @@ A `Recipe` holds the values. `BankOptimizer` moves the tensors that a step has u
 
 from graftwork.training._augment import Augmentation, Flip
 from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
+from graftwork.training._memory import MemoryLimit
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._precision import Passes, Precision, in_precision
@@ -39,6 +40,7 @@ __all__ = [
     "Images",
     "Loss",
     "LrScale",
+    "MemoryLimit",
     "Muon",
     "MuonVariant",
     "OptimizerName",
