@@ -40,7 +40,7 @@ from graftwork.evolution.strategies import Neuroevolution
 from graftwork.machine import Machine, keep_memory
 from graftwork.networks import Member
 from graftwork.session import SearchConfig, Setup, mutation_of, prepare, shared_parts
-from graftwork.training import Evaluation, Update
+from graftwork.training import Evaluation, Outcome, Update
 from graftwork.workers import Group, launch
 
 ROUNDS, UPDATES, STOPS = 15, 5000, 5
@@ -141,9 +141,9 @@ class Timed:
         self.rounds.append({"ours_update": [], "naive_update": [], "mutation": self.mutation})
         self.mutation, self._made = 0.0, 0
 
-    def run(self, updates: Sequence[Update]) -> float:
+    def run(self, updates: Sequence[Update]) -> Outcome:
         began = perf_counter()
-        loss = self.trainer.run(updates)
+        outcome = self.trainer.run(updates)
         each = (perf_counter() - began) / len(updates)
         self._spent[updates[0].members[0] if len(updates) == 1 else None] += [each] * len(updates)
         self._made += len(updates)
@@ -152,7 +152,7 @@ class Timed:
             self.rounds[-1]["ours_update"].append(fmean(map(fmean, self._spent.values())))
             self.rounds[-1]["naive_update"].append(self._beside(Naive.update_seconds))
             self._spent.clear()
-        return loss
+        return outcome
 
     def flops(self, genomes: Sequence[Any]) -> int:
         return self.scorer.flops(genomes)

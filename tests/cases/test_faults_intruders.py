@@ -16,6 +16,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import SurgeryError
+from graftwork.surgery._saving import sealed
 from tests.cases.commands import graftwork, require
 from tests.cases.images import class_folders, png, table
 
@@ -127,6 +128,6 @@ def test_a_growth_log_sets_sizes_only(attribute: list[Any], tmp_path: Path) -> N
     log = json.loads(path.read_text())
     gw.load_model(_model, tmp_path)
     log["growths"][0]["changes"]["attributes"].append(attribute)
-    path.write_text(json.dumps(log))
+    path.write_text(json.dumps(sealed(log)))
     with pytest.raises(SurgeryError, match="growth log"):
         gw.load_model(_model, tmp_path)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 import graftwork as gw
-from graftwork.errors import SurgeryError
 from tests.cases.commands import RESUME, ending_of, graftwork, own_process, require, started, tiny_search, wait_until
 from tests.cases.images import class_folders
 
@@ -85,7 +84,6 @@ def test_a_network_that_does_not_fit_into_memory_is_one_line(tmp_path: Path) -> 
     assert not ending.crashed
 
 
-@pytest.mark.xfail(strict=True, raises=SurgeryError, reason="tensors and log are replaced one after the other")
 def test_a_save_that_is_interrupted_leaves_the_model_that_was_saved_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, GraftworkError
 from graftwork.evolution import Generation, Plan, Population, SearchState, search
 from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.strategies import Neuroevolution
@@ -17,7 +17,8 @@ from graftwork.evolution.transforms import R2RWiden
 from graftwork.networks import Member
 from graftwork.networks.bank import grow_bank
 from graftwork.networks.genome import Genome, Head, forward_flops, seed_genome, training_flops
-from graftwork.training import Evaluation, Update
+from graftwork.training import Evaluation, Outcome, Update
+from graftwork.typing import MemberId
 
 SEED = seed_genome("poster", (1, 8, 8), 3)
 POOLED = seed_genome("poster", (1, 16, 16), 3).replace(head=Head("linear", hidden_features=0, pooling="avg"))
@@ -35,16 +36,20 @@ class Trainer:
         self.runs: list[list[int]] = []
         self.sizes: list[tuple[int, int] | None] = []
         self.updates_at_once = updates_at_once
+        self.failing: set[str] = set()
+        self.synced = 0
 
     def sync(self) -> None:
         """There is no optimizer."""
+        self.synced += 1
 
-    def run(self, updates: Sequence[Update]) -> float:
+    def run(self, updates: Sequence[Update]) -> Outcome:
+        skipped = {row: (0,) for row, update in enumerate(updates) if update.members[0].genome.id in self.failing}
         self.runs.append([update.number for update in updates])
         self.progress += [update.progress for update in updates]
         self.trained += [update.members[0].genome for update in updates]
         self.sizes += [update.size for update in updates]
-        return float(sum(update.number for update in updates))
+        return Outcome(float(sum(u.number for row, u in enumerate(updates) if row not in skipped)), skipped)
 
 
 class Scorer:
@@ -68,7 +73,8 @@ class LastFirst:
 def run(plan: Plan, **options: Any) -> tuple[SearchState, Trainer, list[Generation]]:
     population = Population()
     population.add_seed(options.pop("seed", SEED), generator=torch.Generator().manual_seed(0))
-    state, trainer = SearchState(population, np.random.default_rng(0)), Trainer(options.pop("updates_at_once", 1))
+    state = SearchState(population, np.random.default_rng(0))
+    trainer = options.pop("trainer", None) or Trainer(options.pop("updates_at_once", 1))
     choices = {"selector": options.pop("selector", LastFirst()), "mutate": options.pop("mutate", R2RMutation())}
     strategy = Neuroevolution(**choices)
     parts: dict[str, Any] = {"strategy": strategy, "trainer": trainer, "scorer": Scorer(), "plan": plan}
@@ -209,6 +215,71 @@ def test_drawing_many_updates_at_once_draws_the_same_ones() -> None:
             (r.step, r.training_flops, r.mean_loss) for r in rounds
         ]
         assert one_state.rng.bit_generator.state == state.rng.bit_generator.state
+
+
+def fail_from(trainer: Trainer, generation: int, *names: str) -> Any:
+    """An observer that lets members' updates fail once a round has begun."""
+
+    def observe(state: SearchState, *_: Any) -> None:
+        if state.generation == generation:
+            chosen = {state.population[name].genome.id for name in names if name in state.population.members}  # type: ignore[index]
+            trainer.failing = chosen or trainer.failing
+
+    return observe
+
+
+def run_failing(plan: Plan, *names: str, **options: Any) -> tuple[SearchState, Trainer, list[Generation]]:
+    """A search in whose second round some members fail from the second update on."""
+    trainer = Trainer(options.pop("updates_at_once", 1))
+    state, _, rounds = run(plan, trainer=trainer, observer=fail_from(trainer, 1, *names), **options)
+    return state, trainer, rounds
+
+
+@pytest.mark.parametrize("plan", [Plan(2, 4, 60), Plan(2, flops=400 * STEP)])
+def test_a_member_is_dropped_after_three_skipped_updates_in_a_row(plan: Plan) -> None:
+    state, trainer, rounds = run_failing(plan, "m2")
+    assert rounds[1].dropped == ("m2",)
+    assert rounds[1].skipped == {"m2": 3}
+    assert rounds[1].members == ("m0", "m1", "m3")
+    assert rounds[2].skipped == {}
+    assert len(rounds[2].members) == 4  # the population is filled again
+    lost = state.population.birth(MemberId("m2")).genome
+    assert trainer.trained.count(lost) in (3, 4)  # with the update before it began to fail
+    assert trainer.synced == 4  # three rounds, and once as blocks were forgotten
+    assert state.failing == {}
+    assert state.step == len(trainer.trained)  # what is skipped counts as work
+    losses = [n for n, genome in enumerate(trainer.trained) if rounds[0].step <= n < rounds[1].step]
+    assert rounds[1].mean_loss == pytest.approx(np.mean(losses), rel=0.2)
+
+
+def test_an_update_that_is_made_begins_the_count_again() -> None:
+    trainer = Trainer()
+
+    def observe(state: SearchState, *_: Any) -> None:
+        trainer.failing = {SEED.id} if state.step % 3 else set()
+
+    state, _, rounds = run(Plan(0, 20, 0), trainer=trainer, observer=observe)
+    assert rounds[0].skipped == {"m0": 13}
+    assert rounds[0].mean_loss == np.mean([0, 3, 6, 9, 12, 15, 18])
+    assert state.failing == {"m0": 1}
+
+
+def test_several_are_dropped_at_once_where_many_updates_are_drawn_at_once() -> None:
+    _, _, rounds = run_failing(Plan(1, 1, 200), "m1", "m3", updates_at_once=40)
+    assert set(rounds[1].dropped) == {"m1", "m3"}
+    assert rounds[1].members == ("m0", "m2")
+
+
+def test_the_seed_alone_can_not_be_dropped_and_ends_the_search() -> None:
+    trainer = Trainer()
+    trainer.failing = {SEED.id}
+    with pytest.raises(GraftworkError, match=r"3 updates in a row of m0, up to step 3, and no other member is left"):
+        run(Plan(1, 9, 9), trainer=trainer)
+
+
+def test_the_last_member_can_not_be_dropped_and_ends_the_search() -> None:
+    with pytest.raises(GraftworkError, match=r"3 updates in a row of m\d, up to step \d+, and no other"):
+        run_failing(Plan(1, 1, 200), "m0", "m1", "m2", "m3")
 
 
 def test_small_images_come_first_and_cost_what_they_cost() -> None:

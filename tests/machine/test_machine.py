@@ -17,7 +17,7 @@ def untimed(*_: object) -> Any:
 
 
 def test_a_machine_survives_json_beside_other_keys() -> None:
-    machine = Machine("bfloat16", "compiled", 2, {"threads": "why"}, {"1 thread": 0.5, "2 threads": 0.25})
+    machine = Machine("bfloat16", "compiled", 2, {"threads": "why"}, {"1 thread": 0.5, "2 threads": 0.25}, 10**9)
     data = json.loads(json.dumps({"processor": "any", **machine.to_dict()}))
     assert Machine.from_dict(data) == machine
 
@@ -38,7 +38,7 @@ def test_a_machine_says_what_is_wrong(values: dict[str, Any], message: str) -> N
         Machine.from_dict({**Machine().to_dict(), **values})
 
 
-@pytest.mark.parametrize("name", ["precision", "passes", "threads", "reasons", "seconds"])
+@pytest.mark.parametrize("name", ["precision", "passes", "threads", "reasons", "seconds", "memory"])
 def test_a_stored_machine_without_a_key_is_refused(name: str) -> None:
     data = Machine().to_dict()
     del data[name]

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from graftwork.errors import ConfigError, GraftworkError
+from graftwork.errors import ConfigError
 from graftwork.networks import bind
 from graftwork.networks.genome import num_parameters
 from graftwork.training import BankOptimizer, Rule, Trainer, Update, constant, make_schedule, same_rule, shrink
-from graftwork.typing import BlockId
 from tests.training.small import LEFT, RULES, bank_of, same, setting, stream
 
 
@@ -76,16 +75,6 @@ def test_schedule_and_parameter_ratio_scale_rate_and_decay() -> None:
     assert 0.4 < ratio < 0.6
 
 
-def test_a_loss_that_is_not_finite_names_member_and_step_and_moves_nothing() -> None:
-    state = setting(RULES["adam"])
-    with torch.no_grad():
-        state.bank[BlockId("head-left")]["bias"].fill_(float("nan"))
-    before = {key: value.nan_to_num().clone() for key, value in state.snapshot().items()}
-    with pytest.raises(GraftworkError, match=rf"got nan for member {LEFT.id[:8]} at step 7"):
-        state.trainer.step(state.members[0], 7, 0.5)
-    assert same(before, {key: value.nan_to_num() for key, value in state.snapshot().items()})
-
-
 def test_bfloat16_trains_with_float32_weights_moments_and_loss() -> None:
     state = setting(RULES["adam"])
     trainer = Trainer(state.optimizer, batches=stream(), schedule=constant(), precision="bfloat16")
@@ -113,7 +102,7 @@ def test_small_images_are_shrunk_over_all_pixels_and_train_the_same_tensors() ->
     assert small.shape == (16, 3, 4, 4)
     assert small.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(small.mean(), x.mean(), atol=0.02)
-    loss = state.trainer.run([Update((state.members[0],), 5, 0.0, (4, 4))])
+    loss = state.trainer.run([Update((state.members[0],), 5, 0.0, (4, 4))]).loss
     resized = bind(state.members[0].genome.at_size(4, 4), state.bank)
     twin = bind(other.members[0].genome.at_size(4, 4), other.bank)
     other.optimizer.zero_grad()

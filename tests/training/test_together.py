@@ -21,7 +21,7 @@ def scrambled(rules: str = "adam") -> Setting:
 
 
 def update(state: Setting, members: list[int], number: int) -> float:
-    return state.trainer.run([Update(tuple(state.members[index] for index in members), number, 0.0)])
+    return state.trainer.run([Update(tuple(state.members[index] for index in members), number, 0.0)]).loss
 
 
 def gradients(state: Setting, members: list[int], together: bool) -> list[dict[str, torch.Tensor]]:
@@ -39,7 +39,7 @@ def test_one_member_together_is_a_plain_step_to_the_bit(rules: str) -> None:
     _, height, width = LEFT.input_shape  # a size: by the walk, as several are, not by the member
     for number in range(3):
         alone = one.trainer.step(one.members[0], number, 0.0)
-        assert other.trainer.run([Update((other.members[0],), number, 0.0, (height, width))]) == alone
+        assert other.trainer.run([Update((other.members[0],), number, 0.0, (height, width))]).loss == alone
     assert same(one.snapshot(), other.snapshot())
 
 
@@ -99,7 +99,7 @@ def test_the_loss_is_the_mean_and_rate_and_decay_take_the_mean_ratio() -> None:
         lr_scale="parameter-ratio",
         reference_parameters=100,
     )
-    assert trainer.run([Update(state.members[:2], 3, 0.0)]) == pytest.approx(sum(losses) / 2)
+    assert trainer.run([Update(state.members[:2], 3, 0.0)]).loss == pytest.approx(sum(losses) / 2)
     ratio = (100 / num_parameters(LEFT) + 100 / num_parameters(RIGHT)) / 2
     assert seen == [(pytest.approx(0.5 * ratio), pytest.approx(ratio))]
 
@@ -123,5 +123,5 @@ def test_a_run_of_updates_is_its_steps_and_its_loss_their_sum() -> None:
     updates = [Update((one.members[0],), 0, 0.0), Update(one.members[:2], 1, 0.0)]
     expected = other.trainer.step(other.members[0], 0, 0.0)
     expected += update(other, [0, 1], 1)
-    assert one.trainer.run(updates) == expected
+    assert one.trainer.run(updates).loss == expected
     assert same(one.snapshot(), other.snapshot())

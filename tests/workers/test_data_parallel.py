@@ -46,7 +46,7 @@ def test_gradients_and_loss_are_those_of_the_whole_batch_on_one_worker(size: int
         state = bare("adam")
         state.optimizer.step = lambda *factors: None  # type: ignore[method-assign]
         shared = DataParallelTrainer(state.trainer, group)
-        return shared.run([Update(tuple(state.members[index] for index in members), 3, 0.0)]), gradients(state)
+        return shared.run([Update(tuple(state.members[index] for index in members), 3, 0.0)]).loss, gradients(state)
 
     found = together(size, work)
     for own, mean in found:
@@ -62,14 +62,14 @@ def test_gradients_and_loss_are_those_of_the_whole_batch_on_one_worker(size: int
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_run_of_updates_follows_one_worker_and_ranks_end_with_the_same_bits(rules: str, size: int) -> None:
     alone = bare(rules)
-    start, loss = alone.snapshot(), alone.trainer.run(updates(alone, range(6)))
+    start, loss = alone.snapshot(), alone.trainer.run(updates(alone, range(6))).loss
     expected = alone.snapshot()
 
     def work(group: ThreadGroup) -> tuple[float, dict[str, torch.Tensor]]:
         state = bare(rules)
         shared = DataParallelTrainer(state.trainer, group)
         assert shared.updates_at_once == 1
-        return shared.run(updates(state, range(6))), state.snapshot()
+        return shared.run(updates(state, range(6))).loss, state.snapshot()
 
     (own, first), *others = together(size, work)
     assert own == pytest.approx(loss, rel=1e-4)

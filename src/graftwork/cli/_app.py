@@ -129,7 +129,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-MEMORY_HINT = "take a smaller --batch-size, or smaller networks (--max-params, --max-flops)"
+MEMORY_HINT = "take a smaller --batch-size, or smaller networks (--max-params, --max-flops, --max-memory)"
 
 
 def _crash_report(error: Exception) -> str:

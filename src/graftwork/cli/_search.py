@@ -48,6 +48,10 @@ def search(
     max_flops: Annotated[
         int | None, option("Population", "Most FLOPs of a member's forward pass, one image.", rare=True)
     ] = None,
+    max_memory: Annotated[
+        str | None,
+        option("Machine", "Memory that training a member may take: 4GB. [default: 60 % of what is free]", rare=True),
+    ] = None,
     min_shared_fraction: Annotated[
         float | None,
         option("Population", "τ: a child shares more than this part of its parameters with its parent.", rare=True),

@@ -5,10 +5,12 @@ updates, because everything that changes lives in `SearchState` and in the strat
 """
 
 from collections.abc import Iterator
+from math import nan
 
 from graftwork.errors import ConfigError
 from graftwork.evolution._draw import RoundDraw
 from graftwork.evolution._plan import Plan
+from graftwork.evolution._skips import note_skipped
 from graftwork.evolution._state import Generation, Observer, Scores, SearchState, Trains
 from graftwork.evolution.strategies import Strategy
 from graftwork.training import Evaluation
@@ -71,18 +73,32 @@ def joint_train(
     plan: Plan,
     observer: Observer | None = None,
 ) -> None:
-    """Draw a member and update it on one batch, until this round's share of the plan is done; as in `search`."""
-    trainer.sync()
-    reserved = scorer.flops(state.population.genomes)
-    draw = RoundDraw(state, strategy=strategy, plan=plan, batch_size=trainer.batch_size, reserved=reserved)
+    """Draw a member and update it on one batch, until this round's share of the plan is done; as in `search`.
+
+    An update whose loss or gradient is not finite is skipped, but counts as work; a member of which three in a row are
+    skipped is dropped.
+
+    Raises:
+        GraftworkError: If that would leave no member.
+    """
+
+    def begin() -> RoundDraw:
+        trainer.sync()
+        reserved = scorer.flops(state.population.genomes)
+        return RoundDraw(state, strategy=strategy, plan=plan, batch_size=trainer.batch_size, reserved=reserved)
+
+    draw = begin()
     while drawn := draw(trainer.updates_at_once):
-        loss = trainer.run([entry.update for entry in drawn])
+        outcome = trainer.run([entry.update for entry in drawn])
+        made = len(drawn) - len(outcome.skipped)
         state.step += len(drawn)
         state.training_flops += sum(entry.flops for entry in drawn)
-        state.loss_sum += loss
-        state.loss_count += len(drawn)
+        state.loss_sum += outcome.loss
+        state.loss_count += made
+        if note_skipped(state, [entry.name for entry in drawn], outcome.skipped):
+            draw = begin()
         if observer is not None:
-            observer(state, drawn[-1].name, loss / len(drawn), drawn[-1].update.progress)
+            observer(state, drawn[-1].name, outcome.loss / made if made else nan, drawn[-1].update.progress)
 
 
 def _finish_round(
@@ -100,10 +116,13 @@ def _finish_round(
         step=state.step,
         training_flops=state.training_flops,
         scoring_flops=state.scoring_flops,
-        mean_loss=state.loss_sum / state.loss_count if state.loss_count else float("nan"),
+        mean_loss=state.loss_sum / state.loss_count if state.loss_count else nan,
         last=state.finished,
+        skipped=state.skipped,
+        dropped=state.dropped,
     )
     state.accuracies = record.accuracies
     state.generation += 1
     state.begun, state.loss_sum, state.loss_count = False, 0.0, 0
+    state.skipped, state.dropped = {}, ()
     return record

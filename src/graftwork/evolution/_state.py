@@ -1,6 +1,6 @@
 """The state of a search between two updates, and what it yields after a round."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from graftwork.evolution._population import Birth, Population
 from graftwork.evolution.mutation import MutationReport
 from graftwork.networks import Member
 from graftwork.networks.genome import Genome
-from graftwork.training import Evaluation, Update
+from graftwork.training import Evaluation, Outcome, Update
 from graftwork.typing import MemberId
 
 
@@ -21,7 +21,7 @@ class Trains(Protocol):
     def batch_size(self) -> int: ...
     @property
     def updates_at_once(self) -> int: ...
-    def run(self, updates: Sequence[Update]) -> float: ...
+    def run(self, updates: Sequence[Update]) -> Outcome: ...
     def sync(self) -> None: ...
 
 
@@ -49,7 +49,10 @@ class SearchState:
         accuracies: Member → fraction of the validation split that it gets right, for the members scored last.
         report: Outcome of this round's mutation.
         loss_sum: Sum of the losses of this round's updates.
-        loss_count: Number of updates in this round.
+        loss_count: Number of updates in this round that were made.
+        failing: Name of what was drawn → number of its updates that were skipped in a row, up to the last one.
+        skipped: Name of what was drawn → number of its updates that were skipped in this round.
+        dropped: Members that were dropped in this round, as too many of their updates were skipped in a row.
     """
 
     population: Population
@@ -65,6 +68,9 @@ class SearchState:
     report: MutationReport = field(default_factory=lambda: MutationReport((), {}, saturated=False))
     loss_sum: float = 0.0
     loss_count: int = 0
+    failing: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    dropped: tuple[MemberId, ...] = ()
 
     @property
     def spent_flops(self) -> int:
@@ -86,8 +92,10 @@ class Generation:
         step: Number of updates since the start.
         training_flops: Training FLOPs since the start.
         scoring_flops: Scoring FLOPs since the start.
-        mean_loss: Mean loss over this round's updates; NaN if there was none.
+        mean_loss: Mean loss over this round's updates; NaN if none was made.
         last: Whether it is the final round.
+        skipped: Name of what was drawn → number of its updates that were skipped, as loss or gradient was not finite.
+        dropped: Members that were dropped for it; they were not scored.
     """
 
     number: int
@@ -101,6 +109,8 @@ class Generation:
     scoring_flops: int
     mean_loss: float
     last: bool
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    dropped: tuple[MemberId, ...] = ()
 
     @property
     def accuracies(self) -> dict[MemberId, float]:
@@ -129,5 +139,6 @@ Observer = Callable[[SearchState, str, float, float], None]
 raise to stop the search.
 
 That is after every update or, where a trainer wants several drawn at once, after all of those: the member is then the
-one drawn last, and the loss is their mean. A drawn genome that is not a member's is named by its hash.
+one drawn last, and the loss is their mean; NaN where all were skipped. A drawn genome that is not a member's is named
+by its hash.
 """

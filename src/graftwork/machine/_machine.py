@@ -25,6 +25,7 @@ class Machine:
         reasons: Why, in words, by field.
         seconds: Best time of one training step, by what it ran in (``"float32"``, ``"bfloat16"``, ``"torch passes"``,
             ``"2 threads"``, …); empty where nothing was compared.
+        memory: Bytes that training and scoring a member may take; ``None``: nothing is known, so anything.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -35,6 +36,7 @@ class Machine:
     threads: int = field(default_factory=torch.get_num_threads)
     reasons: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _ALLOWED.items():
@@ -51,6 +53,7 @@ class Machine:
             "threads": self.threads,
             "reasons": dict(self.reasons),
             "seconds": dict(self.seconds),
+            "memory": self.memory,
         }
 
     @classmethod
@@ -61,7 +64,7 @@ class Machine:
             RunError: If a key is missing.
             ConfigError: If a value is out of its range.
         """
-        names = ("precision", "passes", "threads", "reasons", "seconds")
+        names = ("precision", "passes", "threads", "reasons", "seconds", "memory")
         missing = [name for name in names if name not in data]
         if missing:
             raise RunError(

@@ -1,7 +1,7 @@
 """A run is a folder: config, records, checkpoints, members, provenance.
 
-`RunFolder` reads and writes it, every write whole or not there; `MemberRow`, `GenerationRow` and `Result` are what a
-search records, with one type for writers and readers; `pack_state`, `unpack_state`, `unpack_optimizer` and
+`RunFolder` reads and writes it, every write whole or not there; `MemberRow`, `GenerationRow`, `SkippedRow` and `Result`
+are what a search records, with one type for writers and readers; `pack_state`, `unpack_state`, `unpack_optimizer` and
 `unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
 network (a `StoredMember`); `run_state` tells whether a run is running; `check_id` admits only names that are safe in
 paths and pages; `record_opening` notes that the test split is opened; `provenance` and `machine` say where
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         NetworkResult,
         Opening,
         Result,
+        Row,
+        SkippedRow,
         check_member,
         check_result,
         read_records,
@@ -56,8 +58,10 @@ __all__ = [
     "NetworkResult",
     "Opening",
     "Result",
+    "Row",
     "RunFolder",
     "RunState",
+    "SkippedRow",
     "StatefulOptimizer",
     "StoredMember",
     "check_id",
@@ -101,6 +105,8 @@ _HOMES = {
         "NetworkResult",
         "Opening",
         "Result",
+        "Row",
+        "SkippedRow",
         "check_member",
         "check_result",
         "read_records",

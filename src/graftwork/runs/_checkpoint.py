@@ -54,6 +54,9 @@ def pack_state(
         "report": asdict(state.report),
         "loss_sum": state.loss_sum,
         "loss_count": state.loss_count,
+        "failing": dict(state.failing),
+        "skipped": dict(state.skipped),
+        "dropped": list(state.dropped),
         "rng": state.rng.bit_generator.state,
         "alive": list(population.members),
         "lineage": [{**asdict(birth), "genome": birth.genome.to_dict()} for birth in population.lineage],
@@ -109,6 +112,9 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             report=MutationReport(tuple(report["born"]), report["rejected"], saturated=report["saturated"]),
             loss_sum=data["loss_sum"],
             loss_count=data["loss_count"],
+            failing=dict(data["failing"]),
+            skipped=dict(data["skipped"]),
+            dropped=tuple(MemberId(m) for m in data["dropped"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"checkpoint: incomplete or damaged ({error!r})") from error

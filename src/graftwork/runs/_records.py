@@ -94,11 +94,33 @@ class GenerationRow:
         return {name: value for name, value in (self.diversity or {}).items() if value is not None}
 
 
-Row = MemberRow | GenerationRow
-_ROWS: Mapping[str, type[MemberRow] | type[GenerationRow]] = {
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """Updates of one network that were skipped in a round, as their loss or gradient was NaN or infinite.
+
+    Args:
+        type: ``"skipped"``.
+        generation: The round.
+        id: The network.
+        updates: Number of updates that were skipped.
+        dropped: Whether the network was dropped for it.
+        step: Updates of the run so far.
+    """
+
+    type: Literal["skipped"]
+    generation: Count
+    id: Id
+    updates: Count
+    dropped: bool
+    step: Count
+
+
+Row = MemberRow | GenerationRow | SkippedRow
+_ROWS: Mapping[str, type[MemberRow] | type[GenerationRow] | type[SkippedRow]] = {
     "member": MemberRow,
     "control": MemberRow,
     "generation": GenerationRow,
+    "skipped": SkippedRow,
 }
 
 

@@ -12,6 +12,7 @@ from graftwork._files import read_bytes
 from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
+from graftwork.machine import parse_size
 from graftwork.session._budget import Budget, parse_budget
 from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
 
@@ -53,6 +54,8 @@ class SearchConfig:
         skip_bad_images: Whether images that can't be read are left out and recorded; otherwise they are an error.
         max_parameters: Most parameters of a member; ``None``: any number.
         max_flops: Most FLOPs of a member's forward pass over one image; ``None``: any number.
+        max_memory: Memory that each process may take to train and score a member, such as ``4GB``; ``None``: six tenths
+            of what is free at the start, divided among the processes of this machine.
         random_padding: Whether to grow by random padding, which does not preserve the function (control).
         control: Whether to train the seed alone, too, with the FLOPs of the whole search.
         checkpoint_every: Seconds between checkpoints.
@@ -86,6 +89,7 @@ class SearchConfig:
     skip_bad_images: bool = False
     max_parameters: int | None = None
     max_flops: int | None = None
+    max_memory: str | None = None
     random_padding: bool = False
     control: bool = False
     checkpoint_every: float = 60.0
@@ -107,6 +111,8 @@ class SearchConfig:
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}; give such a number")
+        if self.max_memory is not None:
+            parse_size(self.max_memory)  # refuses what is no size
         if self.sync_every == 0:
             part_of(self.recipe.batch_size, 0, self.workers)  # refuses what can't be shared
         if not self.checkpoint_every > 0:

@@ -62,7 +62,7 @@ def prepare_together(config: SearchConfig, group: Group | None, **known: Any) ->
         group.send({"type": "time", "config": config.to_toml(), "machine": machine.to_dict()})
         return _time_together(group, config.sync_every, recipe, genome, machine, batch_size=batch_size, device=device)
 
-    return prepare(config, time_speed=time_speed, **known)
+    return prepare(config, time_speed=time_speed, processes=group.local_size, **known)
 
 
 def _time_together(

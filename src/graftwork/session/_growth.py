@@ -8,10 +8,16 @@ from graftwork.evolution.strategies import Strategy, make_strategy
 from graftwork.networks.genome import Genome
 from graftwork.session._config import SearchConfig
 from graftwork.session._planning import first_fraction
+from graftwork.training import MemoryLimit
 
 
-def mutation_of(config: SearchConfig) -> R2RMutation:
-    """Make the mutation that a config asks for."""
+def mutation_of(config: SearchConfig, memory: MemoryLimit | None = None) -> R2RMutation:
+    """Make the mutation that a config asks for.
+
+    Args:
+        config: Options of the search.
+        memory: How much training and scoring a member may take; ``None``: no limit.
+    """
     recipe = config.recipe
     return R2RMutation(
         deepen_probability=recipe.deepen_probability,
@@ -21,17 +27,18 @@ def mutation_of(config: SearchConfig) -> R2RMutation:
         min_shared_fraction=recipe.min_shared_fraction,
         max_parameters=config.max_parameters,
         max_flops=config.max_flops,
+        memory=memory,
         random_padding=config.random_padding,
     )
 
 
-def strategy_of(config: SearchConfig) -> Strategy:
-    """Make the search strategy that a config asks for, with its selector and mutation."""
+def strategy_of(config: SearchConfig, memory: MemoryLimit | None = None) -> Strategy:
+    """Make the search strategy that a config asks for, with its selector and mutation; arguments as there."""
     selector = make_selector(config.selection, **config.selection_options)
-    return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config))
+    return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config, memory))
 
 
-def typical_genome(config: SearchConfig, genome: Genome) -> Genome:
+def typical_genome(config: SearchConfig, genome: Genome, memory: MemoryLimit | None = None) -> Genome:
     """Grow the seed as often as a search grows its members on average: what it trains in the middle of its work.
 
     A member of round *r* has grown *r* times at most; the first round, which trains the seed itself, counts by its
@@ -40,8 +47,9 @@ def typical_genome(config: SearchConfig, genome: Genome) -> Genome:
     Args:
         config: Options of the search.
         genome: The seed network.
+        memory: As in `mutation_of`.
     """
-    mutation, rng = mutation_of(config), np.random.default_rng(0)
+    mutation, rng = mutation_of(config, memory), np.random.default_rng(0)
     rounds = config.recipe.num_generations if config.recipe.population_size > 1 else 0
     for _ in range(round((1 - first_fraction(config.recipe)) * (rounds + 1) / 2) if rounds else 0):
         growth = mutation.draw(genome, rng=rng)(genome, rng=rng)

@@ -12,7 +12,18 @@ from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
 from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
-from graftwork.runs import BirthRow, GenerationRow, MemberRow, Result, RunFolder, now, pack_state, provenance
+from graftwork.runs import (
+    BirthRow,
+    GenerationRow,
+    MemberRow,
+    Result,
+    Row,
+    RunFolder,
+    SkippedRow,
+    now,
+    pack_state,
+    provenance,
+)
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import CONTROL, FinalScoring
@@ -261,7 +272,7 @@ class Session:
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
         seconds = round(self.seconds, 3)
-        rows: list[MemberRow | GenerationRow] = []
+        rows: list[Row] = self._skipped(stage, generation)
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
             rows.append(
@@ -280,6 +291,20 @@ class Session:
         if stage == "search":
             rows.append(_generation_row(state, generation, seconds))
         self.folder.append_records(rows)
+
+    def _skipped(self, stage: str, generation: Generation) -> list[Row]:
+        """Rows of what was skipped in a round, which the user is told of, too."""
+        rows: list[Row] = []
+        for name, updates in generation.skipped.items():
+            shown = name if stage == "search" else CONTROL
+            dropped = name in generation.dropped
+            rows.append(SkippedRow("skipped", generation.number, shown, updates, dropped, generation.step))
+            end = ", three of them in a row: it is dropped" if dropped else ""
+            self.listener.on_note(
+                f"generation {generation.number}: {updates} updates of {shown} were skipped, as their loss or gradient "
+                f"was not finite{end}"
+            )
+        return rows
 
     def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> Result:
         """Open the test split once, and write members, predictions and the result."""

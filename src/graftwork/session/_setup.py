@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,22 @@ import torch
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Population, SearchState
 from graftwork.evolution.strategies import Strategy
-from graftwork.machine import Machine, TimedNetwork, choose_kernels, choose_precision, choose_threads, device_of
+from graftwork.machine import (
+    Machine,
+    TimedNetwork,
+    choose_kernels,
+    choose_precision,
+    choose_threads,
+    device_of,
+    memory_limit,
+)
 from graftwork.networks.execution import set_kernels
 from graftwork.networks.genome import Genome, num_parameters, seed_genome
 from graftwork.session._config import SearchConfig
 from graftwork.session._growth import strategy_of, typical_genome
 from graftwork.session._planning import make_plan, measure_speed
 from graftwork.session._problem import Problem
-from graftwork.training import BankOptimizer, BatchStream, Scorer, Trainer
+from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Scorer, Trainer
 
 
 @dataclass
@@ -79,6 +87,7 @@ def prepare(
     plan: Plan | None = None,
     machine: Machine | None = None,
     time_speed: Callable[..., float] = measure_speed,
+    processes: int = 1,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -91,10 +100,12 @@ def prepare(
         machine: How an earlier run used its machine, to be followed; ``None``: as the config says. Passes and threads
             are set for the process.
         time_speed: Measures the training FLOPs per second that a budget of time needs; called as `measure_speed` is.
+        processes: Processes that search together on this machine, which share its memory.
         **options: Only without ``config``.
 
     Raises:
-        ConfigError: If an option is wrong, or the budget is too small for one step a round.
+        ConfigError: If an option is wrong, the budget is too small for one step a round, or the seed network does not
+            fit into memory.
         DataError: If the data can't be used.
     """
     if config is not None and options:
@@ -109,7 +120,10 @@ def prepare(
     problem = problem or Problem.load(config)
     recipe, device = config.recipe, device_of(config.device)
     genome = seed_network or seed_of(config, problem)
-    calibration = problem.images(problem.calibration_rows(recipe.num_calibration))
+    rows = problem.calibration_rows(recipe.num_calibration)
+    most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
+    memory = _memory_of(config, genome, most, num_calibration=len(rows), machine=machine)
+    calibration = problem.images(rows)
     rng = np.random.default_rng(config.seed)
     population = Population()
     with _one_thread():
@@ -130,7 +144,7 @@ def prepare(
         transform=problem.transform,
         device=device,
     )
-    machine = _use_machine(config, genome, batches, device, followed=machine)
+    machine = replace(_use_machine(config, genome, batches, device, memory=memory, followed=machine), memory=most)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
         batches=batches,
@@ -156,11 +170,41 @@ def prepare(
         scoring_flops = scorer.flops([genome])
         plan = make_plan(config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed)
     state = SearchState(population, rng)
-    return Setup(config, problem, state, trainer, scorer, strategy_of(config), plan, machine, speed)
+    memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
+    return Setup(config, problem, state, trainer, scorer, strategy_of(config, memory), plan, machine, speed)
+
+
+def _memory_of(
+    config: SearchConfig, genome: Genome, most: int | None, *, num_calibration: int, machine: Machine | None
+) -> MemoryLimit | None:
+    """The limit for members, which the seed keeps; what is not measured yet counts as what takes most.
+
+    Raises:
+        ConfigError: If the seed network does not fit.
+    """
+    if most is None:
+        return None
+    precision = machine.precision if machine else "bfloat16" if config.precision == "bfloat16" else "float32"
+    passes = machine.passes if machine else "compiled" if config.passes == "compiled" else "torch"
+    size, scoring = config.recipe.batch_size, max(config.scoring_batch_size, num_calibration)
+    limit = MemoryLimit(most, size, scoring, config.recipe.rules, precision, passes)
+    if not limit.holds(genome):
+        raise ConfigError(
+            f"memory: expected a seed network that trains in {most / 1e9:.3g} GB, got one that takes about "
+            f"{limit.needed(genome) / 1e9:.3g} GB; lower batch_size, scoring_batch_size or num_calibration, or raise "
+            "max_memory"
+        )
+    return limit
 
 
 def _use_machine(
-    config: SearchConfig, genome: Genome, batches: BatchStream, device: torch.device, *, followed: Machine | None
+    config: SearchConfig,
+    genome: Genome,
+    batches: BatchStream,
+    device: torch.device,
+    *,
+    memory: MemoryLimit | None,
+    followed: Machine | None,
 ) -> Machine:
     """Set passes and threads for the process: as an earlier run had them, as asked for, or as measured."""
     kernels = choose_kernels(config.passes, device, followed=followed)
@@ -172,7 +216,7 @@ def _use_machine(
         device=device,
     )
     machine = followed or choose_precision(
-        typical_genome(config, genome),
+        typical_genome(config, genome, memory),
         precision=config.precision,
         passes=config.passes,
         kernels=kernels,

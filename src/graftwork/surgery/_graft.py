@@ -134,14 +134,13 @@ def ungraft(module: nn.Module, name: str) -> bool:
     if name in module._modules:  # noqa: SLF001
         del module._modules[name]  # noqa: SLF001
     names = tuple(n for n in getattr(module, "graft_names", ()) if n != name)
-    if hasattr(type(module), "grafted_from"):
-        if names:
-            module.graft_names = names  # type: ignore[assignment]
-            likes = tuple(n for n in vars(module)["graft_like"] if n != name)
-            module.graft_like = likes  # type: ignore[assignment]
-            _put_class(module)
-        else:
-            vars(module).pop("graft_names", None)
-            vars(module).pop("graft_like", None)
-            module.__class__ = type(module).grafted_from  # type: ignore[attr-defined]
+    if names:
+        module.graft_names = names  # type: ignore[assignment]
+        likes = tuple(n for n in vars(module)["graft_like"] if n != name)
+        module.graft_like = likes  # type: ignore[assignment]
+        _put_class(module)
+    else:
+        vars(module).pop("graft_names", None)
+        vars(module).pop("graft_like", None)
+        module.__class__ = getattr(type(module), "grafted_from", type(module))
     return True

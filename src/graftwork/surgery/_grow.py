@@ -9,6 +9,7 @@ from torch import nn, optim
 from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._guard import Guard
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
 from graftwork.surgery.carry import check_optimizers, unwrapped
 from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, WidenAll
@@ -47,10 +48,11 @@ def plan(
     """
     if not isinstance(growth, ModelGrowth):
         raise SurgeryError(f'growth: expected a value such as Widen("conv1", extra=8), got {type(growth).__name__}')
-    graph = ChannelGraph.of(model, call_of(example_input), training=growth.check != "fast")
-    optimizers = _as_tuple(optimizer)
-    check_optimizers(optimizers, model)
-    return GrowthPlan(growth, Subject(graph, optimizers, tuple(mirrors), generator))
+    call, optimizers = call_of(example_input), _as_tuple(optimizer)
+    with Guard(model):
+        graph = ChannelGraph.of(model, call, training=growth.check != "fast")
+        check_optimizers(optimizers, model)
+        return GrowthPlan(growth, Subject(graph, optimizers, tuple(mirrors), generator))
 
 
 def grow(

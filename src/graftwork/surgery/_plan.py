@@ -10,6 +10,7 @@ from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import repeat_changes
+from graftwork.surgery._guard import Guard
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import Edit, ModelGrowth, Subject
 
@@ -165,15 +166,19 @@ class GrowthPlan:
             NotPreservedError: The grown model computes something else (a constant that depends on the width,
                 say), and the plan names no approximation.
         """
+        with Guard(self.model, *self._subject.mirrors) as guard:
+            return self._apply(guard)
+
+    def _apply(self, guard: Guard) -> SurgeryReceipt:
         self._refuse_changed()
         check = Check(self.model, self._subject.graph.probes, thorough=self.growth.check)
         try:
-            return self._make(self.edit, check)
+            return self._make(self.edit, check, guard)
         except SurgeryError as error:
             problem = error
         for edit in self.growth.alternatives(self._subject, check, problem):
             try:
-                return self._make(edit, check)
+                return self._make(edit, check, guard)
             except SurgeryError:
                 continue
         raise problem
@@ -186,9 +191,9 @@ class GrowthPlan:
             if shape != change.old_shape or tensor is not self._subject.graph.trace.tensors.get(change.name):
                 raise SurgeryError(f"{change.name!r} has changed since the plan was made; plan again")
 
-    def _make(self, edit: Edit, check: Check) -> SurgeryReceipt:
+    def _make(self, edit: Edit, check: Check, guard: Guard) -> SurgeryReceipt:
         before = count_parameters(self.model)
-        with Transaction() as transaction:
+        with guard.transaction() as transaction:
             carried = edit.make(transaction)
             attributes = (*edit.attributes, *edit.settle(transaction, check))
             for mirror in self._subject.mirrors:

@@ -1,36 +1,82 @@
-"""Save a grown model as data (replay log in JSON, tensors in safetensors, never pickle); build it again."""
+"""Save a grown model as data (replay log in JSON, tensors in safetensors, never pickle); build it again.
 
+``growth.json`` is the manifest of a save: it names the file of tensors and holds the hashes of both. The tensors get a
+name of their own first; one rename of the manifest then replaces the save as a whole.
+"""
+
+import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from graftwork.errors import SurgeryError
+from graftwork._files import (
+    check_id,
+    gave_out,
+    make_folder,
+    parse_json,
+    read_bytes,
+    sha256_of,
+    sweep,
+    sync_folder,
+    write_json,
+)
+from graftwork.errors import InputError, ResourceError, SurgeryError
 from graftwork.surgery._plan import LOG
 from graftwork.surgery.growths import ModelGrowth
 
 _FORMAT = "graftwork-growth"
-_VERSION = 1
+_VERSION = 2
+_LOG_FILE = "growth.json"
+_OWN_TENSORS = re.compile(r"model-[0-9a-f]{16}\.safetensors")
 
 
 def save_model(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Write a grown model: ``growth.json`` (how to rebuild it) and ``model.safetensors`` (its state).
+    """Write a grown model: ``growth.json`` (how to rebuild it) and ``model-<hash>.safetensors`` (its state).
+
+    An older save in the folder is replaced as a whole: after a kill at any moment the old one or the new one is there.
 
     Args:
         model: A model that was grown (or not) with graftwork.
-        folder: Folder to write to; made if missing, files in it are replaced atomically.
+        folder: Folder to write to; made if missing.
+
+    Raises:
+        SurgeryError: The state holds something else than tensors.
+        ResourceError: The disk is full, or can't be written; the old save is kept.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict(keep_vars=True)
+    tensors, aliases = _state_of(model)
+    make_folder(target)
+    sweep(target)
+    name, digest = _write_tensors(tensors, target)
+    _write_log(model, target, aliases=aliases, tensors={"file": name, "sha256": digest})
+    for path in target.iterdir():
+        if _OWN_TENSORS.fullmatch(path.name) and path.name != name:
+            path.unlink(missing_ok=True)
+
+
+def save_log(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Write ``growth.json`` alone, for `replay`: where something else writes the tensors.
+
+    Args:
+        model: A model that was grown (or not) with graftwork.
+        folder: An existing folder; the file is replaced atomically.
+    """
+    _write_log(model, Path(folder), aliases={}, tensors=None)
+
+
+def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor once, and the names of shared ones → the name under which they are stored."""
     first: dict[int, str] = {}
     aliases: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
-    for key, value in state.items():
+    for key, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
             raise SurgeryError(
                 f"state {key!r}: expected a tensor, got a {type(value).__name__}; only tensors can be saved as data"
@@ -40,29 +86,40 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str]) -> None:
             aliases[key] = owner
         else:
             tensors[key] = value.detach().contiguous().clone()
-    _write(target / "model.safetensors", lambda path: save_file(tensors, path))
-    save_log(model, target, aliases=aliases)
+    return tensors, aliases
 
 
-def save_log(model: nn.Module, folder: str | os.PathLike[str], *, aliases: dict[str, str] | None = None) -> None:
-    """Write ``growth.json`` alone, for `replay`: where something else writes the tensors.
+def _write_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[str, str]:
+    """Write tensors under a name that their hash gives; returns name and hash."""
+    aside = folder / f".model.{os.getpid()}.tmp"
+    try:
+        save_file(tensors, aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        digest = sha256_of(aside)
+        name = f"model-{digest[:16]}.safetensors"
+        aside.replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise gave_out(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return name, digest
 
-    Args:
-        model: A model that was grown (or not) with graftwork.
-        folder: An existing folder; the file is replaced atomically.
-        aliases: Names of shared tensors → the name under which they are stored. None for none.
-    """
-    document = {"format": _FORMAT, "version": _VERSION, "growths": growth_log(model), "aliases": aliases or {}}
-    text = json.dumps(document, indent=1)
-    _write(Path(folder) / "growth.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+def _write_log(
+    model: nn.Module, folder: Path, *, aliases: Mapping[str, str], tensors: Mapping[str, str] | None
+) -> None:
+    content = {"growths": growth_log(model), "aliases": dict(aliases), "tensors": tensors}
+    write_json(folder / _LOG_FILE, sealed({"format": _FORMAT, "version": _VERSION, **content}))
 
 
-def _write(path: Path, writer: Callable[[Path], object]) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    writer(aside)
-    with aside.open("rb") as handle:
-        os.fsync(handle.fileno())
-    aside.replace(path)
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a log with its hash, so that damage is noticed."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[str]) -> nn.Module:
@@ -70,7 +127,8 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
 
     Args:
         build_model: Makes the model as it was before any growth (its weights don't matter).
-        folder: What `save_model` has written.
+        folder: What `save_model` has written, or a checkpoint of transformers with a ``growth.json``, whose
+            ``model.safetensors`` is then read.
 
     Returns:
         The grown model with the saved state, in evaluation mode as built.
@@ -79,14 +137,13 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
         SurgeryError: The folder is missing or damaged, or ``build_model`` makes another model.
     """
     source = Path(folder)
-    document = _read(source)
-    try:
-        tensors = load_file(source / "model.safetensors")
-    except Exception as error:
-        raise _unreadable(source, error) from error
+    document = _read(source / _LOG_FILE)
+    tensors = _read_tensors(source, document["tensors"])
     model = build_model()
-    replay(model, document["growths"])
+    _replay(model, document["growths"], f"{source / _LOG_FILE}: ")
     for alias, owner in document["aliases"].items():
+        if owner not in tensors:
+            raise SurgeryError(f"{source / _LOG_FILE}: expected the name of a stored tensor, got {owner!r}")
         tensors[alias] = tensors[owner]
     try:
         model.load_state_dict(tensors, strict=True)
@@ -97,20 +154,42 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
     return model
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    """Read a log, and check all of it but the growths, which are checked where they are made."""
     try:
-        document = json.loads((folder / "growth.json").read_text(encoding="utf-8"))
-        found = document.get("format"), document.get("version")
-    except Exception as error:
-        raise _unreadable(folder, error) from error
+        document = parse_json(read_bytes(path), str(path), error=SurgeryError)
+    except (OSError, InputError, ResourceError) as error:
+        raise _unreadable(path, error) from error
+    found = (document.get("format"), document.get("version")) if isinstance(document, dict) else (None, None)
     if found != (_FORMAT, _VERSION):
-        raise SurgeryError(f"{folder!s}: expected {_FORMAT} version {_VERSION}, got {found[0]!r} version {found[1]!r}")
-    return document  # type: ignore[no-any-return]
+        raise SurgeryError(f"{path}: expected {_FORMAT} version {_VERSION}, got {found[0]!r} version {found[1]!r}")
+    if sealed(document) != document:
+        raise SurgeryError(f"{path}: expected the content that its hash names, got another; the file is damaged")
+    aliases, tensors, growths = document.get("aliases"), document.get("tensors"), document.get("growths")
+    good = isinstance(growths, list) and isinstance(aliases, dict) and isinstance(tensors, dict | None)
+    if not good or not all(isinstance(owner, str) for owner in aliases.values()):
+        raise SurgeryError(f"{path}: expected growths, aliases and tensors, got something else; the file is damaged")
+    return document
 
 
-def _unreadable(folder: Path, error: Exception) -> SurgeryError:
+def _read_tensors(folder: Path, entry: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    name = "model.safetensors" if entry is None else entry.get("file")
+    path = folder / check_id(name, f"{folder / _LOG_FILE}: name of the tensors", error=SurgeryError)
+    if path.is_symlink() or not path.is_file():
+        raise SurgeryError(f"{path}: expected the tensors of a saved model, got no file; it is lost, or a link")
+    if entry is not None and sha256_of(path) != entry.get("sha256"):
+        raise SurgeryError(f"{path}: expected the content whose hash {_LOG_FILE} holds, got another; it is damaged")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return tensors
+
+
+def _unreadable(path: Path, error: Exception) -> SurgeryError:
     return SurgeryError(
-        f"{folder!s}: expected a folder of save_model, got one that holds no grown model that can be read ({error})"
+        f"{path}: expected a file of save_model, got none that can be read ({error}); "
+        f"{path.parent} holds no grown model, or a damaged one"
     )
 
 
@@ -135,12 +214,21 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
     Raises:
         SurgeryError: The log is missing or does not fit the model.
     """
-    log: list[dict[str, Any]] = growths if isinstance(growths, list) else _read(Path(growths))["growths"]
+    if isinstance(growths, list):
+        _replay(model, growths, "")
+    else:
+        path = Path(growths) / _LOG_FILE
+        _replay(model, _read(path)["growths"], f"{path}: ")
+
+
+def _replay(model: nn.Module, log: list[dict[str, Any]], where: str) -> None:
     for entry in log:
         try:
             ModelGrowth.from_dict(entry["growth"]).rebuild(model, entry["changes"])
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            if isinstance(error, SurgeryError):
-                raise
-            raise SurgeryError(f"the growth log does not fit this model ({error!r}); build the same model") from error
+        except SurgeryError as error:
+            raise SurgeryError(f"{where}{error}") from error
+        except Exception as error:  # whatever a log of another model, or a stranger's, leads to
+            raise SurgeryError(
+                f"{where}the growth log does not fit this model ({error!r}); build the same model"
+            ) from error
     vars(model)[LOG] = [*growth_log(model), *log]

@@ -8,6 +8,7 @@ from torch import nn
 from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_mean
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._guard import Guard
 from graftwork.surgery._methods import method_named
 
 
@@ -106,7 +107,8 @@ def growth_sites(model: nn.Module, example_input: ExampleInput, *, method: str =
     Raises:
         SurgeryError: The model can't be grown in place, or fails on the example.
     """
-    graph = ChannelGraph.of(model, call_of(example_input))
+    with Guard(model):
+        graph = ChannelGraph.of(model, call_of(example_input))
     step = method_named(method).step
     producers = graph.producers()
     names = dict.fromkeys([*producers, *(name for name in graph.trace.module_outputs if name)])

@@ -51,7 +51,8 @@ class Transaction:
     def undo(self, *, to: int = 0) -> None:
         """Undo steps, last first, until ``to`` of them are left."""
         while len(self._steps) > to:
-            self._steps.pop()[1]()
+            self._steps[-1][1]()
+            del self._steps[-1]  # only now: what was interrupted is undone again
 
     @contextmanager
     def suspended(self) -> Iterator[None]:

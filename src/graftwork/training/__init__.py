@@ -8,6 +8,7 @@ A `Recipe` holds the values. `BankOptimizer` moves the tensors that a step has u
 
 from graftwork.training._augment import Augmentation, Flip
 from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
+from graftwork.training._memory import MemoryLimit
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._precision import Passes, Precision, in_precision
@@ -24,9 +25,10 @@ from graftwork.training._schedules import (
 )
 from graftwork.training._scoring import Evaluation, Scorer
 from graftwork.training._seeding import generator_for
-from graftwork.training._step import Loss, LrScale, Trainer, Update
+from graftwork.training._step import NOT_FINITE_HINT, Loss, LrScale, Outcome, Trainer, Update
 
 __all__ = [
+    "NOT_FINITE_HINT",
     "RECIPES",
     "ROLES",
     "SCHEDULES",
@@ -38,9 +40,11 @@ __all__ = [
     "Images",
     "Loss",
     "LrScale",
+    "MemoryLimit",
     "Muon",
     "MuonVariant",
     "OptimizerName",
+    "Outcome",
     "Passes",
     "Precision",
     "Recipe",

@@ -179,6 +179,21 @@ class BankOptimizer:
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
 
+    def has_finite_gradients(self) -> bool:
+        """Whether no gradient holds NaN or infinity; one pass over them, which changes none."""
+        found: dict[torch.device, list[Tensor]] = {}
+        for optimizer in self._optimizers.values():
+            for parameter in optimizer.param_groups[0]["params"]:
+                if parameter.grad is not None:
+                    found.setdefault(parameter.device, []).append(parameter.grad)
+        for device, gradients in found.items():
+            bad, factor = torch.zeros((), device=device), torch.ones((), device=device)
+            # what `torch.amp.GradScaler` calls; it also multiplies, here by one
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, factor)
+            if bad.item():
+                return False
+        return True
+
     @torch.no_grad()
     def step(self, lr_factor: float = 1.0, weight_decay_factor: float = 1.0) -> None:
         """Move every tensor that has a gradient.

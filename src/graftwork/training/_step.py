@@ -1,9 +1,9 @@
 """Trainer: an optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, nan
 from typing import Literal, get_args
 
 import torch
@@ -21,6 +21,9 @@ from graftwork.training._precision import Precision, in_precision
 from graftwork.training._schedules import Schedule
 
 LrScale = Literal["none", "parameter-ratio"]
+
+NOT_FINITE_HINT = "lower the learning rates of the recipe, or check the images for broken values"
+"""What to do where a loss or a gradient is not finite."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Network input [B, C, H, W], logits float32 [B, classes] and classes int64 [B] → mean loss of the batch."""
@@ -41,6 +44,20 @@ class Update:
     number: int
     progress: float
     size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a list of updates came to.
+
+    Args:
+        loss: Sum, over the updates that were made, of the mean of the members' losses before the update.
+        skipped: Updates that were not made, as a loss or a gradient was NaN or infinite: index of the update → indices
+            of the members that it came from.
+    """
+
+    loss: float
+    skipped: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -112,11 +129,21 @@ class Trainer:
 
         Returns:
             The loss before the update.
-        """
-        return self.run([Update((member,), number, progress)])
 
-    def run(self, updates: Sequence[Update]) -> float:
-        """Make updates one after the other.
+        Raises:
+            GraftworkError: If loss or gradient is not finite; no weight has been moved then.
+        """
+        update = Update((member,), number, progress)
+        loss = self.gradients(update)
+        if not self.move(update):
+            raise GraftworkError(
+                f"training: expected a finite loss and gradient, got loss {loss:.4g} for member "
+                f"{member.genome.id[:8]} at step {number}; {NOT_FINITE_HINT}"
+            )
+        return loss
+
+    def run(self, updates: Sequence[Update]) -> Outcome:
+        """Make updates one after the other; one whose loss or gradient is not finite is skipped.
 
         Only tensors that an update's members bind are moved; running statistics are not written. Where an update names
         several members, what they have in common runs once, forward and backward. Every tensor is moved by the mean of
@@ -124,16 +151,16 @@ class Trainer:
         trained. Rate and decay are scaled by the mean of the members' ratios.
 
         Returns:
-            The sum over the updates of the mean of the members' losses before the update.
-
-        Raises:
-            GraftworkError: If a loss is not finite; no weight has been moved by that update.
+            The sum of the losses, and what was skipped: such an update changes no weight and no moment.
         """
-        total = 0.0
-        for update in updates:
-            total += self.gradients(update)
-            self.move(update)
-        return total
+        total, skipped = 0.0, dict[int, tuple[int, ...]]()
+        for index, update in enumerate(updates):
+            loss = self.gradients(update)
+            if self.move(update):
+                total += loss
+            else:
+                skipped[index] = self.find_failing(update) or tuple(range(len(update.members)))
+        return Outcome(total, skipped)
 
     def gradients(self, update: Update, part: slice | None = None) -> float:
         """Compute the gradients of an update, into the tensors that its members bind: the first half of an update.
@@ -143,10 +170,8 @@ class Trainer:
             part: Images of the batch to learn from, over which norms take their statistics, too; ``None``: all.
 
         Returns:
-            The mean of the members' losses.
-
-        Raises:
-            GraftworkError: If a loss is not finite.
+            The mean of the members' losses. If it is not finite, all gradients are made NaN: a loss may be infinite
+            where its gradient is not.
         """
         alone = len(update.members) == 1
         x, y = self.batches.batch(update.number, part)
@@ -160,29 +185,52 @@ class Trainer:
                 found = {0: update.members[0](x)}
             else:
                 found = dict(walk(update.members, x, "train"))
-        losses = [self._checked_loss(m, x, found[index], y, update.number) for index, m in enumerate(update.members)]
-        torch.autograd.backward([loss for loss, _ in losses])
-        if not alone:
-            uses = Counter(tensor for member in update.members for tensor in member.parameters_by_key().values())
-            for parameter, count in uses.items():
-                if count > 1 and parameter.grad is not None:
-                    parameter.grad.div_(count)
-        return sum(value for _, value in losses) / len(losses)
+        losses = [self.loss(x, found[index].float(), y) for index in range(len(update.members))]
+        torch.autograd.backward(losses)
+        uses = Counter() if alone else Counter(_tensors(update))
+        for parameter, count in uses.items():
+            if count > 1 and parameter.grad is not None:
+                parameter.grad.div_(count)
+        mean = sum(float(loss.detach()) for loss in losses) / len(losses)
+        if not isfinite(mean):
+            for parameter in _tensors(update):
+                if parameter.grad is not None:
+                    parameter.grad.fill_(nan)
+        return mean
 
-    def move(self, update: Update) -> None:
-        """Move every tensor that has a gradient: the second half of an update."""
+    def move(self, update: Update) -> bool:
+        """Move every tensor that has a gradient, unless one of them is not finite: the second half of an update.
+
+        Returns:
+            Whether it was done; otherwise no weight and no moment has changed, and there are no gradients any more.
+        """
+        if not self.optimizer.has_finite_gradients():
+            self.optimizer.zero_grad()
+            return False
         ratio = sum(self.ratio(member) for member in update.members) / len(update.members)
         self.optimizer.step(self.schedule(update.progress) * ratio, ratio)
+        return True
 
-    def _checked_loss(
-        self, member: Member, x: Tensor, logits: Tensor, labels: Tensor, number: int
-    ) -> tuple[Tensor, float]:
-        """The loss of one member, as a tensor and as a number."""
-        loss = self.loss(x, logits.float(), labels)
-        value = float(loss.detach())
-        if not isfinite(value):
-            raise GraftworkError(
-                f"training: expected a finite loss, got {value} for member {member.genome.id[:8]} at step {number}; "
-                "lower the learning rates of the recipe, or check the images for broken values"
-            )
-        return loss, value
+    def find_failing(self, update: Update, part: slice | None = None) -> tuple[int, ...]:
+        """Find the members of an update whose loss or gradient is not finite, by their gradients alone.
+
+        Args:
+            update: An update that `move` has refused.
+            part: Images of the batch, as in `gradients`.
+
+        Returns:
+            Indices of the members; empty where only the gradients of all together are not finite.
+        """
+        found: list[int] = []
+        for index, member in enumerate(update.members):
+            self.gradients(replace(update, members=(member,)), part)
+            if not self.optimizer.has_finite_gradients():
+                found.append(index)
+        self.optimizer.zero_grad()
+        return tuple(found)
+
+
+def _tensors(update: Update) -> Iterator[Tensor]:
+    """Every tensor that a member of an update binds, once for each such member."""
+    for member in update.members:
+        yield from member.parameters_by_key().values()

@@ -139,11 +139,11 @@ class Group:
         self.add(torch.zeros(1))  # no rank begins before all are ready
         return float(self.add(torch.tensor([measure()], dtype=torch.float64)))
 
-    def agree_to_stop(self, loss: float) -> float:
-        """Sum a loss over all ranks, and set `stopping` on all of them if any has `stop_wanted`."""
-        told = self.add(torch.tensor([loss, float(self.stop_wanted)], dtype=torch.float64))
-        self.stopping = self.stopping or bool(told[1] > 0)
-        return float(told[0])
+    def agree_to_stop(self, *numbers: float) -> list[float]:
+        """Sum numbers over all ranks, and set `stopping` on all of them if any has `stop_wanted`."""
+        told = self.add(torch.tensor([*numbers, float(self.stop_wanted)], dtype=torch.float64))
+        self.stopping = self.stopping or bool(told[-1] > 0)
+        return told[:-1].tolist()
 
     def send(self, data: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Send plain data and tensors from rank 0 to all others, which call `receive`."""

@@ -9,7 +9,7 @@ from graftwork.errors import ConfigError
 from graftwork.networks import Member
 from graftwork.networks.execution import shared_flops
 from graftwork.networks.genome import Genome
-from graftwork.training import Evaluation, Scorer, Trainer, Update, most_parts, part_of
+from graftwork.training import Evaluation, Outcome, Scorer, Trainer, Update, most_parts, part_of
 from graftwork.typing import BlockId
 from graftwork.workers._averaging import add_up, average
 from graftwork.workers._deal import Job, deal, deal_scoring, scoring_flops
@@ -59,20 +59,27 @@ class DataParallelTrainer(_Together):
         self.updates_at_once = 1
         self._part = part_of(trainer.batch_size, group.rank, group.size)
 
-    def run(self, updates: Sequence[Update]) -> float:
-        """Make updates one after the other.
-
-        Returns:
-            The sum of all losses.
-        """
+    def run(self, updates: Sequence[Update]) -> Outcome:
+        """Make updates one after the other; one is skipped on all ranks where it would be on one."""
         mine, share = 0.0, (self._part.stop - self._part.start) / self.batch_size
-        for update in updates:
-            mine += self.trainer.gradients(update, self._part) * share
+        skipped: dict[int, tuple[int, ...]] = {}
+        for index, update in enumerate(updates):
+            loss = self.trainer.gradients(update, self._part)
             bound = {tensor: None for member in update.members for tensor in member.parameters_by_key().values()}
             gradients = [tensor.grad for tensor in bound if tensor.grad is not None]
             add_up(gradients, [share] * len(gradients), self.group)
-            self.trainer.move(update)
-        return self.group.agree_to_stop(mine)
+            if self.trainer.move(update):  # all ranks see the same sum
+                mine += loss * share
+            else:
+                skipped[index] = self._find_failing(update)
+        return Outcome(*self.group.agree_to_stop(mine), skipped)
+
+    def _find_failing(self, update: Update) -> tuple[int, ...]:
+        """Members of a refused update that fail alone on the part of any rank; all of them if none does."""
+        failing = torch.zeros(len(update.members))
+        failing[list(self.trainer.find_failing(update, self._part))] = 1.0
+        found = self.group.add(failing).nonzero().flatten().tolist()
+        return tuple(found or range(len(update.members)))
 
 
 class LocalStepsTrainer(_Together):
@@ -101,23 +108,31 @@ class LocalStepsTrainer(_Together):
         self.updates_at_once = sync_every * group.size
         self._sharing = DataParallelTrainer(trainer, group) if group.size <= most_parts(trainer.batch_size) else None
 
-    def run(self, updates: Sequence[Update]) -> float:
-        """Make this rank's share of the updates, and combine all shares.
-
-        Returns:
-            The sum of all losses.
-        """
+    def run(self, updates: Sequence[Update]) -> Outcome:
+        """Make this rank's share of the updates, and combine all shares."""
         trained = {id(member) for update in updates for member in update.members}
         if self._sharing is not None and len(trained) < self.group.size:
             return self._sharing.run(updates)
         hands = self._deal(updates)
-        mine = [update for update, rank in zip(updates, hands, strict=True) if rank == self.group.rank]
-        loss = self.group.agree_to_stop(self.trainer.run(mine))
+        rows = [row for row, rank in enumerate(hands) if rank == self.group.rank]
+        found = self._tell(updates, rows, self.trainer.run([updates[row] for row in rows]))
         counts: list[Counter[BlockId]] = [Counter() for _ in range(self.group.size)]
-        for update, rank in zip(updates, hands, strict=True):
-            counts[rank].update({i for member in update.members for i in member.genome.ids})
+        for row, (update, rank) in enumerate(zip(updates, hands, strict=True)):
+            if row not in found.skipped:
+                counts[rank].update({i for member in update.members for i in member.genome.ids})
         average(self.trainer.optimizer, counts, self.group)
-        return loss
+        return found
+
+    def _tell(self, updates: Sequence[Update], rows: Sequence[int], mine: Outcome) -> Outcome:
+        """Put together what all ranks have found; ``rows`` are the updates of this one."""
+        failing = {(rows[row], index) for row, indices in mine.skipped.items() for index in indices}
+        places = [(row, index) for row, update in enumerate(updates) for index in range(len(update.members))]
+        loss, *flags = self.group.agree_to_stop(mine.loss, *(float(place in failing) for place in places))
+        skipped: dict[int, tuple[int, ...]] = {}
+        for (row, index), flag in zip(places, flags, strict=True):
+            if flag:
+                skipped[row] = (*skipped.get(row, ()), index)
+        return Outcome(loss, skipped)
 
     def _deal(self, updates: Sequence[Update]) -> list[int]:
         numbers: dict[int, int] = {}

@@ -95,7 +95,7 @@ def test_a_round_gives_up_after_rejections_in_a_row_not_in_all(
 ) -> None:
     """Two of three draws are rejected: with patience for three in a row the population fills up nevertheless."""
     answers = cycle(["first", "second", None])
-    monkeypatch.setattr(R2RMutation, "broken_limit", lambda self, growth: next(answers))
+    monkeypatch.setattr(R2RMutation, "broken_limit", lambda *_: next(answers))
     population = seeded()
     report = R2RMutation(max_rejections=patience)(population, 6, rng=np.random.default_rng(0), generation=1)
     assert (len(population), report.saturated) == ((6, False) if full else (1, True))

@@ -10,7 +10,8 @@ import torch
 from graftwork.errors import ConfigError
 from graftwork.evolution._population import Population
 from graftwork.evolution.transforms import Growth, R2RDeepen, R2RWiden, RandomPadding, Transform, even
-from graftwork.networks.genome import Genome, Layer, forward_flops, num_parameters
+from graftwork.networks.genome import Genome, Layer, forward_flops, num_parameters, parameters_per_entry
+from graftwork.training import MemoryLimit
 from graftwork.typing import KERNEL_SIZES, MemberId
 
 
@@ -58,6 +59,7 @@ class R2RMutation:
         min_shared_fraction: τ: a child must share more than this fraction of its parameters with its parent.
         max_parameters: Largest number of parameters of a child; ``None``: no limit.
         max_flops: Largest number of FLOPs of a child's forward pass over one image; ``None``: no limit.
+        memory: How much training and scoring a child may take, beside what the population holds; ``None``: no limit.
         random_padding: Whether new blocks begin at random: the control, which does not preserve the function.
         noise: Symmetry-breaking noise (see `Growth`).
         max_rejections: Number of rejections in a row after which a round stops.
@@ -73,6 +75,7 @@ class R2RMutation:
     min_shared_fraction: float = 0.0
     max_parameters: int | None = None
     max_flops: int | None = None
+    memory: MemoryLimit | None = None
     random_padding: bool = False
     noise: float = 0.0
     max_rejections: int = 100
@@ -113,7 +116,7 @@ class R2RMutation:
         while len(population) < size and in_a_row < self.max_rejections:
             parent = list(population.members)[int(rng.integers(len(population)))]
             growth = self.draw(population[parent].genome, rng=rng)(population[parent].genome, rng=rng)
-            broken = self.broken_limit(growth)
+            broken = self.broken_limit(growth, population.bank.num_parameters if self.memory else 0)
             if broken is not None:
                 rejected[broken] = rejected.get(broken, 0) + 1
                 in_a_row += 1
@@ -123,9 +126,14 @@ class R2RMutation:
             in_a_row = 0
         return MutationReport(tuple(born), rejected, saturated=len(population) < size)
 
-    def broken_limit(self, growth: Growth) -> str | None:
-        """Name of the first limit that a child would break; ``None``: it keeps all limits."""
-        return next((name for name, holds in self._limits if not holds(growth)), None)
+    def broken_limit(self, growth: Growth, held: int = 0) -> str | None:
+        """Name of the first limit that a child would break beside ``held`` parameters; ``None``: it keeps all."""
+        broken = next((name for name, holds in self._limits if not holds(growth)), None)
+        if broken is not None or self.memory is None:
+            return broken
+        own, parents = parameters_per_entry(growth.child), set(growth.parent.ids)
+        others = max(0, held - sum(count for block_id, count in own.items() if block_id in parents))
+        return None if self.memory.holds(growth.child, others=others) else "max_memory"
 
     def draw(self, genome: Genome, *, rng: np.random.Generator) -> Transform:
         """Choose a transform and its site.

@@ -129,7 +129,8 @@ def _hang(transaction: Transaction, model: nn.Module, block: NewBlock) -> None:
 
 
 def _graft(module: nn.Module, block: NewBlock, names: list[str]) -> None:
-    names[:] = [graft(module, block.module, like=isinstance(block.spec, LikeSpec))]
+    names[:] = [f"graft{len(grafts_of(module))}"]  # before anything changes, so that a half-made graft is undone
+    graft(module, block.module, like=isinstance(block.spec, LikeSpec))
 
 
 def _ungraft(module: nn.Module, names: list[str]) -> None:

@@ -63,15 +63,14 @@ class WidenAll(Widening):
             yield edit
 
     def _works(self, subject: Subject, site: str, check: Check) -> bool:
-        transaction = Transaction()
         try:
-            edit = self._resize(subject, [site])
-            edit.make(transaction)
-            edit.settle(transaction, check)
+            with Transaction() as transaction:
+                edit = self._resize(subject, [site])
+                edit.make(transaction)
+                edit.settle(transaction, check)
+                transaction.undo()
         except SurgeryError:
             return False
-        finally:
-            transaction.undo()
         return True
 
     def _resize(self, subject: Subject, names: list[str] | None) -> Resize:

@@ -1,0 +1,109 @@
+"""Compare the estimate of `--max-memory` with measured peaks.
+
+    python -m benchmarks.peak_memory --out results/speed/peak_memory.json
+
+Each network is trained and scored in a process of its own, on noise of CIFAR-10's size. The peak is the growth of the
+resident set, as the kernel counts it, from before the network is built.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graftwork.machine import TimedNetwork, choose_kernels, keep_memory
+from graftwork.networks.execution import InputTransform, set_kernels
+from graftwork.networks.genome import Genome, forward_flops, num_parameters, seed_genome
+from graftwork.runs import machine
+from graftwork.session import SearchConfig, mutation_of
+from graftwork.training import RECIPES, MemoryLimit, Scorer
+
+SHAPE, CLASSES = (3, 32, 32), 10
+CASES: tuple[dict[str, Any], ...] = tuple(
+    {"recipe": recipe, "growths": growths, "batch_size": batch_size, "passes": passes, "precision": "float32"}
+    for recipe, growths, batch_size, passes in (
+        ("paper", 0, 64, "torch"),
+        ("paper", 20, 64, "torch"),
+        ("paper", 20, 512, "torch"),
+        ("paper", 20, 512, "compiled"),
+        ("default", 0, 250, "torch"),
+        ("default", 0, 250, "compiled"),
+        ("default", 12, 250, "torch"),
+        ("default", 12, 250, "compiled"),
+        ("default", 12, 1000, "compiled"),
+        ("default", 30, 500, "compiled"),
+    )
+)
+
+
+def grown(recipe: str, growths: int) -> Genome:
+    """A seed that was grown at random, so many times."""
+    mutation, rng = mutation_of(SearchConfig.from_dict({"recipe": recipe})), np.random.default_rng(1)
+    genome = seed_genome(RECIPES[recipe].seed_genome, SHAPE, CLASSES)
+    for _ in range(growths):
+        genome = mutation.draw(genome, rng=rng)(genome, rng=rng).child
+    return genome
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Train three steps and score once; returns estimate and peak in bytes. Runs in a process of its own."""
+    recipe, genome, batch_size = RECIPES[case["recipe"]], grown(case["recipe"], case["growths"]), case["batch_size"]
+    keep_memory()
+    torch.set_num_threads(1)
+    set_kernels(choose_kernels(case["passes"], torch.device("cpu")))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2000, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    before = _status("VmRSS")
+    network = TimedNetwork(
+        genome,
+        rules=recipe.rules,
+        batch_size=batch_size,
+        augmentation=recipe.augmentation.resolve(SHAPE),
+        precision=case["precision"],
+    )
+    for _ in range(3):
+        network.step()
+    trained = _status("VmHWM") - before
+    transform = InputTransform((0.5,) * 3, (0.25,) * 3)
+    calibration = images[: recipe.num_calibration]
+    scorer = Scorer(images, torch.zeros(2000), transform=transform, calibration=calibration, batch_size=500)
+    scorer.evaluate([network.member])
+    limit = MemoryLimit(0, batch_size, max(500, len(calibration)), recipe.rules, case["precision"], case["passes"])
+    found = {"parameters": num_parameters(genome), "flops": forward_flops(genome), "estimate": limit.needed(genome)}
+    return {**case, **found, "trained": trained, "peak": _status("VmHWM") - before}
+
+
+def main() -> None:
+    """Measure all cases, or the one that is given as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--case")
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(json.loads(options.case))))
+        return
+    rows = []
+    for case in CASES:
+        command = [sys.executable, "-m", "benchmarks.peak_memory", "--case", json.dumps(case)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        row = json.loads(text)
+        row["ratio"] = round(row["estimate"] / row["peak"], 3)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    if options.out is not None:
+        found = {"command": "python -m benchmarks.peak_memory", "machine": machine("cpu"), "rows": rows}
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Exceptions and SIGINT at any source line of a growth or a save: all is as before, or complete."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graftwork as gw
+from graftwork.surgery._guard import Guard
+from graftwork.surgery._transaction import Transaction
+from tests.surgery.interruptions import ACTIONS, Subject, run
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_exception_at_a_random_line_leaves_everything_as_before_or_complete(action: str) -> None:
+    """A sample; ``results/faults/surgery.json`` has the counts of the whole."""
+    found = run(9, seed=len(action), actions=[action])
+    assert found["damages"] == []
+    assert found["outcomes"][action]["before"] > 0
+
+
+@pytest.mark.slow
+def test_exceptions_at_two_thousand_random_lines_leave_everything_as_before_or_complete() -> None:
+    found = run(2000, seed=0)
+    assert found["damages"] == []
+    assert found["lines_hit"] > 1000
+
+
+def test_sigint_waits_while_a_model_is_put_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    subject, done = Subject(tmp_path), []
+    put_back, heard = Guard._put_back, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self: Guard) -> None:
+        signal.raise_signal(signal.SIGINT)
+        put_back(self)
+        done.append(1)
+
+    def fail(_self: Transaction, name: str) -> None:
+        if name == "log":
+            raise RuntimeError
+
+    before = subject.values()
+    monkeypatch.setattr(Guard, "_put_back", interrupted)
+    monkeypatch.setattr(Transaction, "before_step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        ACTIONS["widen"](subject)
+    assert done == [1]
+    assert subject.values() == before
+    assert signal.getsignal(signal.SIGINT) == heard
+
+
+def test_sigint_stops_a_growth_where_nothing_is_put_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    subject = Subject(tmp_path)
+    monkeypatch.setattr(Transaction, "before_step", lambda _self, _name: signal.raise_signal(signal.SIGINT))
+    before = subject.values()
+    with pytest.raises(KeyboardInterrupt):
+        ACTIONS["deepen"](subject)
+    assert subject.values() == before
+
+
+def test_a_model_grows_in_any_thread_and_beside_other_handlers(tmp_path: Path) -> None:
+    subject, found, old = Subject(tmp_path), list[Any](), signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=lambda: found.append(ACTIONS["widen"](subject)))
+    thread.start()
+    thread.join()
+    assert found
+    for other in (signal.SIG_IGN, signal.SIG_DFL, lambda *_: None):
+        signal.signal(signal.SIGINT, other)
+        try:
+            gw.deepen(subject.model, "norm", example_input=subject.x)
+            assert signal.getsignal(signal.SIGINT) == other
+        finally:
+            signal.signal(signal.SIGINT, old)
