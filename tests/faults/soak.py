@@ -11,7 +11,6 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import torch
 from graftwork.machine import keep_memory
 from graftwork.runs import GenerationRow, machine, write_json
 from graftwork.session import SearchConfig, Session
+from tests.faults._trials import commit
 
 OPTIONS: dict[str, Any] = {
     "data": "digits",
@@ -65,8 +65,8 @@ def one_search(folder: Path) -> dict[str, Any]:
         "deaths": births - len(result["survivors"]),
         "bank_sha256": result["bank_sha256"],
         "resident_bytes": resident_bytes(),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": len(list(Path("/proc/self/task").iterdir())),
     }
 
 
@@ -102,7 +102,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
     torch.set_num_threads(1)
     keep_memory()
     samples: list[dict[str, Any]] = []
@@ -115,7 +114,7 @@ def main() -> None:
             samples.append({"minutes": round((time.monotonic() - began) / 60, 3), **found})
             about = {
                 "command": f"python -m tests.faults.soak --minutes {given.minutes:g}",
-                "commit": commit.stdout.strip(),
+                "commit": commit(),
                 "machine": machine(),
                 "options": OPTIONS,
             }
