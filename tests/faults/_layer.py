@@ -67,6 +67,11 @@ def stand_on_layer() -> None:
     os.execve(sys.executable, sys.orig_argv, {**os.environ, **more})
 
 
+def layer_folder() -> Path:
+    """Folder of the layer's library, which lasts as long as this program."""
+    return Path(os.environ[_MARK]).parent
+
+
 def warm_up() -> None:
     """Import what the commands use, and start no thread."""
     import matplotlib.pyplot as plt

@@ -13,7 +13,7 @@ from typing import Any
 from graftwork.errors import GraftworkError
 from graftwork.runs import RunFolder
 from tests.cases.commands import RESUME, tiny_search
-from tests.faults._layer import Fault, run
+from tests.faults._layer import Fault, layer_folder, run
 
 CLOCKS = {
     "records.jsonl": ("seconds",),
@@ -57,8 +57,7 @@ class Scenario:
 
 def search(folder: Path) -> list[object]:
     """A search with a control and ensembles, that stores a checkpoint after each update."""
-    (folder.parent / "genome").mkdir(exist_ok=True)
-    words = tiny_search(folder.parent / "genome", "--control", "--blend", 20, "--checkpoint-every", 1e-6)
+    words = tiny_search(layer_folder(), "--control", "--blend", 20, "--checkpoint-every", 1e-6)
     steps = ["--initial-steps", 3, "--steps-per-generation", 3, "--validation", 100]
     return [*words, *steps, "--out", folder / "run"]
 

@@ -29,7 +29,7 @@ static atomic_long done;
 
 /* Watch what happens below `folder`, and write it to the open file `log` (-1: to none).
  * Operation `number` (0: none) is the one before, in the middle of or after which the process is killed, or that fails
- * with `error`: alone (FAIL), or with every one after it that changes something (FAIL_ON). */
+ * with `error`: alone (FAIL), or with every one after it that would fail for the same reason (FAIL_ON). */
 void fault_arm(const char *folder, long number, int how, int error, int log)
 {
     strncpy(root, folder, sizeof root - 1);
@@ -61,10 +61,12 @@ static void find(char *path, int descriptor, const char *name)
         path[length] = '/', strcpy(path + length + 1, name);
 }
 
-static int changes(const char *call)
+/* Whether a call can't be made on a disk that is full, or can't be written to. */
+static int refused(const char *call)
 {
-    return strcmp(call, "read") && strcmp(call, "open to read") && strcmp(call, "list") && strcmp(call, "unlink") &&
-           strcmp(call, "rmdir");
+    if (!strcmp(call, "read") || !strcmp(call, "open to read") || !strcmp(call, "list"))
+        return 0;
+    return failure == EROFS || (strcmp(call, "unlink") && strcmp(call, "rmdir"));
 }
 
 /* Count an operation below the folder. Returns what is to happen at it: COUNT (as ever), TORN, AFTER or FAIL. */
@@ -85,7 +87,7 @@ static int meet(const char *call, int descriptor, const char *name)
         syscall(SYS_write, log_descriptor, line, length);
     }
     errno = before;
-    if (!chosen || number < chosen || (number > chosen && (mode != FAIL_ON || !changes(call))))
+    if (!chosen || number < chosen || (number > chosen && (mode != FAIL_ON || !refused(call))))
         return COUNT;
     if (mode == BEFORE)
         die();

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.runs import machine, write_json
-from tests.faults._layer import compiler, stand_on_layer, warm_up
+from tests.faults._layer import compiler, layer_folder, stand_on_layer, warm_up
 
 Trial = dict[str, Any]
 
@@ -30,6 +31,7 @@ class Campaign:
         self._log = log
         lines = log.read_text().splitlines() if log is not None and log.exists() else []
         self.trials: dict[str, Trial] = {trial["key"]: trial for trial in map(json.loads, lines)}
+        self._commit = commit()
 
     def make(self, group: str, key: str, trial: Callable[..., Trial], *arguments: Any) -> None:
         """Make a trial, unless it has been made.
@@ -42,7 +44,7 @@ class Campaign:
         """
         if key in self.trials:
             return
-        self.trials[key] = found = {"key": key, "group": group, **trial(*arguments)}
+        self.trials[key] = found = {"key": key, "group": group, "commit": self._commit, **trial(*arguments)}
         if self._log is not None:
             with self._log.open("a") as file:
                 file.write(json.dumps(found) + "\n")
@@ -62,6 +64,7 @@ class Campaign:
             "trials": len(self.trials),
             "wrong": len(wrong),
             "outcomes": dict(total),
+            "commits": dict(Counter(trial["commit"] for trial in self.trials.values())),
             "groups": {name: dict(counter) for name, counter in sorted(groups.items())},
             "wrong_trials": wrong,
         }
@@ -86,11 +89,14 @@ def main(module: str, document: str | None, trials: Callable[[Campaign, Path, ar
     stand_on_layer()
     warm_up()
     campaign = Campaign(module, given.log)
-    with tempfile.TemporaryDirectory(prefix="graftwork-faults-") as work:
-        trials(campaign, Path(work), given)
+    try:
+        with tempfile.TemporaryDirectory(prefix="graftwork-faults-") as work:
+            trials(campaign, Path(work), given)
+    finally:
+        shutil.rmtree(layer_folder())
     found = campaign.summary()
     words = [f"--seed {given.seed}", *([f"--points {given.points}"] if given.points else [])]
-    about = {"command": f"python -m {module} {' '.join(words)}", "commit": commit(), "machine": machine()}
+    about = {"command": f"python -m {module} {' '.join(words)}", "machine": machine()}
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(given.json, {**about, **found})

@@ -95,8 +95,9 @@ def _full(scenario: Scenario, disk: Path, pages: int, expected: dict[str, str]) 
     try:
         assert _mounted(disk, "size=64m")
         with scenario.folder(disk) as folder:
+            words = scenario.command(folder)
             assert _mounted(disk, f"remount,nr_blocks={max(pages, 1)}")
-            first = run(scenario.command(folder), folder)
+            first = run(words, folder)
             assert _mounted(disk, "remount,size=64m")
             second = run(scenario.again(folder), folder)
             wrong = told_in_one_line(first)
