@@ -57,9 +57,11 @@ class Scenario:
 
 def search(folder: Path) -> list[object]:
     """A search with a control and ensembles, that stores a checkpoint after each update."""
-    words = tiny_search(layer_folder(), "--control", "--blend", 20, "--checkpoint-every", 1e-6)
-    steps = ["--initial-steps", 3, "--steps-per-generation", 3, "--validation", 100]
-    return [*words, *steps, "--out", folder / "run"]
+    config = layer_folder() / "config.toml"
+    config.write_text("num_calibration = 20\n")  # scoring counts, and the control spends what all of the search did
+    words = tiny_search(layer_folder(), "--control", "--config", config, "--checkpoint-every", 1e-6)
+    numbers = {"--initial-steps": 3, "--steps-per-generation": 3, "--validation": 20, "--blend": 20, "--test": 50}
+    return [*words, *(word for option in numbers.items() for word in option), "--out", folder / "run"]
 
 
 def resume(folder: Path) -> list[object]:

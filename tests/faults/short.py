@@ -30,9 +30,9 @@ def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
     campaign.make("processes", "two at once", two_at_once, made["resume"], work, 0.0, expected)
     whole, cut = work / "whole", work / "cut"
     where = ("control", "tensors.safetensors", "flipped in the middle")
-    campaign.make("newest checkpoint", "one", newest_damaged, cut, work, where, expected)
+    campaign.make("newest checkpoint", "newest", newest_damaged, cut, work, where, expected)
     finished, unfinished = read_all(whole / "run"), read_all(cut / "run")
-    campaign.make("unfinished", "one", in_unfinished, cut, work, (unfinished, expected), str(given.seed))
+    campaign.make("unfinished", "unfinished", in_unfinished, cut, work, (unfinished, expected), str(given.seed))
     for number in range(8):
         seed = f"{given.seed} {number}"
         campaign.make("finished", seed, in_finished, whole, work, finished, seed)
