@@ -2,7 +2,7 @@
 
     python -m tests.faults.soak --minutes 60 --json results/faults/soak.json
 
-The same search on digits, with checkpoints, a control and ensembles, is made over and over: networks grow within a
+The same search on digits, with checkpoints and ensembles, is made over and over: networks grow within a
 search, but every search has the same work, so that what one leaves behind shows as a trend. The time of an update is
 the CPU time of the process: other work on the machine counts less.
 """
@@ -27,14 +27,16 @@ from tests.faults._trials import commit
 OPTIONS: dict[str, Any] = {
     "data": "digits",
     "recipe": "paper",
-    "initial_steps": 20,
-    "steps_per_generation": 20,
+    "initial_steps": 8,
+    "steps_per_generation": 8,
     "num_generations": 10,
-    "population_size": 12,
+    "population_size": 16,
     "num_survivors": 4,
-    "batch_size": 32,
-    "num_calibration": 100,
-    "control": True,
+    "batch_size": 16,
+    "validation": 50,
+    "blend": 20,
+    "test": 50,
+    "num_calibration": 50,
     "precision": "float32",
     "passes": "torch",
     "threads": 1,
