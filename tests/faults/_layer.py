@@ -5,6 +5,7 @@ the work of its command.
 """
 
 import ctypes
+import io
 import itertools
 import os
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -75,23 +77,24 @@ def layer_folder() -> Path:
 
 def warm_up() -> None:
     """Import what the commands use, and start no thread."""
-    import matplotlib.pyplot as plt
+    import matplotlib.backends.backend_svg
     import sklearn.datasets
     import torch
     import torch._dynamo  # which optimizers draw in
 
-    import graftwork.cli._search
+    import graftwork.cli._progress
+    import graftwork.cli._workers
     import graftwork.exporting
-    import graftwork.reports
-    import graftwork.session  # noqa: F401
+    from graftwork.cli import main
     from graftwork.reports import _build
 
     all_figures = _build.run_figures
     _build.run_figures = lambda run: itertools.islice(all_figures(run), 2)  # of a report: the others are no other case
     torch.set_num_threads(1)
     sklearn.datasets.load_digits()
-    plt.figure().text(0, 0, "0")
-    plt.close()
+    matplotlib.figure.Figure().text(0, 0, "0")
+    with redirect_stdout(io.StringIO()), suppress(SystemExit):
+        main(["config"])
 
 
 class Command:

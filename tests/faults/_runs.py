@@ -1,5 +1,6 @@
 """A tiny run with everything in it, what its commands are, and what has to be equal at the end."""
 
+import functools
 import hashlib
 import json
 import re
@@ -73,6 +74,7 @@ def export(folder: Path) -> list[object]:
     return ["export", folder / "run", "--to", "source", "--overwrite"]
 
 
+@functools.cache
 def scenarios(work: Path) -> dict[str, Scenario]:
     """Make what the commands start from; every one of them by its name.
 

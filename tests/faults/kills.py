@@ -19,8 +19,9 @@ from tests.faults._runs import Scenario, kind_of, outcome, scenarios, wrong_in
 from tests.faults._trials import Campaign, Trial, main
 
 READS = ("read", "open to read", "list")
-MORE = 40
-"""Further operations of a search, drawn from all; a quarter of it for the shorter commands."""
+HOWS: tuple[How, ...] = ("torn", "before", "after")
+MORE = 15
+"""Further operations of each command, drawn from all."""
 RANDOM_KILLS = 220
 
 
@@ -80,24 +81,33 @@ def moments(seconds: float, seed: int) -> Iterator[tuple[str, list[float]]]:
 
 
 def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
-    draw = random.Random(given.seed)
-    for name, scenario in scenarios(work).items():
-        ending, expected, seconds = undisturbed(scenario, work)
-        more = MORE if name == "search" else MORE // 4
-        points = chosen(ending.operations, reads=False, more=0 if given.points else more, draw=draw)
-        numbers = sorted(points) if given.points is None else draw.sample(sorted(points), given.points)
-        print(f"{name}: {len(ending.operations)} operations, {len(numbers)} chosen, {seconds:.1f} s", flush=True)
-        for number in numbers:
-            kind = points[number]
-            hows: list[How] = ["before", "after", *(["torn"] if kind.split()[0] in ("write", "copy") else [])]
-            for how in [draw.choice(hows)] if given.points else hows:
-                key, fault = f"{name} {number} {how} {kind}", Fault(number, how)
-                campaign.make(f"{name}, at operations", key, killed_at, scenario, work, fault, expected)
-        if name == "search":
-            delays = moments(seconds, given.seed)
-            while sum(trial.get("kills", 0) for trial in campaign.trials.values()) < (given.points or RANDOM_KILLS):
-                key, times = next(delays)
-                campaign.make("search, at moments", key, killed_at_moments, scenario, work, times, expected)
+    draw, seen = random.Random(given.seed), set[str]()
+    points: list[tuple[Scenario, dict[str, str], int, str, How]] = []
+    for scenario in scenarios(work).values():
+        ending, expected, _ = undisturbed(scenario, work)
+        kinds = chosen(ending.operations, reads=False, more=0 if given.points else MORE, draw=draw)
+        new = {
+            number: kind for number, kind in kinds.items() if kind not in seen
+        }  # a resume does much that a search does
+        seen |= set(new.values())
+        print(f"{scenario.name}: {len(ending.operations)} operations, {len(new)} chosen", flush=True)
+        points += [(scenario, expected, number, kind, how) for number, kind in new.items() for how in HOWS]
+    points = [point for point in points if point[4] != "torn" or point[3].startswith(("write", "copy"))]
+    points.sort(key=lambda point: HOWS.index(point[4]))  # a campaign that is cut short has been everywhere in one way
+    for scenario, expected, number, kind, how in draw.sample(points, given.points) if given.points else points:
+        key = f"{scenario.name} {number} {how} {kind}"
+        campaign.make(f"{scenario.name}, {how}", key, killed_at, scenario, work, Fault(number, how), expected)
+    at_moments(campaign, work, given)
+
+
+def at_moments(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
+    """Kill searches at random moments until there are enough kills."""
+    scenario = scenarios(work)["search"]
+    _, expected, seconds = undisturbed(scenario, work)
+    delays = moments(seconds, given.seed)
+    while sum(trial.get("kills", 0) for trial in campaign.trials.values()) < (given.points or RANDOM_KILLS):
+        key, times = next(delays)
+        campaign.make("search, at moments", key, killed_at_moments, scenario, work, times, expected)
 
 
 if __name__ == "__main__":
