@@ -78,13 +78,14 @@ def layer_folder() -> Path:
 def warm_up() -> None:
     """Import what the commands use, and start no thread."""
     import matplotlib.backends.backend_svg
+    import matplotlib.figure
     import sklearn.datasets
     import torch
     import torch._dynamo  # which optimizers draw in
 
     import graftwork.cli._progress
     import graftwork.cli._workers
-    import graftwork.exporting
+    import graftwork.exporting  # noqa: F401
     from graftwork.cli import main
     from graftwork.reports import _build
 
