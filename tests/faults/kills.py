@@ -11,7 +11,7 @@ import argparse
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tests.faults._layer import Command, Ending, Fault, How, run
@@ -36,13 +36,15 @@ def undisturbed(scenario: Scenario, work: Path) -> tuple[Ending, dict[str, str],
         return ending, outcome(folder / "run"), seconds
 
 
-def chosen(operations: tuple[tuple[str, str], ...], *, reads: bool, more: int, draw: random.Random) -> dict[int, str]:
-    """Number and kind of one operation of each kind, and of so many others."""
+def chosen(
+    operations: tuple[tuple[str, str], ...], *, reads: bool, more: int, draw: random.Random, seen: Collection[str] = ()
+) -> dict[int, str]:
+    """Number and kind of one operation of each kind that was not seen before, and of so many others."""
     kinds: dict[str, list[int]] = {}
     for number, operation in enumerate(operations, 1):
         if reads or operation[0] not in READS:
             kinds.setdefault(kind_of(operation), []).append(number)
-    found = {draw.choice(numbers): kind for kind, numbers in kinds.items()}
+    found = {draw.choice(numbers): kind for kind, numbers in kinds.items() if kind not in seen}
     others = [(number, kind) for kind, numbers in kinds.items() for number in numbers if number not in found]
     return found | dict(draw.sample(others, min(more, len(others))))
 
