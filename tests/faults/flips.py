@@ -67,10 +67,15 @@ def reading(path: Path, damaged: str, expected: str) -> tuple[str, list[str]]:
     try:
         found = read_all(path)
     except GraftworkError as error:
-        return "told", [] if Path(damaged).name in str(error) else [f"the error does not name the file: {error}"]
+        return "told", [] if named(damaged, str(error)) else [f"the error does not name the file: {error}"]
     except Exception as error:
         return "crashed", [f"{type(error).__name__}: {error}"]
     return "harmless", [] if found == expected else ["accepted: something else was read"]
+
+
+def named(damaged: str, text: str) -> bool:
+    """Whether an error names the damaged file, or the values that differ from those that the run was begun with."""
+    return Path(damaged).name in text or "was begun with other values" in text
 
 
 def flipped(start: Path, work: Path, draw: random.Random) -> tuple[Path, str]:
@@ -91,8 +96,7 @@ def resumed(folder: Path, expected: dict[str, str], damaged: str) -> tuple[str, 
     if ending.code == 0:
         return "passed over" if "passed over" in ending.text else "harmless", wrong_in(folder, expected)
     wrong = [] if ending.code in (1, 2) and not ending.crashed else [f"it ended with {ending.code}: {ending.text}"]
-    named = Path(damaged).name in ending.text or "was begun with other values" in ending.text  # whose fields are named
-    return "told", wrong if named else [*wrong, f"the file is not named: {ending.text}"]
+    return "told", wrong if named(damaged, ending.text) else [*wrong, f"the file is not named: {ending.text}"]
 
 
 def in_finished(start: Path, work: Path, expected: str, seed: str) -> Trial:
@@ -131,9 +135,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "flipped at the start": lambda path: flip(path, 3),
     "flipped in the middle": lambda path: flip(path, 4 * path.stat().st_size),
     "flipped at the end": lambda path: flip(path, 8 * path.stat().st_size - 8),
-    "cut by a byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "cut by three bytes": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "cut by half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "longer": lambda path: path.write_bytes(path.read_bytes() + b" "),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\n{}\n"),
     "empty": lambda path: path.write_bytes(b""),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "of the one before": _swap,
