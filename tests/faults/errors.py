@@ -55,16 +55,19 @@ def failed_at(scenario: Scenario, work: Path, fault: Fault, expected: dict[str, 
 
 
 def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
-    draw, made = random.Random(given.seed), scenarios(work)
-    for name, scenario in made.items():
+    draw, made, seen = random.Random(given.seed), scenarios(work), set[str]()
+    points: list[tuple[Scenario, dict[str, str], int, str]] = []
+    for scenario in made.values():
         ending, expected, _ = undisturbed(scenario, work)
-        points = chosen(ending.operations, reads=True, more=0, draw=draw)
-        numbers = sorted(points) if given.points is None else draw.sample(sorted(points), given.points)
-        for number in numbers:
-            for error in [draw.choice(list(ERRORS))] if given.points else ERRORS:
-                word, fault = errno.errorcode[error], Fault(number, ERRORS[error], error)
-                key = f"{name} {number} {word} {points[number]}"
-                campaign.make(f"{name}, {word}", key, failed_at, scenario, work, fault, expected)
+        new = chosen(ending.operations, reads=True, more=0, draw=draw, seen=seen)
+        seen |= set(new.values())
+        print(f"{scenario.name}: {len(ending.operations)} operations, {len(new)} chosen", flush=True)
+        points += [(scenario, expected, number, kind) for number, kind in new.items()]
+    for error, how in ERRORS.items():
+        for scenario, expected, number, kind in draw.sample(points, min(given.points or len(points), len(points))):
+            word, fault = errno.errorcode[error], Fault(number, how, error)
+            key = f"{scenario.name} {number} {word} {kind}"
+            campaign.make(f"{scenario.name}, {word}", key, failed_at, scenario, work, fault, expected)
     for name in ("search", "report", "export"):
         on_a_full_disk(campaign, work, made[name], given)
 
