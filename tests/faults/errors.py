@@ -3,8 +3,8 @@
     python -m tests.faults.errors --log /tmp/errors.jsonl --json results/faults/errors.json
 
 Operations, those that read too, are grouped by call and kind of file. One of each group, chosen by the seed, fails once
-with each of four errors: EIO and EACCES by itself; ENOSPC and EROFS with everything that writes after it, too. Then a
-search, a report and an export on a small file system that is really full, where this process may mount one.
+with each of four errors: EIO and EACCES by itself; ENOSPC and EROFS with everything that writes after it, too. And a
+search, a report and an export on small file systems that are really full, where this process may mount them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ERRORS: dict[int, How] = {
     errno.ENOSPC: "error from then on",
     errno.EROFS: "error from then on",
 }
-FULL = 24
+FULL = 16
 """Sizes of the file system that fills up."""
 
 
@@ -63,13 +63,13 @@ def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
         seen |= set(new.values())
         print(f"{scenario.name}: {len(ending.operations)} operations, {len(new)} chosen", flush=True)
         points += [(scenario, expected, number, kind) for number, kind in new.items()]
+    for name in ("search", "report", "export"):
+        on_a_full_disk(campaign, work, made[name], given)
     for error, how in ERRORS.items():
         for scenario, expected, number, kind in draw.sample(points, min(given.points or len(points), len(points))):
             word, fault = errno.errorcode[error], Fault(number, how, error)
             key = f"{scenario.name} {number} {word} {kind}"
             campaign.make(f"{scenario.name}, {word}", key, failed_at, scenario, work, fault, expected)
-    for name in ("search", "report", "export"):
-        on_a_full_disk(campaign, work, made[name], given)
 
 
 def on_a_full_disk(campaign: Campaign, work: Path, scenario: Scenario, given: argparse.Namespace) -> None:
