@@ -11,8 +11,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,24 +226,13 @@ def write_json(path: Path, data: Any) -> str:
     return write_text(path, as_json(data))
 
 
-def append(path: Path, data: bytes) -> None:
-    """Append to a regular file, and make sure that it is on disk.
-
-    Raises:
-        ResourceError: If the machine can't write it; the file is as it was before, or longer.
-    """
-    try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(path, flags, 0o644), "ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise gave_out(path, error) from error
-
-
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def write_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = True) -> None:
     """Create a folder as a whole: ``fill`` writes into a folder aside, which is then renamed.
+
+    Args:
+        path: Folder to create.
+        fill: Function that writes its files into the folder that it is given.
+        replace: Whether a folder that is there is replaced; otherwise only one without any file is.
 
     Raises:
         ResourceError: If the machine can't write it; nothing is left behind.
@@ -257,8 +246,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         sync_folder(aside)
-        if path.exists():  # the same step again after a resume, or empty folders
-            shutil.rmtree(path)
+        if path.exists():
+            (shutil.rmtree if replace else _remove_empty)(path)
         aside.rename(path)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -267,6 +256,26 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove folders that hold no file; an `OSError` where one is found, which stays."""
+    for inner in folder.iterdir():
+        _remove_empty(inner)
+    folder.rmdir()
+
+
+@contextmanager
+def scratch(folder: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder below another, under a name that a later process sweeps; it is gone at the end."""
+    sweep(folder, of=name)
+    aside = _aside(folder / name)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:

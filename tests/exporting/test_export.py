@@ -62,6 +62,12 @@ def test_files_are_replaced_only_when_asked(tmp_path: Path) -> None:
     assert second["model.safetensors"] != first["model.safetensors"]
 
 
+def test_what_a_killed_export_left_aside_is_swept_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".export.999999999.tmp").mkdir()
+    export_member(ready(RICH), tmp_path, **OPTIONS)
+    assert sorted(_contents(tmp_path)) == ["model.py", "model.safetensors"]
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_wrong_network_is_found_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool

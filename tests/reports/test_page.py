@@ -162,9 +162,12 @@ def test_unfinished_run_is_shown_and_said_to_be_unfinished(tmp_path: Path) -> No
 
 def test_run_that_has_just_begun_still_gives_a_page(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text('{"precision": "float32"}')
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / ".lineage.svg.999999999.tmp").write_text("what a killed process left")
     text = check(build_report(tmp_path).read_text(encoding="utf-8")).text
     assert "Nothing has been scored yet" in text
     assert "float32" in text
+    assert list((tmp_path / "figures").iterdir()) == []
 
 
 def test_two_classes_one_survivor_no_control_no_images(tmp_path: Path) -> None:

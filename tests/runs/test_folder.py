@@ -15,6 +15,7 @@ import torch
 from graftwork._files import as_json
 from graftwork.errors import ResourceError, RunError
 from graftwork.runs import RunFolder, run_state, write_bytes, write_json
+from graftwork.runs._manifest import Manifest
 from tests.runs.test_records import member
 
 TENSORS = {"a": torch.arange(4.0)}
@@ -133,7 +134,8 @@ def test_records_become_those_of_the_checkpoint_whatever_happened_to_them(run: R
     run.append_records([member("m3")])
     with run.records_path.open("a") as file:
         file.write('{"n": ')
-    assert [row.id for row in run.records()] == ["m1", "m2", "m3"]
+    with pytest.raises(RunError, match=r"records\.jsonl is damaged"):
+        run.records()
     if lost:
         run.records_path.unlink()
     run.load_checkpoint("search")
@@ -146,8 +148,49 @@ def test_a_damaged_record_is_an_error_that_names_its_line(run: RunFolder) -> Non
     run.append_records([member("m1"), member("m2")])
     lines = run.records_path.read_bytes().split(b"\n")
     run.records_path.write_bytes(b"\n".join([lines[0], lines[1].replace(b"{", b"["), b""]))
-    with pytest.raises(RunError, match=r"records\.jsonl, line 2.*damaged"):
+    with pytest.raises(RunError, match=r"records\.jsonl is damaged"):
         run.records()
+    (run.path / "manifest.json").unlink()  # then only what is no record is found
+    with pytest.raises(RunError, match=r"records\.jsonl, line 2.*damaged"):
+        RunFolder(run.path).records()
+
+
+def test_a_reader_is_not_misled_by_files_that_are_replaced_while_it_looks(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifest and file are read one after the other; in between a search may have replaced both."""
+    run.append_records([member("m1")])
+    real = Manifest.load
+
+    def load(folder: Path) -> Manifest | None:
+        found = real(folder)
+        if len(loaded) < 3:
+            loaded.append(len(loaded))
+            run.append_records([member(f"n{len(loaded)}")])
+        return found
+
+    loaded: list[int] = []
+    monkeypatch.setattr(Manifest, "load", load)
+    assert len(RunFolder(run.path).records()) == 4
+
+
+def test_a_run_that_another_process_has_just_begun_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "run", os.rename
+    path.mkdir()
+    (path / "empty").mkdir()
+
+    def rename(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", real)
+        RunFolder.create(path, {"config.toml": "seed = 1\n"}).release()
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(RunError, match="is there already"):
+        RunFolder.create(path, {"config.toml": "seed = 2\n"})
+    assert (path / "config.toml").read_text() == "seed = 1\n"
+    assert names(tmp_path) == ["run"]
 
 
 @pytest.mark.parametrize("name", ["predictions/test.safetensors", "members/m0.json", "manifest.json"])

@@ -67,7 +67,7 @@ def test_a_row_without_a_key_is_an_error_that_names_file_line_and_key(run: RunFo
         run.append_records([member()])
         stored(run, {name: value for name, value in data.items() if name != key})
         with pytest.raises(RunError, match=rf"records\.jsonl, line 2: expected a key '{key}', got"):
-            run.records()
+            read_records(run.records_path)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_value_of_another_type_is_an_error_that_names_line_and_key(
     run.clear_records()
     stored(run, {**data, **changes})
     with pytest.raises(RunError, match=f"line 1, {words}"):
-        run.records()
+        read_records(run.records_path)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff\xfe", b"3"])

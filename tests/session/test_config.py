@@ -112,6 +112,13 @@ def test_files_that_are_missing_or_no_toml_are_named(tmp_path: Path) -> None:
         SearchConfig.load(tmp_path / "c.toml")
 
 
+@pytest.mark.parametrize("text", ["wtrategy = 'x'\n", "[recipe.rules.filter]\ndecouplel = true\n", "seed = -1\n"])
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.toml: .*expected"):
+        SearchConfig.load(tmp_path / "c.toml")
+
+
 @pytest.fixture(scope="module")
 def problem() -> Problem:
     return Problem.load(SearchConfig())

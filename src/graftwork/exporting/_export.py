@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graftwork._files import scratch
 from graftwork._version import __version__
 from graftwork.errors import GraftworkError, InputError, ResourceError, did_you_mean
 from graftwork.exporting._formats import FILES, ExportFormat, Sheet, can_run, open_export, write_files
@@ -143,8 +143,8 @@ def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, ove
     single = {name: value.float() if value.is_floating_point() else value for name, value in subject.tensors.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as aside:
-            staged = write_files(to, Path(aside), source=subject.source, tensors=single, sheet=subject.sheet)
+        with scratch(target, "export") as aside:
+            staged = write_files(to, aside, source=subject.source, tensors=single, sheet=subject.sheet)
             max_gap = _gap(subject, staged[0]) if can_run(to) else None
             if max_gap is not None:
                 _hold(subject, max_gap, subject.tolerance, to, "float32")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftwork._files import inside, make_folder, write_bytes, write_text
+from graftwork._files import inside, make_folder, sweep, write_bytes, write_text
 from graftwork.reports._accuracy import accuracy_figure, standing_figure
 from graftwork.reports._calibration import calibration_figure
 from graftwork.reports._confusion import confusion_figure
@@ -49,12 +49,14 @@ def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Pat
         RunError: If it is no run folder, or one of its files can't be read.
     """
     run = read_run(run_folder)
+    page = inside(Path(run_folder), "report.html")
+    sweep(page.parent, of=page.name)
+    sweep(inside(page.parent, "figures"))
     svgs: dict[str, str] = {}
     for name, draw in run_figures(run):
         figure = draw()
-        svgs[name] = write_figure(figure, inside(Path(run_folder), f"figures/{name}"))
+        svgs[name] = write_figure(figure, inside(page.parent, f"figures/{name}"))
     profile: Profile | None = run_profile(run) if "profile" in svgs else None
-    page = inside(Path(run_folder), "report.html")
     write_text(page, render_page(run, svgs, profile=profile, images=dataset))
     return page
 

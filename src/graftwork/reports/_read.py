@@ -193,7 +193,7 @@ def read_run(folder: Path) -> RunData:
         path=run.path.resolve(),
         result=run.result() if run.finished else None,
         provenance=run.read_json("provenance.json") if run.has("provenance.json") else {},
-        config=read_bytes(run.config_path).decode("utf-8", "replace") if run.has("config.toml") else "",
+        config=_config(run),
         rounds=rounds,
         births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
@@ -201,6 +201,13 @@ def read_run(folder: Path) -> RunData:
         members=_members(run),
         predictions=_predictions(run),
     )
+
+
+def _config(run: "RunFolder") -> str:
+    if not run.has("config.toml"):
+        return ""
+    run.verify("config.toml")
+    return read_bytes(run.config_path).decode("utf-8", "replace")
 
 
 def _births(rounds: Sequence[GenerationRow]) -> dict[MemberId, Birth]:

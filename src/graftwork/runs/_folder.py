@@ -10,7 +10,6 @@ from typing import Any, Self
 from torch import Tensor
 
 from graftwork._files import (
-    append,
     as_json,
     inside,
     make_folder,
@@ -85,7 +84,11 @@ class RunFolder:
             write_bytes(folder / LOCK, b"")
             Manifest(folder, hashes, origin).save()
 
-        write_folder(path, fill)
+        try:
+            write_folder(path, fill, replace=False)
+        except ResourceError:
+            cls.check_free(path)  # another process was faster
+            raise
         run = cls(path)
         run.lock()
         return run
@@ -173,8 +176,15 @@ class RunFolder:
             RunError: If it differs.
         """
         manifest = self._manifest or Manifest.load(self.path)
-        if manifest is not None:
-            manifest.check(name)
+        while manifest is not None:
+            try:
+                manifest.check(name)
+            except RunError:
+                listed, manifest = manifest.listed(name), Manifest.load(self.path)
+                if manifest is None or manifest.listed(name) == listed:
+                    raise
+            else:  # above: a process that writes has replaced file and manifest meanwhile
+                break
 
     @property
     def config_path(self) -> Path:
@@ -189,11 +199,23 @@ class RunFolder:
         return inside(self.path, RECORDS)
 
     def append_records(self, rows: Iterable[Row]) -> None:
-        """Append lines and make sure that they are on disk."""
-        append(self.records_path, "".join(map(row_to_line, rows)).encode())
+        """Append lines: the file is replaced by one that has them, too."""
+        self._write(RECORDS, (self._recorded(), "".join(map(row_to_line, rows)).encode()))
+
+    def _recorded(self) -> bytes:
+        try:
+            return read_bytes(self.records_path)
+        except FileNotFoundError:
+            return b""
 
     def records(self) -> list[Row]:
-        """Read all complete lines; raises `RunError` where one is no record."""
+        """Read all lines; none where nothing is recorded.
+
+        Raises:
+            RunError: If they are not what the manifest lists, or one is no record.
+        """
+        if self.has(RECORDS):
+            self.verify(RECORDS)
         return read_records(self.records_path)
 
     def rounds(self) -> list[GenerationRow]:
@@ -222,10 +244,7 @@ class RunFolder:
 
         It holds the records so far, too: it alone is enough to go on from.
         """
-        try:
-            records = read_bytes(self.records_path)
-        except FileNotFoundError:
-            records = b""
+        records = self._recorded()
 
         def fill(folder: Path) -> None:
             hashes = {
@@ -237,9 +256,12 @@ class RunFolder:
 
         target = inside(self.path, f"checkpoints/{stage}-{step:08d}")
         write_folder(target, fill)
+        self._drop_old(stage)
+        return target
+
+    def _drop_old(self, stage: str) -> None:
         for old in self._checkpoints(stage)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
-        return target
 
     def has_checkpoint(self, stage: str) -> bool:
         """Whether a stage has begun and left a checkpoint."""
@@ -261,6 +283,8 @@ class RunFolder:
                 self.passed_over.append(f"{folder.name}: {error}")
                 continue
             self._restored = folder
+            if self._lock is not None:
+                self._drop_old(stage)  # a kill may have kept the process before from it
             return found
         if self.passed_over:
             problems = "; ".join(self.passed_over)
@@ -270,11 +294,11 @@ class RunFolder:
     def restore_records(self) -> None:
         """Bring ``records.jsonl`` to what it was at the checkpoint that was loaded."""
         if self._restored is not None:
-            write_bytes(self.records_path, read_bytes(inside(self._restored, RECORDS)))
+            self._write(RECORDS, (read_bytes(inside(self._restored, RECORDS)),))
 
     def clear_records(self) -> None:
         """Forget all records: a search begins."""
-        write_bytes(self.records_path, b"")
+        self._write(RECORDS, (b"",))
 
     # Files -----------------------------------------------------------------------------------------------------------
 

@@ -176,7 +176,13 @@ class SearchConfig:
             ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
         """
         stored = {} if path is None else read_options(path.resolve())
-        return cls.from_dict({**stored, **{key: value for key, value in flags.items() if value is not None}})
+        given = {key: value for key, value in flags.items() if value is not None}
+        try:
+            return cls.from_dict({**stored, **given})
+        except ConfigError as error:
+            if path is None or given:  # it may be the flags
+                raise
+            raise ConfigError(f"{path}: {error}") from error
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Faults: kills, torn writes, errors, flipped bits, second processes and long runs, and what a run makes of them."""
