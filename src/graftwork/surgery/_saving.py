@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from graftwork._files import parse_json, read_bytes
 from graftwork.errors import SurgeryError
 from graftwork.surgery._plan import LOG
 from graftwork.surgery.growths import ModelGrowth
@@ -86,11 +87,10 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
         raise _unreadable(source, error) from error
     model = build_model()
     replay(model, document["growths"])
-    for alias, owner in document["aliases"].items():
-        tensors[alias] = tensors[owner]
     try:
+        tensors |= {alias: tensors[owner] for alias, owner in document["aliases"].items()}
         model.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         raise SurgeryError(
             f"build_model: expected the model that was saved, as it was before any growth, got another model ({error})"
         ) from error
@@ -99,12 +99,14 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        document = json.loads((folder / "growth.json").read_text(encoding="utf-8"))
+        document = parse_json(read_bytes((folder / "growth.json").resolve()), "growth.json", error=SurgeryError)
         found = document.get("format"), document.get("version")
     except Exception as error:
         raise _unreadable(folder, error) from error
     if found != (_FORMAT, _VERSION):
         raise SurgeryError(f"{folder!s}: expected {_FORMAT} version {_VERSION}, got {found[0]!r} version {found[1]!r}")
+    if not isinstance(document.get("growths"), list) or not isinstance(document.get("aliases"), dict):
+        raise SurgeryError(f"{folder!s}: expected a list of growths and the names of shared tensors; it is damaged")
     return document  # type: ignore[no-any-return]
 
 
@@ -139,7 +141,7 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
     for entry in log:
         try:
             ModelGrowth.from_dict(entry["growth"]).rebuild(model, entry["changes"])
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             if isinstance(error, SurgeryError):
                 raise
             raise SurgeryError(f"the growth log does not fit this model ({error!r}); build the same model") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from graftwork import _files
 from graftwork.errors import GenomeError
 from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem, check_choice, check_even, check_positive
 from graftwork.typing import ACTIVATIONS, NORMS, Activation, BlockId, Norm, Shape
@@ -217,7 +218,7 @@ class Genome:
         if not isinstance(data, dict) or data.get("format") != FORMAT_VERSION:
             found = data.get("format") if isinstance(data, dict) else data
             raise GenomeError(f"genome: expected format {FORMAT_VERSION}, got {found!r}")
-        try:
+        with _files.damaged("genome", error=GenomeError):
             return cls(
                 tuple(data["input_shape"]),
                 data["num_classes"],
@@ -227,8 +228,6 @@ class Genome:
                 activation=data["activation"],
                 norm=data["norm"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise GenomeError(f"genome: expected what to_dict writes, got something else: {error}") from error
 
     @classmethod
     def from_json(cls, text: str) -> "Genome":
