@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from graftwork._files import sha256_of
+from graftwork._files import read_bytes, sha256_of
 from graftwork.errors import GraftworkError
 from graftwork.runs._manifest import Manifest
 from graftwork.session import SearchConfig
@@ -258,7 +258,7 @@ def _origin(run: Path, manifest: Manifest) -> dict[str, Any]:
         with suppress(GraftworkError, OSError, ValueError, TypeError, RecursionError):
             found["config"] = SearchConfig.load(run / "config.toml").to_dict()
         with suppress(GraftworkError, OSError, ValueError, TypeError, RecursionError, AttributeError):
-            found["seed_genome"] = json.loads((run / "seed_genome.json").read_bytes())
-            stored = json.loads((run / "provenance.json").read_bytes())
+            found["seed_genome"] = json.loads(read_bytes(run / "seed_genome.json"))
+            stored = json.loads(read_bytes(run / "provenance.json"))
             found |= {"plan": stored["plan"], "data": stored["data"]["fingerprint"]}
     return found

@@ -6,6 +6,7 @@ and after); time, memory, exit code, and what is told. Linux only.
 """
 
 import ctypes
+import math
 import os
 import re
 import resource
@@ -16,7 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -83,25 +85,42 @@ class Outcome:
         self.wrongs.setdefault(kind, []).append(what[:300])
 
 
-def attempt(words: Sequence[str], place: Place) -> Outcome:
-    """Run a command in a process of its own and say what it did wrong."""
+def attempt(
+    words: Sequence[str],
+    place: Place,
+    *,
+    run: Callable[[list[str]], object] = main,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+) -> Outcome:
+    """Run a command in a process of its own and say what it did wrong.
+
+    Args:
+        words: Words of the command line.
+        place: Folders of the attack.
+        run: What runs the command.
+        seconds: Processor time that it may take; six times as much by the clock.
+        memory: Bytes that it may have resident at its peak.
+    """
     before, eyes, began = _content(place), _Inotify(place.victim), time.monotonic()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: of forks beside threads
+        pid = os.fork()
     if pid == 0:
-        _child(words, place)
-    status, usage, hung = _wait(pid, 6 * SECONDS)
+        _child(lambda: run([*words]), place, seconds)
+    status, usage, hung = _wait(pid, 6 * seconds)
     out = (place.root / "out").read_bytes().decode("utf-8", "backslashreplace")
     error = (place.root / "err").read_bytes().decode("utf-8", "backslashreplace")
     code = os.waitstatus_to_exitcode(status)
-    seconds, clock = usage.ru_utime + usage.ru_stime, time.monotonic() - began
-    found = Outcome(code, seconds, clock, usage.ru_maxrss * 1024, out + error)
+    spent, clock = usage.ru_utime + usage.ru_stime, time.monotonic() - began
+    found = Outcome(code, spent, clock, usage.ru_maxrss * 1024, out + error)
     for line in (place.root / "seen").read_text(errors="replace").splitlines():
         found.wrong(*line.split("\t", 1))  # type: ignore[arg-type]
     for name in eyes.close():
         found.wrong("followed", f"victim/{name}")
-    if hung or seconds > SECONDS or code == -signal.SIGXCPU:
-        found.wrong("hung", f"{seconds:.1f} s, {clock:.1f} s by the clock")
-    if found.memory > MEMORY:
+    if hung or spent > seconds or code == -signal.SIGXCPU:
+        found.wrong("hung", f"{spent:.1f} s, {clock:.1f} s by the clock")
+    if found.memory > memory:
         found.wrong("memory", f"{found.memory / 2**30:.2f} GiB")
     _judge_ending(found, error)
     _judge_text(found)
@@ -236,12 +255,12 @@ class _Inotify:
 # The watched process -------------------------------------------------------------------------------------------------
 
 
-def _child(words: Sequence[str], place: Place) -> NoReturn:
+def _child(run: Callable[[], object], place: Place, seconds: float) -> NoReturn:
     code = 99
     try:
         limit = _virtual_size() + _ROOM
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS + 1, SECONDS + 2))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds) + 1, math.ceil(seconds) + 2))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for name, descriptor in (("out", 1), ("err", 2)):
             os.dup2(os.open(place.root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
@@ -252,7 +271,8 @@ def _child(words: Sequence[str], place: Place) -> NoReturn:
         os.chdir(place.root / "home")
         sys.dont_write_bytecode = True
         sys.addaudithook(_Hook(place))
-        main([*words])
+        run()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     except BaseException:

@@ -8,7 +8,6 @@ A run, and images, are made once; each attack changes a copy; each command reads
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from tests.cases.commands import graftwork as command
 from tests.cases.commands import tiny_search
 from tests.cases.images import picture
 from tests.faults._building import Attack, forge
-from tests.faults._commands import data_readers, readers
+from tests.faults._commands import Reading, data_readings, readings
 from tests.faults._data_attacks import data_attacks
 from tests.faults._run_attacks import attacks
 from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt
@@ -71,18 +70,17 @@ def _make_images(folder: Path) -> None:
             picture(colour, rng).save(folder / name / f"{number}.png")
 
 
-def tried(base: Path, attack: Attack, words: Any, *, unfinished: bool, forged: bool = True) -> dict[str, Any]:
-    """Let a command read a folder that an attack has changed."""
+def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
+    """Let a command read a folder that an attack has changed, and whose manifests agree with it."""
     with tempfile.TemporaryDirectory(prefix="attack-", dir=base.parent) as folder:
         place = Place(Path(folder))
         for name in ("run", "data", "victim"):
             shutil.copytree(base / name, place.root / name, dirs_exist_ok=True)
         shutil.copy2(base / "best.json", place.root / "best.json")
-        line = [str(word) for word in words(place)]
+        line = [str(word) for word in reading.words(place)]
         attack(place)
-        if forged:
-            forge(place)
-        if unfinished:
+        forge(place)
+        if reading.unfinished:
             (place.run / "result.json").unlink(missing_ok=True)
         found = attempt(line, place)
         for path in place.root.rglob("*"):
@@ -98,15 +96,19 @@ def tried(base: Path, attack: Attack, words: Any, *, unfinished: bool, forged: b
     }
 
 
-def cases(only: Sequence[str] | None) -> Iterator[tuple[str, str, Attack, Any, bool]]:
-    """Command, attack and how to try it, in an order of its own for each kind of folder."""
-    for reader, (words, unfinished) in readers().items():
-        if not only or reader.split()[0] in only or reader in only:
-            yield from ((reader, name, attack, words, unfinished) for name, attack in attacks().items())
-    for reader, words in data_readers().items():
-        label = f"{reader} IMAGES"
-        if not only or label in only or "IMAGES" in only:
-            yield from ((label, f"images: {name}", attack, words, False) for name, attack in data_attacks().items())
+def cases(only: Sequence[str] = (), *, thinned: int = 1) -> Iterator[tuple[str, str, Attack, Reading]]:
+    """Way to read, name of the attack, attack, and how to try it.
+
+    Args:
+        only: Commands, or ways to read; empty for all.
+        thinned: Factor on the steps in which attacks are taken.
+    """
+    kinds = ((readings(), attacks()), (data_readings(), data_attacks()))
+    for place, (name, reading, known) in enumerate((n, r, k) for ways, k in kinds for n, r in ways.items()):
+        if not only or name in only or name.split()[0] in only:
+            step = reading.every * thinned
+            for attack in list(known)[place % step :: step]:
+                yield name, attack, known[attack], reading
 
 
 def summary(rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> dict[str, Any]:
@@ -117,9 +119,9 @@ def summary(rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> dict[st
         "command": f"python -m tests.faults.attack {' '.join(arguments)}",
         "commit": commit or None,
         "graftwork": __version__,
-        "attacks on runs": len({row["attack"] for row in rows if not row["attack"].startswith("images: ")}),
-        "attacks on images": len({row["attack"] for row in rows if row["attack"].startswith("images: ")}),
-        "ways to read": len({row["reader"] for row in rows}),
+        "attacks on runs": len({row["attack"] for row in rows if not row["reader"].endswith("IMAGES")}),
+        "attacks on images": len({row["attack"] for row in rows if row["reader"].endswith("IMAGES")}),
+        "tries of each way to read": dict(Counter(row["reader"] for row in rows)),
         "tries": len(rows),
         "refused": sum(row["code"] == 2 for row in rows),
         "read": sum(row["code"] == 0 for row in rows),
@@ -138,23 +140,19 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="file of what was tried, a line each, to go on with")
     parser.add_argument("--only", nargs="*", help="commands, or ways to read")
     parser.add_argument("--attack", help="attacks whose name holds this")
-    parser.add_argument("--every", type=int, default=1, help="try each n-th only")
+    parser.add_argument("--thinned", type=int, default=1, help="try fewer attacks, by this factor")
     options = parser.parse_args()
-    os.umask(0o077)
-    done = (
-        [json.loads(line) for line in options.rows.read_text().splitlines()]
-        if options.rows and options.rows.exists()
-        else []
-    )
+    text = options.rows.read_text() if options.rows and options.rows.exists() else ""
+    done = [json.loads(line) for line in text.splitlines()]
     known = {(row["reader"], row["attack"]) for row in done}
     with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
         base = Path(folder).resolve() / "base"
         base.mkdir()
         make_base(base)
-        for number, (reader, name, attack, words, unfinished) in enumerate(cases(options.only)):
-            if (reader, name) in known or number % options.every or (options.attack or "") not in name:
+        for reader, name, attack, reading in cases(options.only or (), thinned=options.thinned):
+            if (reader, name) in known or (options.attack or "") not in name:
                 continue
-            row = {"reader": reader, "attack": name, **tried(base, attack, words, unfinished=unfinished)}
+            row = {"reader": reader, "attack": name, **tried(base, attack, reading)}
             done.append(row)
             if options.rows:
                 with options.rows.open("a") as file:
