@@ -73,7 +73,7 @@ def readers(run: Path) -> dict[str, Reader]:
         "records": Reader(0.08, "lines", [_lines(run)], _read_records),
         "manifest": Reader(0.08, "json", [_small_manifest(run)], _read_manifest),
         "owner": Reader(0.02, "json", [b'{"pid": 1, "host": "a", "since": "2026-11-30T00:00:00+00:00"}'], _read_owner),
-        "state": Reader(0.012, "json", [state], lambda data, _: unpack_state(parse_json(data, "x")["search"], tensors)),
+        "state": Reader(0.012, "json", [state], lambda data, _: unpack_state(_object(data).get("search"), tensors)),
         "config (TOML)": Reader(0.06, "bytes", _configs(run), _read_config),
         "combiner": Reader(0.02, "json", combiners, lambda data, _: _read_combiner(data, stacked)),
         "safetensors": Reader(0.08, "bytes", safetensors, _read_tensors),

@@ -84,8 +84,9 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
     Raises:
         RunError: If the checkpoint is of another version or incomplete.
     """
-    if data.get("version") != STATE_VERSION:
-        raise RunError(f"checkpoint: expected version {STATE_VERSION}, got {data.get('version')!r}")
+    found = data.get("version") if isinstance(data, Mapping) else None
+    if found != STATE_VERSION:
+        raise RunError(f"checkpoint: expected version {STATE_VERSION}, got {ascii(found)[:80]}")
     with damaged("checkpoint"):
         bank = BlockBank.from_state(unscoped("bank", tensors), data["bank"])
         lineage = [Birth(**{**birth, "genome": Genome.from_dict(birth["genome"])}) for birth in data["lineage"]]
