@@ -15,6 +15,10 @@ FORMAT_VERSION = 1
 """Version of the JSON form; it goes up when old readers would misread new files."""
 
 
+_MOST_ITEMS, _MOST_BLOCKS = 1000, 10_000
+"""A genome may come from anybody."""
+
+
 class Step(NamedTuple):
     """One item of a genome with the shapes around it."""
 
@@ -62,6 +66,10 @@ class Genome:
         check_choice("norm", self.norm, NORMS, "genome")
         if not self.layers:
             raise GenomeError("genome: body: expected at least one layer, got none")
+        if len(self.body) > _MOST_ITEMS or sum(len(layer.blocks) for layer in self.layers) > _MOST_BLOCKS:
+            raise GenomeError(
+                f"genome: body: expected at most {_MOST_ITEMS} items and {_MOST_BLOCKS} blocks, got {len(self.body)} items"
+            )
         self._check_ids()
         self._check_shapes()
 
