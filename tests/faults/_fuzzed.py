@@ -66,7 +66,7 @@ def readers(run: Path) -> dict[str, Reader]:
     stacked = load_tensors(run / "ensembles" / "stacked.safetensors")
     safetensors = [blocks, (run / "ensembles" / "mean.safetensors").read_bytes(), _small_tensors()]
     return {
-        "json": Reader(0.24, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),
+        "json": Reader(0.228, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),
         "result": Reader(0.08, "json", [(run / "result.json").read_bytes()], _read_result),
         "member": Reader(0.06, "json", members, _read_member),
         "genome": Reader(0.1, "json", [genome, *map(_genome_of, members)], _read_genome),

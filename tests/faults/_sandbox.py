@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -83,6 +84,12 @@ class Outcome:
 
     def wrong(self, kind: str, what: str) -> None:
         self.wrongs.setdefault(kind, []).append(what[:300])
+
+
+def commit() -> str | None:
+    """The commit of the working folder; ``None`` where it is none."""
+    words = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def attempt(

@@ -9,7 +9,6 @@ A run, and images, are made once; each attack changes a copy; each command reads
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -27,7 +26,7 @@ from tests.faults._building import Attack, forge
 from tests.faults._commands import Reading, data_readings, readings
 from tests.faults._data_attacks import data_attacks
 from tests.faults._run_attacks import attacks
-from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt
+from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt, commit
 
 KINDS = {
     "written": "files written, made or removed outside of what the command may write",
@@ -114,10 +113,9 @@ def cases(only: Sequence[str] = (), *, thinned: int = 1) -> Iterator[tuple[str, 
 def summary(rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> dict[str, Any]:
     """Counts of all rows, and what every wrong was."""
     counts = Counter(kind for row in rows for kind in row["wrongs"])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "command": f"python -m tests.faults.attack {' '.join(arguments)}",
-        "commit": commit or None,
+        "commit": commit(),
         "graftwork": __version__,
         "attacks on runs": len({row["attack"] for row in rows if not row["reader"].endswith("IMAGES")}),
         "attacks on images": len({row["attack"] for row in rows if row["reader"].endswith("IMAGES")}),

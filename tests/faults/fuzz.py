@@ -29,6 +29,7 @@ from tests.cases.commands import graftwork as command
 from tests.cases.commands import require, tiny_search
 from tests.faults._fuzzed import Reader, readers
 from tests.faults._mutations import mutated
+from tests.faults._sandbox import commit
 
 PIECE = 2000
 """Inputs that one process reads."""
@@ -160,6 +161,8 @@ def main() -> None:
     found = json.loads(options.json.read_text())["readers"] if options.json.exists() else {}
     options.json.parent.mkdir(parents=True, exist_ok=True)
 
+    where = commit()
+
     def store(counts: dict[str, Any]) -> None:
         text = json.dumps({**totals(counts), "readers": counts}, indent=1, ensure_ascii=False)
         aside = options.json.with_suffix(".tmp")
@@ -170,6 +173,7 @@ def main() -> None:
         wrong = sum(one["count"] for entry in counts.values() for one in entry["found"].values())
         return {
             "command": f"python -m tests.faults.fuzz {' '.join(sys.argv[1:])}",
+            "commit": where,
             "seed": options.seed,
             "inputs": sum(entry["inputs"] for entry in counts.values()),
             "read": sum(entry["read"] for entry in counts.values()),
