@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import InputError, ResourceError, RunError
+from graftwork.errors import GraftworkError, InputError, ResourceError, RunError
 
 MAX_BYTES = 2**27
 """Largest file of JSON or TOML that is read."""
@@ -118,9 +118,55 @@ def _inner(value: Any) -> Iterable[Any]:
     return [one for one in inner if isinstance(one, dict | list)]
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a regular file, read in pieces."""
+@contextmanager
+def damaged(what: str, *, error: type[InputError] = RunError) -> Iterator[None]:
+    """Let whatever goes wrong while a stranger's data become objects end in one error; those of graftwork pass.
+
+    Args:
+        what: What the data are; begins the message.
+        error: Kind of error to raise.
+    """
     try:
+        yield
+    except GraftworkError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as problem:
+        if "memory" in str(problem):  # torch's allocator: the machine's fault
+            raise
+        text = ascii(problem)[:200]
+        raise error(
+            f"{what}: expected what graftwork writes, got {text}; it is damaged or of another version"
+        ) from problem
+
+
+def check_size(path: Path) -> None:
+    """Refuse a file that can't be held in memory anyhow, before anything is read of it.
+
+    Raises:
+        RunError: If it has more than half of the machine's memory.
+    """
+    size, memory = path.stat().st_size, _memory()
+    if size > memory // 2:
+        raise RunError(f"{path}: expected at most half of this machine's {memory:,} bytes of memory, got {size:,}")
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not everywhere is it told
+        return 2**40
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a regular file, read in pieces.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        RunError: If it is larger than what memory could hold.
+        ResourceError: If the machine can't read it.
+    """
+    try:
+        check_size(path)
         with os.fdopen(os.open(path, _READ), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:

@@ -279,7 +279,7 @@ def test_a_damaged_description_is_an_error() -> None:
     combiner = fit("mean")
     with pytest.raises(RunError, match="no combiner of kind 'median'"):
         combiner_from({"kind": "median"}, {})
-    with pytest.raises(RunError, match="describe_combiner"):
+    with pytest.raises(RunError, match="combiner: expected what graftwork writes"):
         combiner_from(describe_combiner(combiner), {})
-    with pytest.raises(RunError, match="describe_combiner"):
+    with pytest.raises(RunError, match="combiner: expected what graftwork writes"):
         combiner_from({}, {})

@@ -131,7 +131,7 @@ def test_a_result_is_checked_to_the_last_key(tmp_path: Path) -> None:
             check_result({name: value for name, value in result().items() if name != key}, path)
     with pytest.raises(RunError, match=r"result\.json, best: expected an object, got 'm0'"):
         check_result(result(best="m0"), path)
-    with pytest.raises(RunError, match="survivors: expected at least one, got none"):
+    with pytest.raises(RunError, match="survivors: expected 1 to 1000, got none"):
         check_result(result(survivors=[]), path)
     with pytest.raises(RunError, match=r"survivors\[0\]: expected a key 'id'"):
         check_result(result(survivors=[{}]), path)

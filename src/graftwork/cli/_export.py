@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, say, tell
+from graftwork.cli._app import app, emit, plain, say, tell
 from graftwork.errors import InputError
 from graftwork.typing import Shape
 
@@ -106,7 +107,7 @@ def predict(
     if out is None:
         tell(text, end="")
     else:
-        write_text(out, text)
+        write_text(out, text.encode("utf-8", "backslashreplace").decode())  # names of files may be no text
         say(f"{len(rows)} predictions: {out}")
 
 
@@ -187,5 +188,15 @@ def _as_text(rows: list[dict[str, Any]], *, as_json: bool) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=["file", "class", "probability"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    """Text of a cell without control characters, and a quote before what a spreadsheet would take for a formula."""
+    text = plain(str(value))
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\n]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE)

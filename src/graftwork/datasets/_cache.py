@@ -146,7 +146,9 @@ def _open(target: Path, name: str) -> ImageDataset | None:
         return _map(target, name)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads the header of an array as Python, which fails in many ways
         _log.warning("%s is damaged (%s) and is decoded again", target, error)
         return None
 

@@ -10,12 +10,13 @@
 
 import io
 import struct
+import warnings
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from graftwork.errors import DataError
 
@@ -23,7 +24,8 @@ SMALLEST = 8
 LARGEST_BY_DEFAULT = 64
 _GREY = {"1", "L", "LA", "La", "I", "F"}
 _DEEP = {"I", "F"}
-_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_OPAQUE = {"1", "L", "RGB", "YCbCr", "CMYK"}
+_MOST_BYTES, _MOST_PIXELS = 2**28, 2**27
 _BAD_EXIF = (struct.error, SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError)
 _ORIENTATION = 0x0112  # EXIF
 _TURNS = {
@@ -44,16 +46,31 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
         DataError: If it can't be read; the message names ``where``.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
+        image = _opened(source)
         image.load()
         image = _upright(image)
         if image.mode in _DEEP or image.mode.startswith("I;16"):
             image = _eight_bits(image)
-    except _UNREADABLE as error:
+    except Exception as error:  # Pillow's readers raise errors of many kinds
         raise DataError(
             f"{where}: expected an image, got one that can't be read ({error}); repair or remove it, or use "
             "--skip-bad-images"
         ) from error
+    return image
+
+
+def _opened(source: Path | bytes) -> Image.Image:
+    """An image whose pixels are not decoded yet, of bounded size: transparency takes further copies of them."""
+    if isinstance(source, Path):
+        if (size := source.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"{size:,} bytes, more than {_MOST_BYTES:,}")
+        source = source.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is told as an error
+        image = Image.open(io.BytesIO(source))
+    most = _MOST_PIXELS if image.mode in _OPAQUE and "transparency" not in image.info else _MOST_PIXELS // 4
+    if image.width * image.height > most:
+        raise ValueError(f"{image.width:,}×{image.height:,} pixels, more than {most:,}")
     return image
 
 

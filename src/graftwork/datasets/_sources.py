@@ -1,8 +1,10 @@
 """Readers, one for each kind of source. Each returns a `Raw` data set, not yet cached."""
 
+import bz2
+import gzip
+import lzma
 import tarfile
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,8 @@ def read_digits(options: ReadOptions) -> Raw:
 # CIFAR in its own format ---------------------------------------------------------------------------------------------
 
 
-_MOST = 1 << 27
-"""Bytes: four times the largest batch of CIFAR-10; a member of an archive that claims more is not a batch."""
+_MOST = 2**28
+"""Bytes: CIFAR-100 trains on one batch of 155 MB; a file, or a member of an archive, that claims more is no batch."""
 
 
 def _unpickle(data: bytes, where: str) -> dict[str, Any]:
@@ -124,29 +126,59 @@ def _names(meta: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found)
 
 
+_MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+
+
+def _unpacked(path: Path) -> Any:
+    """The archive as a stream, whatever it is packed with."""
+    with path.open("rb") as file:
+        return _MAGIC.get(file.read(2), open)(path, "rb")
+
+
+class _Bounded:
+    """A stream that is an error after twice the size of CIFAR: a small archive may unpack to any size."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path, self._left = file, path, 2 * _MOST
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Some bytes, at most as many as are asked for."""
+        data: bytes = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(f"{self._path}: expected at most {2 * _MOST:,} bytes in an archive of CIFAR, got more")
+        return data
+
+
 def _cifar_members(path: Path) -> Iterable[tuple[str, bytes]]:
     wanted = {"test_batch", "batches.meta", "train", "test", "meta", *(f"data_batch_{i}" for i in range(1, 6))}
     if path.is_dir():
         for file in sorted(path.iterdir()):
             if file.name in wanted and file.is_file():
+                if (size := file.stat().st_size) > _MOST:
+                    raise DataError(f"{file}: expected at most {_MOST} bytes in a CIFAR batch, got {size}")
                 yield file.name, file.read_bytes()
         return
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if not member.isfile() or name not in wanted:
-                    continue
-                if member.size > _MOST:
-                    raise DataError(
-                        f"{path}: expected at most {_MOST} bytes in a CIFAR batch, got {member.size} in {member.name}"
-                    )
-                stream = archive.extractfile(member)
-                yield name, b"" if stream is None else stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        with _unpacked(path) as plain, tarfile.open(fileobj=_Bounded(plain, path), mode="r|") as archive:
+            yield from _archived(archive, wanted, path)
+    except DataError:
+        raise
+    except Exception as error:  # gzip, xz and tar raise errors of many kinds, also of Python's own
         raise DataError(
             f"{path}: expected an archive, got one that can't be read ({error}); it is damaged or cut off"
         ) from error
+
+
+def _archived(archive: tarfile.TarFile, wanted: set[str], path: Path) -> Iterator[tuple[str, bytes]]:
+    for member in archive:
+        name = Path(member.name).name
+        if not member.isfile() or name not in wanted:
+            continue
+        if member.size > _MOST:
+            raise DataError(f"{path}: expected at most {_MOST} bytes in a CIFAR batch, got {member.size} in {name}")
+        stream = archive.extractfile(member)
+        yield name, b"" if stream is None else stream.read()
 
 
 # Folders of images ---------------------------------------------------------------------------------------------------

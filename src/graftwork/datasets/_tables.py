@@ -1,6 +1,7 @@
 """Tables of images: parquet files and Hugging Face data sets."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from graftwork._files import parse_json
+from graftwork._files import damaged, parse_json
 from graftwork.datasets._convert import decode
 from graftwork.datasets._sources import Raw, ReadOptions
 from graftwork.errors import DataError, did_you_mean
 
 _SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
-_MAX_ROWS, _MAX_METADATA = 10**8, 2**24
+_MAX_METADATA = 2**24
+_ROOM, _BYTES_A_ROW, _GROWTH = 2**28, 16, 16
+"""What a file may claim: so many bytes, and 2¹⁷ rows, or more where it is large itself."""
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "y")
 
 
@@ -42,15 +45,30 @@ def _split_word(path: Path) -> str:
 
 
 def _open(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise DataError(f"{path}: expected a parquet file, got a folder, pipe or device; take it away")
     try:
-        with pq.ParquetFile(path) as file:
-            if file.metadata.num_rows > _MAX_ROWS:
-                raise DataError(f"{path}: expected at most {_MAX_ROWS:,} rows, got {file.metadata.num_rows:,}")
-        return pq.read_table(path)
+        with damaged(str(path), error=DataError), pq.ParquetFile(path) as file:
+            return pa.Table.from_batches(_batches(file, path), schema=file.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: expected a parquet file, got one that can't be read ({error}); it is damaged or of another kind"
         ) from error
+
+
+def _batches(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, within bounds: a few bytes can stand for any number of rows, or of equal large cells."""
+    size = path.stat().st_size
+    rows, room = max(2**17, size // _BYTES_A_ROW), max(_ROOM, _GROWTH * size)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    if file.metadata.num_rows > rows:
+        raise DataError(f"{path}: expected at most {rows:,} images in {size:,} bytes, got {file.metadata.num_rows:,}")
+    largest = max((group.total_byte_size for group in groups), default=1)  # no cell is larger
+    for batch in file.iter_batches(batch_size=min(1024, max(1, room // max(largest, 1)))):
+        room -= batch.nbytes
+        if room < 0:
+            raise DataError(f"{path}: expected cells that fit its {size:,} bytes, got far more; it is not read")
+        yield batch
 
 
 def open_hub(name: str) -> tuple[str, dict[str, Any]]:

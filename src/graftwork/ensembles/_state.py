@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from graftwork._files import damaged
 from graftwork.ensembles._combiners import Combiner, MeanCombiner, StackedCombiner, TemperatureCombiner
-from graftwork.errors import RunError
 
 
 def describe_combiner(combiner: Combiner) -> dict[str, Any]:
@@ -38,26 +38,31 @@ def combiner_from(description: Mapping[str, Any], tensors: Mapping[str, Tensor])
     Raises:
         RunError: If description and tensors don't fit together.
     """
-    try:
-        combiner = _blank(description)
+    with damaged("combiner"):
+        combiner = _blank(description, sum(tensor.numel() for tensor in tensors.values()))
         combiner.load_state_dict(dict(tensors))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(
-            f"combiner: expected what describe_combiner writes, with its tensors, got {description!r}: {error}"
-        ) from error
     return combiner.requires_grad_(requires_grad=False).eval()
 
 
-def _blank(description: Mapping[str, Any]) -> Combiner:
+def _blank(description: Mapping[str, Any], limit: int) -> Combiner:
+    """A combiner of the sizes that are told, which its tensors will fill; ``limit``: the numbers that these hold."""
     options = dict(description)
     kind = options.pop("kind")
     if kind == "temperature":
-        inner = _blank(options["combiner"])
+        inner = _blank(options["combiner"], limit)
         if isinstance(inner, TemperatureCombiner):
             raise ValueError("a temperature inside a temperature")
         return TemperatureCombiner(inner, 1.0)
+    if kind not in ("mean", "stacked"):
+        raise ValueError(f"no combiner of kind {kind!r}")
+    residual = bool(options.pop("residual", False))
+    if not all(type(size) is int and 0 < size <= limit for size in options.values()):
+        raise ValueError(f"sizes beyond the {limit:,} numbers that are there: {options}")
     if kind == "mean":
         return MeanCombiner([1.0] * options["num_members"])
-    if kind == "stacked":
-        return StackedCombiner(options.pop("num_members"), options.pop("num_features"), **options)
-    raise ValueError(f"no combiner of kind {kind!r}")
+    members, features, hidden, classes = (
+        options[name] for name in ("num_members", "num_features", "hidden_features", "num_classes")
+    )
+    if max(members * features, classes) * hidden > limit:
+        raise ValueError(f"more weights than the {limit:,} numbers that are there: {options}")
+    return StackedCombiner(members, features, num_classes=classes, hidden_features=hidden, residual=residual)

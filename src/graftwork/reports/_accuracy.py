@@ -31,11 +31,14 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
 
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title("Every member on validation, against " + ("updates" if against == "steps" else "training FLOPs"))
+    members = f"Members{run.left_out}" if run.left_out else "Every member"
+    axes.set_title(f"{members} on validation, against {'updates' if against == 'steps' else 'training FLOPs'}")
     place: Callable[[MemberRow], float] = (lambda s: s.step) if against == "steps" else (lambda s: s.training_flops)
     colors = member_colors(run.ranked)
     ancestors = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
     for member_id, scores in run.scores.items():
+        if member_id not in run.drawn:
+            continue
         start = _graft_point(run, run.births.get(member_id), scores[0])
         _curve(axes, scores, start, place, colors.get(member_id), kin=member_id in ancestors)
     if run.control:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 _MAX_GENOMES = 4
+_MOST_GENERATIONS, _MOST_LAYERS = 500, 500
+"""More would not fit into a picture."""
 
 
 def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Path:
@@ -63,7 +65,7 @@ def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Pat
 
 def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
     """Name every figure that a run has the data for, with a function that draws it."""
-    if run.births:
+    if run.births and max(one.generation for one in run.rounds) <= _MOST_GENERATIONS:
         yield "lineage", lambda: lineage_figure(run)
     for member in _drawn(run):
         yield f"genome_{member.id}", lambda member=member: _genome(run, member)  # type: ignore[misc]
@@ -89,7 +91,8 @@ def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
 def _drawn(run: RunData) -> list[MemberFile]:
     """The seed, where the run has a control, and the best survivors."""
     survivors = list(run.genomes.values())[:_MAX_GENOMES]
-    return [run.members[CONTROL], *survivors] if survivors and CONTROL in run.members else survivors
+    control = [run.members[CONTROL]] if survivors and CONTROL in run.members else []
+    return [member for member in (*control, *survivors) if len(member.genome.body) <= _MOST_LAYERS]
 
 
 def _genome(run: RunData, member: MemberFile) -> "Figure":

@@ -69,7 +69,7 @@ def lineage_figure(run: RunData) -> "Figure":
     """The family tree of the search; the ancestry of the survivors stands out."""
     last = {member_id: one.generation for one in run.rounds for member_id in one.members}
     kin = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
-    branches = lay_out_lineage(run.births, last, kin)
+    branches = lay_out_lineage({i: birth for i, birth in run.births.items() if i in run.drawn}, last, kin)
     generations = max((branch.last for branch in branches), default=0)
     labeled = len(branches) <= 40
     heights = [17.0 if branch.kin else 13.0 if labeled else 4.5 for branch in branches]
@@ -81,6 +81,8 @@ def lineage_figure(run: RunData) -> "Figure":
         y_of[branch.birth.id] = y + height / 2
         y += height
     _time_axis(axes, generations, step, y)
+    if run.left_out:
+        axes.text(_LEFT + 62, 28, f"members that are drawn:{run.left_out}", fontsize=7.5, color=MUTED)
     shades = generation_colors(generations)
     for branch in sorted(branches, key=lambda b: b.kin):  # what stands out is drawn last
         _branch(axes, branch, y_of, step, shades)

@@ -39,9 +39,10 @@ def pareto_figure(run: RunData, *, cost: Literal["flops", "parameters"]) -> "Fig
 
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title("Accuracy against " + ("FLOPs an image" if cost == "flops" else "parameters"))
+    against = "FLOPs an image" if cost == "flops" else "parameters"
+    axes.set_title(f"Accuracy against {against}{run.left_out}")
     for member_id, scores in run.scores.items():
-        if member_id not in run.survivors:
+        if member_id in run.drawn and member_id not in run.survivors:
             last = scores[-1]
             axes.plot(getattr(last, cost), 100 * last.validation_accuracy, "o", ms=3.5, color=FAINT, zorder=1)
     tested, labels = _survivors(axes, run, cost)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]
+_MOST_DRAWN, _MOST_GENERATIONS, _MOST_SURVIVORS, _LONGEST_LINE = 2000, 10_000, 1000, 1000
+"""What a report takes: a run may come from anybody, and claim any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +162,23 @@ class RunData:
         """The line from the seed to a member, both included, as far as it is recorded."""
         line: list[Birth] = []
         current: MemberId | None = member_id
-        while current is not None and current in self.births and len(line) <= len(self.births):
+        while current is not None and current in self.births and len(line) <= min(len(self.births), _LONGEST_LINE):
             line.append(self.births[current])
             current = line[-1].parent
         return tuple(line[::-1])
+
+    @cached_property
+    def drawn(self) -> frozenset[MemberId]:
+        """Members that drawings show: all; of more than 2,000 the survivors, their ancestors and the first others."""
+        kin = {birth.id for survivor in self.survivors for birth in self.ancestors(survivor)}
+        every = dict.fromkeys([*self.survivors, *sorted(kin), *self.births, *self.scores])
+        return frozenset(list(every)[:_MOST_DRAWN])
+
+    @property
+    def left_out(self) -> str:
+        """What drawings do not show, in words; empty where they show every member."""
+        number = len({*self.survivors, *self.births, *self.scores})
+        return f" ({len(self.drawn):,} of {number:,})" if number > len(self.drawn) else ""
 
 
 def read_run(folder: Path) -> RunData:
@@ -184,6 +199,13 @@ def read_run(folder: Path) -> RunData:
             "give the folder that `graftwork search` wrote"
         )
     rows, rounds = run.records(), tuple(run.rounds())
+    generations = max((one.generation for one in rounds), default=0)
+    survivors = len(rounds[-1].survivors) if rounds else 0
+    if generations > _MOST_GENERATIONS or survivors > _MOST_SURVIVORS:
+        raise RunError(
+            f"{folder}: expected at most {_MOST_GENERATIONS:,} generations and {_MOST_SURVIVORS:,} survivors, got "
+            f"{generations:,} and {survivors:,}; more can't be drawn"
+        )
     networks = [row for row in rows if isinstance(row, MemberRow)]
     scores: dict[MemberId, list[MemberRow]] = {}
     for row in networks:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from graftwork._files import damaged
 from graftwork.errors import RunError
 from graftwork.evolution import Birth, Population, SearchState
 from graftwork.evolution.mutation import MutationReport
@@ -70,12 +71,14 @@ def pack_state(
 
 def unpack_optimizer(optimizer: StatefulOptimizer, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Let an optimizer over the unpacked bank go on from what `pack_state` stored."""
-    optimizer.load_state(unscoped("optimizer", tensors), data["optimizer"])
+    with damaged("checkpoint: optimizer"):
+        optimizer.load_state(unscoped("optimizer", tensors), data["optimizer"])
 
 
 def unpack_strategy(strategy: Strategy, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Let a strategy continue from what `pack_state` stored."""
-    strategy.load_state_dict({**data["strategy"], **unscoped("strategy", tensors)})
+    with damaged("checkpoint: strategy"):
+        strategy.load_state_dict({**data["strategy"], **unscoped("strategy", tensors)})
 
 
 def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form: Form = "fused") -> SearchState:
@@ -84,9 +87,10 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
     Raises:
         RunError: If the checkpoint is of another version or incomplete.
     """
-    if data.get("version") != STATE_VERSION:
-        raise RunError(f"checkpoint: expected version {STATE_VERSION}, got {data.get('version')!r}")
-    try:
+    found = data.get("version") if isinstance(data, Mapping) else None
+    if found != STATE_VERSION:
+        raise RunError(f"checkpoint: expected version {STATE_VERSION}, got {ascii(found)[:80]}")
+    with damaged("checkpoint"):
         bank = BlockBank.from_state(unscoped("bank", tensors), data["bank"])
         lineage = [Birth(**{**birth, "genome": Genome.from_dict(birth["genome"])}) for birth in data["lineage"]]
         stored: dict[MemberId, dict[BlockId, tuple[Tensor, Tensor]]] = {MemberId(m): {} for m in data["alive"]}
@@ -116,5 +120,3 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             skipped=dict(data["skipped"]),
             dropped=tuple(MemberId(m) for m in data["dropped"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"checkpoint: incomplete or damaged ({error!r})") from error

@@ -35,7 +35,10 @@ class RunLock:
 
     def __init__(self, folder: Path, *, since: str) -> None:
         self._folder = folder
-        self._lock = FileLock(inside(folder, LOCK), timeout=0)
+        path = inside(folder, LOCK)
+        if path.exists() and (not path.is_file() or path.stat().st_size):  # taking it would empty a file
+            raise RunError(f"{path}: expected an empty file, got something else; remove it")
+        self._lock = FileLock(path, timeout=0)
         try:
             self._lock.acquire()
         except Timeout:

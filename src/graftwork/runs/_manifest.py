@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graftwork._files import inside, parse_json, read_bytes, sha256_of, write_json
+from graftwork._files import damaged, inside, parse_json, read_bytes, sha256_of, write_json
 from graftwork.errors import RunError
 
 MANIFEST = "manifest.json"
@@ -46,7 +46,10 @@ class Manifest:
             return None
         if not isinstance(data, dict) or data.pop("sha256", None) != _digest(data) or data.get("version") != _VERSION:
             raise RunError(f"{path} is damaged, or of another version; its own hash does not fit")
-        return cls(folder, data["files"], data["origin"])
+        with damaged(str(path)):
+            return cls(
+                folder, {str(name): list(map(str, found)) for name, found in data["files"].items()}, data["origin"]
+            )
 
     def save(self) -> None:
         """Write it, as a whole."""

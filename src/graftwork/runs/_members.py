@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from graftwork.errors import GraftworkError, RunError
+from graftwork._files import damaged
+from graftwork.errors import RunError
 from graftwork.evolution import Birth, Population
 from graftwork.networks import Member, bind
 from graftwork.networks.bank import BlockBank
@@ -79,12 +80,8 @@ def load_member(run: RunFolder, name: str, *, form: Form = "fused") -> StoredMem
         raise RunError(f"{run.path} has no member {name!r}; there are: {there}")
     data = run.read_json(f"members/{name}.json")
     tensors = run.load_tensors(f"members/{name}.safetensors")
-    try:
+    with damaged(f"{run.path}: member {name!r}"):
         return (*_bound(data, tensors, form), data)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if isinstance(error, GraftworkError):
-            raise
-        raise RunError(f"{run.path}: the files of member {name!r} do not fit together ({error!r})") from error
 
 
 def _bound(data: Mapping[str, Any], tensors: dict[str, torch.Tensor], form: Form) -> tuple[Member, InputTransform]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -15,7 +16,7 @@ Id = Annotated[str, check_id]
 Share = Annotated[float, (0, 1)]
 Count = Annotated[int, (0, None)]
 Amount = Annotated[float, (0, None)]
-_MAX_NUMBER = 10**24
+_MAX_NUMBER, _LONGEST = 10**24, 10**5
 _WORDS: Mapping[Any, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 _ADVICE = "the run folder is damaged or of another version"
 
@@ -54,6 +55,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read_bounded(inner[0], inner[1], value, where)
     elif origin in (tuple, list):
         _expect(isinstance(value, list | tuple), "a list", value, where)
+        _expect(len(value) <= _LONGEST, f"at most {_LONGEST:,} entries", len(value), where)
         return origin(_read(inner[0], entry, f"{where}[{number}]") for number, entry in enumerate(value))
     elif origin is not None:  # a mapping
         _expect(isinstance(value, dict), "an object", value, where)
@@ -80,13 +82,18 @@ def _read_bounded(kind: Any, bounds: Any, value: Any, where: str) -> Any:
 
 def _read_object(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), "an object", value, where)
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     for name in hints:
         if name not in value:
             given = ascii(", ".join(value) or "none")[1:-1][:80]
             raise RunError(f"{where}: expected a key {name!r}, got {given}; {_ADVICE}")
     fields = {name: _read(hint, value[name], f"{where}, {name}") for name, hint in hints.items()}
     return {**value, **fields} if is_typeddict(kind) else kind(**fields)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _expect(right: bool, words: str, value: object, where: str) -> None:

@@ -116,6 +116,7 @@ class SkippedRow:
 
 
 Row = MemberRow | GenerationRow | SkippedRow
+_MOST_SURVIVORS = 1000
 _ROWS: Mapping[str, type[MemberRow] | type[GenerationRow] | type[SkippedRow]] = {
     "member": MemberRow,
     "control": MemberRow,
@@ -240,8 +241,9 @@ def check_result(data: Mapping[str, Any], path: Path) -> Result:
         RunError: If a key is missing, or a value has another type or is out of bounds; the message names the key.
     """
     result = checked(Result, data, str(path))
-    if not result["survivors"]:
-        raise RunError(f"{path}, survivors: expected at least one, got none; the run folder is damaged")
+    if not 1 <= len(result["survivors"]) <= _MOST_SURVIVORS:
+        got = len(result["survivors"]) or "none"
+        raise RunError(f"{path}, survivors: expected 1 to {_MOST_SURVIVORS}, got {got}; the run folder is damaged")
     return result
 
 

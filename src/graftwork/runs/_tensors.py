@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from graftwork._files import write_pieces
+from graftwork._files import check_size, write_pieces
 from graftwork.errors import RunError
 
 _TYPES = {
@@ -75,7 +74,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         RunError: If the file is missing or damaged, or no regular file.
     """
     try:
-        with path.open("rb") if path.is_file() and not path.is_symlink() else _missing(path) as file:
+        if not path.is_file() or path.is_symlink():
+            raise RunError(f"{path} is missing, or no file; expected a safetensors file")
+        check_size(path)
+        with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER:
             raise RunError(f"{path}: expected a header of at most {_MAX_HEADER:,} bytes, got {length:,}; it is damaged")
@@ -84,10 +86,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{path} can't be read ({error}); it is damaged, or no safetensors file") from error
-
-
-def _missing(path: Path) -> NoReturn:
-    raise RunError(f"{path} is missing, or no file; expected a safetensors file")
 
 
 def _canonical(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from graftwork._files import damaged
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
@@ -99,7 +100,8 @@ class Session:
             }
             if run.has("provenance.json"):
                 session._stored = stored = run.read_json("provenance.json", verified=False)
-                found |= {"plan": stored.get("plan"), "data": (stored.get("data") or {}).get("fingerprint")}
+                with damaged(str(run.path / "provenance.json")):
+                    found |= {"plan": stored.get("plan"), "data": (stored.get("data") or {}).get("fingerprint")}
             run.check_origin(**found)
             if session._stored is not None:
                 run.verify("provenance.json")  # what is measured is followed, too
@@ -174,9 +176,10 @@ class Session:
             self.folder.remember(plan=self._stored["plan"], data=problem.dataset.fingerprint)
             self.folder.write_json("provenance.json", self._stored)
             return setup
-        self._compare(problem)
-        plan = Plan(**self._stored["plan"])
-        return self._setup(problem, plan, Machine.from_dict(self._stored["machine"]))
+        with damaged(str(self.folder.path / "provenance.json")):
+            self._compare(problem)
+            plan, machine = Plan(**self._stored["plan"]), Machine.from_dict(self._stored["machine"])
+        return self._setup(problem, plan, machine)
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
@@ -221,8 +224,9 @@ class Session:
             self.listener.on_note(f"a damaged checkpoint is passed over, the one before it is taken: {problem}")
         if found is not None:
             data, tensors = found
-            state = restore(setup, data["search"], tensors)
-            self._elapsed, self._began = data["seconds"], monotonic()
+            with damaged(f"{self.folder.path}: checkpoint"):
+                state = restore(setup, data["search"], tensors)
+                self._elapsed, self._began = float(data["seconds"]), monotonic()
             if not state.finished or stage == "control" or not self.folder.has_checkpoint("control"):
                 self.folder.restore_records()
         elif stage == "search":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graftwork._files import parse_json, read_bytes
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Population, SearchState
 from graftwork.evolution.strategies import Strategy
@@ -250,10 +251,10 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
     if config.genome is None:
         return seed_genome(config.recipe.seed_genome, problem.input_shape, classes)
     try:
-        text = Path(config.genome).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = read_bytes(Path(config.genome).resolve())
+    except (OSError, ValueError) as error:
         raise ConfigError(f"genome: expected a JSON file, got {config.genome} ({error}); check the path") from error
-    genome = Genome.from_json(text)
+    genome = Genome.from_dict(parse_json(data, config.genome, error=ConfigError))
     if genome.input_shape != problem.input_shape or genome.num_classes != classes:
         raise ConfigError(
             f"genome: expected one for images {problem.input_shape} of {classes} classes, as the data are, got "

@@ -59,6 +59,42 @@ def logged_size(owner: nn.Module, path: str, name: str, value: Any) -> Any:
     return tuple(value) if isinstance(old, tuple) else value
 
 
+def logged_change(holder: Any, path: str, name: str, value: Any) -> AttributeChange:
+    """A number or text that a log gives to a layer or a config: plain data in place of plain data of the same kind.
+
+    Args:
+        holder: The module or config.
+        path: Its path.
+        name: Name of the attribute; with dots where a config holds others.
+        value: What the log holds.
+
+    Raises:
+        SurgeryError: If there is nothing of this kind, or the name is private to PyTorch.
+    """
+    old = holder
+    for step in name.split("."):
+        old = old.get(step, object()) if isinstance(old, dict) else getattr(old, step, object())
+    private = any(step.startswith("_") or step in _NEVER for step in name.split("."))
+    if private or not _kind(old) or _kind(old) != _kind(value):
+        raise SurgeryError(
+            f"growth log: expected plain data of {path!r} of the same kind, got {name!r} and {value!r}; the log is "
+            "damaged, or of another model"
+        )
+    return AttributeChange(path, name, None, value)
+
+
+_NEVER = ("training", "dump_patches", "call_super_init")
+
+
+def _kind(value: Any) -> str:
+    """Kind of plain data, whatever its value; empty for other objects."""
+    if isinstance(value, tuple | list):
+        return "list" if all(map(_kind, value)) else ""
+    if isinstance(value, bool) or value is None:
+        return "flag"
+    return "number" if isinstance(value, int | float) else "text" if isinstance(value, str) else ""
+
+
 def is_size(value: Any) -> bool:
     """Whether a value is a whole number that a size may be."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40

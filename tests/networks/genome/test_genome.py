@@ -89,9 +89,9 @@ def test_every_change_of_a_genome_changes_its_id() -> None:
         ({"format": 99}, r"expected format 1, got 99"),
         ({"norm": "group"}, r"norm: expected one of"),
         ({"body": [{"type": "convolution"}]}, r"a layer or a pool, got 'convolution'"),
-        ({"body": [{"type": "pool", "size": 2, "stride": 3}]}, r"expected what to_dict writes.*stride"),
-        ({"stem": {"kind": "none", "colour": 1}}, r"expected what to_dict writes.*colour"),
-        ({"head": None}, r"expected what to_dict writes"),
+        ({"body": [{"type": "pool", "size": 2, "stride": 3}]}, r"expected what graftwork writes.*stride"),
+        ({"stem": {"kind": "none", "colour": 1}}, r"expected what graftwork writes.*colour"),
+        ({"head": None}, r"expected what graftwork writes"),
     ],
 )
 def test_json_of_no_genome_is_refused(change: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """Whole layers: real entries that start as the identity, with the numbers, names and groups of a deeper model."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,31 @@ def test_a_grown_model_is_saved_and_loaded_by_its_log(tmp_path: Path) -> None:
     other = blocks.Stack(blocks.PreNorm)
     replay(other, growth_log(model))
     assert len(other.blocks) == 6
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["blocks.1", "training", False],
+        ["blocks.1", "forward", "x"],
+        ["blocks.1", "_parameters", []],
+        ["blocks.1", "layer_idx", "x"],
+        ["blocks.1", "layer_idx", [1]],
+        ["blocks.1", "missing", True],
+        ["", "n_layers", None],
+    ],
+    ids=lambda entry: f"{entry[1]} {entry[2]}",
+)
+def test_a_log_of_new_layers_sets_plain_data_in_place_of_plain_data(entry: list[Any]) -> None:
+    """A log may come from a stranger."""
+    model, x = blocks.build(blocks.PreNorm)
+    grow(model, InsertLayers("blocks", after=(0,)), example_input=x)
+    log = json.loads(json.dumps(growth_log(model)))
+    log[0]["changes"]["attributes"].append(entry)
+    other = blocks.Stack(blocks.PreNorm)
+    with pytest.raises(SurgeryError, match="growth log: expected plain data"):
+        replay(other, log)
+    assert len(other.blocks) == len(model.blocks) - 1
 
 
 def test_a_schedule_inserts_layers_in_training() -> None:

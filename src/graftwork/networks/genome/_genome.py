@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from graftwork import _files
 from graftwork.errors import GenomeError
 from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem, check_choice, check_even, check_positive
 from graftwork.typing import ACTIVATIONS, NORMS, Activation, BlockId, Norm, Shape
 
 FORMAT_VERSION = 1
 """Version of the JSON form; it goes up when old readers would misread new files."""
+
+
+_MOST_ITEMS, _MOST_BLOCKS = 1000, 10_000
+"""A genome may come from anybody."""
 
 
 class Step(NamedTuple):
@@ -61,6 +66,10 @@ class Genome:
         check_choice("norm", self.norm, NORMS, "genome")
         if not self.layers:
             raise GenomeError("genome: body: expected at least one layer, got none")
+        if len(self.body) > _MOST_ITEMS or sum(len(layer.blocks) for layer in self.layers) > _MOST_BLOCKS:
+            raise GenomeError(
+                f"genome: body: expected at most {_MOST_ITEMS} items and {_MOST_BLOCKS} blocks, got {len(self.body)} items"
+            )
         self._check_ids()
         self._check_shapes()
 
@@ -217,7 +226,7 @@ class Genome:
         if not isinstance(data, dict) or data.get("format") != FORMAT_VERSION:
             found = data.get("format") if isinstance(data, dict) else data
             raise GenomeError(f"genome: expected format {FORMAT_VERSION}, got {found!r}")
-        try:
+        with _files.damaged("genome", error=GenomeError):
             return cls(
                 tuple(data["input_shape"]),
                 data["num_classes"],
@@ -227,8 +236,6 @@ class Genome:
                 activation=data["activation"],
                 norm=data["norm"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise GenomeError(f"genome: expected what to_dict writes, got something else: {error}") from error
 
     @classmethod
     def from_json(cls, text: str) -> "Genome":

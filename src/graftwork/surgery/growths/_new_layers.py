@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery._attributes import AttributeChange, logged_change
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check, Thoroughness
 from graftwork.surgery._transaction import Transaction
@@ -234,5 +234,11 @@ def rebuild_layers(model: nn.Module, changes: Mapping[str, Any]) -> None:
     layers = [entry_copy(model, stack.entries[source]) for source in changes["sources"]]
     with Transaction() as transaction:
         stack.insert(transaction, layers)
-        set_numbers(transaction, model, [AttributeChange(p, n, None, v) for p, n, v in changes["attributes"]])
-        replace_configs(transaction, model, [AttributeChange(p, n, None, v) for p, n, v in changes["configs"]])
+        numbers = [logged_change(model.get_submodule(p), p, n, v) for p, n, v in changes["attributes"]]
+        set_numbers(transaction, model, numbers)
+        replace_configs(transaction, model, [logged_change(_held(model, p), p, n, v) for p, n, v in changes["configs"]])
+
+
+def _held(model: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)

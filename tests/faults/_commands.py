@@ -1,0 +1,102 @@
+"""Every way in which a command reads a stranger's folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.faults._building import path_of
+from tests.faults._run_attacks import CHECKPOINT, MEMBER
+from tests.faults._sandbox import Place
+
+Words = Callable[[Place], list[object]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to let a command read a folder.
+
+    Args:
+        words: Its words, for a place.
+        every: Of all attacks it is tried with each n-th, beginning with another one for each way: commands that train
+            or draw take seconds.
+        unfinished: Whether the run lacks its outcome.
+    """
+
+    words: Words
+    every: int = 3
+    unfinished: bool = False
+
+
+def readings() -> dict[str, Reading]:
+    """Every way to let a command read a run folder, by name."""
+    tiny = ("--quiet", "--no-report")
+    measured = ("--passes", "torch", "--seconds", "0.01", "--batch-size", "2")
+    return {
+        "inspect": _of("inspect"),
+        "inspect --json": _of("inspect", "--json"),
+        "inspect, unfinished": Reading(lambda place: ["inspect", place.run], unfinished=True),
+        "inspect MEMBER": Reading(lambda place: ["inspect", path_of(place, MEMBER)]),
+        "inspect GENOME": Reading(lambda place: ["inspect", place.run / "seed_genome.json"]),
+        "inspect CHECKPOINT": Reading(lambda place: ["inspect", path_of(place, CHECKPOINT)]),
+        "report": _of("report", every=5),
+        "report --with-data": _of("report", "--with-data", every=9),
+        "search --resume": Reading(lambda place: ["search", *tiny, "--resume", place.run], every=5, unfinished=True),
+        "search --resume --as-new": Reading(
+            lambda place: ["search", *tiny, "--resume", place.run, "--as-new", place.new / "run"],
+            every=9,
+            unfinished=True,
+        ),
+        "ensemble": _of("ensemble", "--method", "mean", "--method", "greedy", every=5),
+        "ensemble --features penultimate": _of("ensemble", "--features", "penultimate", every=9),
+        "export": _of("export"),
+        "export --ensemble": _of("export", "--ensemble", "mean"),
+        "predict": Reading(lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data]),
+        "predict --ensemble": Reading(lambda place: ["predict", "--ensemble", "stacked", place.run, place.data]),
+        "profiles": Reading(lambda place: ["profiles", place.run, place.run, "--by-class"], every=5),
+        "distil": Reading(lambda place: ["distil", place.run, "--budget", "0.001GFLOP"], every=9),
+        "bench": _of("bench", *measured, every=9),
+        "train": Reading(
+            lambda place: [
+                *("train", *tiny, "--genome", place.run / "seed_genome.json", "--config", place.run / "config.toml"),
+                *("--out", place.new / "run"),
+            ],
+            every=9,
+        ),
+        "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"]),
+        "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"]),
+    }
+
+
+def _of(*words: object, every: int = 3) -> Reading:
+    return Reading(partial(_line, words), every=every)
+
+
+def _line(words: tuple[object, ...], place: Place) -> list[object]:
+    return [*words, place.run]
+
+
+def data_readings() -> dict[str, Reading]:
+    """Every way to let a command read a stranger's images."""
+    search = ("search", "--quiet", "--no-report", "--budget", "4steps", "--num-generations", "0")
+    return {
+        "data IMAGES": Reading(lambda place: ["data", "--data", _source(place)], every=1),
+        "data --skip-bad-images IMAGES": Reading(
+            lambda place: ["data", "--skip-bad-images", "--data", _source(place)], every=1
+        ),
+        "search IMAGES": Reading(
+            lambda place: [
+                *(*search, "--passes", "torch", "--precision", "float32", "--data", _source(place)),
+                *("--out", place.new / "run"),
+            ],
+            every=1,
+        ),
+        "predict IMAGES": Reading(
+            lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data], every=1
+        ),
+    }
+
+
+def _source(place: Place) -> Path:
+    archive = place.data / "x.tar.gz"
+    return archive if archive.exists() else place.data

@@ -1,0 +1,180 @@
+"""The attacks on folders and tables of images, by name."""
+
+import gzip
+import io
+import lzma
+import os
+import shutil
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tests.faults._building import DIRECTION, ESCAPES, FORMULA, MARKUP, Attack
+from tests.faults._sandbox import Place
+
+
+def data_attacks() -> dict[str, Attack]:
+    """Every attack on a folder of images, or a table, that ``--data`` or ``predict`` is given."""
+    return {
+        "an image of 10⁵ × 10⁵": lambda place: _image(place, "bomb.png", _png_bomb()),
+        "many frames": lambda place: _image(place, "bomb.gif", _gif_bomb()),
+        "an image that is cut": lambda place: _image(place, "cut.png", _picture()[:60]),
+        "an image that is a pipe": lambda place: os.mkfifo(_class(place) / "pipe.png"),
+        "an image that is a device": lambda place: (_class(place) / "zero.png").symlink_to("/dev/zero"),
+        "a folder within itself": lambda place: (_class(place) / "again").symlink_to(place.data),
+        "names of formulas": lambda place: _image(place, f"{FORMULA.replace('/', '')}.png", _picture()),
+        "names of escapes": lambda place: _image(place, f"{ESCAPES}{DIRECTION}.png", _picture()),
+        "names of markup": lambda place: _image(place, MARKUP.replace("/", "") + ".png", _picture()),
+        "classes of escapes": lambda place: _images(place.data / f"{ESCAPES}{FORMULA.replace('/', '')}"),
+        "names that are no text": lambda place: _image(place, os.fsdecode(b"\xff.png"), _picture()),
+        "postscript": lambda place: _image(place, "x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        "a table that is a pipe": lambda place: os.mkfifo(_only(place) / "x.parquet"),
+        "a table of a billion rows": lambda place: _table(place, _many_rows()),
+        "a table of repeated cells": lambda place: _table(place, _large_cells()),
+        "a table of nothing": lambda place: (_only(place) / "x.parquet").write_bytes(b"PAR1PAR1"),
+        "a table with paths outside": lambda place: _table(place, _paths("../victim/secret.png")),
+        "a table with absolute paths": lambda place: _table(place, _paths("/etc/passwd")),
+        "a batch that runs code": lambda place: _batches(place, b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR."),
+        "a batch that takes for ever": lambda place: _batches(place, _tuples()),
+        "a batch that takes all memory": lambda place: _batches(place, b"\x80\x02]r\xff\xff\xff\x7f."),
+        "an archive of zeros": lambda place: _archive(place, _zeros(2**33)),
+        "an archive with a long header": lambda place: _archive(place, _long_header()),
+        "an archive that climbs": lambda place: _archive(place, _climbing()),
+        "an archive of devices": lambda place: _archive(place, _devices()),
+        "ten thousand empty classes": _empty_classes,
+    }
+
+
+def _class(place: Place) -> Path:
+    return place.data / "a"
+
+
+def _only(place: Place) -> Path:
+    """The data folder without its images."""
+    for path in place.data.iterdir():
+        shutil.rmtree(path)
+    return place.data
+
+
+def _picture(shade: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (12, 12), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _image(place: Place, name: str, content: bytes) -> None:
+    (_class(place) / name).write_bytes(content)
+
+
+def _images(path: Path) -> None:
+    path.mkdir()
+    for n in range(8):
+        (path / f"{n}.png").write_bytes(_picture(n))
+
+
+def _png_bomb() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 10**5, 10**5, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(10**7))) + chunk(b"IEND", b"")
+    )
+
+
+def _gif_bomb() -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("P", (12, 12), n % 250) for n in range(3000)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def _table(place: Place, table: Any) -> None:
+    pq.write_table(table, _only(place) / "x.parquet", compression="zstd")
+
+
+def _many_rows() -> Any:
+    rows = 5 * 10**7
+    return pa.table({"image": pa.nulls(rows, pa.binary()), "label": pa.array(np.zeros(rows, np.int64))})
+
+
+def _large_cells() -> Any:
+    """A megabyte, named four thousand times: the file has the size of one."""
+    values = pa.array([bytes(2**20)], pa.binary())
+    cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4000, np.int32)), values)
+    return pa.table({"image": cells, "label": pa.array([0, 1] * 2000)})
+
+
+def _paths(path: str) -> Any:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.table({"image": pa.array([{"bytes": None, "path": path}] * 20, kind), "label": [0, 1] * 10})
+
+
+def _tuples() -> bytes:
+    tuples = b"\x80\x02" + b")q\x00" + b"".join(b"h%c" % n * 3 + b"\x87q%c" % (n + 1) for n in range(60))
+    return tuples + b"}" + b"h\x3ch\x3cs."
+
+
+def _batches(place: Place, content: bytes) -> None:
+    root = _only(place)
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"):
+        (root / name).write_bytes(content)
+
+
+def _archive(place: Place, content: bytes) -> None:
+    (_only(place) / "x.tar.gz").write_bytes(content)
+
+
+def _tar(fill: Callable[[tarfile.TarFile], object]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        fill(archive)
+    return file.getvalue()
+
+
+def _zeros(size: int) -> bytes:
+    """A member that claims so many zero bytes, of which a gibibyte is there; xz makes little of it."""
+    packer, block = lzma.LZMACompressor(preset=0), bytes(2**24)
+    entry = tarfile.TarInfo("cifar/readme")
+    entry.size = size
+    parts = [packer.compress(entry.tobuf()), *(packer.compress(block) for _ in range(2**30 // len(block)))]
+    return b"".join([*parts, packer.flush()])
+
+
+def _long_header() -> bytes:
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = tarfile.XHDTYPE, 2**31
+    return gzip.compress(entry.tobuf() + bytes(2**29), 1)
+
+
+def _climbing() -> bytes:
+    def fill(archive: tarfile.TarFile) -> None:
+        for name in ("../../victim/data_batch_1", "/etc/data_batch_2"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 4
+            archive.addfile(entry, io.BytesIO(b"pwn!"))
+
+    return gzip.compress(_tar(fill))
+
+
+def _devices() -> bytes:
+    def fill(archive: tarfile.TarFile) -> None:
+        for name, kind in (("data_batch_1", tarfile.CHRTYPE), ("data_batch_2", tarfile.SYMTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.devmajor, entry.devminor = kind, "/etc/passwd", 1, 5
+            archive.addfile(entry)
+
+    return gzip.compress(_tar(fill))
+
+
+def _empty_classes(place: Place) -> None:
+    for n in range(10**4):
+        (place.data / f"c{n}").mkdir()
