@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from graftwork._files import inside, is_alive, parse_json, read_bytes, write_json
+from graftwork._locks import file_lock
 from graftwork.errors import ResourceError, RunError
 
 LOCK, OWNER = "lock", "owner.json"
@@ -35,7 +36,7 @@ class RunLock:
 
     def __init__(self, folder: Path, *, since: str) -> None:
         self._folder = folder
-        self._lock = FileLock(inside(folder, LOCK), timeout=0)
+        self._lock = file_lock(inside(folder, LOCK), timeout=0)
         try:
             self._lock.acquire()
         except Timeout:
