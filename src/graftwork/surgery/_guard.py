@@ -79,7 +79,8 @@ class Guard:
         for snapshot in self._snapshots:
             snapshot.restore()
         for parameter, flag in self._flags:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
         for module, kind in self._kinds:
             if type(module) is not kind:
                 module.__class__ = kind
