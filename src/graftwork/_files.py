@@ -364,3 +364,8 @@ def is_alive(pid: int) -> bool:
     with suppress(OSError):  # one that has ended, and that its parent has not asked for, is a number still
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     return True
+
+
+def is_own(found: os.stat_result) -> bool:
+    """Whether a file or folder is this user's; always, where the system has no users (Windows)."""
+    return not hasattr(os, "getuid") or found.st_uid == os.getuid()

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock
 
-from graftwork._files import parse_json, read_bytes
+from graftwork._files import is_own, parse_json, read_bytes
+from graftwork._locks import file_lock
 from graftwork.datasets._dataset import ImageDataset, check_labels
 from graftwork.datasets._sources import Raw
 from graftwork.errors import DataError, ResourceError
@@ -89,7 +89,7 @@ def cached(key: str, read: Callable[[], Raw], *, name: str, source: str, folder:
     target = root / key
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f"{key}.lock"):
+        with file_lock(root / f"{key}.lock"):
             found = _open(target, name)
             if found is None:
                 _fill(target, read(), source)
@@ -154,7 +154,7 @@ def _open(target: Path, name: str) -> ImageDataset | None:
 
 
 def _map(target: Path, name: str) -> ImageDataset:
-    if hasattr(os, "getuid") and target.lstat().st_uid != os.getuid():
+    if not is_own(target.lstat()):
         raise ValueError("another user made it")
     manifest = parse_json(read_bytes(target / "manifest.json"), "manifest.json")
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from graftwork._files import inside, is_alive, parse_json, read_bytes, write_json
+from graftwork._locks import file_lock
 from graftwork.errors import ResourceError, RunError
 
 LOCK, OWNER = "lock", "owner.json"
@@ -38,7 +39,7 @@ class RunLock:
         path = inside(folder, LOCK)
         if path.exists() and (not path.is_file() or path.stat().st_size):  # taking it would empty a file
             raise RunError(f"{path}: expected an empty file, got something else; remove it")
-        self._lock = FileLock(path, timeout=0)
+        self._lock = file_lock(path, timeout=0)
         try:
             self._lock.acquire()
         except Timeout:

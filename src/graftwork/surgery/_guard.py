@@ -79,7 +79,8 @@ class Guard:
         for snapshot in self._snapshots:
             snapshot.restore()
         for parameter, flag in self._flags:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
         for module, kind in self._kinds:
             if type(module) is not kind:
                 module.__class__ = kind
@@ -115,7 +116,7 @@ class _Settings:
         """Put everything back."""
         functions, dispatches = _modes()
         for _ in range(functions - self._modes[0]):
-            _pop_mode()
+            _pop_mode()  # type: ignore[no-untyped-call]
         for _ in range(dispatches - self._modes[1]):
             _python_dispatch._pop_mode()  # noqa: SLF001
         torch.set_grad_enabled(self._gradients)
@@ -130,4 +131,5 @@ class _Settings:
 
 def _modes() -> tuple[int, int]:
     """Number of function modes and of dispatch modes that are active."""
-    return len(_get_current_function_mode_stack()), len(_python_dispatch._get_current_dispatch_mode_stack())  # noqa: SLF001
+    functions = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return len(functions), len(_python_dispatch._get_current_dispatch_mode_stack())  # noqa: SLF001

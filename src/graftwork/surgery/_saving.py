@@ -172,7 +172,7 @@ def _read(path: Path) -> dict[str, Any]:
     good = isinstance(growths, list) and isinstance(aliases, dict) and isinstance(tensors, dict | None)
     if not good or not all(isinstance(owner, str) for owner in aliases.values()):
         raise SurgeryError(f"{path}: expected growths, aliases and tensors, got something else; the file is damaged")
-    return document
+    return dict(document)
 
 
 def _read_tensors(folder: Path, entry: Mapping[str, Any] | None) -> dict[str, Tensor]:

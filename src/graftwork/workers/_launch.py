@@ -77,6 +77,8 @@ def _rank(rank: int, size: int, method: str, function: Callable[..., None], argu
 
 def _end_with_parent() -> None:
     """Let this process end, without a last write, when the one that started it has gone."""
+    if not hasattr(os, "getppid"):
+        return
     parent = os.getppid()
     with suppress(ImportError, AttributeError, OSError, RuntimeError):  # at once, where the system can
         from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]

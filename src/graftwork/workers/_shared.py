@@ -72,7 +72,8 @@ class DataParallelTrainer(_Together):
                 mine += loss * share
             else:
                 skipped[index] = self._find_failing(update)
-        return Outcome(*self.group.agree_to_stop(mine), skipped)
+        (total,) = self.group.agree_to_stop(mine)
+        return Outcome(total, skipped)
 
     def _find_failing(self, update: Update) -> tuple[int, ...]:
         """Members of a refused update that fail alone on the part of any rank; all of them if none does."""

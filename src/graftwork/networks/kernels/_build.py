@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from graftwork._files import read_bytes, sha256_of, write_text
+from graftwork._files import is_own, read_bytes, sha256_of, write_text
 from graftwork.errors import ResourceError
 from graftwork.networks.kernels._check import agrees
 from graftwork.networks.kernels._kernels import Kernels
@@ -99,7 +99,7 @@ def _own(path: Path) -> bool:
     """Whether a file or folder is this user's, and nobody else may change it; a link is not."""
     found = path.lstat()
     others = stat.S_IWGRP | stat.S_IWOTH
-    return found.st_uid == os.getuid() and not stat.S_ISLNK(found.st_mode) and not found.st_mode & others
+    return is_own(found) and not stat.S_ISLNK(found.st_mode) and not found.st_mode & others
 
 
 def _make_own(folder: Path) -> None:
@@ -109,7 +109,7 @@ def _make_own(folder: Path) -> None:
         PermissionError: If it is another user's.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if not is_own(folder.stat()):
         raise PermissionError(f"{folder} belongs to another user, whose code would run; set GRAFTWORK_CACHE")
     if not _own(folder):
         folder.chmod(folder.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
