@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Literal, get_args
 
@@ -41,6 +42,10 @@ class Update:
     number: int
     progress: float
     size: tuple[int, int] | None = None
+
+
+def _cross_entropy(x: Tensor, logits: Tensor, classes: Tensor, *, label_smoothing: float) -> Tensor:
+    return F.cross_entropy(logits, classes, label_smoothing=label_smoothing)
 
 
 class Trainer:
@@ -92,10 +97,7 @@ class Trainer:
         self.precision: Precision = precision
         self.lr_scale: LrScale = lr_scale
         self.reference_parameters = reference_parameters
-        self.loss: Loss = self._cross_entropy
-
-    def _cross_entropy(self, x: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
-        return F.cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
+        self.loss: Loss = partial(_cross_entropy, label_smoothing=label_smoothing)
 
     def ratio(self, member: Member) -> float:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""
