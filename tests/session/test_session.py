@@ -1,5 +1,6 @@
 """Law 7: a search that is stopped, or killed at any moment, ends with the same bits as one that is not."""
 
+import gc
 import json
 import os
 import random
@@ -8,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, SearchState
@@ -108,6 +111,29 @@ def test_a_stopped_and_resumed_search_ends_with_the_same_bits(
     assert result(path)["bank_sha256"] == result(whole)["bank_sha256"]
     assert records(path) == records(whole)
     assert predictions(path) == predictions(whole)
+
+
+def test_what_a_search_held_is_given_back_at_its_end_and_a_member_at_its_death(tmp_path: Path) -> None:
+    """By the count of references alone: Python looks for circles of them rarely, and they would hold whole banks."""
+    held: list[weakref.ref[Any]] = []
+
+    class Watch(SilentListener):
+        def on_stage(self, stage: str, setup: Any) -> None:
+            held.extend(weakref.ref(one) for one in (setup.trainer, setup.trainer.optimizer, setup.population.bank))
+            self.state = setup.state
+
+        def on_generation(self, stage: str, generation: Generation) -> None:
+            held.extend(weakref.ref(member) for member in self.state.population.members.values())
+
+    torch.optim.SGD([torch.zeros(1)])  # the first one draws in a part of torch that keeps what calls it
+    gc.collect()
+    gc.disable()
+    try:
+        Session.start(tiny(budget="12steps", control=False, passes="torch"), tmp_path / "run", listener=Watch()).run()
+        assert len(held) >= 3 + 1 + 4 + 4
+        assert [one() for one in held if one() is not None] == []
+    finally:
+        gc.enable()
 
 
 def check_resume(config: SearchConfig, folder: Path, step: int) -> Path:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite, nan
 from typing import Literal, get_args
 
@@ -60,6 +61,10 @@ class Outcome:
     skipped: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
+def _cross_entropy(x: Tensor, logits: Tensor, classes: Tensor, *, label_smoothing: float) -> Tensor:
+    return F.cross_entropy(logits, classes, label_smoothing=label_smoothing)
+
+
 class Trainer:
     """Joint training, one step at a time: any members of a population, one optimizer, one stream of batches.
 
@@ -109,10 +114,7 @@ class Trainer:
         self.precision: Precision = precision
         self.lr_scale: LrScale = lr_scale
         self.reference_parameters = reference_parameters
-        self.loss: Loss = self._cross_entropy
-
-    def _cross_entropy(self, x: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
-        return F.cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
+        self.loss: Loss = partial(_cross_entropy, label_smoothing=label_smoothing)
 
     def ratio(self, member: Member) -> float:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""

@@ -92,8 +92,9 @@ class R2RMutation:
         if not self.hidden_multiple > 0:
             raise ConfigError(f"hidden_multiple: expected a number > 0, got {self.hidden_multiple!r}")
         parameters, flops = self.max_parameters or float("inf"), self.max_flops or float("inf")
+        shared = self.min_shared_fraction
         limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (
-            ("min_shared_fraction", lambda growth: growth.shared_fraction > self.min_shared_fraction),
+            ("min_shared_fraction", lambda growth: growth.shared_fraction > shared),
             ("max_parameters", lambda growth: num_parameters(growth.child) <= parameters),
             ("max_flops", lambda growth: forward_flops(growth.child) <= flops),
         )
