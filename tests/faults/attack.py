@@ -8,6 +8,7 @@ A run, and images, are made once; each attack changes a copy; each command reads
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -80,7 +81,9 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
         attack(place)
         forge(place)
         if reading.unfinished:
-            (place.run / "result.json").unlink(missing_ok=True)
+            outcome = place.run / "result.json"
+            if os.path.lexists(outcome):
+                (shutil.rmtree if outcome.is_dir() and not outcome.is_symlink() else os.unlink)(outcome)
         found = attempt(line, place)
         for path in place.root.rglob("*"):
             if path.is_dir() and not path.is_symlink():
