@@ -337,8 +337,10 @@ class _Hook:
             raise ConnectionError("no network here")
         elif event == "pickle.find_class":
             self._note("code", f"pickle {args}")
-        elif event == "exec" and str(getattr(args[0], "co_filename", "")).startswith(self._root):
-            self._note("code", f"exec {args[0].co_filename}")
+        elif event == "exec":
+            name = str(getattr(args[0], "co_filename", ""))
+            if name.startswith(self._root) and "/.export-" not in name:  # an export is run to be checked
+                self._note("code", f"exec {name}")
 
     def _foreign(self, event: str, name: object) -> bool:
         """Whether a process, or a library below the root, is begun; libraries of the system are loaded late."""
