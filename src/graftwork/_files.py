@@ -89,6 +89,11 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         raise ResourceError(f"can't read {path}: {error.strerror or error}; mend that and try again") from error
 
 
+def read_named(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """Read a file that the user has named, as `read_bytes`; links to it are followed."""
+    return read_bytes(Path(os.path.realpath(path)), limit=limit)
+
+
 def parse_json(data: bytes | str, what: str, *, error: type[InputError] = RunError) -> Any:
     """Parse JSON whose size and nesting are bounded.
 

@@ -21,11 +21,13 @@ class Reading:
         every: Of all attacks it is tried with each n-th, beginning with another one for each way: commands that train
             or draw take seconds.
         unfinished: Whether the run lacks its outcome.
+        named: File of the run that the command line names: that one may be a link.
     """
 
     words: Words
     every: int = 3
     unfinished: bool = False
+    named: str = ""
 
 
 def readings() -> dict[str, Reading]:
@@ -36,9 +38,9 @@ def readings() -> dict[str, Reading]:
         "inspect": _of("inspect"),
         "inspect --json": _of("inspect", "--json"),
         "inspect, unfinished": Reading(lambda place: ["inspect", place.run], unfinished=True),
-        "inspect MEMBER": Reading(lambda place: ["inspect", path_of(place, MEMBER)]),
-        "inspect GENOME": Reading(lambda place: ["inspect", place.run / "seed_genome.json"]),
-        "inspect CHECKPOINT": Reading(lambda place: ["inspect", path_of(place, CHECKPOINT)]),
+        "inspect MEMBER": Reading(lambda place: ["inspect", path_of(place, MEMBER)], named=MEMBER),
+        "inspect GENOME": Reading(lambda place: ["inspect", place.run / "seed_genome.json"], named="seed_genome.json"),
+        "inspect CHECKPOINT": Reading(lambda place: ["inspect", path_of(place, CHECKPOINT)], named=CHECKPOINT),
         "report": _of("report", every=5),
         "report --with-data": _of("report", "--with-data", every=9),
         "search --resume": Reading(lambda place: ["search", *tiny, "--resume", place.run], every=5, unfinished=True),
@@ -62,9 +64,10 @@ def readings() -> dict[str, Reading]:
                 *("--out", place.new / "run"),
             ],
             every=9,
+            named="seed_genome.json config.toml",
         ),
-        "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"]),
-        "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"]),
+        "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"], named="config.toml"),
+        "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"], named="config.toml"),
     }
 
 

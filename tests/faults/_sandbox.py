@@ -85,6 +85,16 @@ class Outcome:
     def wrong(self, kind: str, what: str) -> None:
         self.wrongs.setdefault(kind, []).append(what[:300])
 
+    def forgive(self, named: Sequence[Path]) -> None:
+        """Take back that links were followed which the command line itself names."""
+        kept = [
+            what
+            for what in self.wrongs.pop("followed", [])
+            if not any(what in (str(path), f"victim/moved-{path.name}") for path in named)
+        ]
+        if kept:
+            self.wrongs["followed"] = kept
+
 
 def commit() -> str | None:
     """The commit of the working folder; ``None`` where it is none."""

@@ -46,10 +46,10 @@ def _shown(show: Callable[[Path], dict[str, Any]], target: Path) -> dict[str, An
 
 
 def _json_file(path: Path) -> dict[str, Any]:
-    from graftwork._files import parse_json, read_bytes
+    from graftwork._files import parse_json, read_named
     from graftwork.networks.genome import Genome, draw
 
-    data = parse_json(read_bytes(path.resolve()), str(path))
+    data = parse_json(read_named(path), str(path))
     if not isinstance(data, dict) or "genome" not in data:
         return {"data": data, "text": draw(Genome.from_dict(data))}
     line = " → ".join(f"{birth['id']} ({birth['transform']})" for birth in data["ancestors"])

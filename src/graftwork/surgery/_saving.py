@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from graftwork._files import parse_json, read_bytes
+from graftwork._files import parse_json, read_named
 from graftwork.errors import SurgeryError
 from graftwork.surgery._plan import LOG
 from graftwork.surgery.growths import ModelGrowth
@@ -99,7 +99,7 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        document = parse_json(read_bytes((folder / "growth.json").resolve()), "growth.json", error=SurgeryError)
+        document = parse_json(read_named(folder / "growth.json"), "growth.json", error=SurgeryError)
         found = document.get("format"), document.get("version")
     except Exception as error:
         raise _unreadable(folder, error) from error
