@@ -42,12 +42,11 @@ def mutated(seeds: Sequence[bytes], kind: str, rng: random.Random) -> bytes:
         rng: Source of every choice.
     """
     data = rng.choice(seeds)
-    structured = kind in ("json", "lines") and rng.random() < 0.6
-    for _ in range(1 + min(int(rng.expovariate(0.7)), 8)):
-        if structured:
-            data = _in_json(data, kind, rng)
-        else:
-            data = rng.choice(_OF_BYTES)(data, rng, seeds)
+    times = 1 + min(int(rng.expovariate(0.7)), 8)
+    if kind in ("json", "lines") and rng.random() < 0.6:
+        return _in_json(data, times, rng, lines=kind == "lines")
+    for _ in range(times):
+        data = rng.choice(_OF_BYTES)(data, rng, seeds)
     return _mended(data) if kind == "png" and rng.random() < 0.7 else data
 
 
@@ -118,22 +117,18 @@ _OF_BYTES: tuple[Callable[[bytes, random.Random, Sequence[bytes]], bytes], ...] 
 )
 
 
-def _in_json(data: bytes, kind: str, rng: random.Random) -> bytes:
-    """Change one value, or one key, of a JSON text; of one line where there are several."""
-    lines = data.split(b"\n") if kind == "lines" else [data]
-    at = rng.randrange(len(lines))
-    try:
-        found = json.loads(lines[at])
-    except (ValueError, RecursionError):
-        return data
+def _in_json(data: bytes, times: int, rng: random.Random, *, lines: bool) -> bytes:
+    """Change values, or keys, of a valid JSON text; of one line where there are several."""
+    texts = data.rstrip(b"\n").split(b"\n") if lines else [data]
+    at = rng.randrange(len(texts))
+    found = json.loads(texts[at])
     places: list[tuple[Any, Any]] = []
     _walk(found, places)
-    if not places:
-        return data
-    holder, key = rng.choice(places)
-    _change(holder, key, rng)
-    lines[at] = json.dumps(found).encode()
-    return b"\n".join(lines)
+    for holder, key in rng.sample(places, min(times, len(places))):
+        if (key in holder) if isinstance(holder, dict) else key < len(holder):  # an earlier change may have removed it
+            _change(holder, key, rng)
+    texts[at] = json.dumps(found).encode()
+    return b"\n".join(texts) + b"\n" * lines
 
 
 def _walk(value: Any, places: list[tuple[Any, Any]]) -> None:

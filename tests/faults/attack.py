@@ -120,7 +120,7 @@ def summary(rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> dict[st
     counts = Counter(kind for row in rows for kind in row["wrongs"])
     return {
         "command": f"python -m tests.faults.attack {' '.join(arguments)}",
-        "commit": commit(),
+        "commits": sorted({row["commit"] for row in rows}),
         "graftwork": __version__,
         "attacks on runs": len({row["attack"] for row in rows if not row["reader"].endswith("IMAGES")}),
         "attacks on images": len({row["attack"] for row in rows if row["reader"].endswith("IMAGES")}),
@@ -147,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     text = options.rows.read_text() if options.rows and options.rows.exists() else ""
     done = [json.loads(line) for line in text.splitlines()]
-    known = {(row["reader"], row["attack"]) for row in done}
+    known, now = {(row["reader"], row["attack"]) for row in done}, commit()
     with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
         base = Path(folder).resolve() / "base"
         base.mkdir()
@@ -155,7 +155,7 @@ def main() -> None:
         for reader, name, attack, reading in cases(options.only or (), thinned=options.thinned):
             if (reader, name) in known or (options.attack or "") not in name:
                 continue
-            row = {"reader": reader, "attack": name, **tried(base, attack, reading)}
+            row = {"reader": reader, "attack": name, "commit": now, **tried(base, attack, reading)}
             done.append(row)
             if options.rows:
                 with options.rows.open("a") as file:
