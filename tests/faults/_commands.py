@@ -37,7 +37,7 @@ def readings() -> dict[str, Reading]:
     return {
         "inspect": _of("inspect"),
         "inspect --json": _of("inspect", "--json"),
-        "inspect, unfinished": Reading(lambda place: ["inspect", place.run], unfinished=True),
+        "inspect UNFINISHED": Reading(lambda place: ["inspect", place.run], unfinished=True),
         "inspect MEMBER": Reading(lambda place: ["inspect", path_of(place, MEMBER)], named=MEMBER),
         "inspect GENOME": Reading(lambda place: ["inspect", place.run / "seed_genome.json"], named="seed_genome.json"),
         "inspect CHECKPOINT": Reading(lambda place: ["inspect", path_of(place, CHECKPOINT)], named=CHECKPOINT),

@@ -1,13 +1,16 @@
 """From valid inputs to nearly valid ones: changes of bytes, of words, and of the structure of JSON and PNG."""
 
+import copy
 import json
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, 10**30)
+_NUMBER = re.compile(rb"[0-9]+")
 VALUES: tuple[Any, ...] = (
     *NUMBERS,
     *(0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf"), float("-inf"), True, False, None),
@@ -95,14 +98,10 @@ def _integer(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
 
 def _digits(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
     """Another number where digits stand."""
-    places = [at for at in range(len(data)) if data[at : at + 1].isdigit()]
-    if not places:
+    found = _NUMBER.search(data, rng.randrange(len(data) + 1))
+    if found is None:
         return data
-    start = rng.choice(places)
-    stop = start
-    while stop < len(data) and data[stop : stop + 1].isdigit():
-        stop += 1
-    return data[:start] + str(rng.choice(NUMBERS)).encode() + data[stop:]
+    return data[: found.start()] + str(rng.choice(NUMBERS)).encode() + data[found.end() :]
 
 
 def _splice(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
@@ -122,20 +121,21 @@ def _in_json(data: bytes, times: int, rng: random.Random, *, lines: bool) -> byt
     texts = data.rstrip(b"\n").split(b"\n") if lines else [data]
     at = rng.randrange(len(texts))
     found = json.loads(texts[at])
-    places: list[tuple[Any, Any]] = []
-    _walk(found, places)
-    for holder, key in rng.sample(places, min(times, len(places))):
-        if (key in holder) if isinstance(holder, dict) else key < len(holder):  # an earlier change may have removed it
+    for _ in range(times):
+        holder, key = _place(found, rng)
+        if holder is not None:
             _change(holder, key, rng)
     texts[at] = json.dumps(found).encode()
     return b"\n".join(texts) + b"\n" * lines
 
 
-def _walk(value: Any, places: list[tuple[Any, Any]]) -> None:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in list(inner):
-        places.append((value, key))
-        _walk(one, places)
+def _place(value: Any, rng: random.Random) -> tuple[Any, Any]:
+    """A place somewhere in plain data: what holds it, and its key there; ``None`` twice where there is none."""
+    holder = key = None
+    while isinstance(value, dict | list) and value and (holder is None or rng.random() < 0.8):
+        holder, key = value, rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        value = holder[key]
+    return holder, key
 
 
 def _change(holder: Any, key: Any, rng: random.Random) -> None:
@@ -150,7 +150,7 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
     elif deed < 0.5 and isinstance(value, int | float) and not isinstance(value, bool):
         holder[key] = rng.choice((value + 1, value - 1, -value, value * 2, value / 2, value * 10**6, float(value)))
     else:
-        holder[key] = rng.choice(VALUES)
+        holder[key] = copy.deepcopy(rng.choice(VALUES))
 
 
 def _mended(data: bytes) -> bytes:

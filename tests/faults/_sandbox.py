@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from graftwork.cli import main
 
 SECONDS = 10
-"""Processor time that a command may take; by the clock it is six times as long, as machines are busy."""
+"""Processor time that a command may take, and time that it may wait for anything but a processor."""
 MEMORY = 2**31
 """Peak of resident memory that is allowed, in bytes, with the libraries themselves."""
 WITNESS = "pwned"
@@ -116,7 +116,7 @@ def attempt(
         words: Words of the command line.
         place: Folders of the attack.
         run: What runs the command.
-        seconds: Processor time that it may take; six times as much by the clock.
+        seconds: Processor time that it may take, and time that it may wait for anything else.
         memory: Bytes that it may have resident at its peak.
     """
     before, eyes, began = _content(place), _Inotify(place.victim), time.monotonic()
@@ -125,7 +125,7 @@ def attempt(
         pid = os.fork()
     if pid == 0:
         _child(lambda: run([*words]), place, seconds)
-    status, usage, hung = _wait(pid, 6 * seconds)
+    status, usage, hung = _wait(pid, seconds)
     out = (place.root / "out").read_bytes().decode("utf-8", "backslashreplace")
     error = (place.root / "err").read_bytes().decode("utf-8", "backslashreplace")
     code = os.waitstatus_to_exitcode(status)
@@ -148,15 +148,20 @@ def attempt(
 
 
 def _wait(pid: int, seconds: float) -> tuple[int, Any, bool]:
-    until, hung = time.monotonic() + seconds, False
+    """Wait for a process; one that has done nothing for so long, and does not even wait for a processor, is ended."""
+    idle, before, hung = time.monotonic(), "", False
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             return status, usage, hung
-        if time.monotonic() > until and not hung:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, spent = fields[0], f"{fields[11]} {fields[12]}"
+        if state == "R" or spent != before:
+            idle, before = time.monotonic(), spent
+        if time.monotonic() - idle > seconds and not hung:
             hung = True
             os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def _judge_ending(found: Outcome, error: str) -> None:

@@ -36,7 +36,7 @@ KINDS = {
     "code": "processes, pickled names or code of the attack",
     "network": "connections tried",
     "raw": "control characters in what is told",
-    "hung": f"more than {SECONDS} s of processor time, or {6 * SECONDS} s by the clock",
+    "hung": f"more than {SECONDS} s of processor time, or of waiting for something else",
     "memory": f"more than {MEMORY // 2**30} GiB at the peak",
     "traceback": "tracebacks, or mistakes of our own",
     "ending": "other ends than done, or one line with exit code 2",
