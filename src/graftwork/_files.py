@@ -39,9 +39,14 @@ def check_id(value: object, what: str, *, error: type[InputError] = RunError) ->
         InputError: If it is anything but 1 to 128 ASCII letters, digits and ``_ . + -``, the first a letter, digit
             or ``_``.
     """
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not is_id(value):
         raise error(f"{what}: expected an id of up to 128 letters, digits and _ . + -, got {ascii(value)[:80]}")
     return value
+
+
+def is_id(value: str) -> bool:
+    """Whether a text is an id, as `check_id` wants it."""
+    return _ID.fullmatch(value) is not None
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -83,6 +88,11 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         raise
     except OSError as error:
         raise ResourceError(f"can't read {path}: {error.strerror or error}; mend that and try again") from error
+
+
+def read_named(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """Read a file that the user has named, as `read_bytes`; links to it are followed."""
+    return read_bytes(Path(os.path.realpath(path)), limit=limit)
 
 
 def parse_json(data: bytes | str, what: str, *, error: type[InputError] = RunError) -> Any:

@@ -28,28 +28,37 @@ def _call_the_best(run: Path, name: str) -> None:
         path.write_text(path.read_text().replace(json.dumps(old), json.dumps(name)))
 
 
-def test_an_id_never_becomes_markup_of_the_report(run: Path) -> None:
+@pytest.mark.parametrize(
+    "start", ['x">', *(pytest.param(s, marks=pytest.mark.slow) for s in ("</script>", "]]>", "-->"))]
+)
+def test_an_id_never_becomes_markup_of_the_report(start: str, run: Path) -> None:
     """A member called `x"><img …>` runs its script in the browser of who looks at the report."""
-    _call_the_best(run, 'x"><img src=x onerror=alert(1)>')
+    _call_the_best(run, f"{start}<img src=x onerror=alert(1)>")
     graftwork("report", run)
     page = run / "report.html"
     assert not page.exists() or "<img src=x onerror" not in page.read_text()
 
 
 @pytest.mark.slow
-def test_an_id_never_leads_out_of_the_run_folder(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["x/../../../victim/pwn", "../../victim/pwn", "{}/victim/pwn", "..", "x/../../victim/y"]
+)
+def test_an_id_never_leads_out_of_the_run_folder(name: str, run: Path, tmp_path: Path) -> None:
     """A member called `x/../../../victim/pwn` has its figures written elsewhere."""
     (tmp_path / "victim").mkdir()
-    _call_the_best(run, "x/../../../victim/pwn")
+    _call_the_best(run, name.format(tmp_path))
     graftwork("report", run)
     assert list((tmp_path / "victim").iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
-def test_a_class_folder_whose_name_is_not_utf8_is_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\x1b[2J", b"a\nb", b"\xe2\x80\xaegnp", b"=1+1", b"<b>", b"\xff\xfe"])
+def test_a_class_folder_whose_name_is_not_utf8_is_no_traceback(name: bytes, tmp_path: Path) -> None:
     """One folder name in Latin-1 bytes."""
-    data = class_folders(tmp_path / "data", ("a", os.fsdecode(b"caf\xe9")))
-    assert graftwork("data", "--data", data).code in (0, 2)
+    data = class_folders(tmp_path / "data", ("a", os.fsdecode(name)))
+    ending = graftwork("data", "--data", data)
+    assert ending.code in (0, 2)
+    assert "\x1b" not in ending.text
 
 
 def test_a_table_reads_no_image_outside_of_its_folder(tmp_path: Path) -> None:
@@ -62,9 +71,10 @@ def test_a_table_reads_no_image_outside_of_its_folder(tmp_path: Path) -> None:
     assert graftwork("data", "--data", path).code == 2
 
 
-def test_metadata_of_a_table_that_are_nested_too_deeply_are_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metadata", [b"[" * 200_000, b'{"info":' * 100_000, b"\xff", b'{"info": {"features": []}}'])
+def test_metadata_of_a_table_that_are_nested_too_deeply_are_no_traceback(metadata: bytes, tmp_path: Path) -> None:
     """200,000 brackets where the names of classes are looked for."""
-    path = table(tmp_path / "x.parquet", pa.array([png(0)] * 20), [0, 1] * 10, metadata=b"[" * 200_000)
+    path = table(tmp_path / "x.parquet", pa.array([png(0)] * 20), [0, 1] * 10, metadata=metadata)
     assert graftwork("data", "--data", path).code in (0, 2)
 
 

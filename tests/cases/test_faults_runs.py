@@ -76,12 +76,21 @@ def test_two_resumes_at_once_leave_each_record_once(tmp_path: Path) -> None:
         assert (run / "records.jsonl").read_text().count("\n") == records
 
 
-def test_a_config_that_was_edited_is_not_resumed_to_another_result(unfinished: Path) -> None:
+@pytest.mark.parametrize(
+    ("was", "edited_to"),
+    [
+        ("seed = 3", "seed = 4"),
+        ("batch_size = 16", "batch_size = 17"),
+        ("blend = 10", "blend = 20"),
+        ('data = "digits"', 'data = "/etc"'),
+    ],
+)
+def test_a_config_that_was_edited_is_not_resumed_to_another_result(was: str, edited_to: str, unfinished: Path) -> None:
     """With another seed the splits differ: the network is scored on images that it was trained on."""
     predictions, config = unfinished / "predictions" / "test.safetensors", unfinished / "config.toml"
     before = predictions.read_bytes()
-    edited = config.read_text().replace("seed = 3", "seed = 4")
-    require("seed = 4" in edited, edited)
+    edited = config.read_text().replace(was, edited_to)
+    require(edited_to in edited, edited)
     config.write_text(edited)
     assert graftwork(*RESUME, unfinished).code != 0 or predictions.read_bytes() == before
 
@@ -94,28 +103,59 @@ def test_a_run_that_was_killed_before_its_config_was_written_is_resumed_or_begun
     assert 0 in (resumed.code, restarted.code)
 
 
-def test_a_copy_of_a_checkpoint_does_not_keep_a_run_from_being_resumed(unfinished: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{} (copy)",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("{}.bak", "{}-00000016", "search-9", "search-x")),
+    ],
+)
+def test_a_copy_of_a_checkpoint_does_not_keep_a_run_from_being_resumed(name: str, unfinished: Path) -> None:
     """A file manager's `search-00000016 (copy)` turns every resume into a traceback."""
     newest = _newest(unfinished)
-    shutil.copytree(newest, newest.with_name(f"{newest.name} (copy)"))
+    shutil.copytree(newest, newest.with_name(name.format(newest.name)))
     assert graftwork(*RESUME, unfinished).code == 0
 
 
-def test_a_run_that_has_lost_its_records_is_resumed(unfinished: Path) -> None:
+@pytest.mark.parametrize(
+    "left",
+    [None, *(pytest.param(content, marks=pytest.mark.slow) for content in (b"", b"{}\n", b'{"type": "mem', b"\xff\n"))],
+)
+def test_a_run_that_has_lost_its_records_is_resumed(left: bytes | None, unfinished: Path) -> None:
     """Two good checkpoints are there, but there is no way on."""
     (unfinished / "records.jsonl").unlink()
+    if left is not None:
+        (unfinished / "records.jsonl").write_bytes(left)
     assert graftwork(*RESUME, unfinished).code == 0
 
 
-def test_a_flipped_bit_in_the_records_is_noticed_by_the_resume_or_read_over(unfinished: Path) -> None:
+@pytest.mark.parametrize(
+    ("was", "flipped_to"),
+    [
+        (b'"generation"', b'#generation"'),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in ((b'"m0"', b'"m\x80"'), (b": 0", b": :"), (b"\n", b"\x0b"))
+        ),
+    ],
+)
+def test_a_flipped_bit_in_the_records_is_noticed_by_the_resume_or_read_over(
+    was: bytes, flipped_to: bytes, unfinished: Path
+) -> None:
     """The resume ends with exit code 0; then `inspect` and `report` end in tracebacks."""
     records = unfinished / "records.jsonl"
-    records.write_bytes(records.read_bytes().replace(b'"generation"', b'#generation"', 1))
+    records.write_bytes(records.read_bytes().replace(was, flipped_to, 1))
     resumed = graftwork(*RESUME, unfinished)
     assert resumed.code != 0 or graftwork("inspect", unfinished).code == 0
 
 
-OUTCOMES = {"empty": "{}", "numbers": '{"best": 5, "survivors": 7}'}
+OUTCOMES = {
+    "empty": "{}",
+    "numbers": '{"best": 5, "survivors": 7}',
+    "a list": "[]",
+    "texts": '{"best": {"id": "m0"}, "survivors": "m0", "ensemble": "x"}',
+    "cut": '{"best": {"id": "m',
+}
 READERS = ("report", "inspect", "export", "ensemble", "profiles")
 
 
@@ -131,13 +171,22 @@ def test_an_outcome_of_another_shape_is_no_traceback(command: str, outcome: str,
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("result.json", "inspect"), ("result.json", "report"), ("provenance.json", "report"), ("config.toml", "report")],
+    [
+        *(
+            ("result.json", "inspect"),
+            ("result.json", "report"),
+            ("provenance.json", "report"),
+            ("config.toml", "report"),
+        ),
+        *(("records.jsonl", "inspect"), ("manifest.json", "export"), ("ensembles/mean.json", "predict")),
+    ],
 )
 def test_a_file_that_is_nested_too_deeply_is_no_traceback(name: str, command: str, run: Path) -> None:
     """200,000 brackets in any file of a run."""
     deep = "[" * 200_000 + "]" * 200_000
-    (run / name).write_text(f"a = {deep}" if name.endswith("toml") else deep)
-    assert graftwork(command, run).code in (0, 2)
+    (run / name).write_text(f"a = {deep}" if name.endswith("toml") else f"{deep}\n")
+    more = ("--ensemble", "mean", "--", run, run) if command == "predict" else (run,)
+    assert graftwork(command, *more).code in (0, 2)
 
 
 def test_a_resume_sweeps_what_a_killed_process_left_aside(unfinished: Path) -> None:

@@ -60,6 +60,22 @@ def test_a_mistake_of_our_own_is_one_line_and_a_report(
     assert "KeyError: 'lost'" in report.read_text()
 
 
+def test_a_message_is_one_line_of_bounded_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise ConfigError("data: expected a name, got " + "a\n" * 10**6 + "; take another")
+
+    monkeypatch.setattr("graftwork.cli._search.run_session", fail)
+    with pytest.raises(SystemExit):
+        main(["search", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert len(said) < 2000
+    assert said.startswith("error: data: expected a name, got a a")
+    assert said.endswith("; take another\n")
+
+
 def test_text_from_files_moves_no_cursor_and_sets_no_color() -> None:
     assert plain("a\nb\t ü \x1b[31mred\x07 \x9b2J \u202eevil \udce9") == (
         r"a" "\nb\t ü " r"\x1b[31mred\x07 \x9b2J \u202eevil \udce9"

@@ -21,11 +21,13 @@ class Reading:
         every: Of all attacks it is tried with each n-th, beginning with another one for each way: commands that train
             or draw take seconds.
         unfinished: Whether the run lacks its outcome.
+        named: File of the run that the command line names: that one may be a link.
     """
 
     words: Words
-    every: int = 3
+    every: int = 6
     unfinished: bool = False
+    named: str = ""
 
 
 def readings() -> dict[str, Reading]:
@@ -35,40 +37,41 @@ def readings() -> dict[str, Reading]:
     return {
         "inspect": _of("inspect"),
         "inspect --json": _of("inspect", "--json"),
-        "inspect, unfinished": Reading(lambda place: ["inspect", place.run], unfinished=True),
-        "inspect MEMBER": Reading(lambda place: ["inspect", path_of(place, MEMBER)]),
-        "inspect GENOME": Reading(lambda place: ["inspect", place.run / "seed_genome.json"]),
-        "inspect CHECKPOINT": Reading(lambda place: ["inspect", path_of(place, CHECKPOINT)]),
-        "report": _of("report", every=5),
-        "report --with-data": _of("report", "--with-data", every=9),
-        "search --resume": Reading(lambda place: ["search", *tiny, "--resume", place.run], every=5, unfinished=True),
+        "inspect UNFINISHED": Reading(lambda place: ["inspect", place.run], unfinished=True),
+        "inspect MEMBER": Reading(lambda place: ["inspect", path_of(place, MEMBER)], named=MEMBER),
+        "inspect GENOME": Reading(lambda place: ["inspect", place.run / "seed_genome.json"], named="seed_genome.json"),
+        "inspect CHECKPOINT": Reading(lambda place: ["inspect", path_of(place, CHECKPOINT)], named=CHECKPOINT),
+        "report": _of("report", every=9),
+        "report --with-data": _of("report", "--with-data", every=11),
+        "search --resume": Reading(lambda place: ["search", *tiny, "--resume", place.run], every=9, unfinished=True),
         "search --resume --as-new": Reading(
             lambda place: ["search", *tiny, "--resume", place.run, "--as-new", place.new / "run"],
-            every=9,
+            every=11,
             unfinished=True,
         ),
-        "ensemble": _of("ensemble", "--method", "mean", "--method", "greedy", every=5),
-        "ensemble --features penultimate": _of("ensemble", "--features", "penultimate", every=9),
+        "ensemble": _of("ensemble", "--method", "mean", "--method", "greedy", every=9),
+        "ensemble --features penultimate": _of("ensemble", "--features", "penultimate", every=11),
         "export": _of("export"),
         "export --ensemble": _of("export", "--ensemble", "mean"),
         "predict": Reading(lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data]),
         "predict --ensemble": Reading(lambda place: ["predict", "--ensemble", "stacked", place.run, place.data]),
-        "profiles": Reading(lambda place: ["profiles", place.run, place.run, "--by-class"], every=5),
-        "distil": Reading(lambda place: ["distil", place.run, "--budget", "0.001GFLOP"], every=9),
-        "bench": _of("bench", *measured, every=9),
+        "profiles": Reading(lambda place: ["profiles", place.run, place.run, "--by-class"], every=9),
+        "distil": Reading(lambda place: ["distil", place.run, "--budget", "0.001GFLOP"], every=11),
+        "bench": _of("bench", *measured, every=11),
         "train": Reading(
             lambda place: [
                 *("train", *tiny, "--genome", place.run / "seed_genome.json", "--config", place.run / "config.toml"),
                 *("--out", place.new / "run"),
             ],
-            every=9,
+            every=11,
+            named="seed_genome.json config.toml",
         ),
-        "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"]),
-        "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"]),
+        "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"], named="config.toml"),
+        "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"], named="config.toml"),
     }
 
 
-def _of(*words: object, every: int = 3) -> Reading:
+def _of(*words: object, every: int = 6) -> Reading:
     return Reading(partial(_line, words), every=every)
 
 

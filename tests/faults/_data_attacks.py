@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def data_attacks() -> dict[str, Attack]:
         "names that are no text": lambda place: _image(place, os.fsdecode(b"\xff.png"), _picture()),
         "postscript": lambda place: _image(place, "x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         "a table that is a pipe": lambda place: os.mkfifo(_only(place) / "x.parquet"),
-        "a table of a billion rows": lambda place: _table(place, _many_rows()),
+        "a table of ten million rows without images": lambda place: _table(place, _many_rows()),
         "a table of repeated cells": lambda place: _table(place, _large_cells()),
         "a table of nothing": lambda place: (_only(place) / "x.parquet").write_bytes(b"PAR1PAR1"),
         "a table with paths outside": lambda place: _table(place, _paths("../victim/secret.png")),
@@ -102,7 +103,7 @@ def _table(place: Place, table: Any) -> None:
 
 
 def _many_rows() -> Any:
-    rows = 5 * 10**7
+    rows = 10**7
     return pa.table({"image": pa.nulls(rows, pa.binary()), "label": pa.array(np.zeros(rows, np.int64))})
 
 
@@ -140,19 +141,21 @@ def _tar(fill: Callable[[tarfile.TarFile], object]) -> bytes:
     return file.getvalue()
 
 
+@cache
 def _zeros(size: int) -> bytes:
-    """A member that claims so many zero bytes, of which a gibibyte is there; xz makes little of it."""
+    """A member that claims so many zero bytes, of which 768 MiB are there; xz makes little of it."""
     packer, block = lzma.LZMACompressor(preset=0), bytes(2**24)
     entry = tarfile.TarInfo("cifar/readme")
     entry.size = size
-    parts = [packer.compress(entry.tobuf()), *(packer.compress(block) for _ in range(2**30 // len(block)))]
+    parts = [packer.compress(entry.tobuf()), *(packer.compress(block) for _ in range(3 * 2**28 // len(block)))]
     return b"".join([*parts, packer.flush()])
 
 
+@cache
 def _long_header() -> bytes:
     entry = tarfile.TarInfo("x")
     entry.type, entry.size = tarfile.XHDTYPE, 2**31
-    return gzip.compress(entry.tobuf() + bytes(2**29), 1)
+    return gzip.compress(entry.tobuf() + bytes(3 * 2**28), 1)
 
 
 def _climbing() -> bytes:

@@ -62,28 +62,28 @@ def readers(run: Path) -> dict[str, Reader]:
     members = [path.read_bytes() for path in sorted((run / "members").glob("*.json"))]
     genome = (run / "seed_genome.json").read_bytes()
     blocks = (run / "ensembles" / "stacked.safetensors").read_bytes()
-    combiners = [path.read_bytes() for path in sorted((run / "ensembles").glob("*.json"))]
-    stacked = load_tensors(run / "ensembles" / "stacked.safetensors")
+    combiners = [(run / "ensembles" / f"{name}.json").read_bytes() for name in ("stacked", "mean")]
+    held = [load_tensors(run / "ensembles" / f"{name}.safetensors") for name in ("stacked", "mean")]
     safetensors = [blocks, (run / "ensembles" / "mean.safetensors").read_bytes(), _small_tensors()]
     return {
-        "json": Reader(0.228, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),
-        "result": Reader(0.08, "json", [(run / "result.json").read_bytes()], _read_result),
-        "member": Reader(0.06, "json", members, _read_member),
-        "genome": Reader(0.1, "json", [genome, *map(_genome_of, members)], _read_genome),
-        "records": Reader(0.08, "lines", [_lines(run)], _read_records),
-        "manifest": Reader(0.08, "json", [_small_manifest(run)], _read_manifest),
+        "json": Reader(0.35, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),
+        "result": Reader(0.04, "json", [(run / "result.json").read_bytes()], _read_result),
+        "member": Reader(0.03, "json", members, _read_member),
+        "genome": Reader(0.08, "json", [genome, *map(_genome_of, members)], _read_genome),
+        "records": Reader(0.04, "lines", [_lines(run)], _read_records),
+        "manifest": Reader(0.05, "json", [_small_manifest(run)], _read_manifest),
         "owner": Reader(0.02, "json", [b'{"pid": 1, "host": "a", "since": "2026-11-30T00:00:00+00:00"}'], _read_owner),
-        "state": Reader(0.012, "json", [state], lambda data, _: unpack_state(_object(data).get("search"), tensors)),
-        "config (TOML)": Reader(0.06, "bytes", _configs(run), _read_config),
-        "combiner": Reader(0.02, "json", combiners, lambda data, _: _read_combiner(data, stacked)),
-        "safetensors": Reader(0.08, "bytes", safetensors, _read_tensors),
-        "pickle": Reader(0.08, "bytes", _pickles(), lambda data, _: _unpickle(data, "x")),
-        "PNG": Reader(0.02, "png", _pictures("PNG"), _read_image),
-        "other images": Reader(0.03, "bytes", _pictures(), _read_image),
-        "parquet": Reader(0.012, "bytes", _tables(), _read_table),
-        "archive": Reader(0.012, "bytes", _archives(), _read_archive),
-        "growth log": Reader(0.014, "json", [_growths()], _read_growth),
-        "cache": Reader(0.012, "bytes", [_array()], _read_cache),
+        "state": Reader(0.01, "json", [state], lambda data, _: unpack_state(_object(data).get("search"), tensors)),
+        "config (TOML)": Reader(0.05, "bytes", _configs(run), _read_config),
+        "combiner": Reader(0.03, "json", combiners, lambda data, _: _read_combiner(data, held)),
+        "safetensors": Reader(0.09, "bytes", safetensors, _read_tensors),
+        "pickle": Reader(0.1, "bytes", _pickles(), lambda data, _: _unpickle(data, "x")),
+        "PNG": Reader(0.03, "png", _pictures("PNG"), _read_image),
+        "other images": Reader(0.04, "bytes", _pictures(), _read_image),
+        "parquet": Reader(0.01, "bytes", _tables(), _read_table),
+        "archive": Reader(0.01, "bytes", _archives(), _read_archive),
+        "growth log": Reader(0.01, "json", [_growths()], _read_growth),
+        "cache": Reader(0.01, "bytes", [_array()], _read_cache),
     }
 
 
@@ -139,7 +139,7 @@ def _read_manifest(data: bytes, folder: Path) -> object:
     manifest = Manifest.load(folder)
     if manifest is not None:
         for name in ("records.jsonl", "config.toml"):
-            _file(b"", folder, name)
+            (folder / name).touch()
             manifest.check(name)
     return manifest
 
@@ -163,8 +163,9 @@ def _read_config(data: bytes, folder: Path) -> object:
     return SearchConfig.load(_file(data, folder, "config.toml")).to_toml()
 
 
-def _read_combiner(data: bytes, tensors: dict[str, torch.Tensor]) -> object:
-    return combiner_from(_object(data).get("combiner", {}), tensors)
+def _read_combiner(data: bytes, held: Sequence[dict[str, torch.Tensor]]) -> object:
+    """With the tensors of a mean where it says that it is one, else with those of a stacker."""
+    return combiner_from(_object(data).get("combiner", {}), held[b'"mean"' in data])
 
 
 # Tensors, pickles, images --------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def _read_tensors(data: bytes, folder: Path) -> object:
 def _pickles() -> list[bytes]:
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1], b"filenames": [b"a", b"b"]}
     names = {b"label_names": [b"cat", b"dog"], b"num_vis": 3072}
-    return [pickle.dumps(one, protocol) for protocol in (0, 2, 4) for one in (batch, names)]
+    return [pickle.dumps(batch, 2), pickle.dumps(batch, 4), *(pickle.dumps(names, protocol) for protocol in (0, 2, 4))]
 
 
 def _pictures(*kinds: str) -> list[bytes]:

@@ -1,13 +1,16 @@
 """From valid inputs to nearly valid ones: changes of bytes, of words, and of the structure of JSON and PNG."""
 
+import copy
 import json
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, 10**30)
+_NUMBER = re.compile(rb"[0-9]+")
 VALUES: tuple[Any, ...] = (
     *NUMBERS,
     *(0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf"), float("-inf"), True, False, None),
@@ -42,12 +45,11 @@ def mutated(seeds: Sequence[bytes], kind: str, rng: random.Random) -> bytes:
         rng: Source of every choice.
     """
     data = rng.choice(seeds)
-    structured = kind in ("json", "lines") and rng.random() < 0.6
-    for _ in range(1 + min(int(rng.expovariate(0.7)), 8)):
-        if structured:
-            data = _in_json(data, kind, rng)
-        else:
-            data = rng.choice(_OF_BYTES)(data, rng, seeds)
+    times = 1 + min(int(rng.expovariate(0.7)), 8)
+    if kind in ("json", "lines") and rng.random() < 0.6:
+        return _in_json(data, times, rng, lines=kind == "lines")
+    for _ in range(times):
+        data = rng.choice(_OF_BYTES)(data, rng, seeds)
     return _mended(data) if kind == "png" and rng.random() < 0.7 else data
 
 
@@ -96,14 +98,10 @@ def _integer(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
 
 def _digits(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
     """Another number where digits stand."""
-    places = [at for at in range(len(data)) if data[at : at + 1].isdigit()]
-    if not places:
+    found = _NUMBER.search(data, rng.randrange(len(data) + 1))
+    if found is None:
         return data
-    start = rng.choice(places)
-    stop = start
-    while stop < len(data) and data[stop : stop + 1].isdigit():
-        stop += 1
-    return data[:start] + str(rng.choice(NUMBERS)).encode() + data[stop:]
+    return data[: found.start()] + str(rng.choice(NUMBERS)).encode() + data[found.end() :]
 
 
 def _splice(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
@@ -118,29 +116,26 @@ _OF_BYTES: tuple[Callable[[bytes, random.Random, Sequence[bytes]], bytes], ...] 
 )
 
 
-def _in_json(data: bytes, kind: str, rng: random.Random) -> bytes:
-    """Change one value, or one key, of a JSON text; of one line where there are several."""
-    lines = data.split(b"\n") if kind == "lines" else [data]
-    at = rng.randrange(len(lines))
-    try:
-        found = json.loads(lines[at])
-    except (ValueError, RecursionError):
-        return data
-    places: list[tuple[Any, Any]] = []
-    _walk(found, places)
-    if not places:
-        return data
-    holder, key = rng.choice(places)
-    _change(holder, key, rng)
-    lines[at] = json.dumps(found).encode()
-    return b"\n".join(lines)
+def _in_json(data: bytes, times: int, rng: random.Random, *, lines: bool) -> bytes:
+    """Change values, or keys, of a valid JSON text; of one line where there are several."""
+    texts = data.rstrip(b"\n").split(b"\n") if lines else [data]
+    at = rng.randrange(len(texts))
+    found = json.loads(texts[at])
+    for _ in range(times):
+        holder, key = _place(found, rng)
+        if holder is not None:
+            _change(holder, key, rng)
+    texts[at] = json.dumps(found).encode()
+    return b"\n".join(texts) + b"\n" * lines
 
 
-def _walk(value: Any, places: list[tuple[Any, Any]]) -> None:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in list(inner):
-        places.append((value, key))
-        _walk(one, places)
+def _place(value: Any, rng: random.Random) -> tuple[Any, Any]:
+    """A place somewhere in plain data: what holds it, and its key there; ``None`` twice where there is none."""
+    holder = key = None
+    while isinstance(value, dict | list) and value and (holder is None or rng.random() < 0.8):
+        holder, key = value, rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        value = holder[key]
+    return holder, key
 
 
 def _change(holder: Any, key: Any, rng: random.Random) -> None:
@@ -155,7 +150,7 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
     elif deed < 0.5 and isinstance(value, int | float) and not isinstance(value, bool):
         holder[key] = rng.choice((value + 1, value - 1, -value, value * 2, value / 2, value * 10**6, float(value)))
     else:
-        holder[key] = rng.choice(VALUES)
+        holder[key] = copy.deepcopy(rng.choice(VALUES))
 
 
 def _mended(data: bytes) -> bytes:

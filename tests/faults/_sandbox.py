@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from graftwork.cli import main
 
 SECONDS = 10
-"""Processor time that a command may take; by the clock it is six times as long, as machines are busy."""
+"""Processor time that a command may take, and time that it may wait for anything but a processor."""
 MEMORY = 2**31
 """Peak of resident memory that is allowed, in bytes, with the libraries themselves."""
 WITNESS = "pwned"
@@ -85,6 +85,16 @@ class Outcome:
     def wrong(self, kind: str, what: str) -> None:
         self.wrongs.setdefault(kind, []).append(what[:300])
 
+    def forgive(self, named: Sequence[Path]) -> None:
+        """Take back that links were followed which the command line itself names."""
+        kept = [
+            what
+            for what in self.wrongs.pop("followed", [])
+            if not any(what in (str(path), f"victim/moved-{path.name}") for path in named)
+        ]
+        if kept:
+            self.wrongs["followed"] = kept
+
 
 def commit() -> str | None:
     """The commit of the working folder; ``None`` where it is none."""
@@ -106,7 +116,7 @@ def attempt(
         words: Words of the command line.
         place: Folders of the attack.
         run: What runs the command.
-        seconds: Processor time that it may take; six times as much by the clock.
+        seconds: Processor time that it may take, and time that it may wait for anything else.
         memory: Bytes that it may have resident at its peak.
     """
     before, eyes, began = _content(place), _Inotify(place.victim), time.monotonic()
@@ -115,7 +125,7 @@ def attempt(
         pid = os.fork()
     if pid == 0:
         _child(lambda: run([*words]), place, seconds)
-    status, usage, hung = _wait(pid, 6 * seconds)
+    status, usage, hung = _wait(pid, seconds)
     out = (place.root / "out").read_bytes().decode("utf-8", "backslashreplace")
     error = (place.root / "err").read_bytes().decode("utf-8", "backslashreplace")
     code = os.waitstatus_to_exitcode(status)
@@ -138,15 +148,20 @@ def attempt(
 
 
 def _wait(pid: int, seconds: float) -> tuple[int, Any, bool]:
-    until, hung = time.monotonic() + seconds, False
+    """Wait for a process; one that has done nothing for so long, and does not even wait for a processor, is ended."""
+    idle, before, hung = time.monotonic(), "", False
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             return status, usage, hung
-        if time.monotonic() > until and not hung:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, spent = fields[0], f"{fields[11]} {fields[12]}"
+        if state == "R" or spent != before:
+            idle, before = time.monotonic(), spent
+        if time.monotonic() - idle > seconds and not hung:
             hung = True
             os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def _judge_ending(found: Outcome, error: str) -> None:
@@ -337,8 +352,10 @@ class _Hook:
             raise ConnectionError("no network here")
         elif event == "pickle.find_class":
             self._note("code", f"pickle {args}")
-        elif event == "exec" and str(getattr(args[0], "co_filename", "")).startswith(self._root):
-            self._note("code", f"exec {args[0].co_filename}")
+        elif event == "exec":
+            name = str(getattr(args[0], "co_filename", ""))
+            if name.startswith(self._root) and "/.export-" not in name:  # an export is run to be checked
+                self._note("code", f"exec {name}")
 
     def _foreign(self, event: str, name: object) -> bool:
         """Whether a process, or a library below the root, is begun; libraries of the system are loaded late."""

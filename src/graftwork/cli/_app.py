@@ -22,6 +22,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: stored, and resumable. After SIGTERM it is 143, after SIGHUP 129."""
 CRASHED = 70
 """Exit code of a mistake of graftwork's own."""
+_LONGEST = 1500
+"""Characters of an error's message."""
 
 app = typer.Typer(
     name="graftwork",
@@ -91,8 +93,14 @@ def guarded(call: Callable[[], Any]) -> int:
             code = error.exit_code
         else:
             code, text = explained(error)
-            say(text if code == INTERRUPTED else f"error: {text}")
+            say(text if code == INTERRUPTED else f"error: {_one_line(text)}")
     return code if isinstance(code, int) else 0
+
+
+def _one_line(text: str) -> str:
+    """A message whose parts may come from a stranger's file, in one line of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
 
 
 def explained(error: Exception) -> tuple[int, str]:

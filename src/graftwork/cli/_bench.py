@@ -130,7 +130,7 @@ def _rows(
 
 def _genomes(target: str) -> list[tuple[str, "Genome"]]:
     """Name and genome of what is to be measured: of a run its survivors."""
-    from graftwork._files import parse_json, read_bytes
+    from graftwork._files import parse_json, read_named
     from graftwork.networks.genome import SEEDS, Genome, seed_genome
     from graftwork.runs import RunFolder
 
@@ -145,5 +145,5 @@ def _genomes(target: str) -> list[tuple[str, "Genome"]]:
         return [(name, Genome.from_dict(run.read_json(f"members/{name}.json")["genome"])) for name in names]
     if not path.is_file():
         raise InputError(f"{target}: expected {', '.join(SEEDS)}, the JSON file of a genome or member, or a run folder")
-    data = parse_json(read_bytes(path.resolve()), str(path))
+    data = parse_json(read_named(path), str(path))
     return [(path.stem, Genome.from_dict(data.get("genome", data) if isinstance(data, dict) else data))]

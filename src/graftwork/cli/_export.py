@@ -69,9 +69,8 @@ def _export_ensemble(run: Any, name: str, to: str, target: Path, *, overwrite: b
 
     ensemble, transform, data = load_ensemble(run, name)
     stored = run.read_json(f"ensembles/{name}.json")
-    output = stored.get("features", "logits")
     found = export_ensemble(
-        Joined(list(ensemble.members), ensemble.combiner, stored["combiner"], output),  # type: ignore[arg-type]
+        Joined(list(ensemble.members), ensemble.combiner, stored["combiner"], stored["features"]),  # type: ignore[arg-type]
         target,
         to=to,  # type: ignore[arg-type]
         transform=transform,

@@ -46,10 +46,10 @@ def _shown(show: Callable[[Path], dict[str, Any]], target: Path) -> dict[str, An
 
 
 def _json_file(path: Path) -> dict[str, Any]:
-    from graftwork._files import parse_json, read_bytes
+    from graftwork._files import parse_json, read_named
     from graftwork.networks.genome import Genome, draw
 
-    data = parse_json(read_bytes(path.resolve()), str(path))
+    data = parse_json(read_named(path), str(path))
     if not isinstance(data, dict) or "genome" not in data:
         return {"data": data, "text": draw(Genome.from_dict(data))}
     line = " → ".join(f"{birth['id']} ({birth['transform']})" for birth in data["ancestors"])
@@ -58,13 +58,14 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from graftwork.runs import MemberRow, RunFolder, run_state
+    from graftwork.runs import GenerationRow, MemberRow, RunFolder, run_state
 
     run, (state, owner) = RunFolder.open(path), run_state(path)
-    rounds, result = run.rounds(), run.result() if run.finished else None
+    rows, result = run.records(), run.result() if run.finished else None
+    rounds = [row for row in rows if isinstance(row, GenerationRow)]
     scores = {
         (row.generation, row.id): row.validation_accuracy
-        for row in run.records()
+        for row in rows
         if isinstance(row, MemberRow) and row.type == "member"
     }
     more = {"running": f" by {owner}", "finished": ""}.get(state, f"; go on with: graftwork search --resume {path}")

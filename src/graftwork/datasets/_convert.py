@@ -11,6 +11,7 @@
 import io
 import struct
 import warnings
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +25,7 @@ SMALLEST = 8
 LARGEST_BY_DEFAULT = 64
 _GREY = {"1", "L", "LA", "La", "I", "F"}
 _DEEP = {"I", "F"}
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
 _OPAQUE = {"1", "L", "RGB", "YCbCr", "CMYK"}
 _MOST_BYTES, _MOST_PIXELS = 2**28, 2**27
 _BAD_EXIF = (struct.error, SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError)
@@ -59,6 +61,13 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
     return image
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Formats that are read here, of those that Pillow knows: for some others it starts programs, as for PostScript."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def _opened(source: Path | bytes) -> Image.Image:
     """An image whose pixels are not decoded yet, of bounded size: transparency takes further copies of them."""
     if isinstance(source, Path):
@@ -67,7 +76,7 @@ def _opened(source: Path | bytes) -> Image.Image:
         source = source.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is told as an error
-        image = Image.open(io.BytesIO(source))
+        image = Image.open(io.BytesIO(source), formats=_formats())
     most = _MOST_PIXELS if image.mode in _OPAQUE and "transparency" not in image.info else _MOST_PIXELS // 4
     if image.width * image.height > most:
         raise ValueError(f"{image.width:,}×{image.height:,} pixels, more than {most:,}")

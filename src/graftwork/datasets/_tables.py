@@ -194,7 +194,7 @@ def _below(folder: Path, path: str, where: str) -> Path:
     try:
         found = (folder / path).resolve()
         inside = found.is_relative_to(folder.resolve()) and (found.is_file() or not found.exists())
-    except (OSError, ValueError):  # too long, or with a zero byte
+    except (OSError, ValueError, RuntimeError):  # too long, with a zero byte, or a link to itself
         inside = False
     if not inside:
         raise DataError(f"{where}: expected the path of a file below {folder}, got {ascii(path)[:80]}; it is not read")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]
-_MOST_DRAWN, _MOST_GENERATIONS, _MOST_SURVIVORS, _LONGEST_LINE = 2000, 10_000, 1000, 1000
+_MOST_DRAWN, _MOST_GENERATIONS, _MOST_SURVIVORS, _LONGEST_LINE, _MOST_SCORES = 500, 10_000, 1000, 1000, 1000
 """What a report takes: a run may come from anybody, and claim any number."""
 
 
@@ -169,7 +169,7 @@ class RunData:
 
     @cached_property
     def drawn(self) -> frozenset[MemberId]:
-        """Members that drawings show: all; of more than 2,000 the survivors, their ancestors and the first others."""
+        """Members that drawings show: all; of more than 500 the survivors, their ancestors and the first others."""
         kin = {birth.id for survivor in self.survivors for birth in self.ancestors(survivor)}
         every = dict.fromkeys([*self.survivors, *sorted(kin), *self.births, *self.scores])
         return frozenset(list(every)[:_MOST_DRAWN])
@@ -198,7 +198,8 @@ def read_run(folder: Path) -> RunData:
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    rows, rounds = run.records(), tuple(run.rounds())
+    rows = run.records()
+    rounds = tuple(row for row in rows if isinstance(row, GenerationRow))
     generations = max((one.generation for one in rounds), default=0)
     survivors = len(rounds[-1].survivors) if rounds else 0
     if generations > _MOST_GENERATIONS or survivors > _MOST_SURVIVORS:
@@ -211,6 +212,10 @@ def read_run(folder: Path) -> RunData:
     for row in networks:
         if row.type == "member":
             scores.setdefault(row.id, []).append(row)
+    control = tuple(row for row in networks if row.type == "control")
+    most = max(map(len, (*scores.values(), control)), default=0)
+    if most > max(len(rounds), _MOST_SCORES):
+        raise RunError(f"{folder}: expected a score of a network for each generation, got {most:,}; the run is damaged")
     return RunData(
         path=run.path.resolve(),
         result=run.result() if run.finished else None,
@@ -219,7 +224,7 @@ def read_run(folder: Path) -> RunData:
         rounds=rounds,
         births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
-        control=tuple(row for row in networks if row.type == "control"),
+        control=control,
         members=_members(run),
         predictions=_predictions(run),
     )

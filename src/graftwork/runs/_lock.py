@@ -36,9 +36,12 @@ class RunLock:
 
     def __init__(self, folder: Path, *, since: str) -> None:
         self._folder = folder
-        path = inside(folder, LOCK)
-        if path.exists() and (not path.is_file() or path.stat().st_size):  # taking it would empty a file
-            raise RunError(f"{path}: expected an empty file, got something else; remove it")
+        path, owner = inside(folder, LOCK), inside(folder, OWNER)
+        for own in (path, owner):
+            if own.exists() and (not own.is_file() or (own == path and own.stat().st_size)):  # a lock empties its file
+                raise RunError(
+                    f"{own}: expected {'an empty' if own == path else 'a'} file, got something else; remove it"
+                )
         self._lock = file_lock(path, timeout=0)
         try:
             self._lock.acquire()

@@ -90,6 +90,8 @@ def _bound(data: Mapping[str, Any], tensors: dict[str, torch.Tensor], form: Form
         block_id = key.removesuffix("/running_mean")
         statistics[BlockId(block_id)] = (tensors.pop(key), tensors.pop(f"{block_id}/running_var"))
     bank = BlockBank.from_state(tensors, data["layout"])
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise RunError("expected finite weights, got NaN or infinity; take another member")
     member = bind(Genome.from_dict(data["genome"]), bank, form=form)
     member.statistics.update(statistics)
     return member.eval(), InputTransform(tuple(data["input"]["mean"]), tuple(data["input"]["std"]))

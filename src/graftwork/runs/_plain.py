@@ -1,12 +1,12 @@
 """Plain data from a file, checked against the types that describe it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from graftwork._files import check_id
+from graftwork._files import check_id, is_id
 from graftwork.errors import RunError
 from graftwork.typing import MemberId
 
@@ -56,7 +56,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     elif origin in (tuple, list):
         _expect(isinstance(value, list | tuple), "a list", value, where)
         _expect(len(value) <= _LONGEST, f"at most {_LONGEST:,} entries", len(value), where)
-        return origin(_read(inner[0], entry, f"{where}[{number}]") for number, entry in enumerate(value))
+        fits = _fits(inner[0])
+        return origin(
+            entry if fits(entry) else _read(inner[0], entry, f"{where}[{number}]") for number, entry in enumerate(value)
+        )
     elif origin is not None:  # a mapping
         _expect(isinstance(value, dict), "an object", value, where)
         keys = [check_id(key, f"{where}: key") for key in value]
@@ -87,8 +90,27 @@ def _read_object(kind: Any, value: Any, where: str) -> Any:
         if name not in value:
             given = ascii(", ".join(value) or "none")[1:-1][:80]
             raise RunError(f"{where}: expected a key {name!r}, got {given}; {_ADVICE}")
-    fields = {name: _read(hint, value[name], f"{where}, {name}") for name, hint in hints.items()}
+    fields = {
+        name: value[name] if _fits(hint)(value[name]) else _read(hint, value[name], f"{where}, {name}")
+        for name, hint in hints.items()
+    }
     return {**value, **fields} if is_typeddict(kind) else kind(**fields)
+
+
+@cache
+def _fits(kind: Any) -> Callable[[Any], bool]:
+    """A quick check that takes most right values as they are; `_read` looks closely at the others."""
+    kind = Id if kind is MemberId else kind
+    bounds: tuple[float, float | None] = (-_MAX_NUMBER, _MAX_NUMBER)
+    if get_origin(kind) is Annotated:
+        kind, bounds = get_args(kind)
+        if bounds is check_id:
+            return lambda value: type(value) is str and is_id(value)
+    low, high = bounds[0], _MAX_NUMBER if bounds[1] is None else bounds[1]
+    if kind in (int, float):
+        kinds = (int,) if kind is int else (int, float)
+        return lambda value: type(value) in kinds and low <= value <= high
+    return lambda value: kind is str and type(value) is str
 
 
 @cache

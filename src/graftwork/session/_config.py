@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from graftwork._files import read_bytes
+from graftwork._files import read_named
 from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
@@ -175,7 +175,7 @@ class SearchConfig:
         Raises:
             ConfigError: If the file is missing or no TOML, or an option is unknown or out of range.
         """
-        stored = {} if path is None else read_options(path.resolve())
+        stored = {} if path is None else read_options(path)
         given = {key: value for key, value in flags.items() if value is not None}
         try:
             return cls.from_dict({**stored, **given})
@@ -192,7 +192,7 @@ def read_options(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing or no TOML.
     """
     try:
-        return tomllib.loads(read_bytes(path, limit=_MAX_BYTES).decode())
+        return tomllib.loads(read_named(path, limit=_MAX_BYTES).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"config: expected a TOML file, got {path} ({error.strerror}); check the path") from error
     except RecursionError:

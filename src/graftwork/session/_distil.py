@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graftwork._files import parse_json, read_bytes
+from graftwork._files import parse_json, read_named
 from graftwork.ensembles import Ensemble
 from graftwork.errors import ConfigError, RunError
 from graftwork.evolution import Plan
@@ -133,9 +133,7 @@ def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
             f"genome: expected a member of {run.path} or the JSON file of a genome, got {wanted!r}; graftwork "
             "inspect lists members"
         )
-    return re.sub(r"[^\w-]", "-", file.stem, flags=re.ASCII), Genome.from_dict(
-        parse_json(read_bytes(file.resolve()), wanted)
-    )
+    return re.sub(r"[^\w-]", "-", file.stem, flags=re.ASCII), Genome.from_dict(parse_json(read_named(file), wanted))
 
 
 def _flops(budget: str | None, result: Result) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graftwork._files import damaged
 from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_combiner, fit_combiner
 from graftwork.errors import ConfigError, RunError
 from graftwork.metrics import expected_calibration_error, negative_log_likelihood
@@ -149,14 +150,16 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
         known = ", ".join(there) or "none; graftwork ensemble makes them"
         raise RunError(f"{run.path}: expected a stored ensemble, got {name!r}; take one of: {known}")
     data = run.read_json(f"ensembles/{name}.json")
-    combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
-    loaded = [load_member(run, member) for member in data["members"]]
-    members = [entry[0] for entry in loaded]
-    return (
-        Ensemble(members, combiner, run_all=partial(run_together, members, output=data.get("features", "logits"))),
-        loaded[0][1],
-        loaded[0][2],
-    )
+    output = data.get("features")
+    if output not in ("logits", "penultimate"):
+        raise RunError(
+            f"{run.path}: ensemble {name}: expected features logits or penultimate, got {ascii(output)[:80]}"
+        )
+    with damaged(f"{run.path}: ensemble {name}"):
+        combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
+        loaded = [load_member(run, member) for member in data["members"]]
+        members, transform, first = [entry[0] for entry in loaded], *loaded[0][1:]
+        return Ensemble(members, combiner, run_all=partial(run_together, members, output=output)), transform, first
 
 
 def members_of(run: RunFolder, wanted: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graftwork._files import parse_json, read_bytes
+from graftwork._files import parse_json, read_named
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Population, SearchState
 from graftwork.evolution.strategies import Strategy
@@ -251,7 +251,7 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
     if config.genome is None:
         return seed_genome(config.recipe.seed_genome, problem.input_shape, classes)
     try:
-        data = read_bytes(Path(config.genome).resolve())
+        data = read_named(Path(config.genome))
     except (OSError, ValueError) as error:
         raise ConfigError(f"genome: expected a JSON file, got {config.genome} ({error}); check the path") from error
     genome = Genome.from_dict(parse_json(data, config.genome, error=ConfigError))

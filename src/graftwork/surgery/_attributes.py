@@ -83,6 +83,22 @@ def logged_change(holder: Any, path: str, name: str, value: Any) -> AttributeCha
     return AttributeChange(path, name, None, value)
 
 
+def check_claim(number: int, before: int, what: str) -> None:
+    """Refuse what no growth of a model can lead to, before memory is taken for it.
+
+    Args:
+        number: Weights that a log claims.
+        before: Weights that are there.
+        what: What is claimed, for the message.
+
+    Raises:
+        SurgeryError: If it is out of all proportion.
+    """
+    if number > max(_ROOM, _MOST_TIMES * before):
+        raise SurgeryError(f"growth log: expected the size of a growth of this model, got {what}; the log is damaged")
+
+
+_ROOM, _MOST_TIMES = 2**24, 4096
 _NEVER = ("training", "dump_patches", "call_super_init")
 
 

@@ -21,7 +21,7 @@ from graftwork._files import (
     gave_out,
     make_folder,
     parse_json,
-    read_bytes,
+    read_named,
     sha256_of,
     sweep,
     sync_folder,
@@ -160,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
     Links are followed: the cache of the hub keeps its files behind them.
     """
     try:
-        document = parse_json(read_bytes(path.resolve()), str(path), error=SurgeryError)
+        document = parse_json(read_named(path), str(path), error=SurgeryError)
     except (OSError, InputError, ResourceError) as error:
         raise _unreadable(path, error) from error
     found = (document.get("format"), document.get("version")) if isinstance(document, dict) else (None, None)

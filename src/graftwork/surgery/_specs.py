@@ -16,7 +16,6 @@ from graftwork.surgery._space import atoms, size_of
 NORMS = ("batch", "instance", "group", "layer", "rms", "none")
 """Kinds of norm that a block may have."""
 
-_MOST_WEIGHTS = 2**32
 _ACTIVATIONS = (
     *(nn.ReLU, nn.GELU, nn.SiLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish, nn.Tanh, nn.SELU),
     *(nn.CELU, nn.Softplus, nn.Sigmoid),
@@ -60,12 +59,16 @@ class BlockSpec:
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.hidden, self.kernel_size, self.groups)  # a log may hold anything
-        whole = all(type(size) is int and size > 0 for size in sizes) and self.spatial in (0, 1, 2, 3)
-        if not whole or self.kernel_size**self.spatial * self.channels * self.hidden > _MOST_WEIGHTS:
-            raise SurgeryError(f"a new block: expected sizes > 0 that fit into memory, got {self!r}")
+        if not all(type(size) is int and size > 0 for size in sizes) or self.spatial not in (0, 1, 2, 3):
+            raise SurgeryError(f"a new block: expected sizes > 0 and at most 3 spatial dimensions, got {self!r}")
         function = getattr(nn, self.activation, None)
         if getattr(function, "__module__", "") != nn.ReLU.__module__:
             raise SurgeryError(f"a new block: expected an activation of torch.nn, got {self.activation!r}")
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights of its two maps."""
+        return self.channels * self.hidden * (self.kernel_size**self.spatial + 1)
 
     def build(self) -> R2RBlock:
         """Return the block with zero weights."""

@@ -68,7 +68,8 @@ class Genome:
             raise GenomeError("genome: body: expected at least one layer, got none")
         if len(self.body) > _MOST_ITEMS or sum(len(layer.blocks) for layer in self.layers) > _MOST_BLOCKS:
             raise GenomeError(
-                f"genome: body: expected at most {_MOST_ITEMS} items and {_MOST_BLOCKS} blocks, got {len(self.body)} items"
+                f"genome: body: expected at most {_MOST_ITEMS} items and {_MOST_BLOCKS} blocks, got {len(self.body)} "
+                "items or more blocks"
             )
         self._check_ids()
         self._check_shapes()

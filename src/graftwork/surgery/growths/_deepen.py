@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import SurgeryError, did_you_mean
+from graftwork.surgery._attributes import check_claim
 from graftwork.surgery._graft import graft
 from graftwork.surgery._specs import NORMS, BlockSpec, block_spec
 from graftwork.surgery._twin_copy import bare_copy
@@ -138,7 +139,9 @@ class Deepen(ModelGrowth):
             if "like" in spec:
                 graft(module, bare_copy(model.get_submodule(spec["like"])), like=True)
                 continue
-            block = BlockSpec(**spec).build()
+            made = BlockSpec(**spec)
+            check_claim(made.num_weights, sum(p.numel() for p in model.parameters()), str(made))
+            block = made.build()
             reference = next(iter(model.parameters()), None)
             if reference is not None:
                 block.to(device=reference.device, dtype=reference.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._attributes import is_size, logged_size
+from graftwork.surgery._attributes import check_claim, is_size, logged_size
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import replace_config
 from graftwork.surgery._methods import method_named
@@ -65,6 +65,7 @@ class Widening(ModelGrowth):
                     f"{name!r}: expected a tensor that grows to {tuple(shape)}, got {tuple(tensor.shape)}; build the "
                     "model as it was before the growth"
                 )
+            check_claim(math.prod(shape), tensor.numel(), f"{name!r} of shape {tuple(shape)}")
             swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
         modules = dict(model.named_modules())
         for path, name, value in changes["attributes"]:
