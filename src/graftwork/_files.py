@@ -202,8 +202,8 @@ def sync_folder(folder: Path) -> None:
 def gave_out(path: Path, error: OSError) -> ResourceError:
     """Name what could not be written, why, and how to go on."""
     return ResourceError(
-        f"can't write {path}: {error.strerror or error}; what was complete is kept: free some space or mend the rights, "
-        "then try again or resume the run"
+        f"can't write {path}: {error.strerror or error}; what was complete is kept: free some space or mend the "
+        "rights, then try again or resume the run"
     )
 
 
