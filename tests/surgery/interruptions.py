@@ -312,7 +312,12 @@ def main() -> None:
 
         options.out.parent.mkdir(parents=True, exist_ok=True)
         command = f"python -m tests.surgery.interruptions --points {options.points} --seed {options.seed}"
-        options.out.write_text(json.dumps({"command": command, **found, "machine": machine("cpu")}, indent=2) + "\n")
+        options.out.write_text(
+            json.dumps(
+                {"command": command, "commit": provenance()["git_commit"], **found, "machine": machine()}, indent=2
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":
