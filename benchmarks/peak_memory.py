@@ -1,6 +1,6 @@
 """Compare the estimate of `--max-memory` with measured peaks.
 
-    python -m benchmarks.peak_memory --out results/speed/peak_memory.json
+    python benchmarks/peak_memory.py --json results/speed/peak_memory.json
 
 Each network is trained and scored in a process of its own, on noise of CIFAR-10's size. The peak is the growth of the
 resident set, as the kernel counts it, from before the network is built.
@@ -37,6 +37,8 @@ CASES: tuple[dict[str, Any], ...] = tuple(
         ("default", 12, 250, "compiled"),
         ("default", 12, 1000, "compiled"),
         ("default", 30, 500, "compiled"),
+        ("default", 20, 125, "torch"),
+        ("paper", 40, 256, "compiled"),
     )
 )
 
@@ -86,7 +88,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure all cases, or the one that is given as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--case")
     options = parser.parse_args()
     if options.case:
@@ -94,15 +96,15 @@ def main() -> None:
         return
     rows = []
     for case in CASES:
-        command = [sys.executable, "-m", "benchmarks.peak_memory", "--case", json.dumps(case)]
+        command = [sys.executable, __file__, "--case", json.dumps(case)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         row = json.loads(text)
         row["ratio"] = round(row["estimate"] / row["peak"], 3)
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if options.out is not None:
-        found = {"command": "python -m benchmarks.peak_memory", "machine": machine("cpu"), "rows": rows}
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    if options.json is not None:
+        found = {"command": "python benchmarks/peak_memory.py", "machine": machine("cpu"), "rows": rows}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ def run(
         points: Number of faults.
         seed: Seed of their places.
         actions: Names of what they fall into, in turn.
-        note: Is told of every damage.
+        note: Is told of progress and of every damage.
 
     Returns:
         Counts by action and by outcome, and the places of damages.
@@ -287,6 +287,8 @@ def run(
                 note(damages[-1])
                 outcome = "damaged"
             counts.setdefault(name, Counter())[outcome] += 1
+            if number % 100 == 99:
+                note(f"{number + 1} of {points}")
     return {
         "points": points,
         "seed": seed,
@@ -308,11 +310,16 @@ def main() -> None:
     found = run(options.points, options.seed, note=lambda text: print(text, flush=True))
     print(json.dumps(found, indent=2))
     if options.out is not None:
-        from graftwork.runs import machine
+        from graftwork.runs import machine, provenance
 
         options.out.parent.mkdir(parents=True, exist_ok=True)
         command = f"python -m tests.surgery.interruptions --points {options.points} --seed {options.seed}"
-        options.out.write_text(json.dumps({"command": command, **found, "machine": machine("cpu")}, indent=2) + "\n")
+        options.out.write_text(
+            json.dumps(
+                {"command": command, "commit": provenance()["git_commit"], **found, "machine": machine()}, indent=2
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ _FLOAT = 4
 _OVERHEAD = 96 * 2**20
 """Bytes that the first step of any network takes: code and tables of libraries, room that the allocator keeps."""
 
-_HOLES = 1.25
+_HOLES = 1.4
 """What the heap takes for each byte of activations: tensors of other sizes don't fit into what smaller ones left."""
 
 
