@@ -87,10 +87,7 @@ def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
     points: list[tuple[Scenario, dict[str, str], int, str, How]] = []
     for scenario in scenarios(work).values():
         ending, expected, _ = undisturbed(scenario, work)
-        kinds = chosen(ending.operations, reads=False, more=0 if given.points else MORE, draw=draw)
-        new = {
-            number: kind for number, kind in kinds.items() if kind not in seen
-        }  # a resume does much that a search does
+        new = chosen(ending.operations, reads=False, more=MORE, draw=draw, seen=seen)
         seen |= set(new.values())
         print(f"{scenario.name}: {len(ending.operations)} operations, {len(new)} chosen", flush=True)
         points += [(scenario, expected, number, kind, how) for number, kind in new.items() for how in HOWS]

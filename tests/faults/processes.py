@@ -25,7 +25,7 @@ from tests.faults.errors import told_in_one_line
 from tests.faults.kills import undisturbed
 
 TWO, ORPHANS, TERMINATED, WORKER_KILLS = 100, 20, 20, 40
-LONG = ["--initial-steps", 400, "--checkpoint-every", 1000]
+LONG = ["--initial-steps", 120, "--checkpoint-every", 1000]
 PATIENCE = 300.0
 
 
