@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -135,10 +136,11 @@ def _unpacked(path: Path) -> Any:
         return _MAGIC.get(file.read(2), open)(path, "rb")
 
 
-class _Bounded:
+class _Bounded(io.RawIOBase):
     """A stream that is an error after twice the size of CIFAR: a small archive may unpack to any size."""
 
     def __init__(self, file: Any, path: Path) -> None:
+        super().__init__()
         self._file, self._path, self._left = file, path, 2 * _MOST
 
     def read(self, size: int = -1, /) -> bytes:

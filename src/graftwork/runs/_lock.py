@@ -36,13 +36,8 @@ class RunLock:
 
     def __init__(self, folder: Path, *, since: str) -> None:
         self._folder = folder
-        path, owner = inside(folder, LOCK), inside(folder, OWNER)
-        for own in (path, owner):
-            if own.exists() and (not own.is_file() or (own == path and own.stat().st_size)):  # a lock empties its file
-                raise RunError(
-                    f"{own}: expected {'an empty' if own == path else 'a'} file, got something else; remove it"
-                )
-        self._lock = file_lock(path, timeout=0)
+        _check_own(folder)
+        self._lock = file_lock(inside(folder, LOCK), timeout=0)
         try:
             self._lock.acquire()
         except Timeout:
@@ -71,6 +66,15 @@ class RunLock:
         with suppress(OSError):
             (self._folder / OWNER).unlink(missing_ok=True)
         self._lock.release()
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse what is no lock or note of ours: taking a lock empties its file, which may be a link to any other."""
+    lock, note = inside(folder, LOCK), inside(folder, OWNER)
+    if lock.exists() and (not lock.is_file() or lock.stat().st_size):
+        raise RunError(f"{lock}: expected an empty file, got something else; remove it")
+    if note.exists() and not note.is_file():
+        raise RunError(f"{note}: expected a file, got something else; remove it")
 
 
 def _owner(folder: Path) -> dict[str, Any]:

@@ -103,9 +103,10 @@ def _fits(kind: Any) -> Callable[[Any], bool]:
     kind = Id if kind is MemberId else kind
     bounds: tuple[float, float | None] = (-_MAX_NUMBER, _MAX_NUMBER)
     if get_origin(kind) is Annotated:
-        kind, bounds = get_args(kind)
-        if bounds is check_id:
+        kind, found = get_args(kind)
+        if found is check_id:
             return lambda value: type(value) is str and is_id(value)
+        bounds = found
     low, high = bounds[0], _MAX_NUMBER if bounds[1] is None else bounds[1]
     if kind in (int, float):
         kinds = (int,) if kind is int else (int, float)
