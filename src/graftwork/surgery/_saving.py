@@ -157,7 +157,8 @@ def load_model(build_model: Callable[[], nn.Module], folder: str | os.PathLike[s
 def _read(path: Path) -> dict[str, Any]:
     """Read a log, and check all of it but the growths, which are checked where they are made."""
     try:
-        document = parse_json(read_bytes(path), str(path), error=SurgeryError)
+        # a hub's cache holds links to its files
+        document = parse_json(read_bytes(path.resolve()), str(path), error=SurgeryError)
     except (OSError, InputError, ResourceError) as error:
         raise _unreadable(path, error) from error
     found = (document.get("format"), document.get("version")) if isinstance(document, dict) else (None, None)
@@ -175,9 +176,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path, entry: Mapping[str, Any] | None) -> dict[str, Tensor]:
     name = "model.safetensors" if entry is None else entry.get("file")
     path = folder / check_id(name, f"{folder / _LOG_FILE}: name of the tensors", error=SurgeryError)
-    if path.is_symlink() or not path.is_file():
-        raise SurgeryError(f"{path}: expected the tensors of a saved model, got no file; it is lost, or a link")
-    if entry is not None and sha256_of(path) != entry.get("sha256"):
+    if not path.is_file():
+        raise SurgeryError(f"{path}: expected the tensors of a saved model, got no file; bring it back from a copy")
+    if entry is not None and sha256_of(path.resolve()) != entry.get("sha256"):
         raise SurgeryError(f"{path}: expected the content whose hash {_LOG_FILE} holds, got another; it is damaged")
     try:
         tensors: dict[str, Tensor] = load_file(path)
