@@ -1,6 +1,7 @@
 """A saved model that was cut, flipped or made by a stranger: an error that names the file, or the same model."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,21 @@ def test_a_lost_file_is_named(name: str, save: dict[str, bytes], tmp_path: Path)
         gw.load_model(build, folder)
 
 
-def test_a_link_in_place_of_the_tensors_is_not_followed(save: dict[str, bytes], tmp_path: Path) -> None:
-    folder = put(save, tmp_path / "save")
-    name = next(one for one in save if one.startswith("model"))
-    (folder / name).rename(tmp_path / "elsewhere")
-    (folder / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SurgeryError, match="link"):
-        gw.load_model(build, folder)
+def test_links_as_a_hubs_cache_has_them_are_read_and_pipes_are_not_waited_for(
+    save: dict[str, bytes], tmp_path: Path
+) -> None:
+    blobs, folder = put(save, tmp_path / "blobs"), tmp_path / "snapshot"
+    folder.mkdir()
+    for name in save:
+        (folder / name).symlink_to(blobs / name)
+    assert same(gw.load_model(build, folder), gw.load_model(build, blobs))
+    for name in save:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(SurgeryError, match=name):
+            gw.load_model(build, folder)
+        (folder / name).unlink()
+        (folder / name).symlink_to(blobs / name)
 
 
 @pytest.mark.parametrize(
