@@ -64,6 +64,7 @@ class Campaign:
         return {
             "trials": len(self.trials),
             "wrong": len(wrong),
+            "kills_at_moments": sum(trial.get("kills", 0) for trial in self.trials.values()),
             "outcomes": dict(total),
             "commits": dict(Counter(trial["commit"] for trial in self.trials.values())),
             "groups": {name: dict(counter) for name, counter in sorted(groups.items())},
