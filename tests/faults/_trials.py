@@ -44,7 +44,8 @@ class Campaign:
         """
         if key in self.trials:
             return
-        self.trials[key] = found = {"key": key, "group": group, "commit": self._commit, **trial(*arguments)}
+        found = {"key": key, "group": group, "commit": self._commit, **trial(*arguments)}
+        self.trials[key] = found
         if self._log is not None:
             with self._log.open("a") as file:
                 file.write(json.dumps(found) + "\n")
@@ -63,6 +64,7 @@ class Campaign:
         return {
             "trials": len(self.trials),
             "wrong": len(wrong),
+            "kills_at_moments": sum(trial.get("kills", 0) for trial in self.trials.values()),
             "outcomes": dict(total),
             "commits": dict(Counter(trial["commit"] for trial in self.trials.values())),
             "groups": {name: dict(counter) for name, counter in sorted(groups.items())},
@@ -88,20 +90,23 @@ def main(module: str, document: str | None, trials: Callable[[Campaign, Path, ar
         sys.exit("this needs Linux and a C compiler")
     stand_on_layer()
     warm_up()
-    campaign = Campaign(module, given.log)
+    campaign, complete = Campaign(module, given.log), False
     try:
         with tempfile.TemporaryDirectory(prefix="graftwork-faults-") as work:
             trials(campaign, Path(work), given)
+        complete = True
+    except KeyboardInterrupt:  # what there is so far is told; with a log it is gone on from
+        pass
     finally:
         shutil.rmtree(layer_folder())
-    found = campaign.summary()
+    found = {"complete": complete, **campaign.summary()}
     words = [f"--seed {given.seed}", *([f"--points {given.points}"] if given.points else [])]
     about = {"command": f"python -m {module} {' '.join(words)}", "machine": machine()}
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(given.json, {**about, **found})
-    print(json.dumps({name: found[name] for name in ("trials", "wrong", "outcomes")}))
-    sys.exit(found["wrong"] != 0)
+    print(json.dumps({name: found[name] for name in ("complete", "trials", "wrong", "outcomes")}))
+    sys.exit(found["wrong"] != 0 or not complete)
 
 
 def commit() -> str:
