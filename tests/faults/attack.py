@@ -44,12 +44,15 @@ KINDS = {
 
 
 def make_base(root: Path) -> None:
-    """A finished run with control, ensembles and a report, and images, for every attack to start from."""
+    """A finished run with control and ensembles, and images, for every attack to start from."""
     words = tiny_search(root, "--blend", 50, "--control", "--data", "digits")
     for step in (words, ["report", root / "run"]):
         ending = command(*step)
         if ending.code:
             sys.exit(ending.text)
+    (root / "run" / "report.html").unlink()  # it was made to have everything imported
+    for path in (root / "run" / "figures").iterdir():
+        path.unlink()
     result = json.loads((root / "run" / "result.json").read_text())
     (root / "best.json").write_text(json.dumps(result["best"]["id"]))
     _make_images(root / "data")
@@ -87,9 +90,6 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
                 (shutil.rmtree if outcome.is_dir() and not outcome.is_symlink() else os.unlink)(outcome)
         found = attempt(line, place)
         found.forgive(named)
-        for path in place.root.rglob("*"):
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
     return {
         "code": found.code,
         "seconds": round(found.seconds, 2),
