@@ -19,6 +19,7 @@ from typing import Any
 
 import graftwork.exporting
 import graftwork.reports  # noqa: F401  (what commands import; each forked process would import it again)
+from graftwork._files import as_json
 from graftwork._version import __version__
 from tests.cases.commands import graftwork as command
 from tests.cases.commands import tiny_search
@@ -161,7 +162,7 @@ def main() -> None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(summary(done, sys.argv[1:]), indent=1, ensure_ascii=False) + "\n")
+    options.json.write_text(as_json(summary(done, sys.argv[1:])), encoding="utf-8")
     print(json.dumps({kind: entry["count"] for kind, entry in summary(done, [])["wrong"].items()}))
 
 
