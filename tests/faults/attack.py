@@ -19,6 +19,7 @@ from typing import Any
 
 import graftwork.exporting
 import graftwork.reports  # noqa: F401  (what commands import; each forked process would import it again)
+from graftwork._files import as_json
 from graftwork._version import __version__
 from tests.cases.commands import graftwork as command
 from tests.cases.commands import tiny_search
@@ -44,12 +45,15 @@ KINDS = {
 
 
 def make_base(root: Path) -> None:
-    """A finished run with control, ensembles and a report, and images, for every attack to start from."""
+    """A finished run with control and ensembles, and images, for every attack to start from."""
     words = tiny_search(root, "--blend", 50, "--control", "--data", "digits")
     for step in (words, ["report", root / "run"]):
         ending = command(*step)
         if ending.code:
             sys.exit(ending.text)
+    (root / "run" / "report.html").unlink()  # it was made to have everything imported
+    for path in (root / "run" / "figures").iterdir():
+        path.unlink()
     result = json.loads((root / "run" / "result.json").read_text())
     (root / "best.json").write_text(json.dumps(result["best"]["id"]))
     _make_images(root / "data")
@@ -87,9 +91,6 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
                 (shutil.rmtree if outcome.is_dir() and not outcome.is_symlink() else os.unlink)(outcome)
         found = attempt(line, place)
         found.forgive(named)
-        for path in place.root.rglob("*"):
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
     return {
         "code": found.code,
         "seconds": round(found.seconds, 2),
@@ -161,7 +162,7 @@ def main() -> None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(summary(done, sys.argv[1:]), indent=1, ensure_ascii=False) + "\n")
+    options.json.write_text(as_json(summary(done, sys.argv[1:])), encoding="utf-8")
     print(json.dumps({kind: entry["count"] for kind, entry in summary(done, [])["wrong"].items()}))
 
 

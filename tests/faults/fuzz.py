@@ -24,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from graftwork._files import as_json
 from graftwork.errors import GraftworkError
 from tests.cases.commands import graftwork as command
 from tests.cases.commands import require, tiny_search
@@ -164,9 +165,8 @@ def main() -> None:
     where = commit()
 
     def store(counts: dict[str, Any]) -> None:
-        text = json.dumps({**totals(counts), "readers": counts}, indent=1, ensure_ascii=False)
         aside = options.json.with_suffix(".tmp")
-        aside.write_text(text + "\n")
+        aside.write_text(as_json({**totals(counts), "readers": counts}), encoding="utf-8")
         aside.replace(options.json)
 
     def totals(counts: dict[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ def test_every_command_is_attacked() -> None:
     assert min(tries.values()) >= 50
 
 
-@pytest.mark.parametrize("name", ["inspect UNFINISHED", "predict"])
-def test_a_few_attacks_bring_about_nothing(name: str, base: Path) -> None:
-    for _, attack, change, reading in cases([name], thinned=16):
+@pytest.mark.parametrize(("name", "thinned"), [("inspect UNFINISHED", 2), ("predict", 6)])
+def test_some_attacks_bring_about_nothing(name: str, thinned: int, base: Path) -> None:
+    for _, attack, change, reading in cases([name], thinned=thinned):
         found = tried(base, change, reading)
         assert found["wrongs"] == {}, attack
 

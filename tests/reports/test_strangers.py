@@ -118,8 +118,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run_folder(tmp_path_factory.mktemp("strangers"), num_generations=1, ensemble=True)
 
 
+IN_SHORT = tuple(ATTACKS)[::4]
+"""Tried at every run of the tests; `tests.faults.attack` tries more of them on every command."""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="makes links and pipes")
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    "attack", [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS]
+)
 def test_an_attack_is_refused_or_shown_as_plain_text(attack: str, given: Path, tmp_path: Path) -> None:
     run = tmp_path / "given" / "run"
     shutil.copytree(given, run)

@@ -12,7 +12,7 @@ from graftwork.errors import RunError
 from graftwork.evolution import Birth, Population, SearchState
 from graftwork.evolution.mutation import MutationReport
 from graftwork.evolution.strategies import Strategy
-from graftwork.networks.bank import BlockBank
+from graftwork.networks.bank import BlockBank, check_entries
 from graftwork.networks.execution import Form
 from graftwork.networks.genome import Genome
 from graftwork.runs._tensors import scoped, unscoped
@@ -99,6 +99,9 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             member_id, block_id, which = name.split("/")
             if which == "mean":
                 stored[MemberId(member_id)][BlockId(block_id)] = (mean, values[f"{member_id}/{block_id}/var"])
+        for birth in lineage:
+            if birth.id in stored:
+                check_entries(birth.genome, bank)
         report = data["report"]
         rng = np.random.default_rng()
         rng.bit_generator.state = data["rng"]

@@ -1,5 +1,6 @@
 """Members on disk: genome and lineage as JSON, weights and running statistics as safetensors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from graftwork._files import damaged
 from graftwork.errors import RunError
 from graftwork.evolution import Birth, Population
 from graftwork.networks import Member, bind
-from graftwork.networks.bank import BlockBank
+from graftwork.networks.bank import BlockBank, check_entries
 from graftwork.networks.execution import Form, InputTransform
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs._folder import RunFolder
@@ -92,6 +93,20 @@ def _bound(data: Mapping[str, Any], tensors: dict[str, torch.Tensor], form: Form
     bank = BlockBank.from_state(tensors, data["layout"])
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise RunError("expected finite weights, got NaN or infinity; take another member")
-    member = bind(Genome.from_dict(data["genome"]), bank, form=form)
+    genome = Genome.from_dict(data["genome"])
+    check_entries(genome, bank)
+    member = bind(genome, bank, form=form)
+    shapes = {block_id: (mean.shape, variance.shape) for block_id, (mean, variance) in member.statistics.items()}
+    if {block_id: (mean.shape, variance.shape) for block_id, (mean, variance) in statistics.items()} != shapes:
+        raise RunError("expected running statistics of every norm; the member is damaged")
     member.statistics.update(statistics)
-    return member.eval(), InputTransform(tuple(data["input"]["mean"]), tuple(data["input"]["std"]))
+    return member.eval(), _transform(data, genome)
+
+
+def _transform(data: Mapping[str, Any], genome: Genome) -> InputTransform:
+    """How images are normalised; with that, the names of the classes are checked."""
+    names, mean, std = data["class_names"], tuple(data["input"]["mean"]), tuple(data["input"]["std"])
+    fits = len(names) == genome.num_classes and len(mean) == len(std) == genome.input_shape[0]
+    if not fits or not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise RunError("expected a name of each class, and mean and deviation of each channel; the member is damaged")
+    return InputTransform(mean, std)

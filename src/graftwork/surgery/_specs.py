@@ -68,7 +68,7 @@ class BlockSpec:
     @property
     def num_weights(self) -> int:
         """Number of weights of its two maps."""
-        return self.channels * self.hidden * (self.kernel_size**self.spatial + 1)
+        return self.channels * self.hidden * (int(self.kernel_size**self.spatial) + 1)
 
     def build(self) -> R2RBlock:
         """Return the block with zero weights."""

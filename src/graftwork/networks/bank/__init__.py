@@ -6,6 +6,7 @@ whose output is zero. Nothing in the bank ever changes shape.
 
 from graftwork.networks.bank._bank import BlockBank, tensor_key
 from graftwork.networks.bank._grow import grow_bank
+from graftwork.networks.bank._shapes import check_entries, entry_shapes
 from graftwork.networks.bank._whiten import whitening_filters
 
-__all__ = ["BlockBank", "grow_bank", "tensor_key", "whitening_filters"]
+__all__ = ["BlockBank", "check_entries", "entry_shapes", "grow_bank", "tensor_key", "whitening_filters"]
