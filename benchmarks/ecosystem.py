@@ -12,8 +12,11 @@ copy grows by each growth of `GROWTHS`, and what it is used for is run by this s
 * *generate*: the same greedy tokens as before;
 * *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
   outputs, bit for bit;
-* *moved*: new tensors that three steps of AdamW have moved;
-* *slots*: the optimizer's state of every old parameter has the same bits.
+* *moved*: new tensors (and new parts of grown ones) that three steps of AdamW have moved;
+* *slots*: the optimizer's state of every old parameter, or of its old part, has the same bits.
+
+Norms of transformers compute in float32 in any model. So that the gap of a growth that changes what they see is no
+rounding of theirs, all that is compared runs in float64 throughout: a cast to float32 is left out.
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
 refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it.
@@ -33,6 +36,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graftwork as gw
 from graftwork.errors import SurgeryError
@@ -48,6 +52,7 @@ _STEPS = 3
 GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers": lambda one: gw.InsertLayers(one.stack, after=one.after),
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
+    "model width": lambda _: gw.WidenStream(1.5),
 }
 """Column of the table → the growth of an architecture."""
 
@@ -75,13 +80,14 @@ def attempt(model: nn.Module, one: Stacked, growth: Any, batches: list[Any]) -> 
     try:
         receipt = gw.grow(model, growth, example_input=batches[0], optimizer=optimizer)
     except SurgeryError as error:
-        clean = same_bits(state, model.state_dict()) and gap(before["outputs"][0], outputs_of(model, batches[0])) == 0.0
+        now = uses(model, one, batches)["outputs"][0]
+        clean = same_bits(state, model.state_dict()) and gap(before["outputs"][0], now) == 0.0
         return {"outcome": "refused" if clean else "WRONG", "reason": str(error)}
     except Exception as error:
         return {"outcome": "WRONG", "reason": f"{type(error).__name__}: {error}"[:300]}
     found = judged(model, one, batches, before, receipt, optimizer, slots)
     if found["round trip"] not in (None, "same bits"):
-        first = round_trip(ungrown, batches[0], before["outputs"][0])
+        first = round_trip(ungrown, batches[0], outputs_of(ungrown, batches[0]))
         if first == found["round trip"]:  # a constant that the model makes anew in another precision
             found["round trip"] = f"{first}, ungrown too"
     return {**found, "outcome": "exact" if good(found, before) else "WRONG"}
@@ -97,19 +103,34 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
     sides = [gap(before["padding"][side], after["padding"].get(side)) for side in before["padding"]]
     found["padding"] = max(sides) if sides else None
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
-    found["round trip"] = round_trip(model, batches[0], after["outputs"][0])
+    found["round trip"] = round_trip(model, batches[0], outputs_of(model, batches[0]))
     found["slots"] = all(
-        torch.equal(value, optimizer.state[parameter][name])
+        within(value, optimizer.state[parameter][name])
         for parameter, held in slots.items()
         for name, value in held.items()
     )
-    new = [change.name for change in receipt.tensors if change.role == "new"]
-    began = {name: p.detach().clone() for name, p in model.named_parameters() if name in new}
+    changed = {change.name: change.role for change in receipt.tensors}
+    began = {name: p.detach().clone() for name, p in model.named_parameters() if name in changed}
+    parts = {n: fresh(p, optimizer) if changed[n] != "new" else ... for n, p in model.named_parameters() if n in began}
     for _ in range(_STEPS):
         step(model, optimizer, batches[0])
-    still = [name for name, p in model.named_parameters() if name in began and torch.equal(began[name], p.detach())]
+    now = dict(model.named_parameters())
+    still = [n for n, old in began.items() if torch.equal(old[parts[n]], now[n].detach()[parts[n]])]
     moved = f"{len(began) - len(still)} of {len(began)}"
     return found | {"moved": moved, "still": still, "notes": list(receipt.notes)}
+
+
+def within(old: Tensor, new: Tensor) -> bool:
+    """Whether a tensor holds every number of an old one, as often, bit for bit."""
+    if old.shape == new.shape:
+        return bool(torch.equal(old, new))
+    have = Counter(new.flatten().tolist())
+    return all(have[value] >= count for value, count in Counter(old.flatten().tolist()).items())
+
+
+def fresh(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return a mask of a grown parameter's new entries: those without a first moment."""
+    return optimizer.state[parameter]["exp_avg"] == 0
 
 
 def good(found: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -135,10 +156,20 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None
     optimizer.step()
 
 
+class _Double(TorchDispatchMode):
+    """Keeps in float64 what the forward would cast to float32."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = dict(kwargs or {})
+        if func is torch.ops.aten._to_copy.default and keywords.get("dtype") is torch.float32:  # noqa: SLF001
+            keywords["dtype"] = torch.float64 if args[0].dtype is torch.float64 else torch.float32
+        return func(*args, **keywords)
+
+
 def uses(model: nn.Module, one: Stacked, batches: list[Any]) -> dict[str, Any]:
     """What a model gives where it is used."""
     model.eval()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _Double():
         warnings.simplefilter("ignore")
         outputs = [outputs_of(model, batch) for batch in batches]
         first = batches[0]

@@ -84,6 +84,7 @@ class Trace:
         activations: Names of the activation functions that ran, in order.
         reads: Lines of code where Python has read values that depend on activations: the way that the forward takes
             may depend on them.
+        observer: Called with every operation, its arguments and its result, after its handler; None for none.
     """
 
     def __init__(self, model: nn.Module, handlers: Mapping[str, Handler]) -> None:
@@ -101,6 +102,7 @@ class Trace:
         self.activations: list[str] = []
         self.reads: dict[str, None] = {}
         self.stack: list[str] = []
+        self.observer: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None] | None = None
         self._real: Any = WeakTensorKeyDictionary()
         self._infos: Any = WeakTensorKeyDictionary()
         self.model = model
@@ -305,6 +307,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         keywords = kwargs or {}
         result = func(*args, **keywords)
         self._trace.dispatch(func, args, keywords, result)
+        if self._trace.observer is not None:
+            self._trace.observer(func, args, keywords, result)
         return result
 
 

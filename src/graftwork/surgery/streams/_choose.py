@@ -1,0 +1,203 @@
+"""The way in which a stream can grow: which volumes, which numbers, and what every parameter becomes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from torch import nn
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._attributes import AttributeChange, guessed_attributes, standard_attributes
+from graftwork.surgery._calls import Call
+from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._layout import Layout, UnitMap, free_units
+from graftwork.surgery._methods import method_named
+from graftwork.surgery._space import Var
+from graftwork.surgery._tensors import place_old
+from graftwork.surgery._transaction import Transaction, swap_data
+from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
+from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
+from graftwork.surgery.streams._reference import Target, config_targets
+from graftwork.surgery.streams._rules import read
+from graftwork.surgery.streams._tape import Tape, UnevenError, powers
+from graftwork.surgery.streams._values import Kind
+
+_EPSILONS = ("eps", "epsilon", "variance_epsilon")
+_LAYER_NORMS = ("native_layer_norm", "layer_norm")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way that keeps the function.
+
+    Attributes:
+        target: Volumes, configs and numbers.
+        reading: What every parameter becomes.
+        maps: Volume → its layout.
+        layouts: Name of every tensor that changes its shape → the layout of each dimension.
+        unit: The ratio whose powers scale: the root of new over old width.
+    """
+
+    target: Target
+    reading: Reading
+    maps: dict[Var, UnitMap]
+    layouts: dict[str, list[Layout]]
+    unit: float
+
+    def factor(self, name: str) -> float:
+        """Return what the old entries of a tensor are multiplied by."""
+        power = self.reading.powers.value(name)
+        return float(self.unit**power) if power else 1.0
+
+
+def choose(graph: ChannelGraph, tape: Tape, call: Call, added: Mapping[Var, int]) -> Way:
+    """Return the way to make the streams of a model wider.
+
+    Args:
+        graph: The model, as it was traced.
+        tape: One run of it.
+        call: The example.
+        added: Volumes of the stream → new units.
+
+    Raises:
+        SurgeryError: There is none; the message names the operation that stands in the way.
+    """
+    unit = math.sqrt(next((var.size + more) / var.size for var, more in added.items()))
+    problems: list[str] = []
+    _refuse(tape, added, problems)
+    owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
+    for target in _targets(graph, tape, added, owner):
+        graph.refuse_left_behind(target.growth)
+        maps = _maps(target.growth, added)
+        layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
+        for found, after in _runs(graph, target, maps, layouts, call):
+            numbers = powers(tape, after, unit)
+            reading = _read(tape, added, numbers, problems)
+            if reading is not None:
+                return Way(found, reading, maps, layouts, unit)
+    if not problems:
+        raise SurgeryError(
+            f"the residual stream can't grow to {[var.size + more for var, more in added.items()]}: "
+            + ("no change of the config builds a model of that width; give one that is a multiple of the heads' width"
+               if owner is not None else "the forward fails at that width, whatever numbers of its modules change")
+        )  # fmt: skip
+    raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
+
+
+def _refuse(tape: Tape, added: Mapping[Var, int], problems: list[str]) -> None:
+    """Refuse at once what stands in the way at any width, whatever the config says.
+
+    Raises:
+        SurgeryError: Neither reading is possible.
+    """
+    if _read(tape, added, None, problems) is None:
+        raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
+    problems.clear()
+
+
+def _read(tape: Tape, added: Mapping[Var, int], numbers: PowerOf | None, problems: list[str]) -> Reading | None:
+    """Read a run with zeros or means in the new channels; without numbers, powers are left out of account."""
+    found: dict[Kind, str] = {}
+    for new in (Kind.ZERO, Kind.MEAN):
+        try:
+            return read(tape, set(added), new, numbers)
+        except (Refusal, UnevenError) as error:
+            found[new] = str(error)
+    layered = any(node.name in _LAYER_NORMS for node in tape.nodes)
+    problems.append(found[Kind.MEAN if layered else Kind.ZERO])
+    return None
+
+
+def _maps(growth: Mapping[Var, int], streams: Mapping[Var, int]) -> dict[Var, UnitMap]:
+    """Layouts: free places in the streams; heads that grow along are not heard yet."""
+    silent, rng = method_named("netmorph"), np.random.default_rng(0)
+    return {
+        var: free_units(var.size, more) if var in streams else silent.unit_map(var.size, more, rng=rng)
+        for var, more in growth.items()
+    }
+
+
+def _targets(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], owner: str | None) -> Iterator[Target]:
+    if owner is not None:
+        yield from config_targets(graph, owner, added)
+        return
+    ratio = next((var.size + more) / var.size for var, more in added.items())
+    epsilons = tuple(_epsilons(graph, tape, added, ratio))
+    for numbers in dict.fromkeys([epsilons, ()]):
+        yield Target(dict(added), attributes=numbers, epsilon=bool(numbers))
+
+
+def _epsilons(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], ratio: float) -> Iterator[AttributeChange]:
+    """The eps of modules that norm the stream."""
+    streams = {id(var) for var in added}
+    places = {
+        node.place
+        for node in tape.nodes
+        if node.name in (*_LAYER_NORMS, "_fused_rms_norm", "rms_norm", "mean", "var", "var_mean")
+        and any(id(v) in streams for e in tape.facts[node.inputs[0].number].dims for s in e for v in _resolved(s))
+    }
+    for path in sorted(places):
+        for name, value in vars(graph.model.get_submodule(path)).items():
+            if name in _EPSILONS and type(value) is float and value > 0:
+                yield AttributeChange(path, name, value, value / ratio)
+
+
+def _resolved(segment: tuple[Var, ...]) -> Iterator[Var]:
+    from graftwork.surgery._space import atoms
+
+    yield from atoms((segment,))
+
+
+def _runs(graph: ChannelGraph, target: Target, maps: dict[Var, UnitMap], layouts: dict[str, list[Layout]],
+          call: Call) -> Iterator[tuple[Target, Tape]]:  # fmt: skip
+    """Run the model at its new widths, to see which numbers of the forward follow; new weights are zero."""
+    shapes = {name: tuple(layout.new_size for layout in own) for name, own in layouts.items()}
+    every = {name: shapes.get(name, tuple(tensor.shape)) for name, tensor in graph.trace.tensors.items()}
+    stock = [c for c in standard_attributes(graph, maps, every)
+             if (c.path, c.name) not in {(d.path, d.name) for d in target.attributes}]  # fmt: skip
+    tried: set[tuple[AttributeChange, ...]] = set()
+    for reach in (-1, 0, 1, 2, 99):
+        guessed = [] if reach < 0 else guessed_attributes(graph, maps, list(layouts), reach=reach)
+        known = {(c.path, c.name) for c in (*stock, *target.attributes)}
+        numbers = (*target.attributes, *stock, *(c for c in guessed if (c.path, c.name) not in known))
+        if numbers in tried:
+            continue
+        tried.add(numbers)
+        found = Target(target.growth, target.configs, numbers, target.buffers, target.epsilon)
+        tape = trial(graph, found, layouts, call)
+        if tape is not None:
+            yield found, tape
+            return
+
+
+def trial(graph: ChannelGraph, target: Target, layouts: Mapping[str, list[Layout]], call: Call) -> Tape | None:
+    """Run the model at its new widths and put it back; None where its forward fails."""
+    with Transaction() as transaction:
+        for name, own in layouts.items():
+            tensor = graph.trace.tensors[name]
+            data, grad = tensor.data, tensor.grad
+            new = place_old(data, own)
+            transaction.step(
+                f"tensor {name}", partial(swap_data, tensor, new, None), partial(swap_data, tensor, data, grad)
+            )
+        set_target(transaction, graph.model, target)
+        try:
+            return Tape.again(graph, call)
+        except Exception:  # whatever the model's forward raises
+            return None
+        finally:
+            transaction.undo()
+
+
+def set_target(transaction: Transaction, model: nn.Module, target: Target) -> None:
+    """Set the numbers, configs and buffers of a wider model."""
+    set_numbers(transaction, model, target.attributes)
+    replace_configs(transaction, model, target.configs)
+    for name, value in target.buffers:
+        buffer = model.get_buffer(name)
+        old, new = buffer.data, value.to(buffer.device)
+        transaction.step(
+            f"buffer {name}", partial(swap_data, buffer, new, None), partial(swap_data, buffer, old, None)
+        )
