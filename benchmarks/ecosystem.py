@@ -1,6 +1,7 @@
 """Do grown models come back to where they are used? Architectures × growths, with default options.
 
     python benchmarks/ecosystem.py --json results/ecosystem.json
+    python benchmarks/ecosystem.py --growths "model width" --json results/ecosystem.json
     python benchmarks/ecosystem.py --only llama "swin (pairs)" --json build/some.json
 
 Every architecture of `zoo._stacks` is built small, in float64, with scrambled weights, and trained for one step. Then a
@@ -19,7 +20,8 @@ Norms of transformers compute in float32 in any model. So that the gap of a grow
 rounding of theirs, all that is compared runs in float64 throughout: a cast to float32 is left out.
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
-refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it.
+refusal that leaves the model changed. The JSON is rewritten after each
+architecture, columns of other growths are kept; the table stands beside it.
 """
 
 import argparse
@@ -97,10 +99,10 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
            optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, Any]) -> dict[str, Any]:  # fmt: skip
     """Use a grown model, and compare."""
     after = uses(model, one, batches)
-    worst = max(gap(old, new) for old, new in zip(before["outputs"], after["outputs"], strict=True))
+    worst = max(gap(old, cut(new, old)) for old, new in zip(before["outputs"], after["outputs"], strict=True))
     found: dict[str, Any] = {"outcome": "", "gap": worst}
     found["cache"] = after["cache"]
-    sides = [gap(before["padding"][side], after["padding"].get(side)) for side in before["padding"]]
+    sides = [gap(old, cut(after["padding"][side], old)) for side, old in before["padding"].items()]
     found["padding"] = max(sides) if sides else None
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
     found["round trip"] = round_trip(model, batches[0], outputs_of(model, batches[0]))
@@ -110,7 +112,11 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
         for name, value in held.items()
     )
     changed = {change.name: change.role for change in receipt.tensors}
-    began = {name: p.detach().clone() for name, p in model.named_parameters() if name in changed}
+    began = {
+        name: p.detach().clone()
+        for name, p in model.named_parameters()
+        if name in changed and (changed[name] == "new" or "exp_avg" in optimizer.state[p])  # others never train
+    }
     parts = {n: fresh(p, optimizer) if changed[n] != "new" else ... for n, p in model.named_parameters() if n in began}
     for _ in range(_STEPS):
         step(model, optimizer, batches[0])
@@ -118,6 +124,11 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
     still = [n for n, old in began.items() if torch.equal(old[parts[n]], now[n].detach()[parts[n]])]
     moved = f"{len(began) - len(still)} of {len(began)}"
     return found | {"moved": moved, "still": still, "notes": list(receipt.notes)}
+
+
+def cut(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
+    """Return outputs without new channels: a model may return its stream beside what it is for."""
+    return [b[tuple(slice(0, n) for n in a.shape)] if a.dim() == b.dim() else b for a, b in zip(old, new, strict=True)]
 
 
 def within(old: Tensor, new: Tensor) -> bool:
@@ -247,6 +258,14 @@ def count(model: nn.Module) -> int:
 # ----------------------------------------------------------------------------------------------------------------
 
 
+def earlier(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return columns and rows that a file holds already: a run of some growths leaves the others."""
+    if not path.exists():
+        return {}, {}
+    held = json.loads(path.read_text())
+    return held["columns"], held["architectures"]
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the table and its totals, as Markdown."""
     rows = result["architectures"]
@@ -254,12 +273,12 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# Growths that come back to their ecosystem",
         "",
-        f"`{result['command']}`, commit {result['provenance']['git_commit']}",
-        "",
     ]
     for kind in kinds:
         lines += [
             f"## {kind}",
+            "",
+            f"`{result['columns'][kind]['command']}`, commit {result['columns'][kind]['provenance']['git_commit']}",
             "",
             "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
         ]
@@ -303,20 +322,20 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows: dict[str, Any] = {}
+    columns, rows = earlier(given.json)
+    chosen = "" if given.growths == list(GROWTHS) else " --growths " + " ".join(f'"{kind}"' for kind in given.growths)
+    command = f"python benchmarks/ecosystem.py{chosen} --json {given.json}"
+    columns |= {kind: {"command": command, "provenance": provenance()} for kind in given.growths}
     for name in names:
         try:
-            rows[name] = measure(STACKED[name], given.growths)
+            row = measure(STACKED[name], given.growths)
+            rows[name] = row | {"growths": rows.get(name, row)["growths"] | row["growths"]}
         except ModuleNotFoundError as error:
             print(f"{name}: {error}", flush=True)
             continue
         outcomes = {kind: entry["outcome"] for kind, entry in rows[name]["growths"].items()}
         print(f"{name}: {outcomes}", flush=True)
-        result = {
-            "command": f"python benchmarks/ecosystem.py --json {given.json}",
-            "provenance": provenance(),
-            "architectures": rows,
-        }
+        result = {"columns": columns, "architectures": rows}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=1) + "\n")
         given.json.with_suffix(".md").write_text(table(result))

@@ -3,7 +3,8 @@
 A growth is one frozen value: `Widen` adds channels to a volume, `WidenAll` to every one, `Deepen` grafts residual
 blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer, `WidenStream` makes the model itself
 wider. `plan` shows every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and
-all or nothing, and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and, where not, why not.
+all or nothing, and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says
+what can grow and, where not, why not.
 """
 
 from graftwork.surgery._block import R2RBlock

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.surgery._attributes import AttributeChange
 from graftwork.numerics import output_gap, tolerance_for
+from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import TRAINING, sandbox
-from graftwork.surgery._check import Check, Thoroughness, plain
+from graftwork.surgery._check import Check, Thoroughness, narrowed, plain
 from graftwork.surgery._space import Var
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
@@ -20,7 +20,19 @@ from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._resize import tensor_change
 from graftwork.surgery.layers import Uses, replace_configs, set_numbers
-from graftwork.surgery.streams import Kind, Tape, average_gain, choose, doubled, filled, looseness, scaled, set_target, unmoved
+from graftwork.surgery.streams import (
+    Kind,
+    Tape,
+    average_gain,
+    choose,
+    doubled,
+    filled,
+    holds,
+    looseness,
+    scaled,
+    set_target,
+    unmoved,
+)
 
 
 class WiderStream(Edit):
@@ -39,6 +51,7 @@ class WiderStream(Edit):
         self._call = graph.probes[0].call
         self._uses = Uses({})
         self._loose = looseness(tape)
+        self._returned = any(holds(tape, ref, added) for ref in tape.outputs)
         self._way = way = choose(graph, tape, self._call, added)
         widths = ", ".join(f"{var.size} → {var.size + more}" for var, more in added.items())
         self.label = f"the residual stream ({widths})"
@@ -52,6 +65,11 @@ class WiderStream(Edit):
         self.attributes, self.configs = way.target.attributes, way.target.configs
         self.details = tuple(self._details())
         self.notes = (*graph.notes, *self._dropouts())
+        if self._returned:
+            self.notes = (
+                *self.notes,
+                "the model also returns the stream itself, which is wider: old channels are as before",
+            )
 
     def _details(self) -> list[str]:
         """What new channels hold, and what is scaled."""
@@ -89,6 +107,7 @@ class WiderStream(Edit):
         subject, way, model = self._subject, self._way, self._subject.model
         if self._thorough is True:
             self._uses = Uses.before(model, self._call)
+            self._uses.narrow = self._returned
         seed = self._seed
         if subject.generator is not None:
             seed = int(torch.randint(2**62, (1,), generator=subject.generator))
@@ -136,6 +155,7 @@ class WiderStream(Edit):
         """See `Edit.settle`."""
         if not check.runs:
             return self.configs
+        check.narrow = self._returned
         try:
             worst, where = check.compare(transaction), "the example"
             if self._uses.runs:
@@ -163,11 +183,11 @@ class WiderStream(Edit):
         if worst <= self._loose:
             with transaction.suspended():
                 before = self._doubled()
-            gap, where = output_gap(before, self._doubled()), "double precision"
+            gap, where = output_gap(before, narrowed(self._doubled(), before)), "double precision"
             if gap <= tolerance_for(torch.float64):
                 self.notes = (
                     *self.notes,
-                    f"the forward computes in single precision, to which outputs agree; in double they agree to {gap:.0e}",
+                    f"the forward computes in single precision, to which outputs agree; in double to {gap:.0e}",
                 )
                 return
         raise NotPreservedError(

@@ -7,7 +7,7 @@ from the width is found by building, and running, the model at its new width (`c
 
 from graftwork.surgery.streams._choose import Way, choose, set_target
 from graftwork.surgery.streams._fill import average_gain, filled, scaled
-from graftwork.surgery.streams._find import streams
+from graftwork.surgery.streams._find import holds, streams
 from graftwork.surgery.streams._gradients import unmoved
 from graftwork.surgery.streams._precision import doubled, looseness
 from graftwork.surgery.streams._tape import Tape
@@ -22,6 +22,7 @@ __all__ = [
     "choose",
     "doubled",
     "filled",
+    "holds",
     "looseness",
     "scaled",
     "set_target",

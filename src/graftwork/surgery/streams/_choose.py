@@ -18,9 +18,9 @@ from graftwork.surgery._space import Var
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
+from graftwork.surgery.streams._read import read
 from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
 from graftwork.surgery.streams._reference import Target, config_targets
-from graftwork.surgery.streams._rules import read
 from graftwork.surgery.streams._tape import Tape, UnevenError, powers
 from graftwork.surgery.streams._values import Kind
 
@@ -68,7 +68,8 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, added: Mapping[Var, int]
     problems: list[str] = []
     _refuse(tape, added, problems)
     owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
-    for target in _targets(graph, tape, added, owner):
+    unfit: list[str] = []
+    for target in _targets(graph, tape, added, owner, unfit):
         graph.refuse_left_behind(target.growth)
         maps = _maps(target.growth, added)
         layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
@@ -78,12 +79,16 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, added: Mapping[Var, int]
             if reading is not None:
                 return Way(found, reading, maps, layouts, unit)
     if not problems:
-        raise SurgeryError(
-            f"the residual stream can't grow to {[var.size + more for var, more in added.items()]}: "
-            + ("no change of the config builds a model of that width; give one that is a multiple of the heads' width"
-               if owner is not None else "the forward fails at that width, whatever numbers of its modules change")
-        )  # fmt: skip
+        raise SurgeryError(_no_width(added, owner, unfit))
     raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
+
+
+def _no_width(added: Mapping[Var, int], owner: str | None, unfit: list[str]) -> str:
+    head = f"the residual stream can't grow to {[var.size + more for var, more in added.items()]} channels: "
+    if owner is None:
+        return f"{head}the forward fails at that width, whatever numbers of its modules change"
+    why = f" ({unfit[0]})" if unfit else ""
+    return f"{head}no change of the config builds a model of that width{why}; try a multiple of the width of heads"
 
 
 def _refuse(tape: Tape, added: Mapping[Var, int], problems: list[str]) -> None:
@@ -119,9 +124,10 @@ def _maps(growth: Mapping[Var, int], streams: Mapping[Var, int]) -> dict[Var, Un
     }
 
 
-def _targets(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], owner: str | None) -> Iterator[Target]:
+def _targets(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], owner: str | None,
+             unfit: list[str]) -> Iterator[Target]:  # fmt: skip
     if owner is not None:
-        yield from config_targets(graph, owner, added)
+        yield from config_targets(graph, owner, added, unfit)
         return
     ratio = next((var.size + more) / var.size for var, more in added.items())
     epsilons = tuple(_epsilons(graph, tape, added, ratio))
@@ -198,6 +204,4 @@ def set_target(transaction: Transaction, model: nn.Module, target: Target) -> No
     for name, value in target.buffers:
         buffer = model.get_buffer(name)
         old, new = buffer.data, value.to(buffer.device)
-        transaction.step(
-            f"buffer {name}", partial(swap_data, buffer, new, None), partial(swap_data, buffer, old, None)
-        )
+        transaction.step(f"buffer {name}", partial(swap_data, buffer, new, None), partial(swap_data, buffer, old, None))

@@ -52,7 +52,9 @@ def filled(
                     shape = [-1 if i == dim else 1 for i in range(old.dim())]
                     part = part * weights[dim].double().reshape(shape)
                 mean = part.mean(dim, keepdim=True).to(old.dtype)
-                result.index_copy_(dim, new, mean.expand([len(new) if i == dim else n for i, n in enumerate(result.shape)]))
+                result.index_copy_(
+                    dim, new, mean.expand([len(new) if i == dim else n for i, n in enumerate(result.shape)])
+                )
     return result
 
 

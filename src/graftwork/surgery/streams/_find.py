@@ -1,16 +1,17 @@
 """Which volumes of a model are residual streams."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._space import Var, resolve
+from graftwork.surgery._space import Var, atoms, resolve
 from graftwork.surgery.streams._tape import Node, Ref, Tape
 
 _NORMS = {"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm", "group_norm"}
 _MOMENTS = {"mean", "var", "var_mean", "linalg_vector_norm"}
 _MOVED = {"alias", "clone", "detach", "_to_copy", "contiguous", "view", "_unsafe_view", "pow", "square", "permute",
           "transpose", "native_dropout", "abs", "mul", "div", "slice", "select"}  # fmt: skip
-_UNDERSTOOD = ("(transposed tying)", "sum runs over", "linalg_vector_norm runs over", "mean runs over")
+_UNDERSTOOD = ("(transposed tying)", "sum runs over", "linalg_vector_norm runs over", "mean runs over",
+               "from which one index is selected")  # fmt: skip
 
 
 def streams(tape: Tape) -> list[Var]:
@@ -25,9 +26,8 @@ def streams(tape: Tape) -> list[Var]:
     sums: set[int] = set()
     found: dict[int, Var] = {}
     for node in tape.nodes:
-        if node.name in ("add", "add_") and _is_sum(tape, node):
-            sums |= {ref.number for ref in node.outputs}
-        elif node.name in _MOVED and any(ref.number in sums for ref in node.inputs):
+        moved = node.name in _MOVED and any(ref.number in sums for ref in node.inputs)
+        if moved or (node.name in ("add", "add_") and _is_sum(tape, node)):
             sums |= {ref.number for ref in node.outputs}
         elif node.name in _NORMS | _MOMENTS and node.inputs and node.inputs[0].number in sums:
             for var in _normed(tape, node, node.inputs[0]):
@@ -37,9 +37,12 @@ def streams(tape: Tape) -> list[Var]:
             "the model has no residual stream: no norm over channels follows a sum of branches; widen its sites with "
             "Widen or WidenAll"
         )
-    free = [var for var in found.values() if not _forbidden(var)]
+    known = _UNDERSTOOD
+    if any(not _held(tape, ref, found) for ref in tape.outputs):
+        known = (*known, "of the model's output")  # beside what it is for, the model returns the stream itself
+    free = [var for var in found.values() if not _forbidden(var, known)]
     if not free:
-        reason = next(reason for var in found.values() for reason in _forbidden(var))
+        reason = next(reason for var in found.values() for reason in _forbidden(var, known))
         raise SurgeryError(f"the residual stream can't grow: it is {_article(reason)}")
     return free
 
@@ -48,12 +51,24 @@ def _article(text: str) -> str:
     return text if text.startswith(("a ", "an ", "the ")) else f"held by this: {text}"
 
 
-def _forbidden(var: Var) -> list[str]:
+def _held(tape: Tape, ref: Ref, found: Mapping[int, Var]) -> bool:
+    """Whether a tensor holds a stream, or is no tensor of real numbers."""
+    fact = tape.facts[ref.number]
+    return not fact.dtype.is_floating_point or holds(tape, ref, found.values())
+
+
+def holds(tape: Tape, ref: Ref, volumes: Iterable[Var]) -> bool:
+    """Return whether a tensor holds one of some volumes."""
+    wanted = {id(var) for var in volumes}
+    return any(id(var) in wanted for expr in tape.facts[ref.number].dims for var in atoms(expr))
+
+
+def _forbidden(var: Var, known: Sequence[str]) -> list[str]:
     """What else than norms stands against it."""
     return [
         reason.text
         for reason in var.reasons
-        if not reason.approximable and not any(known in reason.text for known in _UNDERSTOOD)
+        if not reason.approximable and not any(text in reason.text for text in known)
     ]
 
 

@@ -42,7 +42,7 @@ def unmoved(model: nn.Module, call: Call, news: Mapping[str, Tensor]) -> list[st
                     new, old = gradient * mask.to(gradient.dtype), gradient * (~mask).to(gradient.dtype)
                     most[name] = (max(most[name][0], largest(new)), max(most[name][1], largest(old)))
                     _move(owns[name], new)
-            if all(new for new, _ in most.values()):
+            if not _still(most, owns):
                 break
     finally:
         with torch.no_grad():
@@ -58,19 +58,20 @@ def _move(parameter: nn.Parameter, gradient: Tensor) -> None:
         parameter.sub_(gradient * (reference_scale(parameter) / float(gradient.double().square().mean().sqrt())))
 
 
+def _still(most: Mapping[str, tuple[float, float]], owns: Mapping[str, nn.Parameter]) -> list[str]:
+    """Tensors whose new entries have had no gradient but rounding so far."""
+    top = max((max(pair) for pair in most.values()), default=0.0)
+    return [name for name, (new, _) in most.items() if new <= top * ROUNDING * torch.finfo(owns[name].dtype).eps]
+
+
 def _judged(most: Mapping[str, tuple[float, float]], owns: Mapping[str, nn.Parameter]) -> list[str]:
     """The excused, from the largest gradients of new and of old entries."""
     top = max((max(pair) for pair in most.values()), default=0.0)
-    if top == 0.0:
-        return []
-    excused, dead = [], []
-    for name, (new, old) in most.items():
-        nothing = ROUNDING * torch.finfo(owns[name].dtype).eps
-        if new / top <= nothing:
-            (dead if old / top > CLEARLY * nothing else excused).append(name)
+    still = _still(most, owns) if top else []
+    dead = [n for n in still if most[n][1] > top * CLEARLY * ROUNDING * torch.finfo(owns[n].dtype).eps]
     if dead:
         raise SurgeryError(
             f"the new channels would not train: no gradient reaches new entries of {', '.join(dead[:4])}, though it "
             "reaches the old ones; everything was put back"
         )
-    return excused
+    return still

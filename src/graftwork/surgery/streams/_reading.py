@@ -123,7 +123,9 @@ class Reading:
         try:
             self.powers.equal(left, right)
         except ContradictionError:
-            raise self.refuse(what or f"{self._node.name} meets numbers that change differently with the width") from None
+            raise self.refuse(
+                what or f"{self._node.name} meets numbers that change differently with the width"
+            ) from None
 
     def still(self, value: Value, what: str = "") -> None:
         """Let a tensor stay as it is."""
@@ -167,6 +169,9 @@ class Reading:
 
     def _step(self, node: Node, rules: "Mapping[str, Rule]") -> None:
         inputs = [self.value(ref) for ref in node.inputs]
+        for ref, value in zip(node.inputs, inputs, strict=True):
+            if value.kind is Kind.FREE and not self.along(ref):
+                raise self.refuse(value.why)
         plain = all(value.kind is Kind.NONE and value.power == {} for value in inputs)
         changed = node.name in NUMBERED and any(self.number(name) for name in node.numbers)
         held = any(self.along(ref) for ref in node.outputs)

@@ -50,13 +50,16 @@ class Target:
     epsilon: bool = False
 
 
-def config_targets(graph: ChannelGraph, owner: str, streams: Mapping[Var, int]) -> Iterator[Target]:
+def config_targets(
+    graph: ChannelGraph, owner: str, streams: Mapping[Var, int], problems: list[str]
+) -> Iterator[Target]:
     """Yield ways to widen a model that a config builds: with the eps of its norms in step, then without.
 
     Args:
         graph: The model, as it was traced.
         owner: Path of the module that is built from a config.
         streams: Volumes of the stream → new units.
+        problems: Gets why a change of the config does not fit.
     """
     whole = graph.model.get_submodule(owner)
     config: Any = whole.config
@@ -66,7 +69,7 @@ def config_targets(graph: ChannelGraph, owner: str, streams: Mapping[Var, int]) 
     ratio = next((var.size + added) / var.size for var, added in streams.items())
     for values in itertools.islice(_guesses(config, streams, ratio), _MOST_BUILDS):
         built = _built(whole, config, values)
-        growth = None if built is None else fit(graph, owner, _shapes(built), streams)
+        growth = None if built is None else fit(graph, owner, _shapes(built), streams, problems)
         if growth is None or not _counted(config, values, growth, streams):
             continue
         epsilons = {
@@ -127,6 +130,8 @@ def _guesses(config: Any, streams: Mapping[Var, int], ratio: float) -> Iterator[
     likely = [name for name in wide if _WIDTHS.search(name)]
     heads = [(n, v) for n, v in config_entries(config) if type(v) is int and _HEADS.search(n) and v > 1]
     pins = [{}, *_pins(config, sizes, heads)]
+    if type(expand := getattr(config, "expand", None)) is int:  # an inner width that is a multiple of the stream's
+        pins.append({"expand": expand / ratio})
     more = {name: round(value * ratio) for name, value in heads if (value * ratio).is_integer()}
     for names in dict.fromkeys([tuple(likely), *_subsets(likely), tuple(wide)]):
         chosen = {name: wide[name] for name in names}
@@ -159,7 +164,11 @@ def _pins(config: Any, sizes: Mapping[int, int], heads: Sequence[tuple[str, int]
 
 
 def fit(
-    graph: ChannelGraph, owner: str, shapes: Mapping[str, tuple[int, ...]], streams: Mapping[Var, int]
+    graph: ChannelGraph,
+    owner: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    streams: Mapping[Var, int],
+    problems: list[str],
 ) -> dict[Var, int] | None:
     """Return which volumes have to grow, and by what, for a model to have given shapes; None where it can't.
 
@@ -168,19 +177,19 @@ def fit(
         owner: Path of the part that has the shapes.
         shapes: Name of every tensor → wanted shape.
         streams: Volumes that grow in any case → new units.
+        problems: Gets what can't grow.
     """
     growth = dict(streams)
-    prefix = f"{owner}." if owner else ""
     names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
     wanted = []
     for name, tensor in graph.model.get_submodule(owner).state_dict(keep_vars=True).items():
         known = names.get(id(tensor))
         if known is None or name not in shapes or len(shapes[name]) != tensor.dim():
             return None
-        wanted += list(zip(graph.trace.spaces[known], shapes[name], strict=True))
-    if len(shapes) != len(graph.model.get_submodule(owner).state_dict()) or prefix is None:
+        wanted += [(name, *pair) for pair in zip(graph.trace.spaces[known], shapes[name], strict=True)]
+    if len(shapes) != len(graph.model.get_submodule(owner).state_dict()):
         return None
-    for expr, size in wanted:
+    for name, expr, size in wanted:
         missing = size - _length(expr, growth)
         if missing > 0 and not any(var in streams for var in atoms(expr)):
             for var in atoms(expr):
@@ -188,11 +197,15 @@ def fit(
                 if graph.can_grow(var) and var not in growth and rows and missing % rows == 0:
                     growth[var] = missing // rows
                     break
+            else:
+                reasons = [reason.text for var in atoms(expr) for reason in var.reasons] or ["it does not divide"]
+                problems.append(f"{name!r} would have to grow along, and can't: {reasons[0]}")
+                return None
     try:
         growth = graph.close(growth, step=1)
     except SurgeryError:
         return None
-    return growth if all(_length(expr, growth) == size for expr, size in wanted) else None
+    return growth if all(_length(expr, growth) == size for _, expr, size in wanted) else None
 
 
 def _length(expr: Any, growth: Mapping[Var, int]) -> int:
@@ -201,11 +214,11 @@ def _length(expr: Any, growth: Mapping[Var, int]) -> int:
 
 def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], streams: Mapping[Var, int]) -> bool:
     """Whether numbers of heads are changed just where heads grow, whatever the shapes say."""
-    grown = {var.size: var.size + added for var, added in growth.items() if var not in streams}
+    grown = {(var.size + added) / var.size for var, added in growth.items() if var not in streams}
     for name, value in config_entries(config):
         if type(value) is int and value > 1 and _HEADS.search(name):
             new = values.get(name, value)
-            if new != value and grown.get(value) != new:
+            if new != value and new / value not in grown:
                 return False
     if not grown:
         return True

@@ -1,0 +1,227 @@
+"""Model width: the residual stream grows, and what the model computes stays."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graftwork as gw
+from graftwork.errors import NotPreservedError, SurgeryError
+from graftwork.surgery import WidenStream, grow, plan
+from graftwork.surgery._transaction import Transaction
+from tests.surgery import streams_models as models
+from tests.surgery.streams_models import NORMS, Shape, build
+
+
+def _output(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)  # type: ignore[no-any-return]
+
+
+def _trained(model: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_wider_stream_keeps_the_function_and_every_new_entry_trains(kind: str) -> None:
+    model, x = build(Shape(kind))
+    before = _output(model, x)
+    receipt = grow(model, WidenStream(1.5), example_input=x)
+    shapes = {change.name: change.old_shape for change in receipt.tensors}
+    assert receipt.largest_gap <= 1e-10
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    assert model.embed.embedding_dim == model.blocks[0].down.out_features == model.head.in_features == 12
+    news = {change.name for change in receipt.tensors}
+    held = {name: p.detach().clone() for name, p in model.named_parameters() if name in news}
+    _trained(model, x, torch.optim.Adam(model.parameters(), lr=1e-3), 3)
+    assert len(held) == len(dict(model.named_parameters())) - 2 * 3  # all but the biases of qkv, gate and up
+    for name, old in held.items():
+        new = torch.ones_like(old, dtype=torch.bool)
+        new[tuple(slice(0, n) for n in shapes[name])] = False
+        if name == "embed.weight":
+            new[[token for token in range(models.VOCABULARY) if token not in x]] = False
+        assert new.any()
+        assert not torch.isclose(old, model.get_parameter(name), rtol=0, atol=1e-7)[new].any(), name
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms", "rms-literal"])
+@pytest.mark.parametrize("more", [{"tied": True}, {"factors": True}, {"rooted": True}, {"tied": True, "rooted": True}])
+def test_tied_heads_factors_of_branches_and_roots_of_the_width_are_followed(kind: str, more: dict[str, bool]) -> None:
+    model, x = build(Shape(kind, **more))  # type: ignore[arg-type]
+    before = _output(model, x)
+    grow(model, WidenStream(to=13), example_input=x)
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+
+
+def test_zeros_and_means_stand_where_the_norms_ask_for_them() -> None:
+    model, x = build(Shape("rms"))
+    old = copy.deepcopy(model.state_dict())
+    text = str(plan(model, WidenStream(2.0), example_input=x))
+    assert "new channels stay zero" in text
+    assert "times 0.707107: blocks.0.norm_1.weight" in text
+    grow(model, WidenStream(2.0), example_input=x)
+    assert not model.embed.weight[:, 8:].any()
+    assert not model.blocks[1].down.weight[8:].any()
+    assert model.blocks[1].gate.weight[:, 8:].all()
+    assert torch.equal(model.blocks[1].gate.weight[:, :8], old["blocks.1.gate.weight"])
+    assert model.norm.eps == 0.5e-3
+
+    model, x = build(Shape("layer"))
+    grow(model, WidenStream(2.0), example_input=x)
+    for rows in (model.embed.weight.T, model.blocks[0].out.weight, model.blocks[0].out.bias[:, None]):
+        torch.testing.assert_close(rows[8:], rows[:8].mean(0, keepdim=True).expand(8, -1), rtol=0, atol=1e-15)
+    assert not model.norm.bias[8:].any()
+
+
+def test_writers_are_scaled_where_an_eps_can_not_follow() -> None:
+    model, x = build(Shape("rms-literal", tied=True))
+    old = model.embed.weight.detach().clone()
+    grow(model, WidenStream(4.0), example_input=x)
+    torch.testing.assert_close(model.embed.weight[:, :8], 2 * old)
+    assert "times 2:" in str(plan(build(Shape("rms-literal"))[0], WidenStream(4.0), example_input=x))
+
+
+def test_optimizer_state_of_old_entries_keeps_its_bits() -> None:
+    model, x = build(Shape("layer", tied=True))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    _trained(model, x, optimizer, 2)
+    held = {name: optimizer.state[p]["exp_avg"].clone() for name, p in model.named_parameters()}
+    grow(model, WidenStream(1.5), example_input=x, optimizer=optimizer)
+    for name, parameter in model.named_parameters():
+        now = optimizer.state[parameter]["exp_avg"]
+        assert now.shape == parameter.shape
+        old = now[tuple(slice(0, n) for n in held[name].shape)]
+        assert torch.equal(old, held[name])
+        assert torch.count_nonzero(now) == torch.count_nonzero(old)
+
+
+def test_a_copy_of_the_model_grows_along_and_keeps_its_own_function() -> None:
+    model, x = build(Shape("layer", factors=True))
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    before = _output(average, x)
+    grow(model, WidenStream(1.5), example_input=x, mirrors=[average])
+    torch.testing.assert_close(_output(average, x), before, rtol=0, atol=1e-12)
+
+
+def test_a_saved_model_comes_back_without_a_trace(tmp_path: Path) -> None:
+    model, x = build(Shape("rms-one-plus"))
+    grow(model, WidenStream(1.5), example_input=x)
+    gw.save_model(model, tmp_path / "model.pt")
+    again = gw.load_model(lambda: models.Model(Shape("rms-one-plus")).double(), tmp_path / "model.pt").eval()
+    assert torch.equal(_output(again, x), _output(model, x))
+    assert again.norm.variance_epsilon == model.norm.variance_epsilon != 1e-3
+
+
+@pytest.mark.parametrize("step", range(0, 48, 7))
+def test_an_error_at_any_step_leaves_everything_as_it_was(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = build(Shape("layer"))
+    planned = plan(model, WidenStream(1.5), example_input=x)
+    before = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+    count = 0
+
+    def fail(_transaction: Transaction, _name: str) -> None:
+        nonlocal count
+        count += 1
+        if count > step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transaction, "before_step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        planned.apply()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert model.norm.eps == 1e-3
+    assert model.embed.embedding_dim == 8
+
+
+class _Changed(nn.Module):
+    """A model whose stream meets one more operation before the last norm."""
+
+    def __init__(self, kind: str, change: Any) -> None:
+        super().__init__()
+        self.inner, _ = build(Shape(kind))
+        self.change = change
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.inner.embed(tokens) + self.inner.places
+        for block in self.inner.blocks:
+            x = self.change(block(x))
+        return self.inner.head(self.inner.norm(x))  # type: ignore[no-any-return]
+
+
+_REFUSED = {
+    "a rectifier over means": ("layer", torch.relu, "relu acts on the stream"),
+    "a norm over the sum": ("layer", nn.LayerNorm(8).double(), "post-norm"),
+    "softmax over channels": ("rms", lambda x: x + x.softmax(-1), "_softmax mixes"),
+    "a constant for zeros": ("rms", lambda x: x + 1.0, "a norm by the root|mean runs"),
+    "the largest channel": ("rms", lambda x: x / (1 + x.amax(-1, keepdim=True)), "amax"),
+    "half of the channels": ("rms", lambda x: torch.cat([x[..., :3], x[..., 3:] * 2], -1), "stream"),
+    "a group norm": ("layer", lambda x: x + nn.functional.group_norm(x.mT, 1).mT, "group norm|mix"),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_what_forbids_an_exact_growth_is_refused_by_name(case: str) -> None:
+    kind, change, reason = _REFUSED[case]
+    model = _Changed(kind, change)
+    x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(SurgeryError, match=reason):
+        grow(model, WidenStream(1.5), example_input=x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_keeps_zeros_or_means_is_let_through() -> None:
+    for kind, change in (("rms", lambda x: x + x.tanh()), ("layer", lambda x: 3 * x + 1)):
+        model = _Changed(kind, change)
+        x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
+        assert grow(model, WidenStream(1.5), example_input=x).largest_gap <= 1e-10
+
+
+def test_a_wrong_reading_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: free entries everywhere change the function."""
+    from graftwork.surgery.growths import _wider_stream
+
+    filled = _wider_stream.filled
+    monkeypatch.setattr(_wider_stream, "filled", lambda old, own, _fills, **more: filled(old, own, {}, **more))
+    for kind in ("rms", "layer"):
+        model, x = build(Shape(kind))
+        with pytest.raises(NotPreservedError, match="everything was put back"):
+            grow(model, WidenStream(1.5), example_input=x)
+
+
+def test_streams_at_the_model_s_ends_are_refused() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, dropout=0.0)
+    with pytest.raises(SurgeryError, match=r"a dimension of the model's (in|out)put"):
+        grow(layer, WidenStream(2.0), example_input=torch.randn(2, 3, 8))
+    with pytest.raises(SurgeryError, match="no residual stream"):
+        grow(
+            nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), WidenStream(2.0), example_input=torch.ones(2, 3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({}, "exactly one"), ({"factor": 2.0, "to": 9}, "both"), ({"factor": 1.0}, "above 1"), ({"to": 0}, "above 0")],
+    ids=str,
+)
+def test_options_are_checked(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SurgeryError, match=problem):
+        WidenStream(**options)
+
+
+def test_a_width_that_is_not_larger_is_refused() -> None:
+    model, x = build(replace(Shape(), depth=1))
+    with pytest.raises(SurgeryError, match="more channels than the present 8"):
+        plan(model, WidenStream(to=8), example_input=x)
