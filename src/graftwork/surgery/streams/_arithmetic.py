@@ -29,8 +29,8 @@ def added(reading: Reading, left: Value, right: Value, *, less: bool = False) ->
     left, right = (reading.settled(value, kinds[0] if kinds else None) for value in (left, right))
     if left.power is None or right.power is None:
         kept = right if left.power is None else left
-        other = left if left.power is None else right
-        return replace(kept, kind=other.kind if kept.kind is Kind.NONE else kept.kind, root=-1)
+        spread = Kind.MEAN if reading.new is Kind.MEAN else Kind.FREE  # one number in every channel
+        return replace(kept, kind=spread if kept.kind is Kind.NONE else kept.kind, root=-1)
     reading.equal(left.power, right.power)
     if less and left.kind is Kind.MEAN and right.mean_of == left.root >= 0:
         return Value(Kind.ZERO, left.power)

@@ -14,7 +14,7 @@ from graftwork.surgery._calls import Call
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, free_units
 from graftwork.surgery._methods import method_named
-from graftwork.surgery._space import Var
+from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
@@ -77,10 +77,27 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, added: Mapping[Var, int]
             numbers = powers(tape, after, unit)
             reading = _read(tape, added, numbers, problems)
             if reading is not None:
+                _refuse_unread(graph, added, reading)
                 return Way(found, reading, maps, layouts, unit)
     if not problems:
         raise SurgeryError(_no_width(added, owner, unfit))
     raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
+
+
+def _refuse_unread(graph: ChannelGraph, added: Mapping[Var, int], reading: Reading) -> None:
+    """Refuse a stream that something holds which did not run in evaluation: how it would start is not known.
+
+    Raises:
+        SurgeryError: There is such a parameter.
+    """
+    streams = {id(var) for var in added}
+    for name in graph.touched(added):
+        for dim, expr in enumerate(graph.trace.spaces[name]):
+            if (name, dim) not in reading.roles.fills and any(id(var) in streams for var in atoms(expr)):
+                raise SurgeryError(
+                    f"the residual stream can't grow: {name!r} holds it and was not used by the example in evaluation "
+                    "mode; pass an example that runs it"
+                )
 
 
 def _no_width(added: Mapping[Var, int], owner: str | None, unfit: list[str]) -> str:
@@ -142,18 +159,12 @@ def _epsilons(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], ratio: 
         node.place
         for node in tape.nodes
         if node.name in (*_LAYER_NORMS, "_fused_rms_norm", "rms_norm", "mean", "var", "var_mean")
-        and any(id(v) in streams for e in tape.facts[node.inputs[0].number].dims for s in e for v in _resolved(s))
+        and any(id(v) in streams for e in tape.facts[node.inputs[0].number].dims for v in atoms(e))
     }
     for path in sorted(places):
         for name, value in vars(graph.model.get_submodule(path)).items():
             if name in _EPSILONS and type(value) is float and value > 0:
                 yield AttributeChange(path, name, value, value / ratio)
-
-
-def _resolved(segment: tuple[Var, ...]) -> Iterator[Var]:
-    from graftwork.surgery._space import atoms
-
-    yield from atoms((segment,))
 
 
 def _runs(graph: ChannelGraph, target: Target, maps: dict[Var, UnitMap], layouts: dict[str, list[Layout]],

@@ -37,7 +37,7 @@ def streams(tape: Tape) -> list[Var]:
             "the model has no residual stream: no norm over channels follows a sum of branches; widen its sites with "
             "Widen or WidenAll"
         )
-    known = _UNDERSTOOD
+    known: tuple[str, ...] = _UNDERSTOOD
     if any(not _held(tape, ref, found) for ref in tape.outputs):
         known = (*known, "of the model's output")  # beside what it is for, the model returns the stream itself
     free = [var for var in found.values() if not _forbidden(var, known)]

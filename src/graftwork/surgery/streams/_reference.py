@@ -67,20 +67,32 @@ def config_targets(
     if before is None or _shapes(before) != _shapes(whole):
         return
     ratio = next((var.size + added) / var.size for var, added in streams.items())
+    epsilons = {
+        name: value / ratio for name, value in config_entries(config) if type(value) is float and _EPSILON.search(name)
+    }
+    for values, growth in _fitting(graph, owner, streams, ratio, problems):
+        for more in ([epsilons] if epsilons else []) + [{}]:
+            after = _built(whole, config, {**values, **more})
+            if after is not None:
+                yield _target(owner, whole, before, after, {**values, **more}, growth)
+
+
+def _fitting(
+    graph: ChannelGraph, owner: str, streams: Mapping[Var, int], ratio: float, problems: list[str]
+) -> Iterator[tuple[dict[str, Any], dict[Var, int]]]:
+    """Changes of a config that the model can follow, with what then grows; those that grow least come first."""
+    whole = graph.model.get_submodule(owner)
+    config, found = whole.config, []
     for values in itertools.islice(_guesses(config, streams, ratio), _MOST_BUILDS):
         built = _built(whole, config, values)
         growth = None if built is None else fit(graph, owner, _shapes(built), streams, problems)
         if growth is None or not _counted(config, values, growth, streams):
             continue
-        epsilons = {
-            name: value / ratio
-            for name, value in config_entries(config)
-            if type(value) is float and _EPSILON.search(name)
-        }
-        for more in ([epsilons] if epsilons else []) + [{}]:
-            after = _built(whole, config, {**values, **more}) if more else built
-            if after is not None:
-                yield _target(owner, whole, before, after, {**values, **more}, growth)
+        if len(growth) == len(streams):
+            yield values, growth
+        else:
+            found.append((values, growth))
+    yield from sorted(found, key=lambda pair: (len(pair[1]), len(pair[0])))
 
 
 def _target(owner: str, whole: Any, before: nn.Module, after: nn.Module, values: dict[str, Any],
@@ -264,7 +276,7 @@ def _meta_parameters() -> Iterator[None]:
         if param is not None and not param.is_meta:
             module._parameters[name] = nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)  # noqa: SLF001
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -1,0 +1,155 @@
+"""Wider Hugging Face models: configs follow, caches work, files build the same model."""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery import SurgeryReceipt, WidenStream, grow, plan
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+IDS = torch.randint(3, 40, (2, 7), generator=torch.Generator().manual_seed(0))
+TEXT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+TEXT |= {"max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GROUPED = {**TEXT, "num_key_value_heads": 1}
+HEADS = {**GROUPED, "head_dim": 8}
+GPT = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+USES = {"use_cache=True", "use_cache=False", "prefill and steps with the cache", "left padding", "right padding"}
+
+
+def _model(kind: str, config: str, options: dict[str, Any], dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model  # type: ignore[no-any-return]
+
+
+def _logits(model: nn.Module, ids: torch.Tensor = IDS) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids).logits  # type: ignore[no-any-return]
+
+
+def _grown(model: nn.Module, growth: WidenStream) -> SurgeryReceipt:
+    before = _logits(model)
+    receipt = grow(model, growth, example_input={"input_ids": IDS})
+    torch.testing.assert_close(_logits(model), before, rtol=1e-5, atol=1e-5)
+    return receipt
+
+
+def _comes_back(model: nn.Module, folder: Path) -> None:
+    model.save_pretrained(folder)
+    again = type(model).from_pretrained(folder, dtype=model.dtype).eval()
+    assert list(again.state_dict()) == list(model.state_dict())
+    assert torch.equal(_logits(copy.deepcopy(again)), _logits(model))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_llama_grows_and_its_files_build_the_same_model(tied: bool, tmp_path: Path) -> None:
+    model = _model("LlamaForCausalLM", "LlamaConfig", {**GROUPED, "tie_word_embeddings": tied})
+    old, tokens = model.config, model.generate(IDS, max_new_tokens=3, do_sample=False)
+    described = copy.deepcopy(old.to_dict())
+    receipt = _grown(model, WidenStream(1.5))
+    assert set(receipt.gaps) >= USES
+    assert any("in double" in note for note in receipt.notes)  # its norms compute in single precision
+    assert old.to_dict() == described  # whoever holds the config may build the model as it was
+    config = model.config
+    assert (config.hidden_size, config.head_dim, config.num_attention_heads) == (24, 8, 2)
+    assert config.rms_norm_eps == model.model.norm.variance_epsilon == pytest.approx(old.rms_norm_eps / 1.5)
+    assert torch.equal(model.generate(IDS, max_new_tokens=3, do_sample=False), tokens)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    _comes_back(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "kept"),
+    [
+        ("Qwen3", HEADS, "rms_norm_eps"),  # one eps for norms of the stream, and of queries and keys
+        (
+            "Gemma2",
+            {**HEADS, "sliding_window": 4},
+            "",
+        ),  # root of the width, gains stored as 1 + w
+        ("Nemotron", HEADS, ""),  # LayerNorm whose gain is stored as 1 + w
+        ("Olmo", GROUPED, ""),  # LayerNorm without gain, its eps in the code
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_forward_computes_from_the_width_is_followed(
+    kind: str, options: dict[str, Any], kept: str, tmp_path: Path
+) -> None:
+    model = _model(f"{kind}ForCausalLM", f"{kind}Config", options)
+    old = copy.deepcopy(model.config)
+    _grown(model, WidenStream(to=24))
+    assert model.config.hidden_size == 24
+    if kept:
+        assert getattr(model.config, kept) == getattr(old, kept)
+    _comes_back(model, tmp_path)
+
+
+def test_heads_grow_along_where_a_config_ties_them_to_the_width(tmp_path: Path) -> None:
+    model = _model("GPT2LMHeadModel", "GPT2Config", GPT)
+    text = str(plan(model, WidenStream(1.5), example_input={"input_ids": IDS}))
+    assert "config.n_head: 2 → 3" in text
+    assert "config.n_inner: None → 64" in text
+    assert _grown(model, WidenStream(1.5)).largest_gap <= 1e-10
+    assert model.transformer.h[0].attn.head_dim == 8
+    _comes_back(model, tmp_path)
+    with pytest.raises(SurgeryError, match="multiple of the width of heads"):
+        plan(model, WidenStream(to=26), example_input={"input_ids": IDS})
+
+
+def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    model = _model("T5ForConditionalGeneration", "T5Config", {**sizes, "decoder_start_token_id": 0})
+    example = {"input_ids": IDS, "decoder_input_ids": IDS}
+    with torch.no_grad():
+        before = model(**example)
+    receipt = grow(model, WidenStream(1.5), example_input=example)
+    with torch.no_grad():
+        after = model(**example)
+    torch.testing.assert_close(after.logits, before.logits, rtol=0, atol=1e-5)
+    assert after.encoder_last_hidden_state.shape[-1] == 24
+    assert not after.encoder_last_hidden_state[..., 16:].any()
+    assert any("returns the stream itself" in note for note in receipt.notes)
+
+
+def test_single_precision_stays_single_precision() -> None:
+    model = _model("LlamaForCausalLM", "LlamaConfig", GROUPED, torch.float32)
+    receipt = _grown(model, WidenStream(1.5))
+    assert 0 < receipt.largest_gap <= 2e-5
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "options", "reason"),
+    [
+        ("BertForMaskedLM", "BertConfig", TEXT, "post-norm"),
+        ("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 2, "n_head": 2}, "a norm of embeddings"),
+        ("LlamaModel", "LlamaConfig", GROUPED, "a dimension of the model's output"),
+    ],
+    ids=["bert", "bloom", "llama without a head"],
+)
+def test_what_has_no_exact_form_is_refused_by_name(
+    kind: str, config: str, options: dict[str, Any], reason: str
+) -> None:
+    model = _model(kind, config, options)
+    before = copy.deepcopy(model.config.to_dict())
+    with pytest.raises(SurgeryError, match=reason):
+        grow(model, WidenStream(1.5), example_input={"input_ids": IDS})
+    assert model.config.to_dict() == before
