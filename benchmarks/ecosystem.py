@@ -55,6 +55,7 @@ GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers": lambda one: gw.InsertLayers(one.stack, after=one.after),
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
     "model width": lambda _: gw.WidenStream(1.5),
+    "model width, doubled": lambda _: gw.WidenStream(2),
 }
 """Column of the table → the growth of an architecture."""
 

@@ -150,7 +150,7 @@ class _Changed(nn.Module):
 
     def __init__(self, kind: str, change: Any) -> None:
         super().__init__()
-        self.inner, _ = build(Shape(kind))
+        self.inner, _ = build(Shape(kind.removesuffix("-tied"), tied=kind.endswith("-tied")))
         self.change = change
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -162,7 +162,8 @@ class _Changed(nn.Module):
 
 _REFUSED = {
     "a rectifier over means": ("layer", torch.relu, "relu acts on the stream"),
-    "a norm over the sum": ("layer", nn.LayerNorm(8).double(), "post-norm"),
+    "a norm over the sum": ("layer", nn.LayerNorm(8).double(), "another norm has run over them before"),
+    "no gain to undo a tied head": ("rms-bare-tied", lambda x: x, "read from the stream would change"),
     "softmax over channels": ("rms", lambda x: x + x.softmax(-1), "_softmax mixes"),
     "a constant for zeros": ("rms", lambda x: x + 1.0, "a norm by the root|mean runs"),
     "the largest channel": ("rms", lambda x: x / (1 + x.amax(-1, keepdim=True)), "amax"),
@@ -187,6 +188,35 @@ def test_what_keeps_zeros_or_means_is_let_through() -> None:
         model = _Changed(kind, change)
         x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
         assert grow(model, WidenStream(1.5), example_input=x).largest_gap <= 1e-10
+
+
+def test_copies_keep_what_zeros_and_means_can_not() -> None:
+    """Post-norm streams, and anything that acts on each channel alike, by an integer factor."""
+    for change in (nn.LayerNorm(8).double(), nn.functional.gelu, lambda x: 2 * x.relu() + 1):
+        model = _Changed("layer", change)
+        x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
+        with pytest.raises(SurgeryError, match="an integer factor is exact, by copies"):
+            plan(model, WidenStream(1.5), example_input=x)
+        before, gate = _output(model, x), model.inner.blocks[0].gate.weight.detach().clone()
+        held = model.inner.blocks[1].down.weight.detach().clone()
+        receipt = grow(model, WidenStream(2.0), example_input=x)
+        assert receipt.method == "copies"
+        torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+        rows, columns = model.inner.blocks[1].down.weight, model.inner.blocks[0].gate.weight
+        assert torch.equal(rows, torch.cat([held, held]))
+        torch.testing.assert_close(columns[:, :8] + columns[:, 8:], gate)
+        assert not torch.isclose(columns[:, :8], columns[:, 8:]).any()  # so that copies part
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+def test_copies_of_a_tied_embedding_are_heard_once(factor: float) -> None:
+    model, x = build(Shape("layer", tied=True))
+    wrapped = _Changed("layer", nn.functional.gelu)
+    wrapped.inner = model
+    before = _output(wrapped, x)
+    grow(wrapped, WidenStream(factor), example_input=x)
+    torch.testing.assert_close(_output(wrapped, x), before, rtol=0, atol=1e-12)
+    assert torch.equal(model.embed.weight, model.embed.weight[:, :8].repeat(1, int(factor)))
 
 
 def test_a_wrong_reading_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:

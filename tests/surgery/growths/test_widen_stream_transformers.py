@@ -129,6 +129,15 @@ def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
     assert any("returns the stream itself" in note for note in receipt.notes)
 
 
+def test_a_bert_is_doubled_by_copies(tmp_path: Path) -> None:
+    model = _model("BertForMaskedLM", "BertConfig", {**TEXT, "num_hidden_layers": 1})
+    receipt = _grown(model, WidenStream(2.0))
+    assert receipt.method == "copies"
+    assert receipt.largest_gap <= 1e-10
+    assert (model.config.hidden_size, model.config.num_attention_heads) == (32, 4)
+    _comes_back(model, tmp_path)
+
+
 def test_single_precision_stays_single_precision() -> None:
     model = _model("LlamaForCausalLM", "LlamaConfig", GROUPED, torch.float32)
     receipt = _grown(model, WidenStream(1.5))

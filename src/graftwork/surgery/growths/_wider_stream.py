@@ -34,6 +34,13 @@ from graftwork.surgery.streams import (
     unmoved,
 )
 
+_METHODS = {Kind.ZERO: "zeros", Kind.MEAN: "means", Kind.COPY: "copies"}
+_HOLDS = {
+    Kind.ZERO: "stay zero",
+    Kind.MEAN: "carry the mean of the old ones",
+    Kind.COPY: "are copies of the old ones, which readers hear by different shares",
+}
+
 
 class WiderStream(Edit):
     """The residual streams of a model get new channels.
@@ -57,7 +64,7 @@ class WiderStream(Edit):
         self.label = f"the residual stream ({widths})"
         self._seed = zlib.crc32(self.label.encode())
         self._roles = way.reading.roles
-        self.method = "zeros" if way.reading.new is Kind.ZERO else "means"
+        self.method = _METHODS[way.reading.new]
         self.sites = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in way.layouts))
         moved = [name for name in graph.trace.tensors if way.factor(name) != 1.0 and name not in way.layouts]
         assert not moved  # only what holds the stream has a power of its own
@@ -73,8 +80,7 @@ class WiderStream(Edit):
 
     def _details(self) -> list[str]:
         """What new channels hold, and what is scaled."""
-        zero = self._way.reading.new is Kind.ZERO
-        lines = [f"new channels {'stay zero' if zero else 'carry the mean of the old ones'}"]
+        lines = [f"new channels {_HOLDS[self._way.reading.new]}"]
         factors: dict[float, list[str]] = {}
         for name in self._way.layouts:
             if (factor := self._way.factor(name)) != 1.0:
@@ -192,7 +198,7 @@ class WiderStream(Edit):
                 return
         raise NotPreservedError(
             f"widening {self.label}: expected the same outputs within rounding, got a relative change of {gap:.2e} in "
-            f"{where}; everything was put back"
+            f"{where}; everything was put back. The forward probably deals out channels or heads by a rule of its own"
         )
 
     def _doubled(self) -> list[Tensor]:

@@ -29,8 +29,7 @@ def added(reading: Reading, left: Value, right: Value, *, less: bool = False) ->
     left, right = (reading.settled(value, kinds[0] if kinds else None) for value in (left, right))
     if left.power is None or right.power is None:
         kept = right if left.power is None else left
-        spread = Kind.MEAN if reading.new is Kind.MEAN else Kind.FREE  # one number in every channel
-        return replace(kept, kind=spread if kept.kind is Kind.NONE else kept.kind, root=-1)
+        return replace(kept, kind=reading.spread if kept.kind is Kind.NONE else kept.kind, root=-1)
     reading.equal(left.power, right.power)
     if less and left.kind is Kind.MEAN and right.mean_of == left.root >= 0:
         return Value(Kind.ZERO, left.power)
@@ -69,7 +68,8 @@ def multiplied(reading: Reading, left: Value, right: Value) -> Value:
     if Kind.NONE in kinds:
         other = right if left.kind is Kind.NONE else left
         return Value(other.kind, power, writer=other.writer, why=other.why)
-    return Value(Kind.FREE, power, why=left.why or right.why or "channels of the stream are multiplied")
+    kind = Kind.COPY if kinds == {Kind.COPY} else Kind.FREE
+    return Value(kind, power, why=left.why or right.why or "channels of the stream are multiplied")
 
 
 def _scaled(reading: Reading, left: Value, gain: Value, power: Any) -> Value:
@@ -90,12 +90,13 @@ def _quotient(reading: Reading, node: Node) -> None:
     left = reading.settled(left)
     if right.kind is Kind.LEAF:
         reading.gain(right)
-        right = Value(Kind.FREE, right.power)
+        right = Value(Kind.COPY if reading.new is Kind.COPY else Kind.FREE, right.power)
     power = None if left.power is None else plus(left.power, minus=right.power or {})
     if right.kind is Kind.NONE:
         put_all(reading, node, Value(left.kind, power, writer=left.writer))
     else:
-        put_all(reading, node, Value(Kind.ZERO if left.kind is Kind.ZERO else Kind.FREE, power))
+        kind = Kind.COPY if right.kind is Kind.COPY and left.kind in (Kind.COPY, Kind.NONE) else Kind.FREE
+        put_all(reading, node, Value(Kind.ZERO if left.kind is Kind.ZERO else kind, power))
 
 
 _FACTORS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0, "neg": 1.0, "abs": 1.0, "relu": 1.0,
@@ -114,14 +115,14 @@ def _power(reading: Reading, node: Node) -> None:
     exponent = node.numbers["exponent"]
     reading.equal(reading.number("exponent"), {})
     value = reading.settled(operand(reading, node, "self"), Kind.FREE, role="raised to a power")
-    kept = value.kind if value.kind is Kind.NONE or (value.kind is Kind.ZERO and exponent > 0) else Kind.FREE
-    put_all(reading, node, Value(kept, halved(value.power, exponent)))
+    keeps = value.kind in (Kind.NONE, Kind.COPY) or (value.kind is Kind.ZERO and exponent > 0)
+    put_all(reading, node, Value(value.kind if keeps else Kind.FREE, halved(value.power, exponent)))
 
 
 @rule(*_FACTORS)
 def _scaling(reading: Reading, node: Node) -> None:
     value = reading.settled(reading.value(node.inputs[0]), Kind.FREE, role=f"under {node.name}")
-    kept = value.kind is Kind.NONE or (value.kind is Kind.ZERO and node.name in _KEEP_ZERO)
+    kept = value.kind in (Kind.NONE, Kind.COPY) or (value.kind is Kind.ZERO and node.name in _KEEP_ZERO)
     kept = kept or (value.kind is Kind.MEAN and node.name.startswith("neg"))
     why = value.why or f"{node.name} acts on the stream"
     put_all(reading, node, Value(value.kind if kept else Kind.FREE, halved(value.power, _FACTORS[node.name]), why=why))
@@ -144,5 +145,5 @@ def _pointwise(reading: Reading, node: Node) -> None:
         kept = kept and value.kind is Kind.ZERO
     for name in node.numbers:
         reading.equal(reading.number(name), {})
-    kind = (Kind.ZERO if kept else Kind.FREE) if held else Kind.NONE
+    kind = (Kind.ZERO if kept else reading.spread if reading.new is Kind.COPY else Kind.FREE) if held else Kind.NONE
     put_all(reading, node, Value(kind, why=f"{node.name} acts on the stream"))

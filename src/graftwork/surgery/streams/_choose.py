@@ -69,15 +69,19 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, added: Mapping[Var, int]
     _refuse(tape, added, problems)
     owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
     unfit: list[str] = []
+    copies = _copies(added)
     for target in _targets(graph, tape, added, owner, unfit):
         graph.refuse_left_behind(target.growth)
         maps = _maps(target.growth, added)
         layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
         for found, after in _runs(graph, target, maps, layouts, call):
             numbers = powers(tape, after, unit)
-            reading = _read(tape, added, numbers, problems)
+            reading = _read(tape, added, numbers, problems, copies=copies and not target.epsilon)
             if reading is not None:
                 _refuse_unread(graph, added, reading)
+                if reading.new is Kind.COPY:
+                    maps |= {var: _copied(var.size, more) for var, more in added.items()}
+                    layouts = {name: graph.layouts(name, maps) for name in layouts}
                 return Way(found, reading, maps, layouts, unit)
     if not problems:
         raise SurgeryError(_no_width(added, owner, unfit))
@@ -114,21 +118,42 @@ def _refuse(tape: Tape, added: Mapping[Var, int], problems: list[str]) -> None:
     Raises:
         SurgeryError: Neither reading is possible.
     """
-    if _read(tape, added, None, problems) is None:
-        raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
+    if _read(tape, added, None, problems, copies=_copies(added)) is None:
+        offer = "; an integer factor is exact, by copies" if _read(tape, added, None, [], copies=True) else ""
+        raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}{offer}")
     problems.clear()
 
 
-def _read(tape: Tape, added: Mapping[Var, int], numbers: PowerOf | None, problems: list[str]) -> Reading | None:
-    """Read a run with zeros or means in the new channels; without numbers, powers are left out of account."""
+def _copies(added: Mapping[Var, int]) -> bool:
+    """Whether new channels can be copies of all old ones, each as often."""
+    return all(more % var.size == 0 for var, more in added.items())
+
+
+def _copied(size: int, added: int) -> UnitMap:
+    """Layout of a volume whose new units are copies of all old ones, in their order.
+
+    3 units and 3 copies::
+
+        old      0  1  2 −1 −1 −1
+        source   0  1  2  0  1  2
+    """
+    free = free_units(size, added)
+    return Layout(free.old, np.arange(size + added) % size, np.ones(size + added), size, size)
+
+
+def _read(
+    tape: Tape, added: Mapping[Var, int], numbers: PowerOf | None, problems: list[str], *, copies: bool
+) -> Reading | None:
+    """Read a run with zeros, means or copies in the new channels; without numbers, powers don't count."""
     found: dict[Kind, str] = {}
-    for new in (Kind.ZERO, Kind.MEAN):
+    for new in (Kind.ZERO, Kind.MEAN, *([Kind.COPY] if copies else [])):
         try:
             return read(tape, set(added), new, numbers)
         except (Refusal, UnevenError) as error:
             found[new] = str(error)
     layered = any(node.name in _LAYER_NORMS for node in tape.nodes)
-    problems.append(found[Kind.MEAN if layered else Kind.ZERO])
+    nor = f"; nor by copies: {found[Kind.COPY]}" if Kind.COPY in found else ""
+    problems.append(f"{found[Kind.MEAN if layered else Kind.ZERO]}{nor}")
     return None
 
 

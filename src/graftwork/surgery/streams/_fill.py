@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graftwork.numerics import matched_uniform, reference_scale
 from graftwork.surgery._layout import Layout
 from graftwork.surgery._tensors import grow_tensor
 from graftwork.surgery.streams._values import Fill
@@ -42,6 +43,9 @@ def filled(
     with torch.no_grad():
         result = grow_tensor(old, layouts, generator=generator, fixed=fixed)
         for dim, fill in fills.items():
+            if fill is Fill.FREE and layouts[dim].reduced == layouts[dim].size:
+                _share(result, old, layouts, dim, generator)
+        for dim, fill in fills.items():
             if fill is Fill.ZERO:
                 result.index_fill_(dim, _places(layouts[dim].new, old.device), 0)
         for dim, fill in fills.items():
@@ -56,6 +60,22 @@ def filled(
                     dim, new, mean.expand([len(new) if i == dim else n for i, n in enumerate(result.shape)])
                 )
     return result
+
+
+def _share(result: Tensor, old: Tensor, layouts: Sequence[Layout], dim: int, generator: torch.Generator) -> None:
+    """Let copies along one dimension differ by random parts that add up to zero; along others they stay copies."""
+    shape = [layout.new_size if d == dim else layout.reduced for d, layout in enumerate(layouts)]
+    part = matched_uniform(shape, std=reference_scale(old), generator=generator, dtype=old.dtype, device=old.device)
+    source = torch.as_tensor(layouts[dim].source, device=old.device)
+    sums = part.new_zeros([layouts[dim].reduced if d == dim else n for d, n in enumerate(shape)])
+    sums.index_add_(dim, source, part)
+    part -= sums.index_select(dim, source) / (layouts[dim].new_size / layouts[dim].reduced)
+    for other, layout in enumerate(layouts):
+        if other != dim:
+            part = part.index_select(other, torch.as_tensor(layout.source, device=old.device))
+            factor = torch.as_tensor(layout.factor, dtype=part.dtype, device=part.device)
+            part = part * factor.reshape([-1 if d == other else 1 for d in range(part.dim())])
+    result += part
 
 
 def _places(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]", device: torch.device) -> Tensor:

@@ -8,8 +8,11 @@ from graftwork.surgery.streams._tape import Node, Ref, Tape
 
 _NORMS = {"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm", "group_norm"}
 _MOMENTS = {"mean", "var", "var_mean", "linalg_vector_norm"}
-_MOVED = {"alias", "clone", "detach", "_to_copy", "contiguous", "view", "_unsafe_view", "pow", "square", "permute",
-          "transpose", "native_dropout", "abs", "mul", "div", "slice", "select"}  # fmt: skip
+_MOVED = {
+    "alias", "clone", "detach", "_to_copy", "contiguous", "view", "_unsafe_view", "pow", "square", "permute",
+    "transpose", "native_dropout", "abs", "mul", "div", "slice", "select", "avg_pool2d", "_adaptive_avg_pool2d",
+    "squeeze", "unsqueeze", "flatten",
+}  # fmt: skip
 _UNDERSTOOD = ("(transposed tying)", "sum runs over", "linalg_vector_norm runs over", "mean runs over",
                "from which one index is selected")  # fmt: skip
 
@@ -26,8 +29,7 @@ def streams(tape: Tape) -> list[Var]:
     sums: set[int] = set()
     found: dict[int, Var] = {}
     for node in tape.nodes:
-        moved = node.name in _MOVED and any(ref.number in sums for ref in node.inputs)
-        if moved or (node.name in ("add", "add_") and _is_sum(tape, node)):
+        if (node.name in ("add", "add_") and _is_sum(tape, node)) or _passed(tape, node, sums):
             sums |= {ref.number for ref in node.outputs}
         elif node.name in _NORMS | _MOMENTS and node.inputs and node.inputs[0].number in sums:
             for var in _normed(tape, node, node.inputs[0]):
@@ -70,6 +72,15 @@ def _forbidden(var: Var, known: Sequence[str]) -> list[str]:
         for reason in var.reasons
         if not reason.approximable and not any(text in reason.text for text in known)
     ]
+
+
+def _passed(tape: Tape, node: Node, sums: set[int]) -> bool:
+    """Whether a sum goes on through an operation that keeps its channels apart."""
+    if not any(ref.number in sums for ref in node.inputs):
+        return False
+    if node.name == "convolution":
+        return bool(node.values["groups"] > 1)
+    return node.name in _MOVED or (node.name == "mean" and not list(_normed(tape, node, node.inputs[0])))
 
 
 def _is_sum(tape: Tape, node: Node) -> bool:

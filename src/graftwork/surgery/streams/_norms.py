@@ -19,13 +19,34 @@ def _reduced(reading: Reading, node: Node) -> None:
     if not set(along) & set(over):
         if not linear:
             reading.still(value)
-        kept = value.kind in (Kind.NONE, Kind.ZERO) or linear
+        kept = value.kind in (Kind.NONE, Kind.ZERO, Kind.COPY) or linear
         put_all(reading, node, Value(value.kind if kept else Kind.FREE, value.power))
+        return
+    if value.kind is Kind.COPY:
+        _over_copies(reading, node, value)
         return
     if not all(reading.plain(ref, dim) for dim in along):
         raise reading.refuse(f"{node.name} runs over several streams side by side")
     positions = [dim for dim in over if dim not in along and reading.tape.facts[ref.number].shape[dim] > 1]
     _over_channels(reading, node, value, several=bool(positions))
+
+
+def _over_copies(reading: Reading, node: Node, value: Value) -> None:
+    """Means stay, sums become as many times larger as there are copies."""
+    more = {"sum": 2.0, "linalg_vector_norm": 1.0}.get(node.name, 0.0)
+    if not reading.even(
+        node.inputs[0], _over(node.values.get("dim"), len(reading.tape.facts[node.inputs[0].number].dims))
+    ):
+        raise reading.refuse(f"{node.name} runs over the stream and other channels")
+    if node.name in ("var", "var_mean") and not _biased(node):
+        raise reading.refuse("a variance divides by the number of channels less one")
+    if node.name == "linalg_vector_norm" and node.numbers.get("ord", 2.0) != 2.0:
+        raise reading.refuse(f"{node.name} runs over the stream")
+    first, *others = node.outputs
+    power = halved(value.power, 2.0) if node.name in ("var", "var_mean") else value.power
+    reading.put(first, Value(Kind.NONE, plus(power or {}, constant(more))))
+    for ref in others:
+        reading.put(ref, Value(Kind.NONE, value.power))
 
 
 def _over(dims: Any, count: int) -> list[int]:
@@ -72,6 +93,9 @@ def _norm(reading: Reading, node: Node) -> None:
             reading.still(reading.value(other))
         put_all(reading, node, Value(Kind.NONE))
         return
+    if reading.new is Kind.COPY:
+        _normed_copies(reading, node, value)
+        return
     if along != [last]:
         raise reading.refuse("a norm runs over other dimensions than the stream's channels")
     if len(node.values["normalized_shape"]) > 1:
@@ -89,7 +113,23 @@ def _norm(reading: Reading, node: Node) -> None:
     if node.numbers.get("eps") != 0.0:
         square = plus(halved(value.power, 2.0) or {}, constant(-2.0))
         reading.equal(square, epsilon, "a norm's eps does not follow its width")
-    normed: Value = Value(Kind.ZERO, constant(1.0))
+    _with_gain(reading, node, Value(Kind.ZERO, constant(1.0)))
+
+
+def _normed_copies(reading: Reading, node: Node, value: Value) -> None:
+    """Any norm over all of some channels, each of which is there as often, finds the same mean and variance."""
+    ref = node.inputs[0]
+    dims = len(reading.tape.facts[ref.number].dims)
+    count = len(node.values["normalized_shape"]) if "normalized_shape" in node.values else dims - 1
+    if value.kind is not Kind.COPY or not reading.even(ref, range(dims - count, dims)):
+        raise reading.refuse("a norm runs over the stream and other channels")
+    if node.numbers.get("eps") != 0.0:
+        reading.equal(halved(value.power, 2.0), reading.number("eps"), "a norm's eps does not follow its width")
+    _with_gain(reading, node, Value(Kind.COPY))
+
+
+def _with_gain(reading: Reading, node: Node, normed: Value) -> None:
+    """What a norm has made, times its gain, and its bias."""
     if isinstance(weight := node.values.get("weight"), Ref):
         normed = multiplied(reading, normed, reading.value(weight))
     if isinstance(bias := node.values.get("bias"), Ref):
@@ -101,8 +141,14 @@ def _norm(reading: Reading, node: Node) -> None:
 
 @rule("native_group_norm", "group_norm")
 def _group_norm(reading: Reading, node: Node) -> None:
-    if reading.along(node.inputs[0]):
-        raise reading.refuse("a group norm runs over channels and positions together")
+    ref = node.inputs[0]
+    if reading.along(ref):
+        if reading.new is not Kind.COPY:
+            raise reading.refuse("a group norm runs over channels and positions together")
+        if node.values.get("group", node.values.get("num_groups")) != 1:
+            raise reading.refuse("a norm runs over groups of the stream's channels")
+        _normed_copies(reading, node, reading.settled(reading.value(ref)))
+        return
     unknown(reading, node)
 
 

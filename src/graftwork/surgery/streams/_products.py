@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from graftwork.surgery.streams._arithmetic import added
+from graftwork.surgery.streams._powers import Power, constant, plus
 from graftwork.surgery.streams._reading import Reading, product
 from graftwork.surgery.streams._rules import put_all, rule
 from graftwork.surgery.streams._tape import Node, Ref
@@ -53,6 +54,7 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
         raise reading.refuse("a weight of the stream is computed from parameters")
     if summed:
         _read(reading, sides, values)
+        power = _summed_copies(reading, sides, power)
     writers = [_made(reading, ref, dim) for ref, dim in sides]
     writer = next((writer for writer in writers if writer is not None), None)
     if not reading.along(out):
@@ -62,11 +64,20 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
     if writer is not None:
         if not all(reading.plain(out, dim) for dim in reading.along(out)) and reading.new is Kind.MEAN:
             raise reading.refuse(f"{writer.weight[0]!r} makes channels of the stream among others")
-        fill = Fill.MEAN if reading.new is Kind.MEAN else Fill.ZERO
+        fill = {Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(reading.new, Fill.ZERO)
         reading.fill(*writer.weight, fill, why="added to the stream")
         return Value(reading.new, power, writer=writer)
     kept = next(value.kind for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim})
     return Value(kept, power)
+
+
+def _summed_copies(reading: Reading, sides: tuple[tuple[Ref, int], ...], power: Power | None) -> Power | None:
+    """A sum over copies is as many times larger as there are."""
+    if reading.new is not Kind.COPY or power is None:
+        return power
+    if not all(reading.even(ref, [dim]) for ref, dim in sides):
+        raise reading.refuse("a sum runs over the stream and other channels")
+    return plus(power, constant(2.0))
 
 
 def _read(reading: Reading, sides: tuple[tuple[Ref, int], ...], values: list[Value]) -> None:
@@ -76,10 +87,10 @@ def _read(reading: Reading, sides: tuple[tuple[Ref, int], ...], values: list[Val
         if fact.parameter is None:
             continue
         for source in fact.sources[dim]:
-            free = other.kind is Kind.ZERO
+            free = other.kind in (Kind.ZERO, Kind.COPY)
             reading.fill(fact.parameter, source, Fill.FREE if free else Fill.ZERO, why="reads the stream")
         return
-    if not any(value.kind is Kind.ZERO for value in values):
+    if not any(value.kind in (Kind.ZERO, Kind.COPY) for value in values):
         raise reading.refuse("two tensors that are computed are multiplied and summed over the stream")
 
 
@@ -99,7 +110,7 @@ def _grouped(reading: Reading, x: Ref, weight: Ref, out: Ref) -> Value:
     power = product(value.power, own.power)
     if not reading.along(x) and not reading.along(out):
         return Value(Kind.NONE, power)
-    if not reading.along(x) and reading.new is Kind.MEAN:
+    if not reading.along(x) and reading.new is not Kind.ZERO:
         raise reading.refuse("a convolution in groups writes to the stream")
     own = reading.settled(own, Kind.ZERO if not reading.along(x) else Kind.FREE, role="a convolution in groups")
     if not reading.along(x):
@@ -107,4 +118,4 @@ def _grouped(reading: Reading, x: Ref, weight: Ref, out: Ref) -> Value:
     if not reading.along(out):
         raise reading.refuse("a convolution in groups reads the stream")
     why = "a convolution weighs each channel by itself"
-    return Value(Kind.ZERO if value.kind is Kind.ZERO else Kind.FREE, power, why=why)
+    return Value(value.kind if value.kind in (Kind.ZERO, Kind.COPY) else Kind.FREE, power, why=why)

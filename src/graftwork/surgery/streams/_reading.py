@@ -4,7 +4,8 @@ Every operation has a rule that says what its result holds in the new channels (
 its old ones are scaled. Two readings are tried. With zeros, new channels of the stream stay zero: all that a norm by
 the root mean square notices is that it divides by more channels. With means, they carry the mean of the old ones: what
 LayerNorm subtracts stays, its variance is taken over more channels, and what it makes in the new ones is zero. In both,
-readers of the normed stream may have any weights in their new columns.
+readers of the normed stream may have any weights in their new columns. A third, copies of all old channels, keeps every
+mean and variance: it needs an integer factor, and readers share their weights among the copies.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +37,7 @@ class Reading:
     Args:
         tape: The run.
         streams: The volumes that grow, by their identity.
-        new: What new channels of the stream hold, zeros or means.
+        new: What new channels of the stream hold: zeros, means or copies.
         numbers: The power by which a number of an operation changes with the width; None leaves scales out of account.
 
     Attributes:
@@ -84,6 +85,17 @@ class Reading:
         """Whether a dimension is the stream alone, in one piece."""
         expr = resolve(self.tape.facts[ref.number].dims[dim])
         return len(expr) == 1 and len(expr[0]) == 1 and id(expr[0][0]) in self._streams
+
+    def even(self, ref: Ref, dims: Iterable[int]) -> bool:
+        """Whether everything that some dimensions run over holds the stream, so that copies are copies of all."""
+        segments = [segment for dim in dims for segment in resolve(self.tape.facts[ref.number].dims[dim])]
+        holds = [any(id(var) in self._streams for var in atoms((segment,))) for segment in segments]
+        return any(holds) and (all(holds) or len(segments) == len(set(dims)))
+
+    @property
+    def spread(self) -> Kind:
+        """What new channels hold where one number stands in every channel."""
+        return self.new if self.new is not Kind.ZERO else Kind.FREE
 
     def value(self, ref: Any) -> Value:
         """Return what a tensor becomes."""
@@ -148,17 +160,18 @@ class Reading:
         """Return a parameter as a tensor whose new channels are chosen; other values as they are."""
         if value.kind is not Kind.LEAF:
             return value
-        kind = self.new if kind is None else kind
+        kind = self.new if kind is None or self.new is Kind.COPY else kind
         if value.dim < 0 or value.offset:
             raise self.refuse(f"{value.name!r} is used in a way that can't be followed")
-        fill = {Kind.ZERO: Fill.ZERO, Kind.MEAN: Fill.MEAN}.get(kind, Fill.FREE)
+        fill = {Kind.ZERO: Fill.ZERO, Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(kind, Fill.FREE)
         self.fill(value.name, value.dim, fill, why=role)
         return Value(kind, value.power, writer=Writer((value.name, value.dim)))
 
     def gain(self, value: Value) -> None:
         """Note that a parameter multiplies channels, whatever it holds in new ones."""
-        self.powers.first.add(value.name)
-        self.fill(value.name, value.dim, Fill.FREE, why="a gain")
+        if self.new is not Kind.COPY:  # copies are halved where they are read
+            self.powers.first.add(value.name)
+        self.fill(value.name, value.dim, Fill.COPY if self.new is Kind.COPY else Fill.FREE, why="a gain")
         if value.offset or value.name in self.roles.offsets:
             old = self.roles.offsets.setdefault(value.name, value.offset)
             if old != value.offset:

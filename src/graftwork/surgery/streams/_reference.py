@@ -144,7 +144,7 @@ def _guesses(config: Any, streams: Mapping[Var, int], ratio: float) -> Iterator[
     pins = [{}, *_pins(config, sizes, heads)]
     if type(expand := getattr(config, "expand", None)) is int:  # an inner width that is a multiple of the stream's
         pins.append({"expand": expand / ratio})
-    more = {name: round(value * ratio) for name, value in heads if (value * ratio).is_integer()}
+    more = {name: _times(value, ratio) for name, value in config_entries(config) if _is_heads(name, value, ratio)}
     for names in dict.fromkeys([tuple(likely), *_subsets(likely), tuple(wide)]):
         chosen = {name: wide[name] for name in names}
         if not chosen:
@@ -157,6 +157,20 @@ def _guesses(config: Any, streams: Mapping[Var, int], ratio: float) -> Iterator[
                 queries = {name: v for name, v in more.items() if "key_value" not in name and "kv" not in name}
                 if queries != more:
                     yield {**chosen, **pin, **queries}
+
+
+def _is_heads(name: str, value: Any, ratio: float) -> bool:
+    """Whether an entry of a config counts heads, and may be multiplied."""
+    counts = value if isinstance(value, (list, tuple)) else [value]
+    return bool(_HEADS.search(name) and counts) and all(
+        type(one) is int and one > 1 and (one * ratio).is_integer() for one in counts
+    )
+
+
+def _times(value: Any, ratio: float) -> Any:
+    return (
+        type(value)(round(one * ratio) for one in value) if isinstance(value, (list, tuple)) else round(value * ratio)
+    )
 
 
 def _subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -226,15 +240,17 @@ def _length(expr: Any, growth: Mapping[Var, int]) -> int:
 
 def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], streams: Mapping[Var, int]) -> bool:
     """Whether numbers of heads are changed just where heads grow, whatever the shapes say."""
-    grown = {(var.size + added) / var.size for var, added in growth.items() if var not in streams}
+    grown = {var.size: (var.size + added) / var.size for var, added in growth.items() if var not in streams}
     for name, value in config_entries(config):
-        if type(value) is int and value > 1 and _HEADS.search(name):
-            new = values.get(name, value)
-            if new != value and new / value not in grown:
+        if not _HEADS.search(name):
+            continue
+        olds, news = (v if isinstance(v, (list, tuple)) else [v] for v in (value, values.get(name, value)))
+        for old, new in zip(olds, news, strict=True):
+            if type(old) is not int or old <= 1:
+                continue
+            if (new == old and old in grown) or (new != old and new / old not in grown.values()):
                 return False
-    if not grown:
-        return True
-    return any(values.get(n, v) != v for n, v in config_entries(config) if _HEADS.search(n))
+    return True
 
 
 # -- building

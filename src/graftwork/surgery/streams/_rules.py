@@ -62,7 +62,7 @@ def unknown(reading: Reading, node: Node) -> None:
     "alias", "clone", "detach", "_to_copy", "contiguous", "lift_fresh_copy", "lift_fresh", "lift", "to", "view",
     "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand",
     "slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "native_dropout", "unfold",
-    "flip", "roll", "repeat", "im2col",
+    "flip", "roll", "repeat", "im2col", "as_strided_",
 )  # fmt: skip
 def _moved(reading: Reading, node: Node) -> None:
     value = reading.value(node.inputs[0])
@@ -74,10 +74,36 @@ def _moved(reading: Reading, node: Node) -> None:
     put_all(reading, node, value)
 
 
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+      "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")  # fmt: skip
+def _resampled(reading: Reading, node: Node) -> None:
+    """Weighted sums over positions, for every channel alike."""
+    ref = node.inputs[0]
+    if any(dim > 1 for dim in reading.along(ref)):  # positions are the last dimensions
+        unknown(reading, node)
+        return
+    put_all(reading, node, replace(reading.settled(reading.value(ref)), root=-1))
+
+
+@rule("constant_pad_nd")
+def _padded(reading: Reading, node: Node) -> None:
+    """New positions, whose channels all hold one number."""
+    ref, widths = node.inputs[0], node.values["pad"]
+    last = len(reading.tape.facts[ref.number].dims) - 1
+    sides = {last - at // 2 for at, width in enumerate(widths) if width}
+    if sides & set(reading.along(ref)):
+        raise reading.refuse("the stream is padded with more channels")
+    value = reading.settled(reading.value(ref))
+    if sides and node.numbers.get("value", 0.0) != 0.0:
+        reading.still(value)
+        value = Value(blended(value.kind, Kind.NONE), value.power)
+    put_all(reading, node, value)
+
+
 @rule("cat", "stack", "where", "maximum", "minimum")
 def _joined(reading: Reading, node: Node) -> None:
     condition = node.values.get("condition")
-    if isinstance(condition, Ref) and reading.along(condition):
+    if isinstance(condition, Ref) and reading.along(condition) and reading.new is not Kind.COPY:
         raise reading.refuse("a choice is made channel by channel")
     names = [name for name in ("self", "other") if name in node.values]
     values = [operand(reading, node, name) for name in names] or [reading.value(r) for r in node.inputs]
@@ -100,7 +126,8 @@ def blended(left: Kind, right: Kind) -> Kind:
     """Return what new channels hold that are in each place one of two, or a sum."""
     if left is right:
         return left
-    return Kind.MEAN if {left, right} == {Kind.MEAN, Kind.NONE} else Kind.FREE
+    spread = [kind for kind in (left, right) if kind in (Kind.MEAN, Kind.COPY)]
+    return spread[0] if spread and Kind.NONE in (left, right) else Kind.FREE
 
 
 @rule("masked_fill", "masked_fill_")
@@ -144,9 +171,8 @@ def _zeros(reading: Reading, node: Node) -> None:
 
 @rule("ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "fill")
 def _constants(reading: Reading, node: Node) -> None:
-    kind = Kind.MEAN if reading.new is Kind.MEAN else Kind.FREE
     for ref in node.outputs:
-        reading.put(ref, Value(kind if reading.along(ref) else Kind.NONE))
+        reading.put(ref, Value(reading.spread if reading.along(ref) else Kind.NONE))
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",

@@ -13,6 +13,7 @@ class Kind(Enum):
         NONE: There are none: the tensor does not hold the stream.
         ZERO: Zero.
         MEAN: The mean of the old channels.
+        COPY: Copies of the old channels, one after the other, each as often.
         FREE: Something else.
         LEAF: What is chosen: the tensor is a parameter.
     """
@@ -20,6 +21,7 @@ class Kind(Enum):
     NONE = "nothing"
     ZERO = "zero"
     MEAN = "the mean of the old channels"
+    COPY = "copies of the old channels"
     FREE = "something else"
     LEAF = "a parameter's own"
 
@@ -28,14 +30,16 @@ class Fill(Enum):
     """How the new entries of a parameter along one dimension start.
 
     Attributes:
-        FREE: As weights start, or at the mean of a gain.
+        FREE: As weights start, or at the mean of a gain; among copies, shares that differ and add up.
         ZERO: At zero.
         MEAN: At the mean of the old entries.
+        COPY: As the old entries.
     """
 
     FREE = "free"
     ZERO = "zero"
     MEAN = "mean"
+    COPY = "copy"
 
 
 @dataclass(frozen=True)
