@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.surgery import WidenStream, grow, plan
+from graftwork.surgery import WidenAll, WidenStream, grow, plan
 from graftwork.surgery._transaction import Transaction
 from tests.surgery import streams_models as models
 from tests.surgery.streams_models import NORMS, Shape, build
@@ -120,6 +120,20 @@ def test_a_saved_model_comes_back_without_a_trace(tmp_path: Path) -> None:
     again = gw.load_model(lambda: models.Model(Shape("rms-one-plus")).double(), tmp_path / "model.pt").eval()
     assert torch.equal(_output(again, x), _output(model, x))
     assert again.norm.variance_epsilon == model.norm.variance_epsilon != 1e-3
+
+
+@pytest.mark.parametrize("width", [1.5, 2.0])
+def test_stream_and_inner_widths_grow_in_one_call(width: float, tmp_path: Path) -> None:
+    model, x = build(Shape("layer", tied=True))
+    before = _output(model, x)
+    receipt = grow(model, WidenAll(2.0, width=width), example_input=x)
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    assert model.embed.embedding_dim == 8 * width
+    assert model.blocks[0].gate.out_features == 12
+    assert receipt.method == "means"
+    gw.save_model(model, tmp_path / "model")
+    again = gw.load_model(lambda: models.Model(Shape("layer", tied=True)).double(), tmp_path / "model").eval()
+    assert torch.equal(_output(again, x), _output(model, x))
 
 
 @pytest.mark.parametrize("step", range(0, 48, 7))
@@ -249,6 +263,12 @@ def test_streams_at_the_model_s_ends_are_refused() -> None:
 def test_options_are_checked(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(SurgeryError, match=problem):
         WidenStream(**options)
+
+
+def test_widths_of_widen_all_are_checked() -> None:
+    for options in ({"width": 1.0}, {"width": 1.5, "approximate": True}):
+        with pytest.raises(SurgeryError, match="width: expected"):
+            WidenAll(2.0, **options)  # type: ignore[arg-type]
 
 
 def test_a_width_that_is_not_larger_is_refused() -> None:

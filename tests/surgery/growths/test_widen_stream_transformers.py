@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import SurgeryReceipt, WidenStream, grow, plan
+from graftwork.surgery import ModelGrowth, SurgeryReceipt, WidenAll, WidenStream, grow, plan
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -45,7 +45,7 @@ def _logits(model: nn.Module, ids: torch.Tensor = IDS) -> torch.Tensor:
         return model(input_ids=ids).logits  # type: ignore[no-any-return]
 
 
-def _grown(model: nn.Module, growth: WidenStream) -> SurgeryReceipt:
+def _grown(model: nn.Module, growth: ModelGrowth) -> SurgeryReceipt:
     before = _logits(model)
     receipt = grow(model, growth, example_input={"input_ids": IDS})
     torch.testing.assert_close(_logits(model), before, rtol=1e-5, atol=1e-5)
@@ -99,6 +99,24 @@ def test_what_a_forward_computes_from_the_width_is_followed(
     assert model.config.hidden_size == 24
     if kept:
         assert getattr(model.config, kept) == getattr(old, kept)
+    _comes_back(model, tmp_path)
+
+
+def test_one_call_makes_a_model_of_the_next_size(tmp_path: Path) -> None:
+    model = _model("LlamaForCausalLM", "LlamaConfig", {**TEXT, "num_attention_heads": 4, "num_key_value_heads": 2})
+    receipt = _grown(model, WidenAll(1.5, width=1.5))
+    config = model.config
+    assert (config.hidden_size, config.intermediate_size, config.head_dim) == (24, 36, 4)
+    assert (config.num_attention_heads, config.num_key_value_heads) == (6, 3)
+    assert receipt.growth.to_dict()["width"] == 1.5
+    _comes_back(model, tmp_path)
+
+
+def test_query_heads_grow_under_one_key_head(tmp_path: Path) -> None:
+    model = _model("LlamaForCausalLM", "LlamaConfig", GROUPED)
+    _grown(model, WidenAll(2.0, width=1.5))
+    config = model.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.hidden_size) == (4, 1, 24)
     _comes_back(model, tmp_path)
 
 

@@ -1,6 +1,6 @@
 """Widen the residual stream."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -11,7 +11,13 @@ from graftwork.surgery._space import Var
 from graftwork.surgery.growths._growth import ModelGrowth, Subject, register_growth
 from graftwork.surgery.growths._widen import check_factor
 from graftwork.surgery.growths._wider_stream import WiderStream, rebuild_stream
-from graftwork.surgery.streams import Tape, streams
+from graftwork.surgery.streams import Tape, Wish, streams
+
+
+def larger(found: Sequence[Var], factor: float) -> dict[Var, int] | None:
+    """Return new units of each stream for a factor; None where they would not grow alike."""
+    added = {var: max(round(var.size * factor) - var.size, 1) for var in found}
+    return added if len({(var.size + more) / var.size for var, more in added.items()}) == 1 else None
 
 
 @register_growth("widen-stream")
@@ -52,7 +58,7 @@ class WidenStream(ModelGrowth):
     def edit(self, subject: Subject) -> WiderStream:
         """See `ModelGrowth.edit`."""
         tape = Tape.of(subject.graph, subject.graph.probes[0].call)
-        return WiderStream(subject, tape, self._added(streams(tape)), thorough=self.check)
+        return WiderStream(subject, tape, Wish(self._added(streams(tape))), thorough=self.check)
 
     def _added(self, found: list[Var]) -> dict[Var, int]:
         """Volumes of the streams → new units."""
@@ -63,9 +69,8 @@ class WidenStream(ModelGrowth):
             if self.to <= widths[0]:
                 raise self.wrong("to", f"more channels than the present {widths[0]}")
             return {var: self.to - var.size for var in found}
-        assert self.factor is not None
-        added = {var: max(round(var.size * self.factor) - var.size, 1) for var in found}
-        if len({(var.size + more) / var.size for var, more in added.items()}) > 1:
+        added = None if self.factor is None else larger(found, self.factor)
+        if added is None:
             raise self.wrong("factor", f"one by which streams of {widths} channels grow alike")
         return added
 

@@ -13,7 +13,6 @@ from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import TRAINING, sandbox
 from graftwork.surgery._check import Check, Thoroughness, narrowed, plain
-from graftwork.surgery._space import Var
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
@@ -23,6 +22,7 @@ from graftwork.surgery.layers import Uses, replace_configs, set_numbers
 from graftwork.surgery.streams import (
     Kind,
     Tape,
+    Wish,
     average_gain,
     choose,
     doubled,
@@ -48,19 +48,19 @@ class WiderStream(Edit):
     Args:
         subject: The traced model and what goes along.
         tape: One run of the model.
-        added: Volumes of the stream → new units.
+        wish: What shall grow.
         thorough: How much is checked.
     """
 
-    def __init__(self, subject: Subject, tape: Tape, added: Mapping[Var, int], *, thorough: Thoroughness) -> None:
+    def __init__(self, subject: Subject, tape: Tape, wish: Wish, *, thorough: Thoroughness) -> None:
         graph = subject.graph
         self._subject, self._graph, self._thorough = subject, graph, thorough
         self._call = graph.probes[0].call
         self._uses = Uses({})
         self._loose = looseness(tape)
-        self._returned = any(holds(tape, ref, added) for ref in tape.outputs)
-        self._way = way = choose(graph, tape, self._call, added)
-        widths = ", ".join(f"{var.size} → {var.size + more}" for var, more in added.items())
+        self._returned = any(holds(tape, ref, wish.streams) for ref in tape.outputs)
+        self._way = way = choose(graph, tape, self._call, wish)
+        widths = ", ".join(f"{var.size} → {var.size + more}" for var, more in wish.streams.items())
         self.label = f"the residual stream ({widths})"
         self._seed = zlib.crc32(self.label.encode())
         self._roles = way.reading.roles

@@ -10,6 +10,7 @@ from graftwork.surgery.streams._fill import average_gain, filled, scaled
 from graftwork.surgery.streams._find import holds, streams
 from graftwork.surgery.streams._gradients import unmoved
 from graftwork.surgery.streams._precision import doubled, looseness
+from graftwork.surgery.streams._reference import Wish
 from graftwork.surgery.streams._tape import Tape
 from graftwork.surgery.streams._values import Fill, Kind
 
@@ -18,6 +19,7 @@ __all__ = [
     "Kind",
     "Tape",
     "Way",
+    "Wish",
     "average_gain",
     "choose",
     "doubled",

@@ -20,7 +20,7 @@ from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
 from graftwork.surgery.streams._read import read
 from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
-from graftwork.surgery.streams._reference import Target, config_targets
+from graftwork.surgery.streams._reference import Target, Wish, config_targets
 from graftwork.surgery.streams._tape import Tape, UnevenError, powers
 from graftwork.surgery.streams._values import Kind
 
@@ -52,27 +52,27 @@ class Way:
         return float(self.unit**power) if power else 1.0
 
 
-def choose(graph: ChannelGraph, tape: Tape, call: Call, added: Mapping[Var, int]) -> Way:
+def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
     """Return the way to make the streams of a model wider.
 
     Args:
         graph: The model, as it was traced.
         tape: One run of it.
         call: The example.
-        added: Volumes of the stream → new units.
+        wish: What shall grow.
 
     Raises:
         SurgeryError: There is none; the message names the operation that stands in the way.
     """
-    unit = math.sqrt(next((var.size + more) / var.size for var, more in added.items()))
+    added, unit = wish.streams, math.sqrt(wish.ratio)
     problems: list[str] = []
     _refuse(tape, added, problems)
     owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
     unfit: list[str] = []
     copies = _copies(added)
-    for target in _targets(graph, tape, added, owner, unfit):
+    for target in _targets(graph, tape, wish, owner, unfit):
         graph.refuse_left_behind(target.growth)
-        maps = _maps(target.growth, added)
+        maps = _maps(target.growth, wish)
         layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
         for found, after in _runs(graph, target, maps, layouts, call):
             numbers = powers(tape, after, unit)
@@ -157,24 +157,26 @@ def _read(
     return None
 
 
-def _maps(growth: Mapping[Var, int], streams: Mapping[Var, int]) -> dict[Var, UnitMap]:
-    """Layouts: free places in the streams; heads that grow along are not heard yet."""
-    silent, rng = method_named("netmorph"), np.random.default_rng(0)
-    return {
-        var: free_units(var.size, more) if var in streams else silent.unit_map(var.size, more, rng=rng)
-        for var, more in growth.items()
-    }
+def _maps(growth: Mapping[Var, int], wish: Wish) -> dict[Var, UnitMap]:
+    """Layouts: free places in the streams; what grows along by its method, or is not heard yet where that can't be."""
+    rng = np.random.default_rng(0)
+    chosen, silent = method_named(wish.method), method_named("netmorph")
+    maps = {}
+    for var, more in growth.items():
+        method = chosen if more % chosen.step == 0 else silent
+        free = var in wish.streams
+        maps[var] = free_units(var.size, more) if free else method.unit_map(var.size, more, rng=rng)
+    return maps
 
 
-def _targets(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], owner: str | None,
+def _targets(graph: ChannelGraph, tape: Tape, wish: Wish, owner: str | None,
              unfit: list[str]) -> Iterator[Target]:  # fmt: skip
     if owner is not None:
-        yield from config_targets(graph, owner, added, unfit)
+        yield from config_targets(graph, owner, wish, unfit)
         return
-    ratio = next((var.size + more) / var.size for var, more in added.items())
-    epsilons = tuple(_epsilons(graph, tape, added, ratio))
+    epsilons = tuple(_epsilons(graph, tape, wish.streams, wish.ratio))
     for numbers in dict.fromkeys([epsilons, ()]):
-        yield Target(dict(added), attributes=numbers, epsilon=bool(numbers))
+        yield Target({**wish.streams, **wish.others}, attributes=numbers, epsilon=bool(numbers))
 
 
 def _epsilons(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], ratio: float) -> Iterator[AttributeChange]:

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,8 +27,31 @@ from graftwork.surgery.layers import changed_config, config_entries, differences
 _WIDTHS = re.compile(r"(^|\.)(hidden_sizes?|d_model|n_embd|embed_dim|dim|width|word_embed_proj_dim|embedding_size)$")
 _HEADS = re.compile(r"(heads?|n_head|num_heads|attention_heads)$")
 _EPSILON = re.compile(r"(eps|epsilon)$")
+_INNERS = re.compile(r"(intermediate_size|ffn_dim|d_ff|n_inner|hidden_dim|mlp_dim)$")
 _INNER = ("n_inner", "intermediate_size", "ffn_dim", "d_inner")
 _MOST_BUILDS = 40
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What shall grow.
+
+    Attributes:
+        streams: Volumes of the residual streams → new units.
+        factor: Ratio of heads and inner widths; None leaves them as they are, where the model can.
+        others: Volumes → new units that grow along in a model without a config.
+        method: How new units of other volumes are filled.
+    """
+
+    streams: dict[Var, int]
+    factor: float | None = None
+    others: dict[Var, int] = field(default_factory=dict)
+    method: str = "netmorph"
+
+    @property
+    def ratio(self) -> float:
+        """New over old width of the streams."""
+        return next((var.size + added) / var.size for var, added in self.streams.items())
 
 
 @dataclass(frozen=True)
@@ -50,15 +73,13 @@ class Target:
     epsilon: bool = False
 
 
-def config_targets(
-    graph: ChannelGraph, owner: str, streams: Mapping[Var, int], problems: list[str]
-) -> Iterator[Target]:
+def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[str]) -> Iterator[Target]:
     """Yield ways to widen a model that a config builds: with the eps of its norms in step, then without.
 
     Args:
         graph: The model, as it was traced.
         owner: Path of the module that is built from a config.
-        streams: Volumes of the stream → new units.
+        wish: What shall grow.
         problems: Gets why a change of the config does not fit.
     """
     whole = graph.model.get_submodule(owner)
@@ -66,11 +87,12 @@ def config_targets(
     before = _built(whole, config, {})
     if before is None or _shapes(before) != _shapes(whole):
         return
-    ratio = next((var.size + added) / var.size for var, added in streams.items())
     epsilons = {
-        name: value / ratio for name, value in config_entries(config) if type(value) is float and _EPSILON.search(name)
+        name: value / wish.ratio
+        for name, value in config_entries(config)
+        if type(value) is float and _EPSILON.search(name)
     }
-    for values, growth in _fitting(graph, owner, streams, ratio, problems):
+    for values, growth in _fitting(graph, owner, wish, problems):
         for more in ([epsilons] if epsilons else []) + [{}]:
             after = _built(whole, config, {**values, **more})
             if after is not None:
@@ -78,17 +100,20 @@ def config_targets(
 
 
 def _fitting(
-    graph: ChannelGraph, owner: str, streams: Mapping[Var, int], ratio: float, problems: list[str]
+    graph: ChannelGraph, owner: str, wish: Wish, problems: list[str]
 ) -> Iterator[tuple[dict[str, Any], dict[Var, int]]]:
-    """Changes of a config that the model can follow, with what then grows; those that grow least come first."""
+    """Changes of a config that the model can follow, with what then grows; best first."""
     whole = graph.model.get_submodule(owner)
     config, found = whole.config, []
-    for values in itertools.islice(_guesses(config, streams, ratio), _MOST_BUILDS):
+    guesses = _guesses(config, wish.streams, wish.ratio)
+    if wish.factor is not None:
+        guesses = itertools.chain(_larger_guesses(config, wish), guesses)
+    for values in itertools.islice(guesses, _MOST_BUILDS):
         built = _built(whole, config, values)
-        growth = None if built is None else fit(graph, owner, _shapes(built), streams, problems)
-        if growth is None or not _counted(config, values, growth, streams):
+        growth = None if built is None else fit(graph, owner, _shapes(built), wish.streams, problems)
+        if growth is None or not _counted(config, values, growth, wish.streams):
             continue
-        if len(growth) == len(streams):
+        if wish.factor is not None or len(growth) == len(wish.streams):
             yield values, growth
         else:
             found.append((values, growth))
@@ -133,12 +158,7 @@ def _read(config: Any, name: str) -> Any:
 def _guesses(config: Any, streams: Mapping[Var, int], ratio: float) -> Iterator[dict[str, Any]]:
     """Ways in which a config may say how wide the stream is, likely ones first."""
     sizes = {var.size: var.size + added for var, added in streams.items()}
-    wide: dict[str, Any] = {}
-    for name, value in config_entries(config):
-        if type(value) is int and value in sizes:
-            wide[name] = sizes[value]
-        elif isinstance(value, (list, tuple)) and value and all(type(v) is int and v in sizes for v in value):
-            wide[name] = type(value)(sizes[v] for v in value)
+    wide = _widths(config, sizes)
     likely = [name for name in wide if _WIDTHS.search(name)]
     heads = [(n, v) for n, v in config_entries(config) if type(v) is int and _HEADS.search(n) and v > 1]
     pins = [{}, *_pins(config, sizes, heads)]
@@ -157,6 +177,37 @@ def _guesses(config: Any, streams: Mapping[Var, int], ratio: float) -> Iterator[
                 queries = {name: v for name, v in more.items() if "key_value" not in name and "kv" not in name}
                 if queries != more:
                     yield {**chosen, **pin, **queries}
+
+
+def _widths(config: Any, sizes: Mapping[int, int]) -> dict[str, Any]:
+    """Entries of a config that hold the width of a stream, with their new values."""
+    wide: dict[str, Any] = {}
+    for name, value in config_entries(config):
+        if type(value) is int and value in sizes:
+            wide[name] = sizes[value]
+        elif isinstance(value, (list, tuple)) and value and all(type(v) is int and v in sizes for v in value):
+            wide[name] = type(value)(sizes[v] for v in value)
+    return wide
+
+
+def _larger_guesses(config: Any, wish: Wish) -> Iterator[dict[str, Any]]:
+    """Ways in which a config may say that heads and inner widths grow too: all of them, then some."""
+    sizes = {var.size: var.size + added for var, added in wish.streams.items()}
+    factor = wish.factor or 1.0
+    wide = {name: value for name, value in _widths(config, sizes).items() if _WIDTHS.search(name)}
+    inner = {
+        name: round(value * factor)
+        for name, value in config_entries(config)
+        if type(value) is int and _INNERS.search(name)
+    }
+    heads = {name: _times(value, factor) for name, value in config_entries(config) if _is_heads(name, value, factor)}
+    queries = {name: value for name, value in heads.items() if "key_value" not in name and "kv" not in name}
+    derived = {name: round(4 * next(iter(sizes)) * factor) for name in _INNER if getattr(config, name, 0) is None}
+    pins = [pin for pin in _pins(config, sizes, []) if "head_dim" in pin] or [{}]
+    for more in ({**heads, **inner}, {**queries, **inner}, {**heads, **inner, **derived}, {**inner, **derived}, inner,
+                 heads, queries):  # fmt: skip
+        for pin in ({}, *pins):
+            yield {**wide, **more, **pin}
 
 
 def _is_heads(name: str, value: Any, ratio: float) -> bool:
@@ -220,8 +271,10 @@ def fit(
         if missing > 0 and not any(var in streams for var in atoms(expr)):
             for var in atoms(expr):
                 rows = _length(expr, {var: 1}) - _length(expr, {})
-                if graph.can_grow(var) and var not in growth and rows and missing % rows == 0:
-                    growth[var] = missing // rows
+                grown = {**growth, var: missing // rows} if rows else growth
+                fits = graph.can_grow(var) and var not in growth and rows and missing % rows == 0
+                if fits and all(_length(other, grown) <= most for _, other, most in wanted if var in atoms(other)):
+                    growth = grown
                     break
             else:
                 reasons = [reason.text for var in atoms(expr) for reason in var.reasons] or ["it does not divide"]
