@@ -238,7 +238,7 @@ class Trace:
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Let the handler of one operation follow it."""
         name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
-        if any(self._depends(leaf) for leaf in tree_flatten((args, kwargs))[0]):
+        if any(self.depends(leaf) for leaf in tree_flatten((args, kwargs))[0]):
             for leaf in tree_flatten(result)[0]:
                 if isinstance(leaf, Tensor):
                     self._real[leaf] = True
@@ -256,7 +256,7 @@ class Trace:
 
     def read(self, tensor: Tensor) -> None:
         """Note that Python reads values of a tensor: a branch may hang on them."""
-        if self.info(tensor).parameter is None and self._depends(tensor):
+        if self.info(tensor).parameter is None and self.depends(tensor):
             self.reads[_user_line().strip(" ()") or "the forward"] = None
 
     def called(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -279,8 +279,8 @@ class Trace:
             for expr in self.info(tensor).dims:
                 freeze(expr, reason)
 
-    def _depends(self, leaf: Any) -> bool:
-        """Whether a value depends on activations: on an input or a parameter that is no index or mask."""
+    def depends(self, leaf: Any) -> bool:
+        """Return whether a value depends on activations: on an input or a parameter that is no index or mask."""
         if not isinstance(leaf, Tensor):
             return False
         return leaf in self._real or (

@@ -27,6 +27,7 @@ def added(reading: Reading, left: Value, right: Value, *, less: bool = False) ->
     """Return what a sum becomes."""
     kinds = [v.kind for v in (left, right) if v.kind in (Kind.ZERO, Kind.MEAN, Kind.FREE) and v.power is not None]
     left, right = (reading.settled(value, kinds[0] if kinds else None) for value in (left, right))
+    reading.roles.plain |= {v.writer.weight for v in (left, right) if v.writer is not None and v.kind is Kind.MEAN}
     if left.power is None or right.power is None:
         kept = right if left.power is None else left
         return replace(kept, kind=reading.spread if kept.kind is Kind.NONE else kept.kind, root=-1)

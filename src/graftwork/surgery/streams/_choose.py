@@ -84,7 +84,7 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
                     layouts = {name: graph.layouts(name, maps) for name in layouts}
                 return Way(found, reading, maps, layouts, unit)
     if not problems:
-        raise SurgeryError(_no_width(added, owner, unfit))
+        raise SurgeryError(_no_width(graph, added, owner, unfit))
     raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
 
 
@@ -104,10 +104,12 @@ def _refuse_unread(graph: ChannelGraph, added: Mapping[Var, int], reading: Readi
                 )
 
 
-def _no_width(added: Mapping[Var, int], owner: str | None, unfit: list[str]) -> str:
+def _no_width(graph: ChannelGraph, added: Mapping[Var, int], owner: str | None, unfit: list[str]) -> str:
     head = f"the residual stream can't grow to {[var.size + more for var, more in added.items()]} channels: "
     if owner is None:
-        return f"{head}the forward fails at that width, whatever numbers of its modules change"
+        stock = [path for path, module in graph.model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+        why = f": {stock[0]!r} is a torch.nn.MultiheadAttention, whose heads are tied to its width" if stock else ""
+        return f"{head}the forward fails at that width, whatever numbers of its modules change{why}"
     why = f" ({unfit[0]})" if unfit else ""
     return f"{head}no change of the config builds a model of that width{why}; try a multiple of the width of heads"
 

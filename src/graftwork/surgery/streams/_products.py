@@ -38,7 +38,8 @@ def _biased_sum(reading: Reading, made: Value, bias: Any) -> Value:
     if not isinstance(bias, Ref):
         return made
     value = reading.value(bias)
-    result = added(reading, made, value)
+    settled = reading.settled(value, None if made.kind is Kind.NONE else made.kind)
+    result = added(reading, replace(made, writer=None), replace(settled, writer=None))
     if made.writer is None or value.kind is not Kind.LEAF:
         return result
     return replace(result, writer=Writer(made.writer.weight, value.name))
@@ -61,14 +62,25 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
         if summed:
             reading.equal(power, {}, "what is read from the stream would change")
         return Value(Kind.NONE, power)
+    free = [value.kind for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]
+    if len(free) > 1:
+        return _by_channel(reading, writer, free, power)
     if writer is not None:
         if not all(reading.plain(out, dim) for dim in reading.along(out)) and reading.new is Kind.MEAN:
             raise reading.refuse(f"{writer.weight[0]!r} makes channels of the stream among others")
         fill = {Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(reading.new, Fill.ZERO)
         reading.fill(*writer.weight, fill, why="added to the stream")
         return Value(reading.new, power, writer=writer)
-    kept = next(value.kind for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim})
-    return Value(kept, power)
+    return Value(free[0], power)
+
+
+def _by_channel(reading: Reading, writer: Writer | None, kinds: list[Kind], power: Power | None) -> Value:
+    """Products of two tensors that both hold the stream, in one dimension or in two."""
+    if writer is not None:
+        raise reading.refuse(f"{writer.weight[0]!r} is multiplied with the stream channel by channel")
+    if Kind.ZERO in kinds:
+        return Value(Kind.ZERO, power)
+    return Value(Kind.COPY if set(kinds) == {Kind.COPY} else Kind.FREE, power)
 
 
 def _summed_copies(reading: Reading, sides: tuple[tuple[Ref, int], ...], power: Power | None) -> Power | None:

@@ -22,9 +22,9 @@ from graftwork.surgery.streams._values import Fill, Kind, Roles, Value, Writer
 PowerOf: TypeAlias = Callable[[int, str], float]
 """Number of a node and name of an argument → the power by which it changes."""
 Rule: TypeAlias = "Callable[[Reading, Node], None]"
-NUMBERED = {"mul", "mul_", "div", "div_", "add", "add_", "sub", "sub_", "native_layer_norm", "pow", "clamp",
-            "clamp_min", "_fused_rms_norm", "rsub"}  # fmt: skip
-"""Operations on tensors off the stream whose numbers may follow the width."""
+FOLLOWED = {"self", "other", "exponent", "eps", "alpha", "beta", "value", "scale", "min", "max", "fill_value",
+            "negative_slope"}  # fmt: skip
+"""Arguments that may be numbers that a forward computes from its width."""
 
 
 class Refusal(Exception):  # noqa: N818 - internal signal, becomes a SurgeryError
@@ -186,15 +186,21 @@ class Reading:
             if value.kind is Kind.FREE and not self.along(ref):
                 raise self.refuse(value.why)
         plain = all(value.kind is Kind.NONE and value.power == {} for value in inputs)
-        changed = node.name in NUMBERED and any(self.number(name) for name in node.numbers)
+        changed = any(self.number(name) for name in node.numbers if name in FOLLOWED)
         held = any(self.along(ref) for ref in node.outputs)
         if plain and not held and not changed:
             for ref in node.outputs:
                 self._values[ref.number] = Value(Kind.NONE)
         else:
             rules.get(node.name, rules["unknown"])(self, node)
+            self._refuse_both()
         for before, after in node.written:
             self._values[after.number] = self._rewritten(self.value(before), self.value(node.outputs[0]))
+
+    def _refuse_both(self) -> None:
+        """Refuse a writer that is added to the stream both with a gain behind it and without."""
+        for name, dim in self.roles.plain & set(self.roles.weighted):
+            raise self.refuse(f"{name!r} (dimension {dim}) is added with a gain in one place and without in another")
 
     def _rewritten(self, whole: Value, part: Value) -> Value:
         """What becomes of a tensor into a part of which something was written."""

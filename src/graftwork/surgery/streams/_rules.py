@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from graftwork.surgery.streams._reading import Reading, Rule, tensors
+from graftwork.surgery.streams._powers import plus
+from graftwork.surgery.streams._reading import FOLLOWED, Reading, Rule, tensors
 from graftwork.surgery.streams._tape import Node, Ref
 from graftwork.surgery.streams._values import Kind, Value
 
@@ -49,7 +50,7 @@ def unknown(reading: Reading, node: Node) -> None:
         if reading.along(ref):
             raise reading.refuse(f"{node.name} runs over the stream")
         reading.still(reading.value(ref))
-    for name in node.numbers:
+    for name in node.numbers.keys() & FOLLOWED:
         reading.equal(reading.number(name), {})
     put_all(reading, node, Value(Kind.NONE))
 
@@ -171,8 +172,9 @@ def _zeros(reading: Reading, node: Node) -> None:
 
 @rule("ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "fill")
 def _constants(reading: Reading, node: Node) -> None:
+    power = plus(*(reading.number(name) for name in ("value", "fill_value")))
     for ref in node.outputs:
-        reading.put(ref, Value(reading.spread if reading.along(ref) else Kind.NONE))
+        reading.put(ref, Value(reading.spread if reading.along(ref) else Kind.NONE, power))
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",

@@ -120,7 +120,7 @@ class _Recorder:
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         values = bind(func, args, kwargs)
         noted = tree_map(self._noted, values)
-        numbers = {name: number for name, value in values.items() if (number := _number(value)) is not None}
+        numbers = {name: number for name, value in values.items() if (number := self._number(value)) is not None}
         before = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         outputs, written = [], []
         for leaf in tree_flatten(result)[0]:
@@ -134,6 +134,12 @@ class _Recorder:
             outputs.append(self._new(leaf))
         name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
         self._tape.nodes.append(Node(name, self._trace.place, noted, numbers, tuple(outputs), tuple(written)))
+
+    def _number(self, value: Any) -> float | None:
+        """A number that does not hang on data: of Python, of a tensor that is a constant or shows a parameter."""
+        if isinstance(value, Tensor) and self._trace.depends(value) and self._trace.info(value).parameter is None:
+            return None
+        return _number(value)
 
     def _noted(self, leaf: Any) -> Any:
         return self.ref(leaf) if isinstance(leaf, Tensor) else leaf

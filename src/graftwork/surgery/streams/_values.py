@@ -91,9 +91,11 @@ class Roles:
         offsets: Parameter → what the forward adds to it before it multiplies.
         weighted: Weight and dimension, or bias and 0 → gains by which the average over old rows is weighted.
         scaling: The gains among them.
+        plain: Weights and biases that are added to the stream as they are.
     """
 
     fills: dict[tuple[str, int], tuple[Fill, str]] = field(default_factory=dict)
     offsets: dict[str, float] = field(default_factory=dict)
     weighted: dict[tuple[str, int], str] = field(default_factory=dict)
     scaling: set[str] = field(default_factory=set)
+    plain: set[tuple[str, int]] = field(default_factory=set)
