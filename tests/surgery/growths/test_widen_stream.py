@@ -275,3 +275,23 @@ def test_a_width_that_is_not_larger_is_refused() -> None:
     model, x = build(replace(Shape(), depth=1))
     with pytest.raises(SurgeryError, match="more channels than the present 8"):
         plan(model, WidenStream(to=8), example_input=x)
+
+
+def test_a_plan_leaves_the_model_alone_also_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graftwork.surgery.streams import _choose
+
+    model, x = build(Shape("rms"))
+    before = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+    def interrupted(*_: object) -> None:
+        assert model.embed.weight.shape[1] == 12
+        raise KeyboardInterrupt
+
+    plan(model, WidenStream(1.5), example_input=x)
+    monkeypatch.setattr(_choose.Tape, "again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan(model, WidenStream(1.5), example_input=x)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert model.norm.eps == 1e-3
