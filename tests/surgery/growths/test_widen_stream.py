@@ -122,6 +122,44 @@ def test_a_saved_model_comes_back_without_a_trace(tmp_path: Path) -> None:
     assert again.norm.variance_epsilon == model.norm.variance_epsilon != 1e-3
 
 
+class _Tied(nn.Module):
+    """An attention whose heads are as wide as the stream divided by their number, by hand or PyTorch's own."""
+
+    def __init__(self, *, stock: bool) -> None:
+        super().__init__()
+        self.embed, self.norm, self.n_embd, self.n_head = nn.Embedding(11, 8), nn.LayerNorm(8), 8, 4
+        self.stock = nn.MultiheadAttention(8, 4, batch_first=True) if stock else None
+        self.c_attn, self.c_proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.last, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        y = self.norm(x)
+        if self.stock is not None:
+            return self.head(self.last(x + self.stock(y, y, y, need_weights=False)[0]))  # type: ignore[no-any-return]
+        b, t, c = y.shape
+        parts = self.c_attn(y).split(self.n_embd, dim=2)
+        q, k, v = (part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2) for part in parts)
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c)
+        return self.head(self.last(x + self.c_proj(y)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_heads_grow_along_where_the_code_ties_them_to_the_width(stock: bool) -> None:
+    torch.manual_seed(0)
+    model, x = _Tied(stock=stock).double().eval(), torch.randint(11, (3, 5))
+    before = _output(model, x)
+    receipt = grow(model, WidenStream(1.5), example_input=x)
+    assert receipt.largest_gap <= 1e-10
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    if model.stock is not None:
+        assert (model.stock.embed_dim, model.stock.num_heads) == (12, 6)
+    else:
+        assert (model.n_embd, model.n_head) == (12, 6)
+    with pytest.raises(SurgeryError, match="the forward fails at that width"):
+        plan(model, WidenStream(to=13), example_input=x)
+
+
 @pytest.mark.parametrize("width", [1.5, 2.0])
 def test_stream_and_inner_widths_grow_in_one_call(width: float, tmp_path: Path) -> None:
     model, x = build(Shape("layer", tied=True))

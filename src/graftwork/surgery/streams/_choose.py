@@ -18,6 +18,7 @@ from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
+from graftwork.surgery.streams._heads import heads
 from graftwork.surgery.streams._read import read
 from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
 from graftwork.surgery.streams._reference import Target, Wish, config_targets
@@ -84,7 +85,7 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
                     layouts = {name: graph.layouts(name, maps) for name in layouts}
                 return Way(found, reading, maps, layouts, unit)
     if not problems:
-        raise SurgeryError(_no_width(graph, added, owner, unfit))
+        raise SurgeryError(_no_width(added, owner, unfit))
     raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
 
 
@@ -104,12 +105,10 @@ def _refuse_unread(graph: ChannelGraph, added: Mapping[Var, int], reading: Readi
                 )
 
 
-def _no_width(graph: ChannelGraph, added: Mapping[Var, int], owner: str | None, unfit: list[str]) -> str:
+def _no_width(added: Mapping[Var, int], owner: str | None, unfit: list[str]) -> str:
     head = f"the residual stream can't grow to {[var.size + more for var, more in added.items()]} channels: "
     if owner is None:
-        stock = [path for path, module in graph.model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-        why = f": {stock[0]!r} is a torch.nn.MultiheadAttention, whose heads are tied to its width" if stock else ""
-        return f"{head}the forward fails at that width, whatever numbers of its modules change{why}"
+        return f"{head}the forward fails at that width, whatever numbers of its modules change, and with more heads too"
     why = f" ({unfit[0]})" if unfit else ""
     return f"{head}no change of the config builds a model of that width{why}; try a multiple of the width of heads"
 
@@ -177,8 +176,11 @@ def _targets(graph: ChannelGraph, tape: Tape, wish: Wish, owner: str | None,
         yield from config_targets(graph, owner, wish, unfit)
         return
     epsilons = tuple(_epsilons(graph, tape, wish.streams, wish.ratio))
-    for numbers in dict.fromkeys([epsilons, ()]):
-        yield Target({**wish.streams, **wish.others}, attributes=numbers, epsilon=bool(numbers))
+    tied = {**wish.streams, **heads(graph, wish.ratio), **wish.others}
+    growths = [{**wish.streams, **wish.others}, tied]
+    for growth in growths[: 1 + (growths[0] != tied)]:
+        for numbers in dict.fromkeys([epsilons, ()]):
+            yield Target(growth, attributes=numbers, epsilon=bool(numbers))
 
 
 def _epsilons(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], ratio: float) -> Iterator[AttributeChange]:
