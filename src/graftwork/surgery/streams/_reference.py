@@ -21,7 +21,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import free_units, layout_of
-from graftwork.surgery._space import Var, atoms
+from graftwork.surgery._space import Expr, Var, atoms, size_of
 from graftwork.surgery.layers import changed_config, config_entries, differences
 
 _WIDTHS = re.compile(r"(^|\.)(hidden_sizes?|d_model|n_embd|embed_dim|dim|width|word_embed_proj_dim|embedding_size)$")
@@ -256,39 +256,68 @@ def fit(
         streams: Volumes that grow in any case → new units.
         problems: Gets what can't grow.
     """
-    growth = dict(streams)
     names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
-    wanted = []
-    for name, tensor in graph.model.get_submodule(owner).state_dict(keep_vars=True).items():
-        known = names.get(id(tensor))
-        if known is None or name not in shapes or len(shapes[name]) != tensor.dim():
-            return None
-        wanted += [(name, *pair) for pair in zip(graph.trace.spaces[known], shapes[name], strict=True)]
-    if len(shapes) != len(graph.model.get_submodule(owner).state_dict()):
+    own = graph.model.get_submodule(owner).state_dict(keep_vars=True)
+    if own.keys() != shapes.keys() or any(id(tensor) not in names for tensor in own.values()):
         return None
-    for name, expr, size in wanted:
-        missing = size - _length(expr, growth)
-        if missing > 0 and not any(var in streams for var in atoms(expr)):
-            for var in atoms(expr):
-                rows = _length(expr, {var: 1}) - _length(expr, {})
-                grown = {**growth, var: missing // rows} if rows else growth
-                fits = graph.can_grow(var) and var not in growth and rows and missing % rows == 0
-                if fits and all(_length(other, grown) <= most for _, other, most in wanted if var in atoms(other)):
-                    growth = grown
-                    break
-            else:
-                reasons = [reason.text for var in atoms(expr) for reason in var.reasons] or ["it does not divide"]
-                problems.append(f"{name!r} would have to grow along, and can't: {reasons[0]}")
+    wanted: dict[int, _Wanted] = {}
+    for name, tensor in own.items():
+        dims = graph.trace.spaces[names[id(tensor)]]
+        if len(shapes[name]) != len(dims):
+            return None
+        for expr, size in zip(dims, shapes[name], strict=True):
+            if wanted.setdefault(id(expr), _Wanted(name, expr, size, tuple(atoms(expr)))).size != size:
                 return None
+    growth = dict(streams)
+    for one in wanted.values():
+        missing = one.size - one.length(growth)
+        if missing > 0 and not any(var in streams for var in one.volumes):
+            var = next((var for var in one.volumes if _fits(graph, var, one, missing, growth, wanted)), None)
+            if var is None:
+                reasons = [reason.text for var in one.volumes for reason in var.reasons] or ["it does not divide"]
+                problems.append(f"{one.name!r} would have to grow along, and can't: {reasons[0]}")
+                return None
+            growth[var] = missing // one.length_of(var)
     try:
         growth = graph.close(growth, step=1)
     except SurgeryError:
         return None
-    return growth if all(_length(expr, growth) == size for _, expr, size in wanted) else None
+    return growth if all(one.length(growth) == one.size for one in wanted.values()) else None
 
 
-def _length(expr: Any, growth: Mapping[Var, int]) -> int:
-    return layout_of(expr, {var: free_units(var.size, added) for var, added in growth.items()}).new_size
+@dataclass(frozen=True)
+class _Wanted:
+    """One dimension of a tensor, the length that it shall have, and its volumes."""
+
+    name: str
+    expr: Expr
+    size: int
+    volumes: tuple[Var, ...]
+
+    def length(self, growth: Mapping[Var, int]) -> int:
+        """Return the length after a growth."""
+        added = {var: free_units(var.size, growth[var]) for var in self.volumes if var in growth}
+        return layout_of(self.expr, added).new_size if added else size_of(self.expr)
+
+    def length_of(self, var: Var) -> int:
+        """Return how much longer one more unit makes it."""
+        return self.length({var: 1}) - size_of(self.expr)
+
+
+def _fits(
+    graph: ChannelGraph,
+    var: Var,
+    one: _Wanted,
+    missing: int,
+    growth: Mapping[Var, int],
+    wanted: Mapping[int, _Wanted],
+) -> bool:
+    """Whether a volume can make a dimension as long as wanted, and none too long."""
+    rows = one.length_of(var)
+    if var in growth or not graph.can_grow(var) or missing % rows:
+        return False
+    grown = {**growth, var: missing // rows}
+    return all(other.length(grown) <= other.size for other in wanted.values() if var in other.volumes)
 
 
 def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], streams: Mapping[Var, int]) -> bool:
