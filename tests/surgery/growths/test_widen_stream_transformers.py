@@ -114,7 +114,7 @@ def test_one_call_makes_a_model_of_the_next_size(tmp_path: Path) -> None:
 
 def test_query_heads_grow_under_one_key_head(tmp_path: Path) -> None:
     model = _model("LlamaForCausalLM", "LlamaConfig", GROUPED)
-    _grown(model, WidenAll(2.0, width=1.5))
+    _grown(model, WidenAll(2, width=1.5))
     config = model.config
     assert (config.num_attention_heads, config.num_key_value_heads, config.hidden_size) == (4, 1, 24)
     _comes_back(model, tmp_path)

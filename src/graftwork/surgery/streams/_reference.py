@@ -214,7 +214,7 @@ def _is_heads(name: str, value: Any, ratio: float) -> bool:
     """Whether an entry of a config counts heads, and may be multiplied."""
     counts = value if isinstance(value, (list, tuple)) else [value]
     return bool(_HEADS.search(name) and counts) and all(
-        type(one) is int and one > 1 and (one * ratio).is_integer() for one in counts
+        type(one) is int and one > 1 and float(one * ratio).is_integer() for one in counts
     )
 
 
