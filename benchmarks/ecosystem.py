@@ -325,7 +325,8 @@ def main() -> None:
     torch.set_num_threads(1)
     columns, rows = earlier(given.json)
     chosen = "" if given.growths == list(GROWTHS) else " --growths " + " ".join(f'"{kind}"' for kind in given.growths)
-    command = f"python benchmarks/ecosystem.py{chosen} --json {given.json}"
+    some = " --only " + " ".join(f'"{name}"' for name in given.only) if given.only else ""
+    command = f"python benchmarks/ecosystem.py{some}{chosen} --json {given.json}"
     columns |= {kind: {"command": command, "provenance": provenance()} for kind in given.growths}
     for name in names:
         try:

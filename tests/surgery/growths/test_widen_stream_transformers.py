@@ -1,6 +1,7 @@
 """Wider Hugging Face models: configs follow, caches work, files build the same model."""
 
 import copy
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,22 @@ def test_single_precision_stays_single_precision() -> None:
     receipt = _grown(model, WidenStream(1.5))
     assert 0 < receipt.largest_gap <= 2e-5
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    import ecosystem
+    from zoo._stacks import STACKED
+
+    found: dict[str, list[str]] = {}
+    for name, one in STACKED.items():
+        if not name.startswith(("pytorchcv", "vit-pytorch")):
+            row = ecosystem.measure(one, ["model width"])["growths"]["model width"]
+            found.setdefault(row["outcome"], []).append(name)
+    assert "WRONG" not in found
+    assert len(found["exact"]) >= 39, found
+    sys.modules.pop("ecosystem")
 
 
 @pytest.mark.parametrize(
