@@ -28,7 +28,8 @@ class WidenStream(ModelGrowth):
     Behind RMSNorm new channels stay zero; behind LayerNorm they carry the mean of the old ones. Either way the norm
     makes zeros of them, so what reads the stream may have any weights for them, and learns at once. Gains and the eps
     of norms are scaled so that their outputs stay; where an eps can't follow (it is written in the code, or one number
-    of a config serves other norms too), everything that writes to the stream is scaled instead.
+    of a config serves other norms too), everything that writes to the stream is scaled instead. Where neither is exact
+    (post-norm, say), an integer factor makes copies of all channels, which readers hear by different shares.
 
     Heads keep their width; where a config has no number for it, there are more of them. Exactly one of ``factor`` and
     ``to`` is given.

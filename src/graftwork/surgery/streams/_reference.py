@@ -86,6 +86,7 @@ def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[s
     config: Any = whole.config
     before = _built(whole, config, {})
     if before is None or _shapes(before) != _shapes(whole):
+        problems.append("it does not build the model as it is, which has grown or holds adapters")
         return
     epsilons = {
         name: value / wish.ratio
