@@ -219,6 +219,7 @@ _REFUSED = {
     "softmax over channels": ("rms", lambda x: x + x.softmax(-1), "_softmax mixes"),
     "a constant for zeros": ("rms", lambda x: x + 1.0, "a norm by the root|mean runs"),
     "the largest channel": ("rms", lambda x: x / (1 + x.amax(-1, keepdim=True)), "amax"),
+    "a number that no power describes": ("layer", lambda x: x * (1 + 1 / x.shape[-1]), "takes the number 1.125"),
     "half of the channels": ("rms", lambda x: torch.cat([x[..., :3], x[..., 3:] * 2], -1), "stream"),
     "a group norm": ("layer", lambda x: x + nn.functional.group_norm(x.mT, 1).mT, "group norm|mix"),
 }
@@ -235,8 +236,17 @@ def test_what_forbids_an_exact_growth_is_refused_by_name(case: str) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+_MASK = torch.tensor([True, False, False, False, True])[None, :, None]
+_LET_THROUGH = [
+    ("rms", lambda x: x.clone().mul_(2).add_(x.sigmoid() * x)),
+    ("rms", lambda x: torch.stack([x[:, 0] * 2, *x.unbind(1)[1:]], 1)),
+    ("layer", lambda x: x.masked_fill(_MASK, 3.0)),
+    ("layer", lambda x: nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]),
+]
+
+
 def test_what_keeps_zeros_or_means_is_let_through() -> None:
-    for kind, change in (("rms", lambda x: x + x.tanh()), ("layer", lambda x: 3 * x + 1)):
+    for kind, change in (("rms", lambda x: x + x.tanh()), ("layer", lambda x: 3 * x + 1), *_LET_THROUGH):
         model = _Changed(kind, change)
         x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
         assert grow(model, WidenStream(1.5), example_input=x).largest_gap <= 1e-10

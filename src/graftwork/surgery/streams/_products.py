@@ -111,8 +111,7 @@ def _made(reading: Reading, ref: Ref, dim: int) -> Writer | None:
     fact = reading.tape.facts[ref.number]
     for free in reading.along(ref):
         if free != dim and fact.parameter is not None:
-            (source,) = fact.sources[free]
-            return Writer((fact.parameter, source))
+            return Writer((fact.parameter, reading.source(ref, free)))
     return None
 
 

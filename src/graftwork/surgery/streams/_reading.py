@@ -115,8 +115,14 @@ class Reading:
             return Value(Kind.NONE)
         if len(along) > 1:
             return Value(Kind.LEAF, {fact.parameter: 1.0}, ref.number, fact.parameter, -1)
-        (dim,) = fact.sources[along[0]]
-        return Value(Kind.LEAF, {fact.parameter: 1.0}, ref.number, fact.parameter, dim)
+        return Value(Kind.LEAF, {fact.parameter: 1.0}, ref.number, fact.parameter, self.source(ref, along[0]))
+
+    def source(self, ref: Ref, dim: int) -> int:
+        """Return which dimension of a parameter a dimension of its view shows."""
+        fact = self.tape.facts[ref.number]
+        if len(fact.sources[dim]) != 1:
+            raise self.refuse(f"{fact.parameter!r} is viewed with dimensions merged that hold the stream")
+        return next(iter(fact.sources[dim]))
 
     def put(self, ref: Ref, value: Value) -> None:
         """Note what a result becomes; a new tensor shows itself."""
