@@ -1,6 +1,7 @@
 """Do grown models come back to where they are used? Architectures × growths, with default options.
 
     python benchmarks/ecosystem.py --json results/ecosystem.json
+    python benchmarks/ecosystem.py --growths "model width" --json results/ecosystem.json
     python benchmarks/ecosystem.py --only llama "swin (pairs)" --json build/some.json
 
 Every architecture of `zoo._stacks` is built small, in float64, with scrambled weights, and trained for one step. Then a
@@ -12,11 +13,15 @@ copy grows by each growth of `GROWTHS`, and what it is used for is run by this s
 * *generate*: the same greedy tokens as before;
 * *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
   outputs, bit for bit;
-* *moved*: new tensors that three steps of AdamW have moved;
-* *slots*: the optimizer's state of every old parameter has the same bits.
+* *moved*: new tensors (and new parts of grown ones) that three steps of AdamW have moved;
+* *slots*: the optimizer's state of every old parameter, or of its old part, has the same bits.
+
+Norms of transformers compute in float32 in any model. So that the gap of a growth that changes what they see is no
+rounding of theirs, all that is compared runs in float64 throughout: a cast to float32 is left out.
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
-refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it.
+refusal that leaves the model changed. The JSON is rewritten after each
+architecture, columns of other growths are kept; the table stands beside it.
 """
 
 import argparse
@@ -32,6 +37,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graftwork as gw
 from graftwork._files import as_json
@@ -48,6 +54,8 @@ _STEPS = 3
 GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers": lambda one: gw.InsertLayers(one.stack, after=one.after),
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
+    "model width": lambda _: gw.WidenStream(1.5),
+    "model width, doubled": lambda _: gw.WidenStream(2),
 }
 """Column of the table → the growth of an architecture."""
 
@@ -75,13 +83,14 @@ def attempt(model: nn.Module, one: Stacked, growth: Any, batches: list[Any]) -> 
     try:
         receipt = gw.grow(model, growth, example_input=batches[0], optimizer=optimizer)
     except SurgeryError as error:
-        clean = same_bits(state, model.state_dict()) and gap(before["outputs"][0], outputs_of(model, batches[0])) == 0.0
+        now = uses(model, one, batches)["outputs"][0]
+        clean = same_bits(state, model.state_dict()) and gap(before["outputs"][0], now) == 0.0
         return {"outcome": "refused" if clean else "WRONG", "reason": str(error)}
     except Exception as error:
         return {"outcome": "WRONG", "reason": f"{type(error).__name__}: {error}"[:300]}
     found = judged(model, one, batches, before, receipt, optimizer, slots)
     if found["round trip"] not in (None, "same bits"):
-        first = round_trip(ungrown, batches[0], before["outputs"][0])
+        first = round_trip(ungrown, batches[0], outputs_of(ungrown, batches[0]))
         if first == found["round trip"]:  # a constant that the model makes anew in another precision
             found["round trip"] = f"{first}, ungrown too"
     return {**found, "outcome": "exact" if good(found, before) else "WRONG"}
@@ -91,25 +100,49 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
            optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, Any]) -> dict[str, Any]:  # fmt: skip
     """Use a grown model, and compare."""
     after = uses(model, one, batches)
-    worst = max(gap(old, new) for old, new in zip(before["outputs"], after["outputs"], strict=True))
+    worst = max(gap(old, cut(new, old)) for old, new in zip(before["outputs"], after["outputs"], strict=True))
     found: dict[str, Any] = {"outcome": "", "gap": worst}
     found["cache"] = after["cache"]
-    sides = [gap(before["padding"][side], after["padding"].get(side)) for side in before["padding"]]
+    sides = [gap(old, cut(after["padding"][side], old)) for side, old in before["padding"].items()]
     found["padding"] = max(sides) if sides else None
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
-    found["round trip"] = round_trip(model, batches[0], after["outputs"][0])
+    found["round trip"] = round_trip(model, batches[0], outputs_of(model, batches[0]))
     found["slots"] = all(
-        torch.equal(value, optimizer.state[parameter][name])
+        within(value, optimizer.state[parameter][name])
         for parameter, held in slots.items()
         for name, value in held.items()
     )
-    new = [change.name for change in receipt.tensors if change.role == "new"]
-    began = {name: p.detach().clone() for name, p in model.named_parameters() if name in new}
+    changed = {change.name: change.role for change in receipt.tensors}
+    began = {
+        name: p.detach().clone()
+        for name, p in model.named_parameters()
+        if name in changed and (changed[name] == "new" or "exp_avg" in optimizer.state[p])  # others never train
+    }
+    parts = {n: fresh(p, optimizer) if changed[n] != "new" else ... for n, p in model.named_parameters() if n in began}
     for _ in range(_STEPS):
         step(model, optimizer, batches[0])
-    still = [name for name, p in model.named_parameters() if name in began and torch.equal(began[name], p.detach())]
+    now = dict(model.named_parameters())
+    still = [n for n, old in began.items() if torch.equal(old[parts[n]], now[n].detach()[parts[n]])]
     moved = f"{len(began) - len(still)} of {len(began)}"
     return found | {"moved": moved, "still": still, "notes": list(receipt.notes)}
+
+
+def cut(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
+    """Return outputs without new channels: a model may return its stream beside what it is for."""
+    return [b[tuple(slice(0, n) for n in a.shape)] if a.dim() == b.dim() else b for a, b in zip(old, new, strict=True)]
+
+
+def within(old: Tensor, new: Tensor) -> bool:
+    """Whether a tensor holds every number of an old one, as often, bit for bit."""
+    if old.shape == new.shape:
+        return bool(torch.equal(old, new))
+    have = Counter(new.flatten().tolist())
+    return all(have[value] >= count for value, count in Counter(old.flatten().tolist()).items())
+
+
+def fresh(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return a mask of a grown parameter's new entries: those without a first moment."""
+    return optimizer.state[parameter]["exp_avg"] == 0
 
 
 def good(found: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -135,10 +168,20 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None
     optimizer.step()
 
 
+class _Double(TorchDispatchMode):
+    """Keeps in float64 what the forward would cast to float32."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = dict(kwargs or {})
+        if func is torch.ops.aten._to_copy.default and keywords.get("dtype") is torch.float32:  # noqa: SLF001
+            keywords["dtype"] = torch.float64 if args[0].dtype is torch.float64 else torch.float32
+        return func(*args, **keywords)
+
+
 def uses(model: nn.Module, one: Stacked, batches: list[Any]) -> dict[str, Any]:
     """What a model gives where it is used."""
     model.eval()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _Double():
         warnings.simplefilter("ignore")
         outputs = [outputs_of(model, batch) for batch in batches]
         first = batches[0]
@@ -216,6 +259,14 @@ def count(model: nn.Module) -> int:
 # ----------------------------------------------------------------------------------------------------------------
 
 
+def earlier(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return columns and rows that a file holds already: a run of some growths leaves the others."""
+    if not path.exists():
+        return {}, {}
+    held = json.loads(path.read_text())
+    return held["columns"], held["architectures"]
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the table and its totals, as Markdown."""
     rows = result["architectures"]
@@ -223,12 +274,12 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# Growths that come back to their ecosystem",
         "",
-        f"`{result['command']}`, commit {result['provenance']['git_commit']}",
-        "",
     ]
     for kind in kinds:
         lines += [
             f"## {kind}",
+            "",
+            f"`{result['columns'][kind]['command']}`, commit {result['columns'][kind]['provenance']['git_commit']}",
             "",
             "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
         ]
@@ -272,20 +323,21 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows: dict[str, Any] = {}
+    columns, rows = earlier(given.json)
+    chosen = "" if given.growths == list(GROWTHS) else " --growths " + " ".join(f'"{kind}"' for kind in given.growths)
+    some = " --only " + " ".join(f'"{name}"' for name in given.only) if given.only else ""
+    command = f"python benchmarks/ecosystem.py{some}{chosen} --json {given.json}"
+    columns |= {kind: {"command": command, "provenance": provenance()} for kind in given.growths}
     for name in names:
         try:
-            rows[name] = measure(STACKED[name], given.growths)
+            row = measure(STACKED[name], given.growths)
+            rows[name] = row | {"growths": rows.get(name, row)["growths"] | row["growths"]}
         except ModuleNotFoundError as error:
             print(f"{name}: {error}", flush=True)
             continue
         outcomes = {kind: entry["outcome"] for kind, entry in rows[name]["growths"].items()}
         print(f"{name}: {outcomes}", flush=True)
-        result = {
-            "command": f"python benchmarks/ecosystem.py --json {given.json}",
-            "provenance": provenance(),
-            "architectures": rows,
-        }
+        result = {"columns": columns, "architectures": rows}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(as_json(result))
         given.json.with_suffix(".md").write_text(table(result))

@@ -3,9 +3,9 @@
 Two doors, one idea: new blocks are grafted onto a trained network so that its function does not change, and because old
 weights are never touched, parent and child can live on one set of parameters.
 
-* Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `Deepen` and `InsertLayers` say what grows,
-  `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line); `growth_sites`, `GrowthSchedule`,
-  `rescale`, `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation`
+* Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen` and `InsertLayers`
+  say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line); `growth_sites`,
+  `GrowthSchedule`, `rescale`, `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation`
   (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         InsertLayers,
         Widen,
         WidenAll,
+        WidenStream,
         deepen,
         grow,
         growth_sites,
@@ -62,6 +63,7 @@ __all__ = [
     "RandomPadding",
     "Widen",
     "WidenAll",
+    "WidenStream",
     "__version__",
     "bind",
     "compose",
@@ -97,6 +99,7 @@ _HOMES = {
         "InsertLayers",
         "Widen",
         "WidenAll",
+        "WidenStream",
         "deepen",
         "grow",
         "growth_sites",

@@ -256,6 +256,8 @@ def _of_output(module: Any, sizes: list[int]) -> dict[str, Any]:
     if isinstance(module, nn.modules.batchnorm._NormBase):  # noqa: SLF001 - the base of batch and instance norms
         unbatched = isinstance(module, _INSTANCE_NORMS) and len(sizes) == module._get_no_batch_dim()  # noqa: SLF001
         return {"num_features": sizes[0 if unbatched else 1]}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return {"normalized_shape": tuple(sizes[-len(module.normalized_shape) :])}
     if isinstance(module, nn.Unflatten) and isinstance(module.dim, int):
         count = len(module.unflattened_size)
         at = module.dim if module.dim >= 0 else len(sizes) - count + 1 + module.dim

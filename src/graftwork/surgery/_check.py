@@ -82,10 +82,12 @@ class Check:
 
     Attributes:
         gaps: Name of a run → relative change of the outputs, after `compare`.
+        narrow: Whether outputs may have become wider: then what stands in the old places is compared.
     """
 
     def __init__(self, model: nn.Module, traced: Sequence[Probe], *, thorough: Thoroughness) -> None:
         self.gaps: dict[str, float] = {}
+        self.narrow = False
         self._model = model
         self._probes: list[Probe] = []
         if thorough is False:
@@ -128,6 +130,8 @@ class Check:
         # Largest batch first: the smaller ones then run in the memory that it has left, and the peak stays low.
         for probe in sorted(self._probes, key=lambda probe: -probe.call.size):
             after = self._run(probe.mode, probe.call)
+            if self.narrow:
+                after = narrowed(after, probe.output)
             gap = output_gap(probe.output, after)
             if gap > probe.base and not probe.settled:
                 with transaction.suspended():
@@ -162,6 +166,14 @@ class Check:
     def largest_gap(self) -> float:
         """The largest relative gap of the last comparison."""
         return max(self.gaps.values(), default=0.0)
+
+
+def narrowed(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
+    """Return outputs cut to the lengths that they had, where they have become longer."""
+    return [
+        new[tuple(slice(0, n) for n in old.shape)] if new.dim() == old.dim() else new
+        for new, old in zip(after, before, strict=False)
+    ]
 
 
 def plain(output: Any) -> list[Tensor]:

@@ -84,6 +84,7 @@ class Trace:
         activations: Names of the activation functions that ran, in order.
         reads: Lines of code where Python has read values that depend on activations: the way that the forward takes
             may depend on them.
+        observer: Called with every operation, its arguments and its result, after its handler; None for none.
     """
 
     def __init__(self, model: nn.Module, handlers: Mapping[str, Handler]) -> None:
@@ -101,6 +102,7 @@ class Trace:
         self.activations: list[str] = []
         self.reads: dict[str, None] = {}
         self.stack: list[str] = []
+        self.observer: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None] | None = None
         self._real: Any = WeakTensorKeyDictionary()
         self._infos: Any = WeakTensorKeyDictionary()
         self.model = model
@@ -236,7 +238,7 @@ class Trace:
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Let the handler of one operation follow it."""
         name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
-        if any(self._depends(leaf) for leaf in tree_flatten((args, kwargs))[0]):
+        if any(self.depends(leaf) for leaf in tree_flatten((args, kwargs))[0]):
             for leaf in tree_flatten(result)[0]:
                 if isinstance(leaf, Tensor):
                     self._real[leaf] = True
@@ -254,7 +256,7 @@ class Trace:
 
     def read(self, tensor: Tensor) -> None:
         """Note that Python reads values of a tensor: a branch may hang on them."""
-        if self.info(tensor).parameter is None and self._depends(tensor):
+        if self.info(tensor).parameter is None and self.depends(tensor):
             self.reads[_user_line().strip(" ()") or "the forward"] = None
 
     def called(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -277,8 +279,8 @@ class Trace:
             for expr in self.info(tensor).dims:
                 freeze(expr, reason)
 
-    def _depends(self, leaf: Any) -> bool:
-        """Whether a value depends on activations: on an input or a parameter that is no index or mask."""
+    def depends(self, leaf: Any) -> bool:
+        """Return whether a value depends on activations: on an input or a parameter that is no index or mask."""
         if not isinstance(leaf, Tensor):
             return False
         return leaf in self._real or (
@@ -305,6 +307,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         keywords = kwargs or {}
         result = func(*args, **keywords)
         self._trace.dispatch(func, args, keywords, result)
+        if self._trace.observer is not None:
+            self._trace.observer(func, args, keywords, result)
         return result
 
 

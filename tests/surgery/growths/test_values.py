@@ -19,6 +19,7 @@ from graftwork.surgery import (
     ModelGrowth,
     Widen,
     WidenAll,
+    WidenStream,
     deepen,
     grow,
     growth_log,
@@ -41,6 +42,9 @@ VALUES = [
     Deepen("1", like="blocks.0"),
     InsertLayers("blocks", after=(0, 2)),
     InsertLayers("blocks", every=4, init="copy", train="new", approximate=True, check="fast"),
+    WidenAll(1.5, width=2.0),
+    WidenStream(1.5),
+    WidenStream(to=48, check="fast"),
 ]
 
 
@@ -65,8 +69,9 @@ def test_a_value_survives_json_copies_and_its_own_print(growth: ModelGrowth) -> 
 
 
 def test_every_kind_has_a_value_above() -> None:
-    assert {type(growth) for growth in VALUES} == {Widen, WidenAll, Deepen, InsertLayers}
-    assert {growth.kind for growth in VALUES} == {"widen", "widen-all", "deepen", "insert-layers"} == set(KINDS)
+    assert {type(growth) for growth in VALUES} == {Widen, WidenAll, WidenStream, Deepen, InsertLayers}
+    kinds = {"widen", "widen-all", "widen-stream", "deepen", "insert-layers"}
+    assert {growth.kind for growth in VALUES} == kinds == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from graftwork.surgery.growths._growth import KINDS, Edit, ModelGrowth, Subject,
 from graftwork.surgery.growths._insert_layers import InsertLayers
 from graftwork.surgery.growths._widen import Widen, Widening
 from graftwork.surgery.growths._widen_all import WidenAll
+from graftwork.surgery.growths._widen_stream import WidenStream
 
 __all__ = [
     "KINDS",
@@ -19,6 +20,7 @@ __all__ = [
     "Subject",
     "Widen",
     "WidenAll",
+    "WidenStream",
     "Widening",
     "register_growth",
 ]

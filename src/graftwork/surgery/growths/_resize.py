@@ -60,8 +60,8 @@ class Resize(Edit):
         rng = np.random.default_rng(seed)
         self._maps = {var: method.unit_map(var.size, count, rng=rng) for var, count in units.items()}
         self._layouts = {name: graph.layouts(name, self._maps) for name in graph.touched(self._maps)}
-        self.tensors = tuple(_change(graph, name, layouts, self._maps) for name, layouts in self._layouts.items())
-        shapes = _new_shapes(graph, self._layouts)
+        self.tensors = tuple(tensor_change(graph, name, layouts, self._maps) for name, layouts in self._layouts.items())
+        shapes = new_shapes(graph, self._layouts)
         self.attributes = tuple(standard_attributes(graph, self._maps, shapes))
         lengths = changed_lengths(graph, self._maps, list(self._layouts))
         configs, notes = config_changes(graph.model, shapes, lengths)
@@ -208,8 +208,8 @@ def _subsets(found: list[AttributeChange]) -> Iterator[list[AttributeChange]]:
             yield [change for change, key in zip(found, keys, strict=True) if key not in omitted]
 
 
-def _new_shapes(graph: ChannelGraph, layouts: dict[str, list[Layout]]) -> dict[str, tuple[int, ...]]:
-    """Shapes after the growth under every name that a tensor has."""
+def new_shapes(graph: ChannelGraph, layouts: dict[str, list[Layout]]) -> dict[str, tuple[int, ...]]:
+    """Return shapes after the growth under every name that a tensor has."""
     names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
     result = {}
     for alias, tensor in [
@@ -221,7 +221,8 @@ def _new_shapes(graph: ChannelGraph, layouts: dict[str, list[Layout]]) -> dict[s
     return result
 
 
-def _change(graph: ChannelGraph, name: str, layouts: list[Layout], maps: dict[Var, UnitMap]) -> TensorChange:
+def tensor_change(graph: ChannelGraph, name: str, layouts: list[Layout], maps: dict[Var, UnitMap]) -> TensorChange:
+    """Return the change of one tensor, with what it does to the volumes that grow."""
     grown = {id(var) for var in maps}
     roles = {
         "reads" if use.consumed else "makes"

@@ -132,14 +132,14 @@ class Widen(Widening):
             yield Resize(subject, {self.site: growth}, method, scale=self.scale)
 
 
-def check_factor(growth: ModelGrowth, factor: object) -> None:
+def check_factor(growth: ModelGrowth, factor: object, name: str = "factor") -> None:
     """Refuse a factor that is no number above 1.
 
     Raises:
         SurgeryError: It is none.
     """
     if factor is not None and not (_is_number(factor) and math.isfinite(factor) and factor > 1):  # type: ignore[arg-type, operator]
-        raise growth.wrong("factor", "a number above 1")
+        raise growth.wrong(name, "a number above 1")
 
 
 def _is_number(value: object) -> bool:

@@ -1,18 +1,24 @@
 """Widen every site that can be widened, in one growth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._check import Check
 from graftwork.surgery._methods import method_named
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths._choice import choices
-from graftwork.surgery.growths._growth import Subject, register_growth
+from graftwork.surgery.growths._growth import Edit, Subject, register_growth
 from graftwork.surgery.growths._resize import Resize, Sites
 from graftwork.surgery.growths._widen import Widening, check_factor
+from graftwork.surgery.growths._widen_stream import larger
+from graftwork.surgery.growths._wider_stream import WiderStream, rebuild_stream
+from graftwork.surgery.streams import Tape, Wish, streams
 
 
 @register_growth("widen-all")
@@ -25,6 +31,8 @@ class WidenAll(Widening):
     Attributes:
         factor: Ratio of new to old width (> 1); every volume is rounded up to what it allows.
         only: Names of sites to widen, or patterns such as ``"*.mlp.c_fc"``. None takes all.
+        width: Ratio by which the residual stream grows too, as by `WidenStream`, so that one call makes a model of the
+            next size: heads and inner widths by ``factor``, as the config can describe it. None leaves it as it is.
 
     Example:
         >>> WidenAll(1.5, only=("*.mlp.*",))
@@ -34,23 +42,39 @@ class WidenAll(Widening):
     factor: float
     _: KW_ONLY
     only: str | tuple[str, ...] | None = None
+    width: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factor is None:
             raise self.wrong("factor", "a number above 1")
         check_factor(self, self.factor)
+        check_factor(self, self.width, "width")
+        if self.width is not None and self.approximate:
+            raise self.wrong("width", "None beside approximate=True: a wider stream is exact")
         if isinstance(self.only, (str, list)):
             object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
         if self.only is not None and not all(isinstance(name, str) for name in self.only):
             raise self.wrong("only", 'names of sites or patterns such as "*.conv1"')
 
-    def edit(self, subject: Subject) -> Resize:
+    def edit(self, subject: Subject) -> Edit:
         """See `ModelGrowth.edit`."""
-        return self._resize(subject, None)
+        return self._resize(subject, None) if self.width is None else self._next_size(subject, self.width)
 
-    def alternatives(self, subject: Subject, check: Check, problem: SurgeryError) -> Iterator[Resize]:
+    def _next_size(self, subject: Subject, width: float) -> WiderStream:
+        tape = Tape.of(subject.graph, subject.graph.probes[0].call)
+        found = streams(tape)
+        added = larger(found, width)
+        if added is None:
+            raise self.wrong("width", f"one by which streams of {[var.size for var in found]} channels grow alike")
+        others = {var: more for growth in self._sites(subject).values() for var, more in growth.items()}
+        wish = Wish(added, self.factor, {v: n for v, n in others.items() if v not in added}, self.method)
+        return WiderStream(subject, tape, wish, thorough=self.check)
+
+    def alternatives(self, subject: Subject, check: Check, problem: SurgeryError) -> Iterator[Edit]:
         """Yield the growth of those sites that can follow, each tried alone."""
+        if self.width is not None:
+            return
         quiet = Subject(subject.graph)  # a trial leaves the optimizers, mirrors and generator alone
         good: list[str] = []
         bad: list[str] = []
@@ -61,6 +85,13 @@ class WidenAll(Widening):
             left_out = f"left out, their code can't follow: {', '.join(bad)} ({problem})"
             edit.notes = (*edit.notes, left_out)
             yield edit
+
+    def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
+        """See `ModelGrowth.rebuild`."""
+        if self.width is None:
+            super().rebuild(model, changes)
+        else:
+            rebuild_stream(model, changes)
 
     def _works(self, subject: Subject, site: str, check: Check) -> bool:
         try:

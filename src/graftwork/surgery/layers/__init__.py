@@ -2,22 +2,31 @@
 
 from graftwork.surgery.layers._apply import freeze, join_groups, replace_configs, set_numbers
 from graftwork.surgery.layers._copying import entry_copy, shared_tensors
-from graftwork.surgery.layers._gradients import untrained
+from graftwork.surgery.layers._gradients import CLEARLY, ROUNDING, gradients_of, largest, untrained
 from graftwork.surgery.layers._origins import INITS, TRAINS, Origins, origins
+from graftwork.surgery.layers._reference import changed_config, config_entries, differences, owner_of
 from graftwork.surgery.layers._stack import Stack, find_stack
 from graftwork.surgery.layers._uses import Uses
 
 __all__ = [
+    "CLEARLY",
     "INITS",
+    "ROUNDING",
     "TRAINS",
     "Origins",
     "Stack",
     "Uses",
+    "changed_config",
+    "config_entries",
+    "differences",
     "entry_copy",
     "find_stack",
     "freeze",
+    "gradients_of",
     "join_groups",
+    "largest",
     "origins",
+    "owner_of",
     "replace_configs",
     "set_numbers",
     "shared_tensors",

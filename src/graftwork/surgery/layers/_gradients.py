@@ -10,8 +10,8 @@ from graftwork.numerics import reference_scale
 from graftwork.surgery._calls import Call, sandbox
 from graftwork.surgery._trace import output_tensors
 
-_ROUNDING = 10.0  # times the dtype's: gradients below that, relative to the largest, are rounding
-_CLEARLY = 1000.0  # times that: gradients above that are none
+ROUNDING = 10.0  # times the dtype's: gradients below that, relative to the largest, are rounding
+CLEARLY = 1000.0  # times that: gradients above that are none
 
 
 def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Parameter, nn.Parameter]]) -> list[str]:
@@ -35,34 +35,34 @@ def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Paramet
     """
     new = [pair[0] for pair in pairs.values()]
     both = [*new, *(pair[1] for pair in pairs.values())]
-    first = _gradients(model, call, both)
+    first = gradients_of(model, call, both)
     if first is None:
         return []
-    saved = [(parameter, parameter.detach().clone()) for parameter, g in zip(new, first, strict=False) if _largest(g)]
+    saved = [(parameter, parameter.detach().clone()) for parameter, g in zip(new, first, strict=False) if largest(g)]
     try:
         with torch.no_grad():
             for (parameter, _), (gradient, original) in zip(
-                saved, [(g, o) for g, o in zip(first, both[len(new) :], strict=False) if _largest(g)], strict=True
+                saved, [(g, o) for g, o in zip(first, both[len(new) :], strict=False) if largest(g)], strict=True
             ):
                 assert gradient is not None
                 size = reference_scale(original) / float(gradient.double().square().mean().sqrt())
                 parameter.sub_(gradient * size)
-        second = _gradients(model, call, both) or first
+        second = gradients_of(model, call, both) or first
     finally:
         with torch.no_grad():
             for parameter, value in saved:
                 parameter.copy_(value)
-    sizes = [max(_largest(a), _largest(b)) for a, b in zip(first, second, strict=True)]
+    sizes = [max(largest(a), largest(b)) for a, b in zip(first, second, strict=True)]
     return _judged(list(pairs), sizes[: len(new)], sizes[len(new) :], new[0].dtype if new else torch.float32)
 
 
 def _judged(names: Sequence[str], new: Sequence[float], old: Sequence[float], dtype: torch.dtype) -> list[str]:
-    nothing = _ROUNDING * torch.finfo(dtype).eps
+    nothing = ROUNDING * torch.finfo(dtype).eps
     most_new, most_old = max(new, default=0.0) or 1.0, max(old, default=0.0) or 1.0
     still = [name for name, size in zip(names, new, strict=True) if size / most_new <= nothing]
     dead: list[str] = []
     for name, size, original in zip(names, new, old, strict=True):
-        if name not in still or original / most_old <= _CLEARLY * nothing:
+        if name not in still or original / most_old <= CLEARLY * nothing:
             continue
         likes = [other for other in names if other not in still and _like(other, name)]
         if not (size == 0.0 and likes):
@@ -83,12 +83,13 @@ def _like(first: str, second: str) -> bool:
     return len(a) == len(b) and len(differing) == 1 and all(x.isdigit() for x in differing[0])
 
 
-def _largest(gradient: Tensor | None) -> float:
+def largest(gradient: Tensor | None) -> float:
+    """Return the largest size of a gradient's entries, 0 where there is none."""
     return float(gradient.abs().max()) if gradient is not None and gradient.numel() else 0.0
 
 
-def _gradients(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter]) -> list[Tensor | None] | None:
-    """Gradients of a random sum of the outputs; None where the forward gives none."""
+def gradients_of(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter]) -> list[Tensor | None] | None:
+    """Return gradients of a random sum of the outputs; None where the forward gives none."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     wanted = {id(parameter) for parameter in parameters}
     try:

@@ -112,7 +112,7 @@ def _guesses(config: Any, stack: Stack) -> Iterator[Guess]:
     length, grown = stack.length, stack.length + len(stack.new)
     heads: list[tuple[str, Guess]] = []
     lists: list[tuple[str, Guess]] = []
-    for name, value in _entries(config):
+    for name, value in config_entries(config):
         if type(value) is int and value == length:
             heads.append((name, lambda _, n=name: {n: grown}))  # type: ignore[misc]
         elif isinstance(value, (list, tuple)) and all(type(item) in PLAIN for item in value):
@@ -130,12 +130,13 @@ def _guesses(config: Any, stack: Stack) -> Iterator[Guess]:
                 yield lambda s, g=guesses: {k: v for one in g for k, v in one(s).items()}  # type: ignore[misc]
 
 
-def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def config_entries(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every plain entry of a config and of the configs in it; inner names have dots."""
     for name, value in list(vars(config).items()):
         if name.startswith("_"):
             continue
         if hasattr(value, "to_dict"):
-            yield from _entries(value, f"{prefix}{name}.")
+            yield from config_entries(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
@@ -236,8 +237,8 @@ def _entry(before: nn.Module, stack: Stack, position: int) -> nn.Module:
     return before.get_submodule(stack.at(stack.own[position][0]))
 
 
-def _differences(first: nn.Module, second: nn.Module) -> Iterator[tuple[str, str, Any, Any]]:
-    """Plain values that two modules of one structure hold differently: path, name, first's and second's."""
+def differences(first: nn.Module, second: nn.Module) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield plain values that two modules of one structure hold differently: path, name, first's and second's."""
     others = dict(second.named_modules())
     for path, module in first.named_modules():
         other = others.get(path)
@@ -251,7 +252,7 @@ def _differences(first: nn.Module, second: nn.Module) -> Iterator[tuple[str, str
 
 def _unlike(old: nn.Module, built: nn.Module, shift: int) -> float:
     """How much two entries differ, numbers of their places left out; rates (of dropout) and types count less."""
-    values = [(first, second) for _, _, first, second in _differences(old, built)]
+    values = [(first, second) for _, _, first, second in differences(old, built)]
     kinds = zip(old.modules(), built.modules(), strict=False)
     return (
         sum(
@@ -276,10 +277,10 @@ def _numbers(
     for position, place in places:
         path = stack.at(keys[place])
         live = stack.entries[position]
-        for inner, name, old, new in _differences(_entry(before, stack, position), after.get_submodule(path)):
+        for inner, name, old, new in differences(_entry(before, stack, position), after.get_submodule(path)):
             if vars(live.get_submodule(inner)).get(name) == old:
                 yield AttributeChange(f"{path}.{inner}".rstrip("."), name, old, new)
-    for inner, name, old, new in _differences(before, after):
+    for inner, name, old, new in differences(before, after):
         if not stack.holds(inner) and vars(whole.get_submodule(inner)).get(name) == old:
             yield AttributeChange(inner, name, old, new)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._calls import Call, sandbox
+from graftwork.surgery._check import narrowed
 from graftwork.surgery._trace import output_tensors
 
 _TOKENS = ("decoder_input_ids", "input_ids")
@@ -65,11 +66,13 @@ class Uses:
         runs: Name → call and the tensors that came out.
         gaps: Name → relative change, after `compare`.
         after: Name → what came out after the growth.
+        narrow: Whether outputs may have become wider: then what stands in the old places is compared.
     """
 
     runs: dict[str, tuple[Call, list[Tensor]]]
     gaps: dict[str, float] = field(default_factory=dict)
     after: dict[str, list[Tensor]] = field(default_factory=dict)
+    narrow: bool = False
 
     @classmethod
     def before(cls, model: nn.Module, call: Call) -> "Uses":
@@ -95,7 +98,8 @@ class Uses:
             except Exception as error:
                 error.add_note(name)
                 raise
-            self.gaps[name] = gap = output_gap(output, self.after[name])
+            after = narrowed(self.after[name], output) if self.narrow else self.after[name]
+            self.gaps[name] = gap = output_gap(output, after)
             allowed = gap / _tolerance(output)
             if allowed > worst or math.isnan(allowed):
                 worst, where = allowed, name

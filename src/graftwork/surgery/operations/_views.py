@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from graftwork.surgery._space import ONE, Expr, Misaligned, Reason, concat, cut, fresh, merge, size_of, split
@@ -33,6 +34,15 @@ def _sources(info: Info) -> list[frozenset[int]]:
 def _same(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     info = trace.info(args[0])
     trace.put(result, _derived(info, list(info.dims), list(_sources(info))))
+
+
+@OPERATIONS.handles("as_strided_")
+def _restrided(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """Pooling to one position gives its result the strides of another memory format, and moves nothing."""
+    contiguous = torch.empty(tuple(result.shape), device="meta").stride()
+    steps = zip(result.shape, result.stride(), contiguous, strict=True)
+    if len(trace.info(args[0]).dims) != result.dim() or any(n > 1 and own != plain for n, own, plain in steps):
+        raise Misaligned
 
 
 @OPERATIONS.handles("view", "_unsafe_view", "reshape", "_reshape_alias")

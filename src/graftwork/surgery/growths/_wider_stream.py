@@ -1,0 +1,266 @@
+"""The edit that widening a residual stream makes."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.errors import NotPreservedError, SurgeryError
+from graftwork.numerics import output_gap, tolerance_for
+from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery._calls import TRAINING, sandbox
+from graftwork.surgery._check import Check, Thoroughness, narrowed, plain
+from graftwork.surgery._tensors import place_old
+from graftwork.surgery._transaction import Transaction, swap_data
+from graftwork.surgery.carry import ParameterGrowth, carry_state
+from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.growths._resize import tensor_change
+from graftwork.surgery.layers import Uses, replace_configs, set_numbers
+from graftwork.surgery.streams import (
+    Kind,
+    Tape,
+    Wish,
+    average_gain,
+    choose,
+    doubled,
+    filled,
+    holds,
+    looseness,
+    scaled,
+    set_target,
+    unmoved,
+)
+
+_METHODS = {Kind.ZERO: "zeros", Kind.MEAN: "means", Kind.COPY: "copies"}
+_HOLDS = {
+    Kind.ZERO: "stay zero",
+    Kind.MEAN: "carry the mean of the old ones",
+    Kind.COPY: "are copies of the old ones, which readers hear by different shares",
+}
+
+
+class WiderStream(Edit):
+    """The residual streams of a model get new channels.
+
+    Args:
+        subject: The traced model and what goes along.
+        tape: One run of the model.
+        wish: What shall grow.
+        thorough: How much is checked.
+    """
+
+    def __init__(self, subject: Subject, tape: Tape, wish: Wish, *, thorough: Thoroughness) -> None:
+        graph = subject.graph
+        self._subject, self._graph, self._thorough = subject, graph, thorough
+        self._call = graph.probes[0].call
+        self._uses = Uses({})
+        self._loose = looseness(tape)
+        self._returned = any(holds(tape, ref, wish.streams) for ref in tape.outputs)
+        self._way = way = choose(graph, tape, self._call, wish)
+        widths = ", ".join(f"{var.size} → {var.size + more}" for var, more in wish.streams.items())
+        self.label = f"the residual stream ({widths})"
+        self._seed = zlib.crc32(self.label.encode())
+        self._roles = way.reading.roles
+        self.method = _METHODS[way.reading.new]
+        self.sites = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in way.layouts))
+        moved = [name for name in graph.trace.tensors if way.factor(name) != 1.0 and name not in way.layouts]
+        assert not moved  # only what holds the stream has a power of its own
+        self.tensors = tuple(tensor_change(graph, name, own, way.maps) for name, own in way.layouts.items())
+        self.attributes, self.configs = way.target.attributes, way.target.configs
+        self.details = tuple(self._details())
+        self.notes = (*graph.notes, *self._dropouts())
+        if self._returned:
+            self.notes = (
+                *self.notes,
+                "the model also returns the stream itself, which is wider: old channels are as before",
+            )
+
+    def _details(self) -> list[str]:
+        """What new channels hold, and what is scaled."""
+        lines = [f"new channels {_HOLDS[self._way.reading.new]}"]
+        factors: dict[float, list[str]] = {}
+        for name in self._way.layouts:
+            if (factor := self._way.factor(name)) != 1.0:
+                factors.setdefault(factor, []).append(name)
+        for factor, names in factors.items():
+            some = ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
+            lines.append(f"times {factor:.6g}: {some}")
+        return lines
+
+    def _dropouts(self) -> list[str]:
+        """Dropout on a stream whose new channels carry means draws other numbers for them."""
+        if self._way.reading.new is Kind.ZERO:
+            return []
+        rates = [
+            path
+            for path, module in self._graph.model.named_modules()
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0  # noqa: SLF001 - the base of dropouts
+        ]
+        random = any(probe.mode == TRAINING and probe.random for probe in self._graph.probes)
+        if not rates and not random:
+            return []
+        where = f" ({rates[0]}, …)" if rates else ""
+        return [f"exact without dropout: in training, dropout on the stream{where} hits its new channels by themselves"]
+
+    # -- the change
+    # --------------------------------------------------------------------------------------------------------------
+
+    def make(self, transaction: Transaction) -> list[str]:
+        """See `Edit.make`."""
+        subject, way, model = self._subject, self._way, self._subject.model
+        if self._thorough is True:
+            self._uses = Uses.before(model, self._call)
+            self._uses.narrow = self._returned
+        seed = self._seed
+        if subject.generator is not None:
+            seed = int(torch.randint(2**62, (1,), generator=subject.generator))
+        for one in (model, *subject.mirrors):
+            tensors = dict([*one.named_parameters(), *one.named_buffers()])
+            self._swap(transaction, tensors, torch.Generator().manual_seed(seed))
+            set_target(transaction, one, way.target)
+        grown = [
+            (name, tensor, ParameterGrowth(tuple(layout.size for layout in own), tuple(own)))
+            for name, own in way.layouts.items()
+            if isinstance(tensor := self._graph.trace.tensors[name], nn.Parameter)
+        ]
+        return carry_state(transaction, subject.optimizers, grown)
+
+    def _swap(self, transaction: Transaction, tensors: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        gains = {name: tensors[name].detach().clone() for name in self._roles.scaling}
+        for name in sorted(self._way.layouts, key=lambda name: -tensors[name].numel()):
+            tensor, own = tensors[name], self._way.layouts[name]
+            data, grad = tensor.data, tensor.grad
+            new = self._new(name, tensor, gains, generator)
+            new_grad = place_old(grad, own) if grad is not None else None
+            transaction.step(
+                f"tensor {name}", partial(swap_data, tensor, new, new_grad), partial(swap_data, tensor, data, grad)
+            )
+
+    def _new(self, name: str, tensor: Tensor, gains: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        own, roles = self._way.layouts[name], self._roles
+        fills = {dim: fill for (other, dim), (fill, _) in roles.fills.items() if other == name}
+        weights = {dim: _relative(gains[gain]) for (other, dim), gain in roles.weighted.items() if other == name}
+        offset = roles.offsets.get(name, 0.0)
+        old = scaled(tensor.data, self._way.factor(name), offset)
+        fixed = not isinstance(tensor, nn.Parameter)
+        new = filled(old, own, fills, weights=weights, generator=generator, fixed=fixed)
+        if name in roles.scaling:
+            value = average_gain(old)
+            dim = next(d for d, layout in enumerate(own) if layout.grows)
+            places = torch.as_tensor(own[dim].new, device=new.device)
+            new[tuple(places if d == dim else slice(None) for d in range(new.dim()))] = value
+        return new
+
+    # -- check
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def settle(self, transaction: Transaction, check: Check) -> tuple[AttributeChange, ...]:
+        """See `Edit.settle`."""
+        if not check.runs:
+            return self.configs
+        check.narrow = self._returned
+        try:
+            worst, where = check.compare(transaction), "the example"
+            if self._uses.runs:
+                other, use = self._uses.compare(self._subject.model)
+                worst, where = (other, use) if other > worst else (worst, where)
+        except SurgeryError:
+            raise
+        except Exception as error:
+            used = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+            raise SurgeryError(
+                f"the model's forward fails with {self.label}{used} ({type(error).__name__}: {error}); everything was "
+                "put back. Its code probably holds the old width as a number that could not be found: make it read "
+                "the width from its weights or inputs"
+            ) from error
+        check.gaps.update(self._uses.gaps)
+        if not worst <= 1.0:
+            self._refuse_change(transaction, worst, where, check)
+        if self._thorough is True:
+            self._note_untrained()
+        return self.configs
+
+    def _refuse_change(self, transaction: Transaction, worst: float, where: str, check: Check) -> None:
+        """Refuse a change that is more than rounding; where the forward computes in single, look in double."""
+        gap = check.largest_gap
+        if worst <= self._loose:
+            with transaction.suspended():
+                before = self._doubled()
+            gap, where = output_gap(before, narrowed(self._doubled(), before)), "double precision"
+            if gap <= tolerance_for(torch.float64):
+                self.notes = (
+                    *self.notes,
+                    f"the forward computes in single precision, to which outputs agree; in double to {gap:.0e}",
+                )
+                return
+        raise NotPreservedError(
+            f"widening {self.label}: expected the same outputs within rounding, got a relative change of {gap:.2e} in "
+            f"{where}; everything was put back. The forward probably deals out channels or heads by a rule of its own"
+        )
+
+    def _doubled(self) -> list[Tensor]:
+        model = self._subject.model
+        with sandbox(model), doubled():
+            model.eval()
+            return plain(self._call.run(model))
+
+    def _note_untrained(self) -> None:
+        masks = {}
+        for name, own in self._way.layouts.items():
+            tensor = self._graph.trace.tensors[name]
+            if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+                old = torch.zeros([layout.size for layout in own], dtype=torch.bool, device=tensor.device)
+                masks[name] = place_old(old, own, fill=1.0)
+        excused = unmoved(self._subject.model, self._call, masks)
+        if excused:
+            some = ", ".join(excused[:4]) + (", …" if len(excused) > 4 else "")
+            self.notes = (*self.notes, f"no gradient reaches {some}: neither old nor new entries")
+
+    def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
+        """See `Edit.changes`."""
+        target = self._way.target
+        return {
+            "tensors": {change.name: list(change.new_shape) for change in self.tensors},
+            "attributes": [[c.path, c.name, c.new] for c in target.attributes],
+            "configs": [[c.path, c.name, c.new] for c in target.configs],
+            "buffers": {name: value.tolist() for name, value in target.buffers},
+        }
+
+
+def _relative(gain: Tensor) -> Tensor:
+    """Gains over that of the new channels."""
+    mean = average_gain(gain)
+    return gain.double().flatten() / mean if mean else torch.ones(gain.numel(), dtype=torch.float64)
+
+
+def rebuild_stream(model: nn.Module, changes: Mapping[str, Any]) -> None:
+    """Give a freshly built model the widths of the grown one, without weights.
+
+    Args:
+        model: The model before the growth; changed in place.
+        changes: What `WiderStream.changes` has returned.
+
+    Raises:
+        SurgeryError: The log is of another model.
+    """
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, shape in changes["tensors"].items():
+        tensor = tensors[name]
+        if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
+            raise SurgeryError(
+                f"{name!r}: expected a tensor that grows to {tuple(shape)}, got {tuple(tensor.shape)}; build the "
+                "model as it was before the growth"
+            )
+        swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
+    for name, value in changes["buffers"].items():
+        tensors[name].data = torch.tensor(value, dtype=tensors[name].dtype, device=tensors[name].device)
+    with Transaction() as transaction:
+        set_numbers(transaction, model, _changes(changes["attributes"]))
+        replace_configs(transaction, model, _changes(changes["configs"]))
+
+
+def _changes(entries: Sequence[Sequence[Any]]) -> list[AttributeChange]:
+    return [AttributeChange(path, name, None, value) for path, name, value in entries]

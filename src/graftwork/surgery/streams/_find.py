@@ -1,0 +1,107 @@
+"""Which volumes of a model are residual streams."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._space import Var, atoms, resolve
+from graftwork.surgery.streams._tape import Node, Ref, Tape
+
+_NORMS = {"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm", "group_norm"}
+_MOMENTS = {"mean", "var", "var_mean", "linalg_vector_norm"}
+_MOVED = {
+    "alias", "clone", "detach", "_to_copy", "contiguous", "view", "_unsafe_view", "pow", "square", "permute",
+    "transpose", "native_dropout", "abs", "mul", "div", "slice", "select", "avg_pool2d", "_adaptive_avg_pool2d",
+    "squeeze", "unsqueeze", "flatten",
+}  # fmt: skip
+_UNDERSTOOD = ("(transposed tying)", "sum runs over", "linalg_vector_norm runs over", "mean runs over",
+               "from which one index is selected")  # fmt: skip
+
+
+def streams(tape: Tape) -> list[Var]:
+    """Return the volumes of channels to which branches are added and over which a norm then runs.
+
+    Args:
+        tape: A run of the model.
+
+    Raises:
+        SurgeryError: There are none; or something forbids one to grow.
+    """
+    sums: set[int] = set()
+    found: dict[int, Var] = {}
+    for node in tape.nodes:
+        if (node.name in ("add", "add_") and _is_sum(tape, node)) or _passed(tape, node, sums):
+            sums |= {ref.number for ref in node.outputs}
+        elif node.name in _NORMS | _MOMENTS and node.inputs and node.inputs[0].number in sums:
+            for var in _normed(tape, node, node.inputs[0]):
+                found[id(var)] = var
+    if not found:
+        raise SurgeryError(
+            "the model has no residual stream: no norm over channels follows a sum of branches; widen its sites with "
+            "Widen or WidenAll"
+        )
+    known: tuple[str, ...] = _UNDERSTOOD
+    if any(not _held(tape, ref, found) for ref in tape.outputs):
+        known = (*known, "of the model's output")  # beside what it is for, the model returns the stream itself
+    free = [var for var in found.values() if not _forbidden(var, known)]
+    if not free:
+        reason = next(reason for var in found.values() for reason in _forbidden(var, known))
+        raise SurgeryError(f"the residual stream can't grow: it is {_article(reason)}")
+    return free
+
+
+def _article(text: str) -> str:
+    return text if text.startswith(("a ", "an ", "the ")) else f"held by this: {text}"
+
+
+def _held(tape: Tape, ref: Ref, found: Mapping[int, Var]) -> bool:
+    """Whether a tensor holds a stream, or is no tensor of real numbers."""
+    fact = tape.facts[ref.number]
+    return not fact.dtype.is_floating_point or holds(tape, ref, found.values())
+
+
+def holds(tape: Tape, ref: Ref, volumes: Iterable[Var]) -> bool:
+    """Return whether a tensor holds one of some volumes."""
+    wanted = {id(var) for var in volumes}
+    return any(id(var) in wanted for expr in tape.facts[ref.number].dims for var in atoms(expr))
+
+
+def _forbidden(var: Var, known: Sequence[str]) -> list[str]:
+    """What else than norms stands against it."""
+    return [
+        reason.text
+        for reason in var.reasons
+        if not reason.approximable and not any(text in reason.text for text in known)
+    ]
+
+
+def _passed(tape: Tape, node: Node, sums: set[int]) -> bool:
+    """Whether a sum goes on through an operation that keeps its channels apart."""
+    if not any(ref.number in sums for ref in node.inputs):
+        return False
+    if node.name == "convolution":
+        return bool(node.values["groups"] > 1)
+    return node.name in _MOVED or (node.name == "mean" and not list(_normed(tape, node, node.inputs[0])))
+
+
+def _is_sum(tape: Tape, node: Node) -> bool:
+    parts = [tape.facts[ref.number] for ref in node.inputs]
+    return len(parts) == 2 and all(len(part.dims) > 1 and part.parameter is None for part in parts)
+
+
+def _normed(tape: Tape, node: Node, ref: Ref) -> Iterator[Var]:
+    """The volumes over which a norm runs, where they stand alone in a dimension."""
+    dims = tape.facts[ref.number].dims
+    if node.name in _NORMS:
+        count = len(node.values.get("normalized_shape", ())) or 1
+        over = [1] if "group" in node.name else range(len(dims) - count, len(dims))
+    else:
+        given = node.values.get("dim") or []
+        over = [dim % len(dims) for dim in ([given] if isinstance(given, int) else given)]
+    for dim in over:
+        expr = resolve(dims[dim])
+        if len(expr) == 1 and len(expr[0]) == 1 and _has_channels(expr[0][0]):
+            yield expr[0][0]
+
+
+def _has_channels(var: Var) -> bool:
+    return any(reason.approximable for reason in var.reasons)

@@ -1,0 +1,132 @@
+"""Rules of sums with weights: linear maps, convolutions, matrix products."""
+
+from dataclasses import replace
+from typing import Any
+
+from graftwork.surgery.streams._arithmetic import added
+from graftwork.surgery.streams._powers import Power, constant, plus
+from graftwork.surgery.streams._reading import Reading, product
+from graftwork.surgery.streams._rules import put_all, rule
+from graftwork.surgery.streams._tape import Node, Ref
+from graftwork.surgery.streams._values import Fill, Kind, Value, Writer
+
+
+@rule("mm", "bmm", "addmm", "baddbmm", "linear")
+def _matmul(reading: Reading, node: Node) -> None:
+    names = {"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "addmm": ("mat1", "mat2"),
+             "baddbmm": ("batch1", "batch2"), "linear": ("input", "weight")}  # fmt: skip
+    left, right = (node.values[name] for name in names[node.name])
+    inner = len(reading.tape.facts[left.number].dims) - 1
+    other = 1 if node.name == "linear" else inner - 1
+    bias = node.values.get("bias" if node.name == "linear" else "self") if node.name not in ("mm", "bmm") else None
+    made = contracted(reading, (left, inner), (right, other), node.outputs[0])
+    put_all(reading, node, _biased_sum(reading, made, bias))
+
+
+@rule("convolution", "_convolution", "mkldnn_convolution")
+def _convolution(reading: Reading, node: Node) -> None:
+    x, weight, groups = node.values["input"], node.values["weight"], node.values["groups"]
+    transposed = bool(node.values.get("transposed", False))
+    if groups == 1:
+        made = contracted(reading, (x, 1), (weight, 0 if transposed else 1), node.outputs[0])
+    else:
+        made = _grouped(reading, x, weight, node.outputs[0])
+    put_all(reading, node, _biased_sum(reading, made, node.values.get("bias")))
+
+
+def _biased_sum(reading: Reading, made: Value, bias: Any) -> Value:
+    if not isinstance(bias, Ref):
+        return made
+    value = reading.value(bias)
+    settled = reading.settled(value, None if made.kind is Kind.NONE else made.kind)
+    result = added(reading, replace(made, writer=None), replace(settled, writer=None))
+    if made.writer is None or value.kind is not Kind.LEAF:
+        return result
+    return replace(result, writer=Writer(made.writer.weight, value.name))
+
+
+def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], out: Ref) -> Value:
+    """Return what a sum over a dimension of two tensors becomes."""
+    sides = (left, right)
+    values = [reading.value(ref) for ref, _ in sides]
+    summed = any(dim in reading.along(ref) for ref, dim in sides)
+    power = product(values[0].power, values[1].power)
+    if any(value.offset for value in values):
+        raise reading.refuse("a weight of the stream is computed from parameters")
+    if summed:
+        _read(reading, sides, values)
+        power = _summed_copies(reading, sides, power)
+    writers = [_made(reading, ref, dim) for ref, dim in sides]
+    writer = next((writer for writer in writers if writer is not None), None)
+    if not reading.along(out):
+        if summed:
+            reading.equal(power, {}, "what is read from the stream would change")
+        return Value(Kind.NONE, power)
+    free = [value.kind for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]
+    if len(free) > 1:
+        return _by_channel(reading, writer, free, power)
+    if writer is not None:
+        if not all(reading.plain(out, dim) for dim in reading.along(out)) and reading.new is Kind.MEAN:
+            raise reading.refuse(f"{writer.weight[0]!r} makes channels of the stream among others")
+        fill = {Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(reading.new, Fill.ZERO)
+        reading.fill(*writer.weight, fill, why="added to the stream")
+        return Value(reading.new, power, writer=writer)
+    return Value(free[0], power)
+
+
+def _by_channel(reading: Reading, writer: Writer | None, kinds: list[Kind], power: Power | None) -> Value:
+    """Products of two tensors that both hold the stream, in one dimension or in two."""
+    if writer is not None:
+        raise reading.refuse(f"{writer.weight[0]!r} is multiplied with the stream channel by channel")
+    if Kind.ZERO in kinds:
+        return Value(Kind.ZERO, power)
+    return Value(Kind.COPY if set(kinds) == {Kind.COPY} else Kind.FREE, power)
+
+
+def _summed_copies(reading: Reading, sides: tuple[tuple[Ref, int], ...], power: Power | None) -> Power | None:
+    """A sum over copies is as many times larger as there are."""
+    if reading.new is not Kind.COPY or power is None:
+        return power
+    if not all(reading.even(ref, [dim]) for ref, dim in sides):
+        raise reading.refuse("a sum runs over the stream and other channels")
+    return plus(power, constant(2.0))
+
+
+def _read(reading: Reading, sides: tuple[tuple[Ref, int], ...], values: list[Value]) -> None:
+    """A sum over the stream: a weight's new columns are free where they hear zero, else zero."""
+    for (ref, dim), other in zip(sides, reversed(values), strict=True):
+        fact = reading.tape.facts[ref.number]
+        if fact.parameter is None:
+            continue
+        for source in fact.sources[dim]:
+            free = other.kind in (Kind.ZERO, Kind.COPY)
+            reading.fill(fact.parameter, source, Fill.FREE if free else Fill.ZERO, why="reads the stream")
+        return
+    if not any(value.kind in (Kind.ZERO, Kind.COPY) for value in values):
+        raise reading.refuse("two tensors that are computed are multiplied and summed over the stream")
+
+
+def _made(reading: Reading, ref: Ref, dim: int) -> Writer | None:
+    """The weight and its dimension that make channels of the stream."""
+    fact = reading.tape.facts[ref.number]
+    for free in reading.along(ref):
+        if free != dim and fact.parameter is not None:
+            return Writer((fact.parameter, reading.source(ref, free)))
+    return None
+
+
+def _grouped(reading: Reading, x: Ref, weight: Ref, out: Ref) -> Value:
+    """A convolution in groups, most often one for each channel."""
+    value, own = reading.value(x), reading.value(weight)
+    power = product(value.power, own.power)
+    if not reading.along(x) and not reading.along(out):
+        return Value(Kind.NONE, power)
+    if not reading.along(x) and reading.new is not Kind.ZERO:
+        raise reading.refuse("a convolution in groups writes to the stream")
+    own = reading.settled(own, Kind.ZERO if not reading.along(x) else Kind.FREE, role="a convolution in groups")
+    if not reading.along(x):
+        return Value(Kind.ZERO, power)
+    if not reading.along(out):
+        raise reading.refuse("a convolution in groups reads the stream")
+    why = "a convolution weighs each channel by itself"
+    return Value(value.kind if value.kind in (Kind.ZERO, Kind.COPY) else Kind.FREE, power, why=why)

@@ -1,0 +1,345 @@
+"""Model width: the residual stream grows, and what the model computes stays."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graftwork as gw
+from graftwork.errors import NotPreservedError, SurgeryError
+from graftwork.surgery import WidenAll, WidenStream, grow, plan
+from graftwork.surgery._transaction import Transaction
+from tests.surgery import streams_models as models
+from tests.surgery.streams_models import NORMS, Shape, build
+
+
+def _output(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)  # type: ignore[no-any-return]
+
+
+def _trained(model: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_wider_stream_keeps_the_function_and_every_new_entry_trains(kind: str) -> None:
+    model, x = build(Shape(kind))
+    before = _output(model, x)
+    receipt = grow(model, WidenStream(1.5), example_input=x)
+    shapes = {change.name: change.old_shape for change in receipt.tensors}
+    assert receipt.largest_gap <= 1e-10
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    assert model.embed.embedding_dim == model.blocks[0].down.out_features == model.head.in_features == 12
+    news = {change.name for change in receipt.tensors}
+    held = {name: p.detach().clone() for name, p in model.named_parameters() if name in news}
+    _trained(model, x, torch.optim.Adam(model.parameters(), lr=1e-3), 3)
+    assert len(held) == len(dict(model.named_parameters())) - 2 * 3  # all but the biases of qkv, gate and up
+    for name, old in held.items():
+        new = torch.ones_like(old, dtype=torch.bool)
+        new[tuple(slice(0, n) for n in shapes[name])] = False
+        if name == "embed.weight":
+            new[[token for token in range(models.VOCABULARY) if token not in x]] = False
+        assert new.any()
+        assert not torch.isclose(old, model.get_parameter(name), rtol=0, atol=1e-7)[new].any(), name
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms", "rms-literal"])
+@pytest.mark.parametrize("more", [{"tied": True}, {"factors": True}, {"rooted": True}, {"tied": True, "rooted": True}])
+def test_tied_heads_factors_of_branches_and_roots_of_the_width_are_followed(kind: str, more: dict[str, bool]) -> None:
+    model, x = build(Shape(kind, **more))  # type: ignore[arg-type]
+    before = _output(model, x)
+    grow(model, WidenStream(to=13), example_input=x)
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+
+
+def test_zeros_and_means_stand_where_the_norms_ask_for_them() -> None:
+    model, x = build(Shape("rms"))
+    old = copy.deepcopy(model.state_dict())
+    text = str(plan(model, WidenStream(2.0), example_input=x))
+    assert "new channels stay zero" in text
+    assert "times 0.707107: blocks.0.norm_1.weight" in text
+    grow(model, WidenStream(2.0), example_input=x)
+    assert not model.embed.weight[:, 8:].any()
+    assert not model.blocks[1].down.weight[8:].any()
+    assert model.blocks[1].gate.weight[:, 8:].all()
+    assert torch.equal(model.blocks[1].gate.weight[:, :8], old["blocks.1.gate.weight"])
+    assert model.norm.eps == 0.5e-3
+
+    model, x = build(Shape("layer"))
+    grow(model, WidenStream(2.0), example_input=x)
+    for rows in (model.embed.weight.T, model.blocks[0].out.weight, model.blocks[0].out.bias[:, None]):
+        torch.testing.assert_close(rows[8:], rows[:8].mean(0, keepdim=True).expand(8, -1), rtol=0, atol=1e-15)
+    assert not model.norm.bias[8:].any()
+
+
+def test_writers_are_scaled_where_an_eps_can_not_follow() -> None:
+    model, x = build(Shape("rms-literal", tied=True))
+    old = model.embed.weight.detach().clone()
+    grow(model, WidenStream(4.0), example_input=x)
+    torch.testing.assert_close(model.embed.weight[:, :8], 2 * old)
+    assert "times 2:" in str(plan(build(Shape("rms-literal"))[0], WidenStream(4.0), example_input=x))
+
+
+def test_optimizer_state_of_old_entries_keeps_its_bits() -> None:
+    model, x = build(Shape("layer", tied=True))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    _trained(model, x, optimizer, 2)
+    held = {name: optimizer.state[p]["exp_avg"].clone() for name, p in model.named_parameters()}
+    grow(model, WidenStream(1.5), example_input=x, optimizer=optimizer)
+    for name, parameter in model.named_parameters():
+        now = optimizer.state[parameter]["exp_avg"]
+        assert now.shape == parameter.shape
+        old = now[tuple(slice(0, n) for n in held[name].shape)]
+        assert torch.equal(old, held[name])
+        assert torch.count_nonzero(now) == torch.count_nonzero(old)
+
+
+def test_a_copy_of_the_model_grows_along_and_keeps_its_own_function() -> None:
+    model, x = build(Shape("layer", factors=True))
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    before = _output(average, x)
+    grow(model, WidenStream(1.5), example_input=x, mirrors=[average])
+    torch.testing.assert_close(_output(average, x), before, rtol=0, atol=1e-12)
+
+
+def test_a_saved_model_comes_back_without_a_trace(tmp_path: Path) -> None:
+    model, x = build(Shape("rms-one-plus"))
+    grow(model, WidenStream(1.5), example_input=x)
+    gw.save_model(model, tmp_path / "model.pt")
+    again = gw.load_model(lambda: models.Model(Shape("rms-one-plus")).double(), tmp_path / "model.pt").eval()
+    assert torch.equal(_output(again, x), _output(model, x))
+    assert again.norm.variance_epsilon == model.norm.variance_epsilon != 1e-3
+
+
+class _Tied(nn.Module):
+    """An attention whose heads are as wide as the stream divided by their number, by hand or PyTorch's own."""
+
+    def __init__(self, *, stock: bool) -> None:
+        super().__init__()
+        self.embed, self.norm, self.n_embd, self.n_head = nn.Embedding(11, 8), nn.LayerNorm(8), 8, 4
+        self.stock = nn.MultiheadAttention(8, 4, batch_first=True) if stock else None
+        self.c_attn, self.c_proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.last, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        y = self.norm(x)
+        if self.stock is not None:
+            return self.head(self.last(x + self.stock(y, y, y, need_weights=False)[0]))  # type: ignore[no-any-return]
+        b, t, c = y.shape
+        parts = self.c_attn(y).split(self.n_embd, dim=2)
+        q, k, v = (part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2) for part in parts)
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c)
+        return self.head(self.last(x + self.c_proj(y)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_heads_grow_along_where_the_code_ties_them_to_the_width(stock: bool) -> None:
+    torch.manual_seed(0)
+    model, x = _Tied(stock=stock).double().eval(), torch.randint(11, (3, 5))
+    before = _output(model, x)
+    receipt = grow(model, WidenStream(1.5), example_input=x)
+    assert receipt.largest_gap <= 1e-10
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    if model.stock is not None:
+        assert (model.stock.embed_dim, model.stock.num_heads) == (12, 6)
+    else:
+        assert (model.n_embd, model.n_head) == (12, 6)
+    with pytest.raises(SurgeryError, match="the forward fails at that width"):
+        plan(model, WidenStream(to=13), example_input=x)
+
+
+@pytest.mark.parametrize("width", [1.5, 2.0])
+def test_stream_and_inner_widths_grow_in_one_call(width: float, tmp_path: Path) -> None:
+    model, x = build(Shape("layer", tied=True))
+    before = _output(model, x)
+    receipt = grow(model, WidenAll(2.0, width=width), example_input=x)
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    assert model.embed.embedding_dim == 8 * width
+    assert model.blocks[0].gate.out_features == 12
+    assert receipt.method == "means"
+    gw.save_model(model, tmp_path / "model")
+    again = gw.load_model(lambda: models.Model(Shape("layer", tied=True)).double(), tmp_path / "model").eval()
+    assert torch.equal(_output(again, x), _output(model, x))
+
+
+@pytest.mark.parametrize("step", range(0, 48, 7))
+def test_an_error_at_any_step_leaves_everything_as_it_was(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = build(Shape("layer"))
+    planned = plan(model, WidenStream(1.5), example_input=x)
+    before = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+    count = 0
+
+    def fail(_transaction: Transaction, _name: str) -> None:
+        nonlocal count
+        count += 1
+        if count > step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transaction, "before_step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        planned.apply()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert model.norm.eps == 1e-3
+    assert model.embed.embedding_dim == 8
+
+
+class _Changed(nn.Module):
+    """A model whose stream meets one more operation before the last norm."""
+
+    def __init__(self, kind: str, change: Any) -> None:
+        super().__init__()
+        self.inner, _ = build(Shape(kind.removesuffix("-tied"), tied=kind.endswith("-tied")))
+        self.change = change
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.inner.embed(tokens) + self.inner.places
+        for block in self.inner.blocks:
+            x = self.change(block(x))
+        return self.inner.head(self.inner.norm(x))  # type: ignore[no-any-return]
+
+
+_REFUSED = {
+    "a rectifier over means": ("layer", torch.relu, "relu acts on the stream"),
+    "a norm over the sum": ("layer", nn.LayerNorm(8).double(), "another norm has run over them before"),
+    "no gain to undo a tied head": ("rms-bare-tied", lambda x: x, "read from the stream would change"),
+    "softmax over channels": ("rms", lambda x: x + x.softmax(-1), "_softmax mixes"),
+    "a constant for zeros": ("rms", lambda x: x + 1.0, "a norm by the root|mean runs"),
+    "the largest channel": ("rms", lambda x: x / (1 + x.amax(-1, keepdim=True)), "amax"),
+    "a number that no power describes": ("layer", lambda x: x * (1 + 1 / x.shape[-1]), "takes the number 1.125"),
+    "half of the channels": ("rms", lambda x: torch.cat([x[..., :3], x[..., 3:] * 2], -1), "stream"),
+    "a group norm": ("layer", lambda x: x + nn.functional.group_norm(x.mT, 1).mT, "group norm|mix"),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_what_forbids_an_exact_growth_is_refused_by_name(case: str) -> None:
+    kind, change, reason = _REFUSED[case]
+    model = _Changed(kind, change)
+    x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(SurgeryError, match=reason):
+        grow(model, WidenStream(1.5), example_input=x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+_MASK = torch.tensor([True, False, False, False, True])[None, :, None]
+_LET_THROUGH = [
+    ("rms", lambda x: x.clone().mul_(2).add_(x.sigmoid() * x)),
+    ("rms", lambda x: torch.stack([x[:, 0] * 2, *x.unbind(1)[1:]], 1)),
+    ("layer", lambda x: x.masked_fill(_MASK, 3.0)),
+    ("layer", lambda x: nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]),
+]
+
+
+def test_what_keeps_zeros_or_means_is_let_through() -> None:
+    for kind, change in (("rms", lambda x: x + x.tanh()), ("layer", lambda x: 3 * x + 1), *_LET_THROUGH):
+        model = _Changed(kind, change)
+        x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
+        assert grow(model, WidenStream(1.5), example_input=x).largest_gap <= 1e-10
+
+
+def test_copies_keep_what_zeros_and_means_can_not() -> None:
+    """Post-norm streams, and anything that acts on each channel alike, by an integer factor."""
+    for change in (nn.LayerNorm(8).double(), nn.functional.gelu, lambda x: 2 * x.relu() + 1):
+        model = _Changed("layer", change)
+        x = torch.randint(models.VOCABULARY, (3, models.LENGTH))
+        with pytest.raises(SurgeryError, match="an integer factor is exact, by copies"):
+            plan(model, WidenStream(1.5), example_input=x)
+        before, gate = _output(model, x), model.inner.blocks[0].gate.weight.detach().clone()
+        held = model.inner.blocks[1].down.weight.detach().clone()
+        receipt = grow(model, WidenStream(2.0), example_input=x)
+        assert receipt.method == "copies"
+        torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+        rows, columns = model.inner.blocks[1].down.weight, model.inner.blocks[0].gate.weight
+        assert torch.equal(rows, torch.cat([held, held]))
+        torch.testing.assert_close(columns[:, :8] + columns[:, 8:], gate)
+        assert not torch.isclose(columns[:, :8], columns[:, 8:]).any()  # so that copies part
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+def test_copies_of_a_tied_embedding_are_heard_once(factor: float) -> None:
+    model, x = build(Shape("layer", tied=True))
+    wrapped = _Changed("layer", nn.functional.gelu)
+    wrapped.inner = model
+    before = _output(wrapped, x)
+    grow(wrapped, WidenStream(factor), example_input=x)
+    torch.testing.assert_close(_output(wrapped, x), before, rtol=0, atol=1e-12)
+    assert torch.equal(model.embed.weight, model.embed.weight[:, :8].repeat(1, int(factor)))
+
+
+def test_a_wrong_reading_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: free entries everywhere change the function."""
+    from graftwork.surgery.growths import _wider_stream
+
+    filled = _wider_stream.filled
+    monkeypatch.setattr(_wider_stream, "filled", lambda old, own, _fills, **more: filled(old, own, {}, **more))
+    for kind in ("rms", "layer"):
+        model, x = build(Shape(kind))
+        with pytest.raises(NotPreservedError, match="everything was put back"):
+            grow(model, WidenStream(1.5), example_input=x)
+
+
+def test_streams_at_the_model_s_ends_are_refused() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, dropout=0.0)
+    with pytest.raises(SurgeryError, match=r"a dimension of the model's (in|out)put"):
+        grow(layer, WidenStream(2.0), example_input=torch.randn(2, 3, 8))
+    with pytest.raises(SurgeryError, match="no residual stream"):
+        grow(
+            nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), WidenStream(2.0), example_input=torch.ones(2, 3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({}, "exactly one"), ({"factor": 2.0, "to": 9}, "both"), ({"factor": 1.0}, "above 1"), ({"to": 0}, "above 0")],
+    ids=str,
+)
+def test_options_are_checked(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SurgeryError, match=problem):
+        WidenStream(**options)
+
+
+def test_widths_of_widen_all_are_checked() -> None:
+    for options in ({"width": 1.0}, {"width": 1.5, "approximate": True}):
+        with pytest.raises(SurgeryError, match="width: expected"):
+            WidenAll(2.0, **options)  # type: ignore[arg-type]
+
+
+def test_a_width_that_is_not_larger_is_refused() -> None:
+    model, x = build(replace(Shape(), depth=1))
+    with pytest.raises(SurgeryError, match="more channels than the present 8"):
+        plan(model, WidenStream(to=8), example_input=x)
+
+
+def test_a_plan_leaves_the_model_alone_also_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graftwork.surgery.streams import _choose
+
+    model, x = build(Shape("rms"))
+    before = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+    def interrupted(*_: object) -> None:
+        assert model.embed.weight.shape[1] == 12
+        raise KeyboardInterrupt
+
+    plan(model, WidenStream(1.5), example_input=x)
+    monkeypatch.setattr(_choose.Tape, "again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan(model, WidenStream(1.5), example_input=x)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert model.norm.eps == 1e-3
