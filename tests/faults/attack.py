@@ -89,7 +89,7 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
             outcome = place.run / "result.json"
             if os.path.lexists(outcome):
                 (shutil.rmtree if outcome.is_dir() and not outcome.is_symlink() else os.unlink)(outcome)
-        found = attempt(line, place)
+        found = attempt(line, place, run=reading.run)
         found.forgive(named)
     return {
         "code": found.code,
