@@ -3,7 +3,7 @@
     python -m tests.faults.attack --json results/faults/attacks.json
 
 A run, and images, are made once; each attack changes a copy; each command reads it in a forked process that is watched
-(`tests.faults._sandbox`). What is done already is not done again where the file of rows is there. Linux only.
+(`tests.faults._sandbox`). What is tried already is not tried again where the file of rows is there. Linux only.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
             outcome = place.run / "result.json"
             if os.path.lexists(outcome):
                 (shutil.rmtree if outcome.is_dir() and not outcome.is_symlink() else os.unlink)(outcome)
-        found = attempt(line, place)
+        found = attempt(line, place, run=reading.run)
         found.forgive(named)
     return {
         "code": found.code,
@@ -141,7 +141,7 @@ def main() -> None:
     """Try what is asked for, and write the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="file of the counts")
-    parser.add_argument("--rows", type=Path, help="file of what was tried, a line each, to go on with")
+    parser.add_argument("--rows", type=Path, help="file of what was tried, a line each, to continue from")
     parser.add_argument("--only", nargs="*", help="commands, or ways to read")
     parser.add_argument("--attack", help="attacks whose name holds this")
     parser.add_argument("--thinned", type=int, default=1, help="try fewer attacks, by this factor")
