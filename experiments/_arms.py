@@ -141,8 +141,9 @@ def make_branch(path: Path, options: Mapping[str, Any], beginning: Path) -> None
 
             def fill(folder: Path) -> None:
                 shutil.copytree(beginning, folder, dirs_exist_ok=True)
-                write_text(folder / "config.toml", config.to_toml())
-                RunFolder(folder).remember(config=config.to_dict())
+                branch = RunFolder(folder)
+                branch.write_text("config.toml", config.to_toml())
+                branch.remember(config=config.to_dict())
 
             write_folder(path, fill)
     make_run(path, options)

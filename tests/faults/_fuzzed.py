@@ -6,6 +6,7 @@ import json
 import pickle
 import tarfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from graftwork.runs import check_member, check_result, load_tensors, read_record
 from graftwork.runs._manifest import Manifest, _digest
 from graftwork.session import SearchConfig
 from graftwork.surgery import growth_log, replay
+from graftwork.surgery._saving import sealed
 
 Read = Callable[[bytes, Path], object]
 """Function of an input and of a folder of its own."""
@@ -253,12 +255,21 @@ def _growths() -> bytes:
     model, x = _build(), torch.randn(2, 3, 6, 6)
     gw.widen(model, "0", extra=2, example_input=x)
     gw.deepen(model, "2", example_input=x)
-    return json.dumps(
-        {"format": "graftwork-growth", "version": 1, "growths": growth_log(model), "aliases": {}}
-    ).encode()
+    document = {
+        "format": "graftwork-growth",
+        "version": 1,
+        "growths": growth_log(model),
+        "aliases": {},
+        "tensors": None,
+    }
+    return json.dumps(sealed(document)).encode()
 
 
 def _read_growth(data: bytes, folder: Path) -> object:
+    with suppress(ValueError, RecursionError):
+        document = json.loads(data)
+        if isinstance(document, dict):  # a stranger would name the right hash
+            data = json.dumps(sealed(document)).encode()
     _file(data, folder, "growth.json")
     model = _build()
     replay(model, folder)

@@ -33,7 +33,7 @@ def test_a_folder_in_the_place_of_the_lock_or_its_note_is_told(name: str, tmp_pa
 def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"")
-    os.truncate(path, 2**50)
+    os.truncate(path, 2**43)  # as large as ext4 lets it be
     for read in (sha256_of, load_tensors):
         with pytest.raises(RunError, match="expected at most half of this machine's"):
             read(path)

@@ -64,6 +64,7 @@ def test_effective_config_holds_every_option_that_is_set() -> None:
     assert set(written) | unset == {entry.name for entry in fields(SearchConfig)}
     assert unset == {"genome", "budget", "split_seed", "threads", "image_size", "image_column", "label_column"} | {
         "max_parameters",
+        "max_memory",
         "max_flops",
     }
     recipe = RECIPES["default"]

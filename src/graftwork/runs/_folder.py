@@ -309,6 +309,10 @@ class RunFolder:
         write_pieces(path, pieces, announce=lambda digest: manifest.expect(name, digest))
         manifest.replaced(name)
 
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a text file of the run as a whole, in UTF-8; the manifest follows."""
+        self._write(name, (text.encode(),))
+
     def write_json(self, name: str, data: Any) -> None:
         """Replace a JSON file of the run."""
         self._write(name, (as_json(data).encode(),))
