@@ -3,10 +3,10 @@
 Two doors, one idea: new blocks are grafted onto a trained network so that its function does not change, and because old
 weights are never touched, parent and child can live on one set of parameters.
 
-* Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `Deepen` and `InsertLayers` say what grows,
-  `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line); `growth_sites`, `GrowthSchedule`,
-  `rescale`, `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation`
-  (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
+* Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`, `WidenOutputs`
+  and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one
+  line); `growth_sites`, `GrowthSchedule`, `rescale`, `save_model`, `load_model`, `replay`, `register_optimizer_carry`,
+  `register_operation` (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         InsertLayers,
         Widen,
         WidenAll,
+        WidenInputs,
+        WidenOutputs,
         deepen,
         grow,
         growth_sites,
@@ -62,6 +64,8 @@ __all__ = [
     "RandomPadding",
     "Widen",
     "WidenAll",
+    "WidenInputs",
+    "WidenOutputs",
     "__version__",
     "bind",
     "compose",
@@ -97,6 +101,8 @@ _HOMES = {
         "InsertLayers",
         "Widen",
         "WidenAll",
+        "WidenInputs",
+        "WidenOutputs",
         "deepen",
         "grow",
         "growth_sites",

@@ -1,7 +1,8 @@
 """Grow any PyTorch model in the middle of training, without changing what it computes.
 
 A growth is one frozen value: `Widen` adds channels to a volume, `WidenAll` to every one, `Deepen` grafts residual
-blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer. `plan` shows every tensor that it will
+blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer, `WidenOutputs` and `WidenInputs` add
+classes, tokens and channels to what a model gives and takes. `plan` shows every tensor that it will
 change in a model that nobody here wrote, `grow` makes it, in place and all or nothing, and carries the optimizer's
 state along; schedules and logs hold the same values. `growth_sites` says what can grow and, where not, why not.
 """
@@ -15,7 +16,16 @@ from graftwork.surgery._saving import growth_log, load_model, replay, save_log, 
 from graftwork.surgery._schedule import GrowthSchedule
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
-from graftwork.surgery.growths import Deepen, InsertLayers, ModelGrowth, Widen, WidenAll, register_growth
+from graftwork.surgery.growths import (
+    Deepen,
+    InsertLayers,
+    ModelGrowth,
+    Widen,
+    WidenAll,
+    WidenInputs,
+    WidenOutputs,
+    register_growth,
+)
 from graftwork.surgery.operations import register_operation
 
 __all__ = [
@@ -34,6 +44,8 @@ __all__ = [
     "TensorChange",
     "Widen",
     "WidenAll",
+    "WidenInputs",
+    "WidenOutputs",
     "deepen",
     "grow",
     "growth_log",

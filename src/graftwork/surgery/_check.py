@@ -69,6 +69,18 @@ class Probe:
         return max(self.base, min(20.0 * noise, _MOST_NOISE * self.base))
 
 
+class Interface:
+    """How a grown model is called, and what of its outputs the old one had: here all as before."""
+
+    def call(self, call: Call) -> Call:
+        """Return the call of the grown model that stands for one of the old."""
+        return call
+
+    def output(self, before: list[Tensor], after: list[Tensor]) -> list[Tensor]:
+        """Return the part of the grown model's outputs that is compared with the old ones."""
+        return after
+
+
 class Check:
     """The runs that a growth must not change.
 
@@ -82,10 +94,12 @@ class Check:
 
     Attributes:
         gaps: Name of a run → relative change of the outputs, after `compare`.
+        interface: How the grown model is called, and which part of its outputs is compared.
     """
 
     def __init__(self, model: nn.Module, traced: Sequence[Probe], *, thorough: Thoroughness) -> None:
         self.gaps: dict[str, float] = {}
+        self.interface = Interface()
         self._model = model
         self._probes: list[Probe] = []
         if thorough is False:
@@ -127,7 +141,7 @@ class Check:
         self.gaps = {}
         # Largest batch first: the smaller ones then run in the memory that it has left, and the peak stays low.
         for probe in sorted(self._probes, key=lambda probe: -probe.call.size):
-            after = self._run(probe.mode, probe.call)
+            after = self.interface.output(probe.output, self._run(probe.mode, self.interface.call(probe.call)))
             gap = output_gap(probe.output, after)
             if gap > probe.base and not probe.settled:
                 with transaction.suspended():

@@ -19,6 +19,8 @@ from graftwork.surgery import (
     ModelGrowth,
     Widen,
     WidenAll,
+    WidenInputs,
+    WidenOutputs,
     deepen,
     grow,
     growth_log,
@@ -41,6 +43,11 @@ VALUES = [
     Deepen("1", like="blocks.0"),
     InsertLayers("blocks", after=(0, 2)),
     InsertLayers("blocks", every=4, init="copy", train="new", approximate=True, check="fast"),
+    WidenOutputs("4", 2),
+    WidenOutputs(("embed", "head"), 3, init="mean", check="fast"),
+    WidenOutputs(None, 1),
+    WidenInputs("0", 1),
+    WidenInputs(None, 2, check=False),
 ]
 
 
@@ -65,8 +72,8 @@ def test_a_value_survives_json_copies_and_its_own_print(growth: ModelGrowth) -> 
 
 
 def test_every_kind_has_a_value_above() -> None:
-    assert {type(growth) for growth in VALUES} == {Widen, WidenAll, Deepen, InsertLayers}
-    assert {growth.kind for growth in VALUES} == {"widen", "widen-all", "deepen", "insert-layers"} == set(KINDS)
+    assert {type(growth) for growth in VALUES} == set(KINDS.values())
+    assert set(KINDS) == {"widen", "widen-all", "deepen", "insert-layers", "widen-outputs", "widen-inputs"}
 
 
 @pytest.mark.parametrize(

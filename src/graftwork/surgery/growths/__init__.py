@@ -9,6 +9,7 @@ from graftwork.surgery.growths._growth import KINDS, Edit, ModelGrowth, Subject,
 from graftwork.surgery.growths._insert_layers import InsertLayers
 from graftwork.surgery.growths._widen import Widen, Widening
 from graftwork.surgery.growths._widen_all import WidenAll
+from graftwork.surgery.growths._widen_interface import WidenInputs, WidenOutputs
 
 __all__ = [
     "KINDS",
@@ -19,6 +20,8 @@ __all__ = [
     "Subject",
     "Widen",
     "WidenAll",
+    "WidenInputs",
+    "WidenOutputs",
     "Widening",
     "register_growth",
 ]

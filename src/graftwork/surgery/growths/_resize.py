@@ -3,7 +3,7 @@
 import itertools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -197,6 +197,27 @@ class Resize(Edit):
             "tensors": {change.name: list(change.new_shape) for change in self.tensors},
             "attributes": [[change.path, change.name, change.new] for change in attributes],
         }
+
+
+def resize_tensors(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give tensors of a freshly built model the shapes that a log names, without weights.
+
+    Args:
+        model: The model before the growth; changed in place.
+        shapes: Name of a parameter or buffer → shape after the growth.
+
+    Raises:
+        SurgeryError: A tensor can't grow to its shape.
+    """
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
+            raise SurgeryError(
+                f"{name!r}: expected a tensor that grows to {tuple(shape)}, got {tuple(tensor.shape)}; build the "
+                "model as it was before the growth"
+            )
+        swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
 
 
 def _subsets(found: list[AttributeChange]) -> Iterator[list[AttributeChange]]:

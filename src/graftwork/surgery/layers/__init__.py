@@ -2,8 +2,16 @@
 
 from graftwork.surgery.layers._apply import freeze, join_groups, replace_configs, set_numbers
 from graftwork.surgery.layers._copying import entry_copy, shared_tensors
-from graftwork.surgery.layers._gradients import untrained
+from graftwork.surgery.layers._gradients import gradients, untrained
 from graftwork.surgery.layers._origins import INITS, TRAINS, Origins, origins
+from graftwork.surgery.layers._reference import (
+    built_from,
+    differences,
+    entries_of,
+    inner_configs,
+    owner_of,
+    shapes_of,
+)
 from graftwork.surgery.layers._stack import Stack, find_stack
 from graftwork.surgery.layers._uses import Uses
 
@@ -13,13 +21,20 @@ __all__ = [
     "Origins",
     "Stack",
     "Uses",
+    "built_from",
+    "differences",
+    "entries_of",
     "entry_copy",
     "find_stack",
     "freeze",
+    "gradients",
+    "inner_configs",
     "join_groups",
     "origins",
+    "owner_of",
     "replace_configs",
     "set_numbers",
+    "shapes_of",
     "shared_tensors",
     "untrained",
 ]

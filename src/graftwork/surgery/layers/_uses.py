@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._calls import Call, sandbox
+from graftwork.surgery._check import Interface
 from graftwork.surgery._trace import output_tensors
 
 _TOKENS = ("decoder_input_ids", "input_ids")
@@ -82,19 +83,25 @@ class Uses:
                 continue
         return cls(runs)
 
-    def compare(self, model: nn.Module) -> tuple[float, str]:
+    def compare(self, model: nn.Module, interface: Interface | None = None) -> tuple[float, str]:
         """Run the grown model; returns the largest gap in units of what rounding allows, and where.
+
+        Args:
+            model: The grown model.
+            interface: How it is called, and which part of its outputs is compared. None for as before.
 
         Raises:
             Exception: Whatever the model's forward raises; its note names the use.
         """
         worst, where = 0.0, ""
+        interface = interface or Interface()
         for name, (use, output) in self.runs.items():
             try:
-                self.after[name] = _run(model, use)
+                after = _run(model, interface.call(use))
             except Exception as error:
                 error.add_note(name)
                 raise
+            self.after[name] = interface.output(output, after)
             self.gaps[name] = gap = output_gap(output, self.after[name])
             allowed = gap / _tolerance(output)
             if allowed > worst or math.isnan(allowed):
