@@ -1,22 +1,26 @@
 """Do grown models come back to where they are used? Architectures × growths, with default options.
 
     python benchmarks/ecosystem.py --json results/ecosystem.json
+    python benchmarks/ecosystem.py --growths outputs --json results/ecosystem.json
     python benchmarks/ecosystem.py --only llama "swin (pairs)" --json build/some.json
 
 Every architecture of `zoo._stacks` is built small, in float64, with scrambled weights, and trained for one step. Then a
 copy grows by each growth of `GROWTHS`, and what it is used for is run by this script, not by the library's own check:
 
-* *gap*: the largest relative change of the outputs, at two batch sizes;
+* *gap*: the largest relative change of the outputs, at two batch sizes (of those that were there, where new ones
+  come);
 * *cache*: a prefill and three steps against the full forward of the grown model;
 * *padding*: the change of the outputs with the first row padded left, and right;
 * *generate*: the same greedy tokens as before;
 * *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
   outputs, bit for bit;
-* *moved*: new tensors that three steps of AdamW have moved;
+* *moved*: new tensors, and new rows of old ones, that three steps of AdamW have moved (rows of tokens that
+  the batch does not hold, by weight decay alone);
 * *slots*: the optimizer's state of every old parameter has the same bits.
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
-refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it.
+refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it. With
+``--growths``, the other columns of the file stay as they are, and each column keeps its command and commit.
 """
 
 import argparse
@@ -48,6 +52,8 @@ _STEPS = 3
 GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers": lambda one: gw.InsertLayers(one.stack, after=one.after),
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
+    # The mean of old logits is never the largest, so that greedy text stays the same.
+    "outputs": lambda one: gw.WidenOutputs(None, 3, init="mean"),
 }
 """Column of the table → the growth of an architecture."""
 
@@ -91,25 +97,44 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
            optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, Any]) -> dict[str, Any]:  # fmt: skip
     """Use a grown model, and compare."""
     after = uses(model, one, batches)
-    worst = max(gap(old, new) for old, new in zip(before["outputs"], after["outputs"], strict=True))
+    worst = max(gap(old, old_part(old, new)) for old, new in zip(before["outputs"], after["outputs"], strict=True))
     found: dict[str, Any] = {"outcome": "", "gap": worst}
     found["cache"] = after["cache"]
-    sides = [gap(before["padding"][side], after["padding"].get(side)) for side in before["padding"]]
+    sides = [gap(old, old_part(old, after["padding"].get(side))) for side, old in before["padding"].items()]
     found["padding"] = max(sides) if sides else None
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
     found["round trip"] = round_trip(model, batches[0], after["outputs"][0])
     found["slots"] = all(
-        torch.equal(value, optimizer.state[parameter][name])
+        torch.equal(value, *old_part([value], [optimizer.state[parameter][name]]))
         for parameter, held in slots.items()
         for name, value in held.items()
     )
-    new = [change.name for change in receipt.tensors if change.role == "new"]
+    new = {change.name: fresh(change) for change in receipt.tensors}
     began = {name: p.detach().clone() for name, p in model.named_parameters() if name in new}
     for _ in range(_STEPS):
         step(model, optimizer, batches[0])
-    still = [name for name, p in model.named_parameters() if name in began and torch.equal(began[name], p.detach())]
-    moved = f"{len(began) - len(still)} of {len(began)}"
-    return found | {"moved": moved, "still": still, "notes": list(receipt.notes)}
+    moved = {name: (p.detach() != began[name]) & new[name] for name, p in model.named_parameters() if name in began}
+    still = [name for name, changed in moved.items() if not changed.any()]
+    return found | {"moved": f"{len(began) - len(still)} of {len(began)}", "still": still, "notes": list(receipt.notes)}
+
+
+def old_part(old: list[Tensor], new: list[Tensor] | None) -> list[Tensor] | None:
+    """The part of longer tensors that was there: new entries stand behind it."""
+    if new is None or len(old) != len(new):
+        return new
+    found = []
+    for before, after in zip(old, new, strict=True):
+        fits = before.dim() == after.dim() and all(m <= n for m, n in zip(before.shape, after.shape, strict=True))
+        found.append(after[tuple(slice(n) for n in before.shape)] if fits else after)
+    return found
+
+
+def fresh(change: Any) -> Tensor:
+    """Mask of what is new in a tensor."""
+    mask = torch.ones(change.new_shape, dtype=torch.bool)
+    if change.old_shape is not None:
+        mask[tuple(slice(n) for n in change.old_shape)] = False
+    return mask
 
 
 def good(found: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -220,15 +245,13 @@ def table(result: dict[str, Any]) -> str:
     """Return the table and its totals, as Markdown."""
     rows = result["architectures"]
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row["growths"]))
-    lines = [
-        "# Growths that come back to their ecosystem",
-        "",
-        f"`{result['command']}`, commit {result['provenance']['git_commit']}",
-        "",
-    ]
+    lines = ["# Growths that come back to their ecosystem", ""]
     for kind in kinds:
+        made = result["columns"][kind]
         lines += [
             f"## {kind}",
+            "",
+            f"`{made['command']}`, commit {made['provenance']['git_commit']}",
             "",
             "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
         ]
@@ -262,7 +285,7 @@ def cells(entry: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures; all without it")
-    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), default=list(GROWTHS))
+    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), help="columns; all without it")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     names = given.only or list(STACKED)
@@ -272,23 +295,31 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows: dict[str, Any] = {}
+    result = before(given.json, given.growths)
+    command = f"python benchmarks/ecosystem.py{' --growths ' + ' '.join(given.growths) if given.growths else ''}"
+    made = {"command": f"{command} --json {given.json}", "provenance": provenance()}
     for name in names:
         try:
-            rows[name] = measure(STACKED[name], given.growths)
+            row = measure(STACKED[name], given.growths or list(GROWTHS))
         except ModuleNotFoundError as error:
             print(f"{name}: {error}", flush=True)
             continue
-        outcomes = {kind: entry["outcome"] for kind, entry in rows[name]["growths"].items()}
+        kept = result["architectures"].get(name, {"growths": {}})
+        result["architectures"][name] = {**row, "growths": {**kept["growths"], **row["growths"]}}
+        result["columns"] |= dict.fromkeys(row["growths"], made)
+        outcomes = {kind: entry["outcome"] for kind, entry in row["growths"].items()}
         print(f"{name}: {outcomes}", flush=True)
-        result = {
-            "command": f"python benchmarks/ecosystem.py --json {given.json}",
-            "provenance": provenance(),
-            "architectures": rows,
-        }
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=1) + "\n")
         given.json.with_suffix(".md").write_text(table(result))
+
+
+def before(path: Path, growths: list[str] | None) -> dict[str, Any]:
+    """What a file holds of the columns that are not measured now."""
+    if not growths or not path.exists():
+        return {"columns": {}, "architectures": {}}
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
 
 
 if __name__ == "__main__":
