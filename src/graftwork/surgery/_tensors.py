@@ -33,6 +33,11 @@ def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 
     return result
 
 
+def old_entries(new: Tensor, layouts: Sequence[Layout]) -> Tensor:
+    """Return the old entries of a grown tensor, in the shape before: what `place_old` has placed."""
+    return new[_grid([np.flatnonzero(layout.old >= 0) for layout in layouts], new.device)] if layouts else new
+
+
 def _grid(indices: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:
     count = len(indices)
     return tuple(

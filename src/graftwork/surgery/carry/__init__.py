@@ -2,9 +2,8 @@
 
 from graftwork.surgery.carry._first_update import limit_first_update, resume_optimizer, unwrapped
 from graftwork.surgery.carry._groups import adopt, rescale
+from graftwork.surgery.carry._growth import OptimizerCarry, ParameterGrowth
 from graftwork.surgery.carry._optimizers import (
-    OptimizerCarry,
-    ParameterGrowth,
     carry_state,
     check_optimizers,
     register_optimizer_carry,

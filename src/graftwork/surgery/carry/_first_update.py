@@ -11,7 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._transaction import Transaction
 
-SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_avg_var"}
 """Keys of optimizer state that hold means of squared gradients."""
 _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
 
@@ -139,7 +139,7 @@ def _raise_second_moments(
 
     Adam after t steps: update = lr · (1−β₁)/(1−β₁ᵗ⁺¹) g / √(v̂), v̂ = (β₂v + (1−β₂)g²)/(1−β₂ᵗ⁺¹). With v ≥
     (1−β₂ᵗ)g², v̂ ≥ g². RMSprop has no such correction: v ≥ g² (a little more where the squared mean is
-    subtracted).
+    subtracted). So it is for optimizers that are not known: v ≥ g² is enough for any of them.
     """
     state = optimizer.state.get(parameter)
     gradient = parameter.grad
@@ -152,12 +152,14 @@ def _raise_second_moments(
         if not _decays_by_gradient(optimizer, group)
         else (gradient + group["weight_decay"] * parameter).square()
     )
-    if "square_avg" in state:
+    if isinstance(optimizer, optim.RMSprop):
         alpha = group["alpha"]
         need = squared * ((alpha + (1 - alpha) ** 2) / alpha)
-    else:
+    elif isinstance(optimizer, (optim.Adam, optim.NAdam, optim.RAdam)):  # AdamW is an Adam
         step = float(state.get("step", 0))
         need = squared * (1.0 - group["betas"][1] ** step)
+    else:
+        need = squared
     whole = bool(new.all())
     for key in SECOND_MOMENTS & set(state):
         value = state[key]
