@@ -144,9 +144,11 @@ def sandbox(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            snapshot.restore()
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            try:
+                snapshot.restore()
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager
