@@ -5,8 +5,8 @@ weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`, `WidenOutputs`
   and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one
-  line); `growth_sites`, `GrowthSchedule`, `rescale`, `save_model`, `load_model`, `replay`, `register_optimizer_carry`,
-  `register_operation` (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
+  line), `remove` takes it out; `growth_sites`, `GrowthSchedule`, `rescale`, `save_model`, `load_model`, `replay`,
+  `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         plan,
         register_operation,
         register_optimizer_carry,
+        remove,
         replay,
         rescale,
         save_model,
@@ -79,6 +80,7 @@ __all__ = [
     "prepare",
     "register_operation",
     "register_optimizer_carry",
+    "remove",
     "replay",
     "rescale",
     "save_model",
@@ -110,6 +112,7 @@ _HOMES = {
         "plan",
         "register_operation",
         "register_optimizer_carry",
+        "remove",
         "replay",
         "rescale",
         "save_model",

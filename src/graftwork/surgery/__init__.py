@@ -12,6 +12,7 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import deepen, grow, plan, widen, widen_all
 from graftwork.surgery._methods import Method, register_method
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
+from graftwork.surgery._remove import Removal, remove
 from graftwork.surgery._saving import growth_log, load_model, replay, save_log, save_model
 from graftwork.surgery._schedule import GrowthSchedule
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
@@ -40,6 +41,7 @@ __all__ = [
     "OptimizerCarry",
     "ParameterGrowth",
     "R2RBlock",
+    "Removal",
     "SurgeryReceipt",
     "TensorChange",
     "Widen",
@@ -56,6 +58,7 @@ __all__ = [
     "register_method",
     "register_operation",
     "register_optimizer_carry",
+    "remove",
     "replay",
     "rescale",
     "resume_optimizer",

@@ -48,7 +48,7 @@ def plan(
     if not isinstance(growth, ModelGrowth):
         raise SurgeryError(f'growth: expected a value such as Widen("conv1", extra=8), got {type(growth).__name__}')
     graph = ChannelGraph.of(model, call_of(example_input), training=growth.check != "fast")
-    optimizers = _as_tuple(optimizer)
+    optimizers = given_optimizers(optimizer)
     check_optimizers(optimizers, model)
     return GrowthPlan(growth, Subject(graph, optimizers, tuple(mirrors), generator))
 
@@ -178,8 +178,8 @@ def deepen(
     return grow(model, growth, example_input=example_input, optimizer=optimizer, mirrors=mirrors, generator=generator)
 
 
-def _as_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
-    """Optimizers without the wrappers of training frameworks."""
+def given_optimizers(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
+    """Return optimizers without the wrappers of training frameworks."""
     if optimizer is None:
         return ()
     given = optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)

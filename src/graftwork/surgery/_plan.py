@@ -11,7 +11,7 @@ from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import repeat_changes
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.growths import Edit, ModelGrowth, Subject
+from graftwork.surgery.growths import Edit, ModelGrowth, Subject, Undo
 
 LOG = "_graftwork_log"
 """Attribute of a model that holds the log of its growths."""
@@ -34,6 +34,7 @@ class SurgeryReceipt:
         approximations: Norms whose statistics the growth has shifted (``approximate=True``), so that ``gaps`` are no
             rounding; empty where it is exact.
         log: The growth and its changes as plain data, enough to rebuild the structure without a trace.
+        undo: How `graftwork.remove` takes the growth out again.
     """
 
     growth: ModelGrowth
@@ -47,6 +48,7 @@ class SurgeryReceipt:
     notes: tuple[str, ...] = ()
     approximations: tuple[str, ...] = ()
     log: dict[str, Any] = field(default_factory=dict, repr=False)
+    undo: Undo | None = field(default=None, repr=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -207,6 +209,7 @@ class GrowthPlan:
             notes=edit.notes,
             approximations=edit.approximations,
             log=log,
+            undo=edit.undo(),
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn, optim
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._growth import ParameterGrowth
 
 SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_avg_var"}
 """Keys of optimizer state that hold means of squared gradients."""
@@ -54,6 +55,22 @@ def limit_first_update(
         "hook of the first step",
         lambda: handles.append(optimizer.register_step_pre_hook(_first_step)),
         lambda: [handle.remove() for handle in handles],
+    )
+
+
+def forget_slots(
+    transaction: Transaction, optimizer: optim.Optimizer, parameter: nn.Parameter, growth: ParameterGrowth
+) -> None:
+    """Wait no longer for new slots that are gone again; slots of a growth before go on waiting."""
+    before = waiting_slots(optimizer, parameter)
+    if before is None:
+        return
+    masks = _unsettled[optimizer]
+    kept = growth.old_part(before) if before.shape == tuple(layout.new_size for layout in growth.layouts) else before
+    transaction.step(
+        "mask of new slots",
+        partial(_put_back, masks, parameter, kept if bool(kept.any()) else None),
+        partial(masks.__setitem__, parameter, before),
     )
 
 

@@ -1,13 +1,13 @@
 """How one parameter has grown, for carrying its optimizer state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from graftwork.surgery._layout import Layout
+from graftwork.surgery._layout import Layout, same_units
 from graftwork.surgery._tensors import old_entries, place_old
 
 
@@ -34,9 +34,16 @@ class ParameterGrowth:
         """
         return place_old(old, self.layouts, fill=fill)
 
-    def old_part(self, new: Tensor) -> Tensor:
-        """Return the old entries of a tensor of the new shape."""
-        return old_entries(new, self.layouts)
+    def old_part(self, new: Tensor, *, without: int | None = None, over: Sequence[int] = ()) -> Tensor:
+        """Return the old entries of a tensor of the new shape.
+
+        Args:
+            new: The tensor.
+            without: A dimension of the parameter that it has not. None where it has all.
+            over: Dimensions along which it holds one number.
+        """
+        layouts = [same_units(1) if dim in over else layout for dim, layout in enumerate(self.layouts)]
+        return old_entries(new, [layout for dim, layout in enumerate(layouts) if dim != without])
 
     def place_reduced(self, old: Tensor, *, without: int) -> Tensor:
         """Return a state tensor of the parameter's old shape without one dimension; new slots take its mean.

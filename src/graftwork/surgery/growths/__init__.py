@@ -7,6 +7,7 @@ new kind is one class, registered by `register_growth`.
 from graftwork.surgery.growths._deepen import Deepen
 from graftwork.surgery.growths._growth import KINDS, Edit, ModelGrowth, Subject, register_growth
 from graftwork.surgery.growths._insert_layers import InsertLayers
+from graftwork.surgery.growths._undo import Undo
 from graftwork.surgery.growths._widen import Widen, Widening
 from graftwork.surgery.growths._widen_all import WidenAll
 from graftwork.surgery.growths._widen_interface import WidenInputs, WidenOutputs
@@ -18,6 +19,7 @@ __all__ = [
     "InsertLayers",
     "ModelGrowth",
     "Subject",
+    "Undo",
     "Widen",
     "WidenAll",
     "WidenInputs",

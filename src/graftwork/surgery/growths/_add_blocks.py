@@ -25,6 +25,7 @@ from graftwork.surgery._transaction import Transaction
 from graftwork.surgery._twin_copy import twin_copy
 from graftwork.surgery.carry import adopt
 from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.growths._undo import Undo, Ungraft
 from graftwork.surgery.layers import Uses
 
 
@@ -113,6 +114,12 @@ class AddBlocks(Edit):
                 f"{check.largest_gap:.2e}; everything was put back"
             )
         return ()
+
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        names = [grafts_of(self._subject.model.get_submodule(block.after))[-1] for block in self._blocks]
+        likes = [isinstance(block.spec, LikeSpec) for block in self._blocks]
+        return Ungraft(tuple(zip(self.sites, names, likes, strict=True)))
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

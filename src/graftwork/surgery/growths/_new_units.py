@@ -18,6 +18,7 @@ from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._resize import resize_tensors
+from graftwork.surgery.growths._undo import Shrink, Undo
 from graftwork.surgery.interface import (
     Description,
     GrownInterface,
@@ -192,6 +193,14 @@ class NewUnits(Edit):
             f"a relative change of {max(check.largest_gap, *self._uses.gaps.values(), 0.0):.2e} in {where}; everything "
             "was put back. Something probably runs over all of them (a softmax, a mean) or holds their number"
         )
+
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        layouts = {}
+        for place, change in zip(self._all, self.tensors, strict=True):
+            assert change.old_shape is not None
+            layouts[place.name] = self._growth(change.old_shape, place).layouts
+        return Shrink(layouts, self._interface)
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

@@ -30,6 +30,7 @@ from graftwork.surgery._tensors import grow_tensor, place_old
 from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
 
 Sites: TypeAlias = dict[str, dict[Var, int]]
 """Site → volume → new units."""
@@ -190,6 +191,12 @@ class Resize(Edit):
                 "the width (x.size(-1), head_dim ** -0.5) or an operation that mixes channels"
             )
         return None
+
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        if not self._method.keeps_old_weights:
+            return NoWay(f"{self.method!r} has changed old weights, those that read the new units")
+        return Shrink(self._layouts)
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

@@ -63,6 +63,21 @@ class GrownInterface(Interface):
         arguments, keywords = tree_map(longer, (list(call.arguments), call.keywords))
         return replace(call, arguments=tuple(arguments), keywords=keywords)
 
+    def old_call(self, call: Call) -> Call:
+        """Return the call of the smaller model that stands for one of the grown."""
+        if not self._inputs:
+            return call
+        count = iter(range(10**6))
+
+        def shorter(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            dim = self._inputs.get(next(count))
+            return value if dim is None else value.narrow(dim, 0, value.shape[dim] - self._extra)
+
+        arguments, keywords = tree_map(shorter, (list(call.arguments), call.keywords))
+        return replace(call, arguments=tuple(arguments), keywords=keywords)
+
     def output(self, before: list[Tensor], after: list[Tensor]) -> list[Tensor]:
         """See `Interface.output`."""
         if len(before) != len(after):
