@@ -5,8 +5,9 @@ weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`, `WidenOutputs`
   and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one
-  line), `remove` takes it out; `growth_sites`, `GrowthSchedule`, `rescale`, `save_model`, `load_model`, `replay`,
-  `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
+  line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `rescale`, `save_model`, `load_model`,
+  `replay`, `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in
+  `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         replay,
         rescale,
         save_model,
+        score_sites,
         widen,
         widen_all,
     )
@@ -84,6 +86,7 @@ __all__ = [
     "replay",
     "rescale",
     "save_model",
+    "score_sites",
     "search",
     "seed_genome",
     "widen",
@@ -116,6 +119,7 @@ _HOMES = {
         "replay",
         "rescale",
         "save_model",
+        "score_sites",
         "widen",
         "widen_all",
     ),

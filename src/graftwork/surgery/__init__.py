@@ -15,6 +15,7 @@ from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
 from graftwork.surgery._remove import Removal, remove
 from graftwork.surgery._saving import growth_log, load_model, replay, save_log, save_model
 from graftwork.surgery._schedule import GrowthSchedule
+from graftwork.surgery._score import SiteScore, SiteScores, score_sites
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
 from graftwork.surgery.growths import (
@@ -42,6 +43,8 @@ __all__ = [
     "ParameterGrowth",
     "R2RBlock",
     "Removal",
+    "SiteScore",
+    "SiteScores",
     "SurgeryReceipt",
     "TensorChange",
     "Widen",
@@ -64,6 +67,7 @@ __all__ = [
     "resume_optimizer",
     "save_log",
     "save_model",
+    "score_sites",
     "widen",
     "widen_all",
 ]

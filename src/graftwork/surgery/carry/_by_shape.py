@@ -116,8 +116,8 @@ def _kinds(optimizer: optim.Optimizer, grown: Grown) -> tuple[set[str], set[str]
         if isinstance(value, Tensor) and value.shape == weights.shape and value.dim():
             a, b = weights.double().flatten(), value.detach().double().flatten().to(weights.device)
             sums = inner.setdefault(key, [0.0, 0.0, 0.0, 0.0])
-            for at, number in enumerate((a @ b, a @ a, b @ b, a.numel())):
-                sums[at] += float(number)
+            for at, number in enumerate((float(a @ b), float(a @ a), float(b @ b), float(a.numel()))):
+                sums[at] += number
             signs.setdefault(key, []).append(bool((value >= 0).all()) and bool(value.any()))
     copies = {key for key, (ab, aa, bb, n) in inner.items() if n >= _FEW and ab > _SAME * (aa * bb) ** 0.5 > 0}
     zeros = {key for key, (_, _, bb, _) in inner.items() if bb == 0.0}

@@ -106,7 +106,9 @@ def _home(
         for group in optimizer.param_groups
         if not (isinstance(optimizer, optim.Muon) and parameter.dim() != 2)
     ]
-    homes = {id(p): home for home in reversed(fitting) for p in home[1]["params"]}
+    homes: dict[int, tuple[optim.Optimizer, dict[str, Any]]] = {
+        id(p): home for home in reversed(fitting) for p in home[1]["params"]
+    }
     for same_rank in (True, False):
         for pool in pools:
             for neighbor in pool:

@@ -4,9 +4,11 @@ A value is planned for a model by `graftwork.plan`, made by `graftwork.grow`, he
 new kind is one class, registered by `register_growth`.
 """
 
+from graftwork.surgery.growths._add_blocks import AddBlocks
 from graftwork.surgery.growths._deepen import Deepen
 from graftwork.surgery.growths._growth import KINDS, Edit, ModelGrowth, Subject, register_growth
 from graftwork.surgery.growths._insert_layers import InsertLayers
+from graftwork.surgery.growths._resize import Resize
 from graftwork.surgery.growths._undo import Undo
 from graftwork.surgery.growths._widen import Widen, Widening
 from graftwork.surgery.growths._widen_all import WidenAll
@@ -14,10 +16,12 @@ from graftwork.surgery.growths._widen_interface import WidenInputs, WidenOutputs
 
 __all__ = [
     "KINDS",
+    "AddBlocks",
     "Deepen",
     "Edit",
     "InsertLayers",
     "ModelGrowth",
+    "Resize",
     "Subject",
     "Undo",
     "Widen",

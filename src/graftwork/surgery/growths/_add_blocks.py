@@ -115,11 +115,15 @@ class AddBlocks(Edit):
             )
         return ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every block among the children of its module, once it is made."""
+        return tuple(grafts_of(self._subject.model.get_submodule(block.after))[-1] for block in self._blocks)
+
     def undo(self) -> Undo:
         """See `Edit.undo`."""
-        names = [grafts_of(self._subject.model.get_submodule(block.after))[-1] for block in self._blocks]
         likes = [isinstance(block.spec, LikeSpec) for block in self._blocks]
-        return Ungraft(tuple(zip(self.sites, names, likes, strict=True)))
+        return Ungraft(tuple(zip(self.sites, self.names, likes, strict=True)))
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

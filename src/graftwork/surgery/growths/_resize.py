@@ -49,6 +49,7 @@ class Resize(Edit):
     def __init__(self, subject: Subject, sites: Sites, method: Method, *, scale: float | None) -> None:
         graph = subject.graph
         self._subject, self._graph, self._method, self._scale = subject, graph, method, scale
+        self._sites = sites
         self.label = ", ".join(sites) if len(sites) <= 4 else f"{len(sites)} sites from {next(iter(sites))} on"
         self.method, self.sites = method.name, tuple(sites)
         units: dict[Var, int] = {}
@@ -191,6 +192,32 @@ class Resize(Edit):
                 "the width (x.size(-1), head_dim ** -0.5) or an operation that mixes channels"
             )
         return None
+
+    def unheard(self, site: str) -> dict[str, Tensor]:
+        """Return masks of the weights that read a site's new units and start at zero (``netmorph``), by tensor."""
+        own = self._sites[site]
+        maps = {var: units if var in own else units.unweighted() for var, units in self._maps.items()}
+        found = {}
+        for name in self._graph.touched(own):
+            layouts = self._graph.layouts(name, maps)
+            mask = torch.zeros([layout.new_size for layout in layouts], dtype=torch.bool)
+            for dim, layout in enumerate(layouts):
+                zero = torch.as_tensor(layout.factor == 0.0)
+                mask |= zero.reshape([-1 if at == dim else 1 for at in range(len(layouts))])
+            if bool(mask.any()):
+                found[name] = mask
+        return found
+
+    def added(self, site: str) -> dict[str, int]:
+        """Return how many numbers every parameter gains where a site grows alone."""
+        own = {var: self._maps[var] for var in self._sites[site]}
+        found = {}
+        for name in self._graph.touched(own):
+            tensor = self._graph.trace.tensors[name]
+            sizes = [layout.new_size for layout in self._graph.layouts(name, own)]
+            if isinstance(tensor, nn.Parameter):
+                found[name] = math.prod(sizes) - math.prod(layout.size for layout in self._graph.layouts(name, own))
+        return found
 
     def undo(self) -> Undo:
         """See `Edit.undo`."""

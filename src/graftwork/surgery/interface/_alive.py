@@ -84,8 +84,8 @@ def refuse_asleep(
     for place, gradient in zip(grown, found or [], strict=False):
         if gradient is None:
             continue
-        parts = gradient.split([size, gradient.shape[place.dim] - size], place.dim)
-        old, new = (bool(part.any()) for part in parts)
+        old = bool(gradient.narrow(place.dim, 0, size).any())
+        new = bool(gradient.narrow(place.dim, size, gradient.shape[place.dim] - size).any())
         if old and not new:
             raise SurgeryError(
                 f"the new part of {place.name!r} would not train: no gradient reaches it, though it reaches the old "
