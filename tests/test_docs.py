@@ -29,6 +29,7 @@ EXPECTED = {
     "docs/tutorials/first-search.md": 3,
     "docs/tutorials/grow-your-model.md": 8,
     "docs/tutorials/make-a-checkpoint-deeper.md": 6,
+    "docs/tutorials/where-should-it-grow.md": 3,
 }
 
 

@@ -275,6 +275,6 @@ def _mean_loss(model: nn.Module, pairs: list[tuple[Call, Any]], loss: Loss, *, b
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise SurgeryError(f"loss: expected a function that returns one number, got {type(value).__name__}")
         if backward and value.requires_grad:
-            (value / len(pairs)).backward()
+            (value / len(pairs)).backward()  # type: ignore[no-untyped-call]
         total += float(value.detach()) / len(pairs)
     return total
