@@ -287,6 +287,22 @@ class _Scores(Classifier):
         return super().forward(x) / self.fc.out_features
 
 
+class _Prior(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("prior", torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.prior
+
+
+def test_a_buffer_that_grows_along_is_named() -> None:
+    model = _built(_Prior)
+    receipt = _grown(model, WidenOutputs("fc", 2), X)
+    assert model.prior.tolist()[5:] == [0.0, 0.0]
+    assert any("'prior' gets zero" in note for note in receipt.notes)
+
+
 def test_schedules_and_files_hold_the_growths(tmp_path: Path) -> None:
     model = _built(Classifier)
     schedule = GrowthSchedule({1: WidenOutputs("fc", 2), 2: WidenInputs("conv", 1)})

@@ -72,9 +72,15 @@ class NewUnits(Edit):
         self._tables = [place.name for place in self._all if place.name in places.tables or _is_table(subject, place)]
         self.tensors = tuple(self._tensor_changes())
         self.attributes = tuple(self._numbers())
-        self.notes = (*graph.notes, *notes)
+        self.notes = (*graph.notes, *notes, *self._buffers())
         kind = "inputs" if places.inputs else "outputs" if places.reach_outputs else "rows"
         self.details = (f"{kind} of {self.label}: {places.size} → {places.size + extra}",)
+
+    def _buffers(self) -> Iterator[str]:
+        for place in self._all:
+            fixed = not isinstance(self._subject.graph.trace.tensors[place.name], nn.Parameter)
+            if fixed and not self._places.inputs:
+                yield f"the buffer {place.name!r} gets {place.fill} for new outputs, and nothing trains it: set it"
 
     def _tensor_changes(self) -> Iterator[TensorChange]:
         for place in self._all:

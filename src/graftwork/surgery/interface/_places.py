@@ -235,7 +235,7 @@ def _volume(graph: ChannelGraph, site: str, name: str, dim: int) -> Var | None:
     if not _is_whole(expr):
         raise SurgeryError(
             f"{site!r} can't get new ones: its {graph.trace.tensors[name].shape[dim]} rows are made of several "
-            "dimensions (groups, heads, anchors × classes), and new ones at the end would mean something else"
+            "dimensions (groups, heads, slices, anchors × classes), and new ones at the end would mean something else"
         )
     return expr[0][0]
 
@@ -284,7 +284,8 @@ def _along(graph: ChannelGraph, site: str, var: Var, *, carried: str, made: str)
             _refuse_computed(graph, site, name)
             if not _is_whole(expr):
                 raise SurgeryError(
-                    f"{site!r} can't get new ones: {name!r} holds them flattened with another dimension; reshape it"
+                    f"{site!r} can't get new ones: {name!r} holds them beside or within another dimension "
+                    "(concatenated, flattened), so that new ones would not stand at its end"
                 )
             owner = graph.model.get_submodule(name.rpartition(".")[0])
             norm = isinstance(owner, (nn.modules.batchnorm._NormBase, nn.GroupNorm))  # noqa: SLF001 - the base
