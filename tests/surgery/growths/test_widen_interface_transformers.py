@@ -126,6 +126,22 @@ def test_one_output_of_a_regression_is_refused() -> None:
         grow(model, WidenOutputs("classifier", 1), example_input={"pixel_values": IMAGES})
 
 
+def test_a_table_that_is_no_vocabulary_grows_too() -> None:
+    model: Any = _model("BertForMaskedLM", "BertConfig", TEXT)
+    before = _logits(model, input_ids=IDS)
+    grow(model, WidenOutputs("bert.embeddings.token_type_embeddings", 2), example_input={"input_ids": IDS})
+    assert model.config.type_vocab_size == 4
+    assert torch.equal(_logits(model, input_ids=IDS), before)
+    assert _logits(model, input_ids=IDS, token_type_ids=torch.full_like(IDS, 3)).isfinite().all()
+
+
+def test_a_buffer_that_no_file_holds_is_not_left_behind() -> None:
+    model: Any = _model("BertForMaskedLM", "BertConfig", TEXT)
+    with pytest.raises(SurgeryError, match="'bert.embeddings.position_ids' would have to be"):
+        grow(model, WidenOutputs("bert.embeddings.position_embeddings", 2), example_input={"input_ids": IDS})
+    assert model.config.max_position_embeddings == 32
+
+
 def test_two_heads_of_one_number_grow_together() -> None:
     model: Any = _model("DeiTForImageClassificationWithTeacher", "DeiTConfig", {**VIT, "num_labels": 4})
     before = _logits(model, pixel_values=IMAGES)

@@ -31,7 +31,7 @@ from graftwork.surgery.interface import (
     numbers,
     refuse_asleep,
     refuse_left_behind,
-    refuse_unknown_tokens,
+    refuse_unknown_ids,
 )
 from graftwork.surgery.layers import Uses, replace_configs
 
@@ -69,7 +69,7 @@ class NewUnits(Edit):
             notes = (described,) if described else _unnamed_tables(subject, places)
         self._owner = described.owner if isinstance(described, Description) else None
         refuse_left_behind(graph, [place.name for place in self._all], places.size, described=self._owner)
-        self._tables = [place.name for place in self._all if place.name in places.tables or _is_table(subject, place)]
+        self._tables = {place.name: held for place in self._all if (held := _embeddings(subject, place))}
         self.tensors = tuple(self._tensor_changes())
         self.attributes = tuple(self._numbers())
         self.notes = (*graph.notes, *notes, *self._buffers())
@@ -154,12 +154,11 @@ class NewUnits(Edit):
         if self._places.reach_outputs and not self._interface.grew:
             raise SurgeryError(f"{self.label!r} can't get new outputs: none of the model's outputs gets longer with it")
         if self._thorough is True:
+            model, size = self._subject.model, self._places.size
             call = self._interface.call(self._subject.graph.probes[0].call)
-            size = self._places.size
-            tokens = refuse_unknown_tokens(self._subject.model, call, size, self._extra) if self._tables else None
-            excused = () if tokens else self._tables
-            trace = self._subject.graph.trace
-            refuse_asleep(self._subject.model, trace, self._all, tokens or call, size=size, excused=excused)
+            call, read = refuse_unknown_ids(model, call, self._tables, size=size, extra=self._extra)
+            excused = set(self._tables) - read
+            refuse_asleep(model, self._subject.graph.trace, self._all, call, size=size, excused=excused)
         return (*self.configs, *guessed)
 
     def _follow(self, transaction: Transaction, check: Check) -> tuple[AttributeChange, ...]:
@@ -233,12 +232,11 @@ def _extended(data: Tensor, place: Place, extra: int) -> Tensor:
     return torch.cat([data, new], place.dim).contiguous(memory_format=memory_format(data))
 
 
-def _is_table(subject: Subject, place: Place) -> bool:
+def _embeddings(subject: Subject, place: Place) -> list[nn.Module]:
+    """The embeddings whose weight a place is."""
     tensor = subject.graph.trace.tensors[place.name]
-    return any(
-        isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.weight is tensor
-        for module in subject.model.modules()
-    )
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return [module for module in subject.model.modules() if isinstance(module, kinds) and module.weight is tensor]
 
 
 def _unnamed_tables(subject: Subject, places: Places) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Growing an interface is the one growth after which a model has another one: more
 an image. What is preserved is the part that was there.
 """
 
-from graftwork.surgery.interface._alive import refuse_asleep, refuse_unknown_tokens
+from graftwork.surgery.interface._alive import refuse_asleep, refuse_unknown_ids
 from graftwork.surgery.interface._companions import companions
 from graftwork.surgery.interface._described import Description, describe
 from graftwork.surgery.interface._grown import GrownInterface, InputDim
@@ -27,5 +27,5 @@ __all__ = [
     "output_places",
     "refuse_asleep",
     "refuse_left_behind",
-    "refuse_unknown_tokens",
+    "refuse_unknown_ids",
 ]

@@ -1,11 +1,12 @@
 """Whether new outputs, tokens and channels work: finite on new ids, and reached by a gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import Call, sandbox
@@ -13,41 +14,45 @@ from graftwork.surgery._trace import Trace, output_tensors
 from graftwork.surgery.interface._places import Place
 from graftwork.surgery.layers import gradients
 
-_IDS = ("input_ids", "ids", "tokens")
+Tables = Mapping[str, Sequence[nn.Module]]
+"""Name of a tensor whose rows are looked up → the embeddings that hold it."""
 
 
-def refuse_unknown_tokens(model: nn.Module, call: Call, size: int, extra: int) -> Call | None:
-    """Run the model on new token ids; returns the call, None where it is not clear which of its tensors holds ids.
+def refuse_unknown_ids(model: nn.Module, call: Call, tables: Tables, *, size: int, extra: int) -> tuple[Call, set[str]]:
+    """Run the model on new ids, in those of the call's tensors that an embedding reads as they are.
 
     Args:
         model: The grown model; left as it was.
         call: A call of it.
-        size: Number of tokens before.
-        extra: New tokens.
+        tables: What has new rows.
+        size: Number of rows before.
+        extra: New rows.
+
+    Returns:
+        The call with new ids, and the tables that read them; the call itself and none where no tensor holds ids.
 
     Raises:
-        SurgeryError: The forward fails on them, or gives infinite numbers.
+        SurgeryError: The forward fails on them, or gives no numbers.
     """
-    named = [name for name, value in call.keywords.items() if name.endswith(_IDS) and _is_index(value)]
-    given = [at for at, value in enumerate(call.arguments) if _is_index(value)]
-    if not named and len(given) != 1:
-        return None
+    fed = _fed(model, call, tables)
+    if not fed:
+        return call, set()
+    count = iter(range(10**6))
 
-    def new(value: Tensor) -> Tensor:
+    def new(value: Any) -> Any:
+        if not isinstance(value, Tensor) or next(count) not in fed:
+            return value
         value = value.clone()
-        count = min(extra, value.shape[-1])
-        value[..., -count:] = torch.arange(size + extra - count, size + extra, device=value.device)
+        some = min(extra, value.shape[-1])
+        value[..., -some:] = torch.arange(size + extra - some, size + extra, device=value.device)
         return value
 
-    arguments: list[Any] = [
-        new(value) if not named and at in given else value for at, value in enumerate(call.arguments)
-    ]
-    keywords = {name: new(value) if name in named else value for name, value in call.keywords.items()}
-    tokens = replace(call, arguments=tuple(arguments), keywords=keywords)
+    arguments, keywords = tree_map(new, (list(call.arguments), call.keywords))
+    unknown = replace(call, arguments=tuple(arguments), keywords=keywords)
     try:
         with sandbox(model):
             model.eval()
-            outputs = [t for t in output_tensors(tokens.run(model)) if t.is_floating_point()]
+            outputs = [t for t in output_tensors(unknown.run(model)) if t.is_floating_point()]
     except Exception as error:
         raise SurgeryError(
             f"the grown model fails on its new ids ({type(error).__name__}: {error}); everything was put back. Its "
@@ -55,15 +60,35 @@ def refuse_unknown_tokens(model: nn.Module, call: Call, size: int, extra: int) -
         ) from error
     if any(bool(output.isnan().any()) for output in outputs):
         raise SurgeryError("the grown model gives NaN for its new ids; everything was put back")
-    return tokens
+    return unknown, {name for names in fed.values() for name in names}
 
 
-def _is_index(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32) and value.dim() > 0
+def _fed(model: nn.Module, call: Call, tables: Tables) -> dict[int, set[str]]:
+    """Place of a tensor among the call's → the tables that look up its very values."""
+    read: dict[str, list[Tensor]] = {}
+
+    def note(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _, inputs: read.setdefault(name, []).append(inputs[0].detach().flatten().clone())
+
+    handles = [module.register_forward_pre_hook(note(name)) for name, held in tables.items() for module in held]
+    try:
+        with sandbox(model):
+            model.eval()
+            call.run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[int, set[str]] = {}
+    for at, leaf in enumerate(leaf for leaf in call.leaves() if isinstance(leaf, Tensor)):
+        for name, indices in read.items():
+            flat = leaf.flatten()
+            if leaf.dim() and not leaf.is_floating_point() and any(torch.equal(flat, one) for one in indices):
+                found.setdefault(at, set()).add(name)
+    return found
 
 
 def refuse_asleep(
-    model: nn.Module, trace: Trace, places: Sequence[Place], call: Call, *, size: int, excused: Sequence[str]
+    model: nn.Module, trace: Trace, places: Sequence[Place], call: Call, *, size: int, excused: Collection[str]
 ) -> None:
     """Refuse new rows that would never train, behind a rectifier, say, or a gain of zero.
 

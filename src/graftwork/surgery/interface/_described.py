@@ -75,6 +75,7 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
             continue
         found = {names[id(live[name])]: dim for name, dim in dims.items() if id(live[name]) in names}
         if all(found.get(name) == dim for name, dim in wanted.items()):
+            _refuse_unsaved(before, after)
             return Description(owner, found, *_changes(owner, whole, values, before, after))
     raise SurgeryError(
         f"{next(iter(wanted))!r} can't get new ones: {f'{owner}.config'.lstrip('.')} describes the model as it is, and "
@@ -122,6 +123,18 @@ def _longer(before: Mapping[str, Any], after: Mapping[str, Any], size: int, extr
             return None
         dims[name] = changed[0]
     return dims
+
+
+def _refuse_unsaved(before: nn.Module, after: nn.Module) -> None:
+    """Refuse a growth after which a buffer that no file holds would have to be longer, with values nobody knows."""
+    old = {name: tuple(buffer.shape) for name, buffer in before.named_buffers()}
+    saved = before.state_dict().keys()
+    for name, buffer in after.named_buffers():
+        if name not in saved and old.get(name) != tuple(buffer.shape):
+            raise SurgeryError(
+                f"{name!r} would have to be {tuple(buffer.shape)}, as the config builds it, and what it would hold is "
+                "not known; change the config and load the weights into a model of it"
+            )
 
 
 def _changes(

@@ -1,7 +1,7 @@
 """Which dimensions of which tensors run along a model's outputs, or along its inputs."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -44,7 +44,6 @@ class Places:
         places: The dimensions that grow.
         inputs: Dimensions of the call's tensors that grow along.
         reach_outputs: Whether new outputs come out.
-        tables: Names of the tensors whose rows are looked up by index.
     """
 
     sites: tuple[str, ...]
@@ -52,7 +51,6 @@ class Places:
     places: tuple[Place, ...]
     inputs: tuple[InputDim, ...] = ()
     reach_outputs: bool = False
-    tables: tuple[str, ...] = field(default=())
 
 
 # -- outputs
@@ -73,7 +71,7 @@ def output_places(graph: ChannelGraph, sites: Sequence[str], init: str) -> Place
     named = tuple(sites) or (_only_head(graph),)
     found: dict[tuple[str, int], Place] = {}
     sizes: dict[str, int] = {}
-    tables = {name: path for path in named if (name := _table(graph, path)) is not None}
+    tables = {name for path in named if (name := _table(graph, path)) is not None}
     heads = False
     for site in named:
         name, dim = _rows(graph, site)
@@ -95,7 +93,7 @@ def output_places(graph: ChannelGraph, sites: Sequence[str], init: str) -> Place
     if len(set(sizes.values())) > 1:
         raise SurgeryError(f"site: expected places that have as many rows, got {sizes}; grow them one by one")
     _refuse_two_dims(found.values())
-    return Places(named, next(iter(sizes.values())), tuple(found.values()), reach_outputs=heads, tables=tuple(tables))
+    return Places(named, next(iter(sizes.values())), tuple(found.values()), reach_outputs=heads)
 
 
 def _table(graph: ChannelGraph, site: str) -> str | None:
