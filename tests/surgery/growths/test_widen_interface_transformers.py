@@ -137,7 +137,7 @@ def test_a_table_that_is_no_vocabulary_grows_too() -> None:
 
 def test_a_buffer_that_no_file_holds_is_not_left_behind() -> None:
     model: Any = _model("BertForMaskedLM", "BertConfig", TEXT)
-    with pytest.raises(SurgeryError, match="'bert.embeddings.position_ids' would have to be"):
+    with pytest.raises(SurgeryError, match=r"position_ids' would have to be"):
         grow(model, WidenOutputs("bert.embeddings.position_embeddings", 2), example_input={"input_ids": IDS})
     assert model.config.max_position_embeddings == 32
 
