@@ -12,7 +12,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import Call, sandbox
 from graftwork.surgery._trace import Trace, output_tensors
 from graftwork.surgery.interface._places import Place
-from graftwork.surgery.layers import gradients
+from graftwork.surgery.layers import gradients_of
 
 Tables = Mapping[str, Sequence[nn.Module]]
 """Name of a tensor whose rows are looked up → the embeddings that hold it."""
@@ -105,7 +105,7 @@ def refuse_asleep(
     """
     grown = [p for p in places if isinstance(trace.tensors[p.name], nn.Parameter) and p.name not in excused]
     parameters = [trace.tensors[place.name] for place in grown]
-    found = gradients(model, call, parameters)  # type: ignore[arg-type]
+    found = gradients_of(model, call, parameters)  # type: ignore[arg-type]
     for place, gradient in zip(grown, found or [], strict=False):
         if gradient is None:
             continue

@@ -16,7 +16,7 @@ from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
-from graftwork.surgery.layers import built_from, differences, entries_of, inner_configs, owner_of, shapes_of
+from graftwork.surgery.layers import built_from, config_entries, differences, inner_configs, owner_of, shapes_of
 
 _LIKELY = re.compile(r"vocab|label|class|channel|token|mel|feature|input", re.IGNORECASE)
 _MOST_BUILDS = 12
@@ -84,7 +84,7 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
 
 
 def _guesses(config: Any, size: int, grown: int) -> Iterator[dict[str, Any]]:
-    entries = list(entries_of(config))
+    entries = list(config_entries(config))
     held = [name for name, value in entries if type(value) is int and value == size]
     held.sort(key=lambda name: not _LIKELY.search(name))
     labels = [name for name, value in entries if name.endswith("id2label") and isinstance(value, dict)]
@@ -140,7 +140,7 @@ def _refuse_unsaved(before: nn.Module, after: nn.Module) -> None:
 def _changes(
     owner: str, whole: nn.Module, values: Mapping[str, Any], before: nn.Module, after: nn.Module
 ) -> tuple[tuple[AttributeChange, ...], tuple[AttributeChange, ...]]:
-    held = dict(entries_of(whole.config))
+    held = dict(config_entries(whole.config))
     path = f"{owner}.config".lstrip(".")
     configs = [AttributeChange(path, name, held.get(name), new) for name, new in values.items()]
     configs += [

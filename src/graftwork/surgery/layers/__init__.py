@@ -2,12 +2,12 @@
 
 from graftwork.surgery.layers._apply import freeze, join_groups, replace_configs, set_numbers
 from graftwork.surgery.layers._copying import entry_copy, shared_tensors
-from graftwork.surgery.layers._gradients import gradients, untrained
+from graftwork.surgery.layers._gradients import gradients_of, untrained
 from graftwork.surgery.layers._origins import INITS, TRAINS, Origins, origins
 from graftwork.surgery.layers._reference import (
     built_from,
+    config_entries,
     differences,
-    entries_of,
     inner_configs,
     owner_of,
     shapes_of,
@@ -22,12 +22,12 @@ __all__ = [
     "Stack",
     "Uses",
     "built_from",
+    "config_entries",
     "differences",
-    "entries_of",
     "entry_copy",
     "find_stack",
     "freeze",
-    "gradients",
+    "gradients_of",
     "inner_configs",
     "join_groups",
     "origins",

@@ -35,7 +35,7 @@ def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Paramet
     """
     new = [pair[0] for pair in pairs.values()]
     both = [*new, *(pair[1] for pair in pairs.values())]
-    first = gradients(model, call, both)
+    first = gradients_of(model, call, both)
     if first is None:
         return []
     saved = [(parameter, parameter.detach().clone()) for parameter, g in zip(new, first, strict=False) if _largest(g)]
@@ -47,7 +47,7 @@ def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Paramet
                 assert gradient is not None
                 size = reference_scale(original) / float(gradient.double().square().mean().sqrt())
                 parameter.sub_(gradient * size)
-        second = gradients(model, call, both) or first
+        second = gradients_of(model, call, both) or first
     finally:
         with torch.no_grad():
             for parameter, value in saved:
@@ -87,8 +87,8 @@ def _largest(gradient: Tensor | None) -> float:
     return float(gradient.abs().max()) if gradient is not None and gradient.numel() else 0.0
 
 
-def gradients(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter]) -> list[Tensor | None] | None:
-    """Return the gradients of a random sum of the outputs; None where the forward gives none."""
+def gradients_of(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter]) -> list[Tensor | None] | None:
+    """Return gradients of a random sum of the outputs; None where the forward gives none."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     wanted = {id(parameter) for parameter in parameters}
     try:

@@ -112,7 +112,7 @@ def _guesses(config: Any, stack: Stack) -> Iterator[Guess]:
     length, grown = stack.length, stack.length + len(stack.new)
     heads: list[tuple[str, Guess]] = []
     lists: list[tuple[str, Guess]] = []
-    for name, value in entries_of(config):
+    for name, value in config_entries(config):
         if type(value) is int and value == length:
             heads.append((name, lambda _, n=name: {n: grown}))  # type: ignore[misc]
         elif isinstance(value, (list, tuple)) and all(type(item) in PLAIN for item in value):
@@ -130,13 +130,13 @@ def _guesses(config: Any, stack: Stack) -> Iterator[Guess]:
                 yield lambda s, g=guesses: {k: v for one in g for k, v in one(s).items()}  # type: ignore[misc]
 
 
-def entries_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what a config and the configs in it hold: name (it may have dots) and value."""
+def config_entries(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every plain entry of a config and of the configs in it; inner names have dots."""
     for name, value in list(vars(config).items()):
         if name.startswith("_"):
             continue
         if hasattr(value, "to_dict"):
-            yield from entries_of(value, f"{prefix}{name}.")
+            yield from config_entries(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
@@ -239,7 +239,7 @@ def _entry(before: nn.Module, stack: Stack, position: int) -> nn.Module:
 
 
 def differences(first: nn.Module, second: nn.Module) -> Iterator[tuple[str, str, Any, Any]]:
-    """Plain values that two modules of one structure hold differently: path, name, first's and second's."""
+    """Yield plain values that two modules of one structure hold differently: path, name, first's and second's."""
     others = dict(second.named_modules())
     for path, module in first.named_modules():
         other = others.get(path)
