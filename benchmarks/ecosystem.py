@@ -26,6 +26,7 @@ refusal that leaves the model changed. The JSON is rewritten after each architec
 import argparse
 import copy
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -296,7 +297,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     result = before(given.json, given.growths)
-    command = f"python benchmarks/ecosystem.py{' --growths ' + ' '.join(given.growths) if given.growths else ''}"
+    command = f"python benchmarks/ecosystem.py{' --growths ' + shlex.join(given.growths) if given.growths else ''}"
     made = {"command": f"{command} --json {given.json}", "provenance": provenance()}
     for name in names:
         try:

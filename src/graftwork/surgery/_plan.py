@@ -192,7 +192,8 @@ class GrowthPlan:
         before = count_parameters(self.model)
         with Transaction() as transaction:
             carried = edit.make(transaction)
-            attributes = (*edit.attributes, *edit.settle(transaction, check))
+            settled = edit.settle(transaction, check)
+            attributes = (*edit.attributes, *settled)
             for mirror in self._subject.mirrors:
                 repeat_changes(transaction, mirror, attributes)
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}

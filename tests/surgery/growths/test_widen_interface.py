@@ -131,7 +131,7 @@ def test_an_untied_vocabulary_grows_by_both_names_and_one_alone_says_so() -> Non
         return Language(tied=False)
 
     alone = _built(build)
-    assert any("'embed'" in note for note in _grown(alone, WidenOutputs("head", 4), IDS).notes)
+    assert any("('embed', 'head')" in note for note in _grown(alone, WidenOutputs("head", 4), IDS).notes)
     model = _built(build)
     before = _run(model, IDS)
     _grown(model, WidenOutputs(("embed", "head"), 4, init="mean"), IDS)
@@ -285,6 +285,32 @@ def test_a_sum_over_the_classes_is_found() -> None:
 class _Scores(Classifier):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) / self.fc.out_features
+
+
+class _Chance(Classifier):
+    """Its forward reads a number that is the number of classes by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.tokens
+
+
+def test_a_number_that_equals_the_classes_by_chance_stays() -> None:
+    model = _built(_Chance)
+    before = _run(model, X)
+    receipt = _grown(model, WidenOutputs("fc", 2), X)
+    assert (model.tokens, model.num_classes, model.fc.out_features) == (5, 7, 7)
+    assert {change.name for change in receipt.attributes} == {"out_features", "num_classes"}
+    torch.testing.assert_close(_run(model, X)[:, :5], before)
+
+
+def test_another_head_with_as_many_rows_is_named() -> None:
+    model = _built(lambda: _Two().requires_grad_())
+    model.other = nn.Linear(5, 5).double()
+    assert any("('other', 'fc')" in note for note in _grown(model, WidenOutputs("fc", 1), X).notes)
 
 
 class _Prior(Classifier):

@@ -1,6 +1,7 @@
 """More classes, tokens and channels in Hugging Face models: configs follow, files build the same model."""
 
 import copy
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,24 @@ def test_a_patch_embedding_takes_a_fourth_channel(tmp_path: Path) -> None:
     torch.testing.assert_close(_logits(model, pixel_values=more), before)
     assert model.config.num_channels == 4
     assert torch.equal(_logits(_again(model, tmp_path), pixel_values=more), _logits(model, pixel_values=more))
+
+
+@pytest.mark.slow
+def test_every_architecture_of_the_table_is_exact_or_has_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    import ecosystem
+    from zoo._stacks import STACKED
+
+    seen = 0
+    for name, one in STACKED.items():
+        if name.startswith(("pytorchcv", "vit-pytorch")):
+            continue
+        row = ecosystem.measure(one, ["outputs"])["growths"]["outputs"]
+        bare = name in {"siglip vision", "clip vision"} or name.startswith("nn.TransformerEncoder")
+        assert row["outcome"] == ("refused" if bare else "exact"), (name, row)
+        seen += 1
+    assert seen >= 60
+    sys.modules.pop("ecosystem")
 
 
 def test_a_loss_in_the_example_is_named_as_the_reason() -> None:

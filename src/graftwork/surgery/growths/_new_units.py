@@ -18,7 +18,7 @@ from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._resize import resize_tensors
-from graftwork.surgery.growths._undo import Shrink, Undo
+from graftwork.surgery.growths._undo import Shrink, Undo, put_back
 from graftwork.surgery.interface import (
     Description,
     GrownInterface,
@@ -27,6 +27,7 @@ from graftwork.surgery.interface import (
     companions,
     describe,
     guessed_numbers,
+    is_head,
     is_inside,
     numbers,
     refuse_asleep,
@@ -66,7 +67,7 @@ class NewUnits(Edit):
             self._all += more
             self.configs, self.attributes = described.configs, described.attributes
         else:
-            notes = (described,) if described else _unnamed_tables(subject, places)
+            notes = (described,) if described else _left_alone(subject, places)
         self._owner = described.owner if isinstance(described, Description) else None
         refuse_left_behind(graph, [place.name for place in self._all], places.size, described=self._owner)
         self._tables = {place.name: held for place in self._all if (held := _embeddings(subject, place))}
@@ -104,7 +105,8 @@ class NewUnits(Edit):
                 volumes[var] = free_units(var.size, self._extra)
         found = [*self.attributes, *standard_attributes(graph, volumes, shapes)]
         counted = numbers(graph.model, list(longer), size, self._extra, inputs=bool(self._places.inputs))
-        found += [c for c in counted if self._owner is None or not is_inside(c.path, self._owner)]
+        self._counted = [c for c in counted if self._owner is None or not is_inside(c.path, self._owner)]
+        found += self._counted
         yield from {(change.path, change.name): change for change in found}.values()
 
     # -- change
@@ -162,10 +164,17 @@ class NewUnits(Edit):
         return (*self.configs, *guessed)
 
     def _follow(self, transaction: Transaction, check: Check) -> tuple[AttributeChange, ...]:
-        """Run the grown model; where it fails, try the user's own numbers that hold the old length."""
+        """Run the grown model; where it fails, try it without one of the user's numbers (equal by chance), or all."""
         problem = self._problem(transaction, check)
         if problem is None:
             return ()
+        for chance in [*([one] for one in self._counted), self._counted]:
+            with Attempt(transaction) as attempt:
+                put_back(transaction, self._subject.model, chance)
+                if chance and self._problem(transaction, check) is None:
+                    attempt.keep()
+                    self.attributes = tuple(c for c in self.attributes if c not in chance)
+                    return ()
         model, names = self._subject.model, [place.name for place in self._all]
         guess = guessed_numbers(model, names, self._places.size, self._extra, self.attributes)
         if guess and self._owner is None:
@@ -239,21 +248,23 @@ def _embeddings(subject: Subject, place: Place) -> list[nn.Module]:
     return [module for module in subject.model.modules() if isinstance(module, kinds) and module.weight is tensor]
 
 
-def _unnamed_tables(subject: Subject, places: Places) -> tuple[str, ...]:
-    """A note for embeddings with as many rows as a head that grows alone."""
+def _left_alone(subject: Subject, places: Places) -> tuple[str, ...]:
+    """A note for other heads, and embeddings, with as many rows as a head that grows without them."""
+    if places.inputs or not places.reach_outputs:
+        return ()
     grown = {place.name for place in places.places}
     names = {id(tensor): name for name, tensor in subject.graph.trace.tensors.items()}
+    kinds = (nn.Embedding, nn.EmbeddingBag, nn.Linear)
     left = [
         path
         for path, module in subject.model.named_modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        and module.num_embeddings == places.size
-        and names[id(module.weight)] not in grown
+        if isinstance(module, kinds) and len(module.weight) == places.size and names[id(module.weight)] not in grown
+        if not isinstance(module, nn.Linear) or is_head(subject.graph, names[id(module.weight)])
     ]
-    if not left or places.inputs or not places.reach_outputs:
-        return ()
     both = (*left, *places.sites)
-    return (f"the embedding {left[0]!r} has as many rows and stays as it is; name both to grow a vocabulary: {both}",)
+    return (
+        (f"{left[0]!r} has as many rows and stays as it is; to grow a number that they share: {both}",) if left else ()
+    )
 
 
 def _logged(value: Any) -> Any:

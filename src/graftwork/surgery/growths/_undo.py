@@ -95,7 +95,7 @@ class Shrink(Undo):
             if isinstance(tensor, nn.Parameter):
                 growth = ParameterGrowth(tuple(layout.size for layout in layouts), tuple(layouts))
                 shrunk.append((name, tensor, growth))
-        put_numbers_back(transaction, model, numbers)
+        put_back(transaction, model, numbers)
         return carry_back(transaction, optimizers, shrunk)
 
     def call(self, call: Call) -> Call:
@@ -169,7 +169,7 @@ class TakeOut(Undo):
         for name in self.woken:
             wake = parameters[name].requires_grad_
             transaction.step("what trains", partial(wake, True), partial(wake, False))
-        put_numbers_back(transaction, model, numbers)
+        put_back(transaction, model, numbers)
         own = {id(p) for _, entry in kept for p in entry.parameters()}
         own |= {id(p) for name, p in parameters.items() if not _holds(self.stack, name)}
         gone = [p for at in fresh for p in grown[at][1].parameters() if id(p) not in own]
@@ -197,7 +197,7 @@ def _fill(held: dict[str, nn.Module | None], content: Mapping[str, nn.Module | N
     held.update(content)
 
 
-def put_numbers_back(transaction: Transaction, model: nn.Module, numbers: Sequence[AttributeChange]) -> None:
+def put_back(transaction: Transaction, model: nn.Module, numbers: Sequence[AttributeChange]) -> None:
     """Give modules and configs the numbers that they had before a growth."""
     modules = dict(model.named_modules())
     back = [AttributeChange(change.path, change.name, change.new, change.old) for change in numbers]

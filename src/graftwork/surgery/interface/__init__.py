@@ -9,7 +9,7 @@ from graftwork.surgery.interface._companions import companions
 from graftwork.surgery.interface._described import Description, describe
 from graftwork.surgery.interface._grown import GrownInterface, InputDim
 from graftwork.surgery.interface._numbers import guessed_numbers, is_inside, numbers, refuse_left_behind
-from graftwork.surgery.interface._places import INITS, Place, Places, input_places, output_places
+from graftwork.surgery.interface._places import INITS, Place, Places, input_places, is_head, output_places
 
 __all__ = [
     "INITS",
@@ -22,6 +22,7 @@ __all__ = [
     "describe",
     "guessed_numbers",
     "input_places",
+    "is_head",
     "is_inside",
     "numbers",
     "output_places",

@@ -93,20 +93,22 @@ def _guesses(config: Any, size: int, grown: int) -> Iterator[dict[str, Any]]:
         if len(known) == size == 1:
             raise SurgeryError(f"{name}: expected classes, got one output, which such models train as a regression")
         if len(known) == size:
-            yield _labels(config, name, known, grown)
+            yield _labels(name, known, dict(entries).get(name.replace("id2label", "label2id")), grown)
     for count in (1, 2):
         for some in itertools.combinations(held, count):
             yield dict.fromkeys(some, grown)
 
 
-def _labels(config: Any, name: str, known: Mapping[int, str], grown: int) -> dict[str, Any]:
+def _labels(name: str, known: Mapping[int, str], ids: Mapping[str, int] | None, grown: int) -> dict[str, Any]:
     """The names of classes: those that are there, and new ones as the config would call them."""
     named = {int(key): value for key, value in known.items()}
-    taken = set(named.values())
+    ids = dict(ids or {value: key for key, value in named.items()})
+    taken = {*named.values(), *ids}
     for index in range(len(known), grown):
         label = f"LABEL_{index}"
         named[index] = label if label not in taken else f"NEW_{label}"
-    return {name: named, name.replace("id2label", "label2id"): {value: key for key, value in named.items()}}
+        ids[named[index]] = index
+    return {name: named, name.replace("id2label", "label2id"): ids}
 
 
 def _longer(before: Mapping[str, Any], after: Mapping[str, Any], size: int, extra: int) -> dict[str, int] | None:

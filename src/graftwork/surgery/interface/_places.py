@@ -110,6 +110,12 @@ def _rows(graph: ChannelGraph, site: str) -> tuple[str, int]:
     return (table, 0) if table is not None else graph.find(site)
 
 
+def is_head(graph: ChannelGraph, name: str) -> bool:
+    """Whether the rows of a tensor come out of the model, or did not run and may be a head for other runs."""
+    volumes = atoms(graph.trace.spaces[name][0])
+    return not graph.trace.uses[name] or any(reason.text == OUTPUT for var in volumes for reason in var.reasons)
+
+
 def _only_head(graph: ChannelGraph) -> str:
     heads: dict[Var, str] = {}
     for (name, dim), path in graph.trace.outputs.items():
