@@ -198,6 +198,7 @@ class GrowthPlan:
                 repeat_changes(transaction, mirror, attributes)
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
             _append_log(transaction, self.model, log)
+            undo = edit.undo()
         return SurgeryReceipt(
             growth=self.growth,
             site=edit.label,
@@ -210,7 +211,7 @@ class GrowthPlan:
             notes=edit.notes,
             approximations=edit.approximations,
             log=log,
-            undo=edit.undo(),
+            undo=undo,
         )
 
 
