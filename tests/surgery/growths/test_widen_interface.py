@@ -19,6 +19,7 @@ from graftwork.surgery import (
     grow,
     load_model,
     plan,
+    remove,
     save_model,
 )
 from graftwork.surgery._transaction import Transaction
@@ -189,6 +190,37 @@ def test_statistics_of_the_input_continue_at_their_mean() -> None:
     torch.testing.assert_close(_run(model, torch.cat([X, X[:, :2]], 1)), before)
     assert model.std.shape == (5, 1, 1)
     torch.testing.assert_close(model.mean[3:], mean.mean().expand(2, 1, 1))
+
+
+class _Skip(nn.Module):
+    """Its second convolution reads the input beside other channels, in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(11), nn.Conv2d(11, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.second(self.norm(torch.cat([h, x, h.tanh()], 1)))  # type: ignore[no-any-return]
+
+
+def test_an_input_that_is_read_again_beside_other_channels_grows_there_too() -> None:
+    model = _built(_Skip)
+    optimizer = _trained(model, X)
+    weight, slots = model.second.weight.detach().clone(), optimizer.state[model.second.weight]["exp_avg"].clone()
+    before = _run(model, X)
+    receipt = _grown(model, WidenInputs("first", 1), X, optimizer=optimizer)
+    more = torch.cat([X, torch.randn_like(X[:, :1])], 1)
+    torch.testing.assert_close(_run(model, more), before)
+    old = [*range(7), *range(8, 12)]
+    assert torch.equal(model.second.weight[:, old], weight)
+    assert torch.equal(optimizer.state[model.second.weight]["exp_avg"][:, old], slots)
+    assert (model.norm.num_features, model.second.in_channels) == (12, 12)
+    model.train()(more).square().sum().backward()
+    assert model.second.weight.grad[:, 7].all()
+    assert remove(model, receipt, example_input=more, optimizer=optimizer).gap < 1e-12
+    assert torch.equal(model.second.weight, weight)
+    assert torch.equal(optimizer.state[model.second.weight]["exp_avg"], slots)
 
 
 class _Loss(Classifier):

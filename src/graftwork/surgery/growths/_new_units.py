@@ -11,9 +11,9 @@ from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.surgery._attributes import AttributeChange, is_size, logged_size, set_attribute, standard_attributes
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check, Thoroughness
-from graftwork.surgery._layout import free_units, same_units
+from graftwork.surgery._layout import free_units, layout_of, same_units
 from graftwork.surgery._space import Var, atoms
-from graftwork.surgery._tensors import memory_format, place_old
+from graftwork.surgery._tensors import memory_format
 from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
@@ -86,7 +86,8 @@ class NewUnits(Edit):
     def _tensor_changes(self) -> Iterator[TensorChange]:
         for place in self._all:
             old = tuple(self._subject.graph.trace.tensors[place.name].shape)
-            yield TensorChange(place.name, old, _longer(old, place, self._extra), place.role)
+            new = tuple(layout.new_size for layout in self._growth(old, place).layouts)
+            yield TensorChange(place.name, old, new, place.role)
 
     def _numbers(self) -> Iterator[AttributeChange]:
         """Numbers of PyTorch's own modules, and of the user's where no config tells them."""
@@ -132,13 +133,18 @@ class NewUnits(Edit):
         return carry_state(transaction, self._subject.optimizers, grown)
 
     def _growth(self, shape: tuple[int, ...], place: Place) -> ParameterGrowth:
-        layouts = (free_units(n, self._extra) if dim == place.dim else same_units(n) for dim, n in enumerate(shape))
+        layouts = [same_units(n) for n in shape]
+        layouts[place.dim] = free_units(shape[place.dim], self._extra)
+        if place.volume is not None:
+            grown = {place.volume: free_units(place.volume.size, self._extra)}
+            layouts[place.dim] = layout_of(self._subject.graph.trace.spaces[place.name][place.dim], grown)
         return ParameterGrowth(shape, tuple(layouts))
 
     def _swap(self, transaction: Transaction, place: Place, tensor: Tensor) -> None:
         data, grad = tensor.data, tensor.grad
-        new = _extended(data, place, self._extra)
-        new_grad = None if grad is None else place_old(grad, self._growth(tuple(data.shape), place).layouts)
+        growth = self._growth(tuple(data.shape), place)
+        new = _extended(data, place, growth)
+        new_grad = None if grad is None else growth.place(grad)
         transaction.step(
             f"tensor {place.name}", partial(swap_data, tensor, new, new_grad), partial(swap_data, tensor, data, grad)
         )
@@ -227,18 +233,12 @@ class NewUnits(Edit):
         }
 
 
-def _longer(shape: tuple[int, ...], place: Place, extra: int) -> tuple[int, ...]:
-    return tuple(n + extra * (dim == place.dim) for dim, n in enumerate(shape))
-
-
-def _extended(data: Tensor, place: Place, extra: int) -> Tensor:
-    """The tensor with new entries behind the old ones, which keep their bits."""
-    shape = list(data.shape)
-    shape[place.dim] = extra
-    new = data.new_zeros(shape)
+def _extended(data: Tensor, place: Place, growth: ParameterGrowth) -> Tensor:
+    """The tensor with new entries among the old ones, which keep their bits."""
+    fill = data.new_zeros([layout.new_size for layout in growth.layouts])
     if place.fill == "mean" and data.is_floating_point():
-        new.copy_(data.to(torch.float64).mean(place.dim, keepdim=True).expand(shape))
-    return torch.cat([data, new], place.dim).contiguous(memory_format=memory_format(data))
+        fill.copy_(data.to(torch.float64).mean(place.dim, keepdim=True).expand(fill.shape))
+    return growth.place(data, fill=fill).contiguous(memory_format=memory_format(data))
 
 
 def _embeddings(subject: Subject, place: Place) -> list[nn.Module]:

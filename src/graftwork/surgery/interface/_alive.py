@@ -109,6 +109,8 @@ def refuse_asleep(
     for place, gradient in zip(grown, found or [], strict=False):
         if gradient is None:
             continue
+        if place.volume is not None:
+            continue
         old = bool(gradient.narrow(place.dim, 0, size).any())
         new = bool(gradient.narrow(place.dim, size, gradient.shape[place.dim] - size).any())
         if old and not new:

@@ -19,19 +19,22 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Place:
-    """A dimension of a tensor that gets longer, at its end.
+    """A dimension of a tensor that gets longer.
 
     Attributes:
         name: Parameter or buffer.
         dim: Dimension.
         fill: What the new entries hold: ``"zero"``, or the ``"mean"`` of the old ones along the dimension.
         role: ``"makes"`` or ``"reads"``, for a printed plan.
+        volume: What grows in a dimension that is made of several (inputs beside other channels). None for a dimension
+            that grows at its end.
     """
 
     name: str
     dim: int
     fill: str
     role: str = "makes"
+    volume: Var | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def input_places(graph: ChannelGraph, site: str | None) -> Places:
             "graftwork.Widen grows what makes it"
         )
     _refuse_reasons(path, var, INPUT)
-    places = tuple(_along(graph, path, var, carried=MEAN, made=MEAN))
+    places = tuple(_along(graph, path, var, carried=MEAN, made=MEAN, parts=True))
     _refuse_two_dims(places)
     dims = [
         InputDim(leaf, at)
@@ -278,15 +281,18 @@ def _refuse_reasons(site: str, var: Var, *allowed: str) -> None:
             )
 
 
-def _along(graph: ChannelGraph, site: str, var: Var, *, carried: str, made: str) -> Iterable[Place]:
-    """Every dimension of a tensor that a volume runs along."""
+def _along(
+    graph: ChannelGraph, site: str, var: Var, *, carried: str, made: str, parts: bool = False
+) -> Iterable[Place]:
+    """Every dimension of a tensor that a volume runs along, also where it is a part of it (``parts``)."""
     graph.refuse_left_behind([var])
     for name in graph.touched([var]):
         for dim, expr in enumerate(graph.trace.spaces[name]):
             if not any(atom is var for atom in atoms(expr)):
                 continue
             _refuse_computed(graph, site, name)
-            if not _is_whole(expr):
+            whole = _is_whole(expr)
+            if not (whole or parts):
                 raise SurgeryError(
                     f"{site!r} can't get new ones: {name!r} holds them beside or within another dimension "
                     "(concatenated, flattened), so that new ones would not stand at its end"
@@ -298,9 +304,9 @@ def _along(graph: ChannelGraph, site: str, var: Var, *, carried: str, made: str)
                     f"{site!r} can't get new ones that start at zero: {name!r} normalizes them; take init='mean'"
                 )
             if any(use.consumed and use.dim == dim for use in graph.trace.uses[name]):
-                yield Place(name, dim, ZERO, "reads")
+                yield Place(name, dim, ZERO, "reads", None if whole else var)
             else:
-                yield Place(name, dim, carried)
+                yield Place(name, dim, carried, "makes", None if whole else var)
 
 
 def _refuse_two_dims(places: Iterable[Place]) -> None:
