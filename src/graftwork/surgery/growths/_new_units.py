@@ -102,7 +102,8 @@ class NewUnits(Edit):
             shapes[alias] = longer.get(names[id(tensor)], tuple(tensor.shape))
         volumes: dict[Var, Any] = {}
         for place in self._all:
-            for var in atoms(graph.trace.spaces[place.name][place.dim]):
+            own = [place.volume] if place.volume else atoms(graph.trace.spaces[place.name][place.dim])
+            for var in own:
                 volumes[var] = free_units(var.size, self._extra)
         found = [*self.attributes, *standard_attributes(graph, volumes, shapes)]
         counted = numbers(graph.model, list(longer), size, self._extra, inputs=bool(self._places.inputs))
