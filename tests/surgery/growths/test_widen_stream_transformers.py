@@ -176,7 +176,7 @@ def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pyte
             row = ecosystem.measure(one, ["model width"])["growths"]["model width"]
             found.setdefault(row["outcome"], []).append(name)
     assert "WRONG" not in found
-    assert len(found["exact"]) >= 39, found
+    assert len(found["exact"]) >= 37, found
     sys.modules.pop("ecosystem")
 
 

@@ -76,6 +76,8 @@ class WiderStream(Edit):
         self.attributes, self.configs = way.target.attributes, way.target.configs
         self.details = tuple(self._details())
         self.notes = (*graph.notes, *self._dropouts())
+        if wish.factor is not None and len(way.target.growth) == len(wish.streams):
+            self.notes = (*self.notes, "only the stream grows: no model with more heads and larger inner widths fits")
         if returned:
             self.notes = (
                 *self.notes,

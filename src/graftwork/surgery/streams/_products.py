@@ -62,7 +62,8 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
         if summed:
             reading.equal(power, {}, "what is read from the stream would change")
         return Value(Kind.NONE, power)
-    free = [value.kind for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]
+    passing = [value for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]
+    free = [value.kind for value in passing]
     if len(free) > 1:
         return _by_channel(reading, writer, free, power)
     if writer is not None:
@@ -71,7 +72,7 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
         fill = {Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(reading.new, Fill.ZERO)
         reading.fill(*writer.weight, fill, why="added to the stream")
         return Value(reading.new, power, writer=writer)
-    return Value(free[0], power)
+    return Value(free[0], power, why=passing[0].why)
 
 
 def _by_channel(reading: Reading, writer: Writer | None, kinds: list[Kind], power: Power | None) -> Value:

@@ -204,7 +204,8 @@ def _larger_guesses(config: Any, wish: Wish) -> Iterator[dict[str, Any]]:
     heads = {name: _times(value, factor) for name, value in config_entries(config) if _is_heads(name, value, factor)}
     queries = {name: value for name, value in heads.items() if "key_value" not in name and "kv" not in name}
     derived = {name: round(4 * next(iter(sizes)) * factor) for name in _INNER if getattr(config, name, 0) is None}
-    pins = [pin for pin in _pins(config, sizes, []) if "head_dim" in pin] or [{}]
+    counts = [(name, value) for name, value in config_entries(config) if name in heads and type(value) is int]
+    pins = [pin for pin in _pins(config, sizes, counts) if "head_dim" in pin]
     for more in ({**heads, **inner}, {**queries, **inner}, {**heads, **inner, **derived}, {**inner, **derived}, inner,
                  heads, queries):  # fmt: skip
         for pin in ({}, *pins):
