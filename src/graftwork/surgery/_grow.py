@@ -30,7 +30,7 @@ def plan(
 
     Args:
         model: Any eager ``nn.Module``.
-        growth: What grows and how: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`.
+        growth: What grows and how, such as `Widen` or `WidenStream`.
         example_input: One batch as the model's forward takes it: a tensor, a tuple of arguments or a mapping
             of keyword arguments. Used to follow the channels and for the check.
         optimizer: Optimizer or optimizers whose state is carried; a new block joins the group that trains its
@@ -68,7 +68,7 @@ def grow(
 
     Args:
         model: Any eager ``nn.Module``; changed in place.
-        growth: What grows and how: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`.
+        growth: What grows and how, such as `Widen` or `WidenStream`.
         example_input: One batch as the model's forward takes it.
         optimizer: Optimizers whose state is carried. None leaves optimizers alone.
         mirrors: Modules of the same structure that grow along.

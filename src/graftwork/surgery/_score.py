@@ -171,6 +171,7 @@ def _widened(
     }
     check = Check(model, graph.probes, thorough="fast")
     edit = _made(growth, subject, check)
+    assert isinstance(edit, Resize)  # the stream stays
     zeros: dict[str, dict[str, Tensor | None]] = {}
     parameters, flops = {}, {}
     for site in edit.sites:
@@ -183,7 +184,7 @@ def _widened(
     return _Grafts(model, zeros, parameters, flops)
 
 
-def _made(growth: WidenAll, subject: Subject, check: Check) -> Resize:
+def _made(growth: WidenAll, subject: Subject, check: Check) -> Edit:
     """The growth that the model's code can follow, made."""
     first = growth.edit(subject)
     problem = _try(first, check)
