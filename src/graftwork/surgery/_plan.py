@@ -204,20 +204,21 @@ class GrowthPlan:
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
             _append_log(transaction, self.model, log)
             undo = edit.undo()
-        return SurgeryReceipt(
-            growth=self.growth,
-            site=edit.label,
-            method=edit.method,
-            tensors=edit.tensors,
-            attributes=attributes,
-            optimizer_state=tuple(carried),
-            gaps=dict(check.gaps),
-            parameters=(before, count_parameters(self.model)),
-            notes=edit.notes,
-            approximations=edit.approximations,
-            log=log,
-            undo=undo,
-        )
+            # Inside: an interruption while it is made still undoes the growth.
+            return SurgeryReceipt(
+                growth=self.growth,
+                site=edit.label,
+                method=edit.method,
+                tensors=edit.tensors,
+                attributes=attributes,
+                optimizer_state=tuple(carried),
+                gaps=dict(check.gaps),
+                parameters=(before, count_parameters(self.model)),
+                notes=edit.notes,
+                approximations=edit.approximations,
+                log=log,
+                undo=undo,
+            )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -91,8 +91,8 @@ def remove(
                 f"the model's forward fails without {receipt.growth!r} ({type(error).__name__}: {error}); everything "
                 "was put back"
             ) from error
-    gap = output_gap(undo.output(after, before), after)
-    return Removal(receipt.growth, gap, (parameters, count_parameters(model)), tuple(carried))
+        gap = output_gap(undo.output(after, before), after)
+        return Removal(receipt.growth, gap, (parameters, count_parameters(model)), tuple(carried))
 
 
 def _refuse_changed(model: nn.Module, receipt: SurgeryReceipt) -> None:
