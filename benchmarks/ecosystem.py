@@ -1,31 +1,35 @@
 """Do grown models come back to where they are used? Architectures × growths, with default options.
 
     python benchmarks/ecosystem.py --json results/ecosystem.json
-    python benchmarks/ecosystem.py --growths "model width" --json results/ecosystem.json
+    python benchmarks/ecosystem.py --growths "model width" outputs --json results/ecosystem.json
     python benchmarks/ecosystem.py --only llama "swin (pairs)" --json build/some.json
 
 Every architecture of `zoo._stacks` is built small, in float64, with scrambled weights, and trained for one step. Then a
 copy grows by each growth of `GROWTHS`, and what it is used for is run by this script, not by the library's own check:
 
-* *gap*: the largest relative change of the outputs, at two batch sizes;
+* *gap*: the largest relative change of the outputs, at two batch sizes (of those that were there, where new ones
+  come);
 * *cache*: a prefill and three steps against the full forward of the grown model;
 * *padding*: the change of the outputs with the first row padded left, and right;
 * *generate*: the same greedy tokens as before;
 * *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
   outputs, bit for bit;
-* *moved*: new tensors (and new parts of grown ones) that three steps of AdamW have moved;
+* *moved*: new tensors, and new parts of grown ones, that three steps of AdamW have moved (rows of tokens that
+  the batch does not hold, by weight decay alone);
 * *slots*: the optimizer's state of every old parameter, or of its old part, has the same bits.
 
 Norms of transformers compute in float32 in any model. So that the gap of a growth that changes what they see is no
 rounding of theirs, all that is compared runs in float64 throughout: a cast to float32 is left out.
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
-refusal that leaves the model changed. The JSON is rewritten after each
-architecture, columns of other growths are kept; the table stands beside it.
+refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it. With
+``--growths``, the other columns of the file stay as they are, and each column keeps its command and commit.
 """
 
 import argparse
 import copy
+import json
+import shlex
 import sys
 import tempfile
 import time
@@ -56,6 +60,8 @@ GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
     "model width": lambda _: gw.WidenStream(1.5),
     "model width, doubled": lambda _: gw.WidenStream(2),
+    # The mean of old logits is never the largest, so that greedy text stays the same.
+    "outputs": lambda one: gw.WidenOutputs(None, 3, init="mean"),
 }
 """Column of the table → the growth of an architecture."""
 
@@ -100,10 +106,10 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
            optimizer: torch.optim.Optimizer, slots: dict[nn.Parameter, Any]) -> dict[str, Any]:  # fmt: skip
     """Use a grown model, and compare."""
     after = uses(model, one, batches)
-    worst = max(gap(old, cut(new, old)) for old, new in zip(before["outputs"], after["outputs"], strict=True))
+    worst = max(gap(old, old_part(old, new)) for old, new in zip(before["outputs"], after["outputs"], strict=True))
     found: dict[str, Any] = {"outcome": "", "gap": worst}
     found["cache"] = after["cache"]
-    sides = [gap(old, cut(after["padding"][side], old)) for side, old in before["padding"].items()]
+    sides = [gap(old, old_part(old, after["padding"].get(side))) for side, old in before["padding"].items()]
     found["padding"] = max(sides) if sides else None
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
     found["round trip"] = round_trip(model, batches[0], outputs_of(model, batches[0]))
@@ -112,24 +118,37 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
         for parameter, held in slots.items()
         for name, value in held.items()
     )
-    changed = {change.name: change.role for change in receipt.tensors}
-    began = {
-        name: p.detach().clone()
-        for name, p in model.named_parameters()
-        if name in changed and (changed[name] == "new" or "exp_avg" in optimizer.state[p])  # others never train
-    }
-    parts = {n: fresh(p, optimizer) if changed[n] != "new" else ... for n, p in model.named_parameters() if n in began}
+    changes = {change.name: change for change in receipt.tensors}
+    grown = {name: p for name, p in model.named_parameters() if name in changes}
+    new = {name: mask for name, p in grown.items() if (mask := fresh(changes[name], optimizer.state[p])) is not None}
+    began = {name: grown[name].detach().clone() for name in new}
     for _ in range(_STEPS):
         step(model, optimizer, batches[0])
     now = dict(model.named_parameters())
-    still = [n for n, old in began.items() if torch.equal(old[parts[n]], now[n].detach()[parts[n]])]
-    moved = f"{len(began) - len(still)} of {len(began)}"
-    return found | {"moved": moved, "still": still, "notes": list(receipt.notes)}
+    still = [name for name, mask in new.items() if torch.equal(began[name][mask], now[name].detach()[mask])]
+    return found | {"moved": f"{len(new) - len(still)} of {len(new)}", "still": still, "notes": list(receipt.notes)}
 
 
-def cut(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
-    """Return outputs without new channels: a model may return its stream beside what it is for."""
-    return [b[tuple(slice(0, n) for n in a.shape)] if a.dim() == b.dim() else b for a, b in zip(old, new, strict=True)]
+def old_part(old: list[Tensor], new: list[Tensor] | None) -> list[Tensor] | None:
+    """The part of longer tensors that was there: new entries stand behind it."""
+    if new is None or len(old) != len(new):
+        return new
+    found = []
+    for before, after in zip(old, new, strict=True):
+        fits = before.dim() == after.dim() and all(m <= n for m, n in zip(before.shape, after.shape, strict=True))
+        found.append(after[tuple(slice(n) for n in before.shape)] if fits else after)
+    return found
+
+
+def fresh(change: Any, state: dict[str, Tensor]) -> Tensor | None:
+    """Mask of new entries: those behind the old ones and without a first moment; None where nothing trains them."""
+    mask = torch.ones(change.new_shape, dtype=torch.bool)
+    if change.old_shape is None:
+        return mask
+    if "exp_avg" not in state:
+        return None
+    mask[tuple(slice(n) for n in change.old_shape)] = False
+    return mask & (state["exp_avg"] == 0)
 
 
 def within(old: Tensor, new: Tensor) -> bool:
@@ -138,11 +157,6 @@ def within(old: Tensor, new: Tensor) -> bool:
         return bool(torch.equal(old, new))
     have = Counter(new.flatten().tolist())
     return all(have[value] >= count for value, count in Counter(old.flatten().tolist()).items())
-
-
-def fresh(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Return a mask of a grown parameter's new entries: those without a first moment."""
-    return optimizer.state[parameter]["exp_avg"] == 0
 
 
 def good(found: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -259,27 +273,25 @@ def count(model: nn.Module) -> int:
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def earlier(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return columns and rows that a file holds already: a run of some growths leaves the others."""
+def earlier(path: Path) -> dict[str, Any]:
+    """What a file holds already: a run of some columns or architectures leaves the others."""
     if not path.exists():
-        return {}, {}
-    held = json.loads(path.read_text())
-    return held["columns"], held["architectures"]
+        return {"columns": {}, "architectures": {}}
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the table and its totals, as Markdown."""
     rows = result["architectures"]
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row["growths"]))
-    lines = [
-        "# Growths that come back to their ecosystem",
-        "",
-    ]
+    lines = ["# Growths that come back to their ecosystem", ""]
     for kind in kinds:
+        made = result["columns"][kind]
         lines += [
             f"## {kind}",
             "",
-            f"`{result['columns'][kind]['command']}`, commit {result['columns'][kind]['provenance']['git_commit']}",
+            f"`{made['command']}`, commit {made['provenance']['git_commit']}",
             "",
             "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
         ]
@@ -313,7 +325,7 @@ def cells(entry: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures; all without it")
-    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), default=list(GROWTHS))
+    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), help="columns; all without it")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     names = given.only or list(STACKED)
@@ -323,21 +335,23 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    columns, rows = earlier(given.json)
-    chosen = "" if given.growths == list(GROWTHS) else " --growths " + " ".join(f'"{kind}"' for kind in given.growths)
-    some = " --only " + " ".join(f'"{name}"' for name in given.only) if given.only else ""
-    command = f"python benchmarks/ecosystem.py{some}{chosen} --json {given.json}"
-    columns |= {kind: {"command": command, "provenance": provenance()} for kind in given.growths}
+    result = earlier(given.json) if given.only or given.growths else {"columns": {}, "architectures": {}}
+    chosen = "".join(
+        f" --{name} {shlex.join(values)}" for name in ("only", "growths") if (values := getattr(given, name))
+    )
+    command = f"python benchmarks/ecosystem.py{chosen} --json {given.json}"
+    made = {"command": command, "provenance": provenance()}
     for name in names:
         try:
-            row = measure(STACKED[name], given.growths)
-            rows[name] = row | {"growths": rows.get(name, row)["growths"] | row["growths"]}
+            row = measure(STACKED[name], given.growths or list(GROWTHS))
         except ModuleNotFoundError as error:
             print(f"{name}: {error}", flush=True)
             continue
-        outcomes = {kind: entry["outcome"] for kind, entry in rows[name]["growths"].items()}
+        kept = result["architectures"].get(name, {"growths": {}})
+        result["architectures"][name] = {**row, "growths": {**kept["growths"], **row["growths"]}}
+        result["columns"] |= dict.fromkeys(row["growths"], made)
+        outcomes = {kind: entry["outcome"] for kind, entry in row["growths"].items()}
         print(f"{name}: {outcomes}", flush=True)
-        result = {"columns": columns, "architectures": rows}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(as_json(result))
         given.json.with_suffix(".md").write_text(table(result))

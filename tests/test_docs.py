@@ -25,10 +25,12 @@ EXPECTED = {
     "README.md": 2,
     "docs/how-to/ensembles.md": 1,
     "docs/how-to/training-loops.md": 3,
+    "docs/tutorials/add-classes.md": 5,
     "docs/tutorials/first-search.md": 3,
     "docs/tutorials/grow-your-model.md": 8,
     "docs/tutorials/make-a-checkpoint-deeper.md": 6,
     "docs/tutorials/make-it-wider.md": 5,
+    "docs/tutorials/where-should-it-grow.md": 3,
 }
 
 SLOW = {"docs/tutorials/first-search.md"}

@@ -3,10 +3,11 @@
 Two doors, one idea: new blocks are grafted onto a trained network so that its function does not change, and because old
 weights are never touched, parent and child can live on one set of parameters.
 
-* Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen` and `InsertLayers`
-  say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line); `growth_sites`,
-  `GrowthSchedule`, `rescale`, `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation`
-  (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
+* Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen`, `InsertLayers`,
+  `WidenOutputs` and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and
+  `deepen` in one line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `rescale`,
+  `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation` (`graftwork.surgery`);
+  callbacks of training frameworks in `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
         InsertLayers,
         Widen,
         WidenAll,
+        WidenInputs,
+        WidenOutputs,
         WidenStream,
         deepen,
         grow,
@@ -43,9 +46,11 @@ if TYPE_CHECKING:
         plan,
         register_operation,
         register_optimizer_carry,
+        remove,
         replay,
         rescale,
         save_model,
+        score_sites,
         widen,
         widen_all,
     )
@@ -63,6 +68,8 @@ __all__ = [
     "RandomPadding",
     "Widen",
     "WidenAll",
+    "WidenInputs",
+    "WidenOutputs",
     "WidenStream",
     "__version__",
     "bind",
@@ -77,9 +84,11 @@ __all__ = [
     "prepare",
     "register_operation",
     "register_optimizer_carry",
+    "remove",
     "replay",
     "rescale",
     "save_model",
+    "score_sites",
     "search",
     "seed_genome",
     "widen",
@@ -99,6 +108,8 @@ _HOMES = {
         "InsertLayers",
         "Widen",
         "WidenAll",
+        "WidenInputs",
+        "WidenOutputs",
         "WidenStream",
         "deepen",
         "grow",
@@ -107,9 +118,11 @@ _HOMES = {
         "plan",
         "register_operation",
         "register_optimizer_carry",
+        "remove",
         "replay",
         "rescale",
         "save_model",
+        "score_sites",
         "widen",
         "widen_all",
     ),

@@ -23,7 +23,7 @@ MAX_BYTES = 2**27
 _MAX_DEPTH, _MAX_CONTAINERS = 64, 2**22
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_INNERMOST, _SHORT = re.compile(r"([\[{])\n((?: *[^\[\]{}\n]+\n)+) *([\]}])"), 100
+_INNERMOST, _SHORT = re.compile(r"([\[{])\n((?:[^\[\]{}\n]+\n)+) *([\]}])"), 100
 _ASIDE = re.compile(r"\..+\.(\d+)\.tmp")
 
 

@@ -357,6 +357,74 @@ def test_what_a_forward_writes_is_as_before_at_any_depth() -> None:
     assert [id(one) for one in (*after, model.nested[1][0]["last"])] == places
 
 
+class FrozenDict(OrderedDict[str, Any]):
+    """The configuration of diffusers: attributes beside entries, and every change forbidden once it is made."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for key, value in self.items():
+            setattr(self, key, value)
+        self.__frozen = True
+
+    def _forbidden(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} can't be changed")
+
+    __delitem__ = setdefault = pop = update = clear = popitem = _forbidden
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(self, "_FrozenDict__frozen"):
+            self._forbidden()
+        super().__setattr__(name, value)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if hasattr(self, "_FrozenDict__frozen"):
+            self._forbidden()
+        super().__setitem__(name, value)
+
+
+class Slotted:
+    """Counts without a dictionary of attributes."""
+
+    __slots__ = ("calls", "last")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class Diffusing(Middle):
+    """Keeps a frozen configuration, as `ConfigMixin` does, and resizes a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._internal_dict = FrozenDict(width=8, layers=[1, 2], _use_default_values=["layers"])
+        self.register_buffer("kept", torch.zeros(2))
+        self.slotted = Slotted()
+
+    @property
+    def config(self) -> FrozenDict:
+        return self._internal_dict
+
+    def forward(self, x: Tensor) -> Any:
+        self.kept.data = torch.ones(len(x))
+        self.config["layers"].append(len(x))
+        self.slotted.calls, self.slotted.last = len(x), x
+        return super().forward(x)
+
+
+def test_a_frozen_configuration_is_neither_emptied_nor_replaced() -> None:
+    model = Diffusing().double()
+    config, layers, text = model.config, model.config["layers"], str(model.config)
+    sites = growth_sites(model, _inputs()[0])
+    assert "up" in sites.widenable
+    widen(model, "up", extra=4, example_input=_inputs()[0])
+    assert model.config is config
+    assert config["layers"] is config.layers is layers
+    assert str(config) == text
+    assert model.kept.tolist() == [0.0, 0.0]
+    assert model.slotted.calls == 0
+    assert not hasattr(model.slotted, "last")
+
+
 def test_an_interruption_while_a_model_is_put_back_leaves_it_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     model, original, calls = Writing().double(), _snapshot._refill, count()
 
@@ -367,6 +435,8 @@ def test_an_interruption_while_a_model_is_put_back_leaves_it_as_before(monkeypat
 
     monkeypatch.setattr(_snapshot, "_refill", interrupted)
     before = str((vars(model.notes), model.steps, model.nested))
+    random.seed(3)
     with pytest.raises(KeyboardInterrupt), sandbox(model):
         model(_inputs()[0])
     assert str((vars(model.notes), model.steps, model.nested)) == before
+    assert random.random() == random.Random(3).random()

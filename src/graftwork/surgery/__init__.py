@@ -2,9 +2,10 @@
 
 A growth is one frozen value: `Widen` adds channels to a volume, `WidenAll` to every one, `Deepen` grafts residual
 blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer, `WidenStream` makes the model itself
-wider. `plan` shows every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and
-all or nothing, and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says
-what can grow and, where not, why not.
+wider, `WidenOutputs` and `WidenInputs` add classes, tokens and channels to what a model gives and takes. `plan` shows
+every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and all or nothing, and
+carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and,
+where not, why not.
 """
 
 from graftwork.surgery._block import R2RBlock
@@ -12,11 +13,23 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import deepen, grow, plan, widen, widen_all
 from graftwork.surgery._methods import Method, register_method
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
+from graftwork.surgery._remove import Removal, remove
 from graftwork.surgery._saving import growth_log, load_model, replay, save_log, save_model
 from graftwork.surgery._schedule import GrowthSchedule
+from graftwork.surgery._score import SiteScore, SiteScores, score_sites
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
-from graftwork.surgery.growths import Deepen, InsertLayers, ModelGrowth, Widen, WidenAll, WidenStream, register_growth
+from graftwork.surgery.growths import (
+    Deepen,
+    InsertLayers,
+    ModelGrowth,
+    Widen,
+    WidenAll,
+    WidenInputs,
+    WidenOutputs,
+    WidenStream,
+    register_growth,
+)
 from graftwork.surgery.operations import register_operation
 
 __all__ = [
@@ -31,10 +44,15 @@ __all__ = [
     "OptimizerCarry",
     "ParameterGrowth",
     "R2RBlock",
+    "Removal",
+    "SiteScore",
+    "SiteScores",
     "SurgeryReceipt",
     "TensorChange",
     "Widen",
     "WidenAll",
+    "WidenInputs",
+    "WidenOutputs",
     "WidenStream",
     "deepen",
     "grow",
@@ -46,11 +64,13 @@ __all__ = [
     "register_method",
     "register_operation",
     "register_optimizer_carry",
+    "remove",
     "replay",
     "rescale",
     "resume_optimizer",
     "save_log",
     "save_model",
+    "score_sites",
     "widen",
     "widen_all",
 ]

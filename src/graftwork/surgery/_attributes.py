@@ -32,7 +32,8 @@ class AttributeChange:
     new: Any
 
     def __str__(self) -> str:
-        return f"{self.path}.{self.name}: {self.old} → {self.new}".lstrip(".")
+        old, new = (f"{len(v)} entries" if isinstance(v, dict) else v for v in (self.old, self.new))
+        return f"{self.path}.{self.name}: {old} → {new}".lstrip(".")
 
 
 def logged_size(owner: nn.Module, path: str, name: str, value: Any) -> Any:
@@ -153,7 +154,7 @@ def _bilinear(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str
 
 
 def _embedding(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:
-    return {"embedding_dim": shapes["weight"][1]}
+    return {"num_embeddings": shapes["weight"][0], "embedding_dim": shapes["weight"][1]}
 
 
 def _norm(module: Any, shapes: Mapping[str, Shape], groups: int) -> dict[str, Any]:

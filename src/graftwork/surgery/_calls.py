@@ -30,7 +30,7 @@ class Call:
     @property
     def size(self) -> int:
         """Numbers in all tensors of the call."""
-        return sum(leaf.numel() for leaf in self._leaves() if isinstance(leaf, Tensor))
+        return sum(leaf.numel() for leaf in self.leaves() if isinstance(leaf, Tensor))
 
     def copied(self) -> "Call":
         """Return the call with tensors of its own, which an in-place forward may change."""
@@ -48,7 +48,7 @@ class Call:
 
         None where the tensors do not agree on a number of rows.
         """
-        sizes = {leaf.shape[0] for leaf in self._leaves() if isinstance(leaf, Tensor) and leaf.dim() > 0}
+        sizes = {leaf.shape[0] for leaf in self.leaves() if isinstance(leaf, Tensor) and leaf.dim() > 0}
         if len(sizes) != 1 or 0 in sizes:
             return None
         name, index = ("two rows", [0, 0]) if sizes == {1} else ("one row", [0])
@@ -64,7 +64,7 @@ class Call:
 
         Empty where no input is a floating-point tensor.
         """
-        if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in self._leaves()):
+        if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in self.leaves()):
             return []
 
         def times(value: Any, factor: float) -> Any:
@@ -89,7 +89,8 @@ class Call:
         arguments, keywords = tree_map(nudge, (list(self.arguments), self.keywords))
         return Call(tuple(arguments), keywords)
 
-    def _leaves(self) -> list[Any]:
+    def leaves(self) -> list[Any]:
+        """Return all values of the call, tensors and others."""
         return tree_flatten((list(self.arguments), self.keywords))[0]
 
 
@@ -144,9 +145,11 @@ def sandbox(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            snapshot.restore()
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            try:
+                snapshot.restore()
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

@@ -69,6 +69,35 @@ class Probe:
         return max(self.base, min(20.0 * noise, _MOST_NOISE * self.base))
 
 
+class Interface:
+    """How a grown model is called, and what of its outputs the old one had: here all as before."""
+
+    def call(self, call: Call) -> Call:
+        """Return the call of the grown model that stands for one of the old."""
+        return call
+
+    def old_call(self, call: Call) -> Call:
+        """Return the call of the old model that stands for one of the grown."""
+        return call
+
+    def output(self, before: list[Tensor], after: list[Tensor]) -> list[Tensor]:
+        """Return the part of the grown model's outputs that is compared with the old ones."""
+        return after
+
+
+class OldChannels(Interface):
+    """Outputs may have become wider, as where a model also returns its stream: what was there is compared."""
+
+    def output(self, before: list[Tensor], after: list[Tensor]) -> list[Tensor]:
+        """See `Interface.output`."""
+        if len(before) != len(after):
+            return after
+        return [
+            new[tuple(slice(0, n) for n in old.shape)] if new.dim() == old.dim() else new
+            for old, new in zip(before, after, strict=True)
+        ]
+
+
 class Check:
     """The runs that a growth must not change.
 
@@ -82,12 +111,12 @@ class Check:
 
     Attributes:
         gaps: Name of a run → relative change of the outputs, after `compare`.
-        narrow: Whether outputs may have become wider: then what stands in the old places is compared.
+        interface: How the grown model is called, and which part of its outputs is compared.
     """
 
     def __init__(self, model: nn.Module, traced: Sequence[Probe], *, thorough: Thoroughness) -> None:
         self.gaps: dict[str, float] = {}
-        self.narrow = False
+        self.interface = Interface()
         self._model = model
         self._probes: list[Probe] = []
         if thorough is False:
@@ -129,9 +158,7 @@ class Check:
         self.gaps = {}
         # Largest batch first: the smaller ones then run in the memory that it has left, and the peak stays low.
         for probe in sorted(self._probes, key=lambda probe: -probe.call.size):
-            after = self._run(probe.mode, probe.call)
-            if self.narrow:
-                after = narrowed(after, probe.output)
+            after = self.interface.output(probe.output, self._run(probe.mode, self.interface.call(probe.call)))
             gap = output_gap(probe.output, after)
             if gap > probe.base and not probe.settled:
                 with transaction.suspended():
@@ -166,14 +193,6 @@ class Check:
     def largest_gap(self) -> float:
         """The largest relative gap of the last comparison."""
         return max(self.gaps.values(), default=0.0)
-
-
-def narrowed(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
-    """Return outputs cut to the lengths that they had, where they have become longer."""
-    return [
-        new[tuple(slice(0, n) for n in old.shape)] if new.dim() == old.dim() else new
-        for new, old in zip(after, before, strict=False)
-    ]
 
 
 def plain(output: Any) -> list[Tensor]:

@@ -5,6 +5,7 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -69,14 +70,15 @@ def replace_config(
     Args:
         model: Changed in place.
         path: Path of the config.
-        values: Name → value.
+        values: Name → value; names may have dots.
         transaction: Notes how to undo. None just does it.
     """
     config = getattr(model.get_submodule(path.rpartition(".")[0]), "config")  # noqa: B009 - not a submodule
     copies: dict[int, Any] = {}
     changed = copy.deepcopy(config, copies)
     for name, value in values.items():
-        setattr(changed, name, value)
+        inner, _, leaf = name.rpartition(".")
+        setattr(attrgetter(inner)(changed) if inner else changed, leaf, value)
     for module in model.modules():
         for key, held in list(vars(module).items()):
             if id(held) not in copies or not hasattr(held, "to_dict"):

@@ -13,7 +13,7 @@ from graftwork.surgery._check import Probe, plain
 from graftwork.surgery._layout import Layout, UnitMap, free_units, layout_of
 from graftwork.surgery._parametrized import PARAMETRIZED, REMOVE, computed_by, spectral_norms
 from graftwork.surgery._space import Expr, Reason, Var, atoms, size_of
-from graftwork.surgery._trace import Trace
+from graftwork.surgery._trace import INPUT, OUTPUT, Trace
 from graftwork.surgery._wrappers import refuse_wrappers, views
 from graftwork.surgery.operations import OPERATIONS
 
@@ -237,6 +237,8 @@ class ChannelGraph:
         if worst.unsupported:
             return UnsupportedOperationError(f"{site!r} can't be widened: {worst.text}")
         offer = ""
+        if worst.text in {INPUT, OUTPUT}:
+            offer = f"; graftwork.Widen{'Inputs' if worst.text == INPUT else 'Outputs'} keeps the part that is there"
         if self.approximable(site):
             offer = "; approximate=True grows it all the same and states how much the outputs change"
         return SurgeryError(f"{site!r} can't be widened without changing the function: {worst.text}{offer}")

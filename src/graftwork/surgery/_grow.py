@@ -30,7 +30,7 @@ def plan(
 
     Args:
         model: Any eager ``nn.Module``.
-        growth: What grows and how: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`.
+        growth: What grows and how, such as `Widen` or `WidenStream`.
         example_input: One batch as the model's forward takes it: a tensor, a tuple of arguments or a mapping
             of keyword arguments. Used to follow the channels and for the check.
         optimizer: Optimizer or optimizers whose state is carried; a new block joins the group that trains its
@@ -48,7 +48,7 @@ def plan(
     """
     if not isinstance(growth, ModelGrowth):
         raise SurgeryError(f'growth: expected a value such as Widen("conv1", extra=8), got {type(growth).__name__}')
-    call, optimizers = call_of(example_input), _as_tuple(optimizer)
+    call, optimizers = call_of(example_input), given_optimizers(optimizer)
     with Guard(model):
         graph = ChannelGraph.of(model, call, training=growth.check != "fast")
         check_optimizers(optimizers, model)
@@ -68,7 +68,7 @@ def grow(
 
     Args:
         model: Any eager ``nn.Module``; changed in place.
-        growth: What grows and how: `Widen`, `WidenAll`, `Deepen`, `InsertLayers`.
+        growth: What grows and how, such as `Widen` or `WidenStream`.
         example_input: One batch as the model's forward takes it.
         optimizer: Optimizers whose state is carried. None leaves optimizers alone.
         mirrors: Modules of the same structure that grow along.
@@ -180,8 +180,8 @@ def deepen(
     return grow(model, growth, example_input=example_input, optimizer=optimizer, mirrors=mirrors, generator=generator)
 
 
-def _as_tuple(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
-    """Optimizers without the wrappers of training frameworks."""
+def given_optimizers(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
+    """Return optimizers without the wrappers of training frameworks."""
     if optimizer is None:
         return ()
     given = optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)

@@ -12,7 +12,7 @@ from graftwork.surgery._check import Check
 from graftwork.surgery._configs import repeat_changes
 from graftwork.surgery._guard import Guard
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.growths import Edit, ModelGrowth, Subject
+from graftwork.surgery.growths import Edit, ModelGrowth, Subject, Undo
 
 LOG = "_graftwork_log"
 """Attribute of a model that holds the log of its growths."""
@@ -35,6 +35,7 @@ class SurgeryReceipt:
         approximations: Norms whose statistics the growth has shifted (``approximate=True``), so that ``gaps`` are no
             rounding; empty where it is exact.
         log: The growth and its changes as plain data, enough to rebuild the structure without a trace.
+        undo: How `graftwork.remove` takes the growth out again.
     """
 
     growth: ModelGrowth
@@ -48,6 +49,7 @@ class SurgeryReceipt:
     notes: tuple[str, ...] = ()
     approximations: tuple[str, ...] = ()
     log: dict[str, Any] = field(default_factory=dict, repr=False)
+    undo: Undo | None = field(default=None, repr=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -195,24 +197,28 @@ class GrowthPlan:
         before = count_parameters(self.model)
         with guard.transaction() as transaction:
             carried = edit.make(transaction)
-            attributes = (*edit.attributes, *edit.settle(transaction, check))
+            settled = edit.settle(transaction, check)
+            attributes = (*edit.attributes, *settled)
             for mirror in self._subject.mirrors:
                 repeat_changes(transaction, mirror, attributes)
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
             _append_log(transaction, self.model, log)
-        return SurgeryReceipt(
-            growth=self.growth,
-            site=edit.label,
-            method=edit.method,
-            tensors=edit.tensors,
-            attributes=attributes,
-            optimizer_state=tuple(carried),
-            gaps=dict(check.gaps),
-            parameters=(before, count_parameters(self.model)),
-            notes=edit.notes,
-            approximations=edit.approximations,
-            log=log,
-        )
+            undo = edit.undo()
+            # Inside: an interruption while it is made still undoes the growth.
+            return SurgeryReceipt(
+                growth=self.growth,
+                site=edit.label,
+                method=edit.method,
+                tensors=edit.tensors,
+                attributes=attributes,
+                optimizer_state=tuple(carried),
+                gaps=dict(check.gaps),
+                parameters=(before, count_parameters(self.model)),
+                notes=edit.notes,
+                approximations=edit.approximations,
+                log=log,
+                undo=undo,
+            )
 
 
 def count_parameters(model: nn.Module) -> int:

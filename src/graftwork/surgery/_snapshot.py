@@ -26,6 +26,7 @@ class Snapshot:
         self._containers: list[tuple[Any, Any]] = []
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._arrays: list[tuple[Any, Any]] = []
+        self._slotted: list[tuple[Any, dict[str, Any]]] = []
         seen: set[int] = set()
         pending: list[tuple[Any, str]] = [(model, _package(model))]
         while pending:
@@ -52,6 +53,9 @@ class Snapshot:
         own = isinstance(value, nn.Module) or _package(value) == package
         if own and isinstance(getattr(value, "__dict__", None), dict):  # a class has a read-only view instead
             yield vars(value)
+        if own and (slots := {name: getattr(value, name) for name in _slots(value) if hasattr(value, name)}):
+            self._slotted.append((value, slots))
+            yield from slots.values()
 
     def restore(self) -> None:
         """Put everything back; an interruption on the way does not stop it."""
@@ -67,14 +71,32 @@ class Snapshot:
                 _refill(value, held)
         with torch.no_grad():
             for tensor, old in self._tensors:
-                if tensor.shape == old.shape and not _equal(tensor, old):
+                if tensor.shape != old.shape or tensor.dtype != old.dtype:
+                    tensor.data = old  # resized, or given other data
+                elif not _equal(tensor, old):
                     tensor.copy_(old)
+        for owner, slots in self._slotted:
+            for name in _slots(owner):
+                if name in slots:
+                    setattr(owner, name, slots[name])
+                elif hasattr(owner, name):
+                    delattr(owner, name)
         for array, old_array in self._arrays:
             array[...] = old_array
 
 
 def _package(value: Any) -> str:
     return str(getattr(type(value), "__module__", "")).partition(".")[0]
+
+
+def _slots(value: Any) -> list[str]:
+    """Names of the slots of an object that may be set."""
+    kind = type(value)
+    if getattr(kind, "__setattr__", None) is not object.__setattr__:
+        return []  # frozen, or with rules of its own
+    held = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for own in held for name in ((own,) if isinstance(own, str) else own)]
+    return [name for name in names if not name.startswith("__")]
 
 
 def _same(value: Any, held: Any) -> bool:

@@ -33,6 +33,11 @@ def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 
     return result
 
 
+def old_entries(new: Tensor, layouts: Sequence[Layout]) -> Tensor:
+    """Return the old entries of a grown tensor, in the shape before: what `place_old` has placed."""
+    return new[_grid([np.flatnonzero(layout.old >= 0) for layout in layouts], new.device)] if layouts else new
+
+
 def _grid(indices: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:
     count = len(indices)
     return tuple(
@@ -72,7 +77,7 @@ def grow_tensor(
         # One gather over all dimensions: nothing else of the tensor's size is alive beside these two.
         result = reduced[_grid([layout.source for layout in layouts], old.device)] if layouts else reduced
         _weigh(result, layouts)
-        return result.contiguous(memory_format=_memory_format(old))
+        return result.contiguous(memory_format=memory_format(old))
 
 
 def _weigh(value: Tensor, layouts: Sequence[Layout]) -> None:
@@ -107,7 +112,8 @@ def _fresh_like(old: Tensor, shape: Sequence[int], *, generator: torch.Generator
     return matched_uniform(shape, std=std, generator=generator, dtype=old.dtype, device=old.device)
 
 
-def _memory_format(tensor: Tensor) -> torch.memory_format:
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """Return the memory format in which a tensor stands."""
     if not tensor.is_contiguous():
         if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last

@@ -59,6 +59,10 @@ class Use:
     consumed: bool
 
 
+INPUT, OUTPUT = "a dimension of the model's input", "a dimension of the model's output"
+LOOKED_UP = "a dimension that is looked up by index"
+"""Why volumes are frozen that only `WidenInputs` and `WidenOutputs` may grow."""
+
 # What Tensor methods give away without an ATen operation.
 _OUT_OF_SIGHT = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "apply_", "map_", "map2_"})
 
@@ -80,6 +84,7 @@ class Trace:
         module_outputs: Module path → dims and type of its output (of the first tensor of a tuple), at its
             first run.
         computed: Paths of modules that multiply by a weight that is computed from parameters.
+        taken: Dims of every tensor of the call, at the first run.
         varying: Modules that run several times with outputs of different shapes.
         activations: Names of the activation functions that ran, in order.
         reads: Lines of code where Python has read values that depend on activations: the way that the forward takes
@@ -98,6 +103,7 @@ class Trace:
         self.ties: list[list[Expr]] = []
         self.module_outputs: dict[str, tuple[list[Expr], torch.dtype]] = {}
         self.computed: set[str] = set()
+        self.taken: list[list[Expr]] = []
         self.varying: set[str] = set()
         self.activations: list[str] = []
         self.reads: dict[str, None] = {}
@@ -126,11 +132,14 @@ class Trace:
         for name, tensor in self.tensors.items():
             sources = [frozenset({dim}) for dim in range(tensor.dim())]
             self._infos[tensor] = Info(list(self.spaces[name]), name, sources)
+        taken = []
         for leaf in tree_flatten((list(call.arguments), call.keywords))[0]:
             if isinstance(leaf, Tensor):
-                self._infos[leaf] = Info([fresh(n, Reason("a dimension of the model's input")) for n in leaf.shape])
+                self._infos[leaf] = Info([fresh(n, Reason(INPUT)) for n in leaf.shape])
+                taken.append(list(self._infos[leaf].dims))
                 if leaf.is_floating_point():
                     self._real[leaf] = True
+        self.taken = self.taken or taken
         with (
             quiet_kernels(),
             warnings.catch_warnings(),
@@ -144,7 +153,7 @@ class Trace:
         for leaf in output_tensors(result):
             info = self.info(leaf)
             for expr in info.dims:
-                freeze(expr, Reason("a dimension of the model's output"))
+                freeze(expr, Reason(OUTPUT))
         return result
 
     @contextmanager

@@ -19,6 +19,8 @@ from graftwork.surgery import (
     ModelGrowth,
     Widen,
     WidenAll,
+    WidenInputs,
+    WidenOutputs,
     WidenStream,
     deepen,
     grow,
@@ -45,6 +47,11 @@ VALUES = [
     WidenAll(1.5, width=2.0),
     WidenStream(1.5),
     WidenStream(to=48, check="fast"),
+    WidenOutputs("4", 2),
+    WidenOutputs(("embed", "head"), 3, init="mean", check="fast"),
+    WidenOutputs(None, 1),
+    WidenInputs("0", 1),
+    WidenInputs(None, 2, check=False),
 ]
 
 
@@ -69,9 +76,9 @@ def test_a_value_survives_json_copies_and_its_own_print(growth: ModelGrowth) -> 
 
 
 def test_every_kind_has_a_value_above() -> None:
-    assert {type(growth) for growth in VALUES} == {Widen, WidenAll, WidenStream, Deepen, InsertLayers}
-    kinds = {"widen", "widen-all", "widen-stream", "deepen", "insert-layers"}
-    assert {growth.kind for growth in VALUES} == kinds == set(KINDS)
+    assert {type(growth) for growth in VALUES} == set(KINDS.values())
+    kinds = {"widen", "widen-all", "widen-stream", "deepen", "insert-layers", "widen-outputs", "widen-inputs"}
+    assert set(KINDS) == kinds
 
 
 @pytest.mark.parametrize(

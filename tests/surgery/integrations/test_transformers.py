@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from graftwork.errors import ConfigError
-from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
+from graftwork.surgery import Deepen, GrowthSchedule, Widen, WidenOutputs, replay
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -49,6 +49,27 @@ def _trainer(model: Any, folder: Path, steps: int = 12, **given: Any) -> tuple[A
     )
     trainer = transformers.Trainer(model, arguments, train_dataset=DATA, eval_dataset=DATA[:8], callbacks=[callback])
     return trainer, callback
+
+
+def test_a_vocabulary_that_grew_trains_on_its_new_tokens(tmp_path: Path) -> None:
+    model = _model()
+    trainer, _ = _trainer(model, tmp_path, steps=6)
+    schedule = GrowthSchedule({3: WidenOutputs(None, 4, init="mean")})
+    trainer.pop_callback(GrowthCallback)
+    trainer.add_callback(GrowthCallback(schedule, example_input={"input_ids": IDS[:3]}))
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 6
+    assert losses[3] < losses[2] + 0.3  # one more class of average logit changes the softmax by little
+    assert model.config.vocab_size == 24
+    assert model(input_ids=IDS + 4, labels=IDS + 4).loss.isfinite()
+    again = type(model).from_pretrained(_saved(trainer, tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def _saved(trainer: Any, folder: Path) -> Path:
+    trainer.save_model(str(folder / "final"))
+    return folder / "final"
 
 
 def test_it_grows_on_schedule_and_carries_the_wrapped_optimizer(tmp_path: Path) -> None:

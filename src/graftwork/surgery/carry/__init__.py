@@ -1,10 +1,10 @@
 """What happens to an optimizer in a growth: state of grown tensors, groups of new ones, and their first update."""
 
+from graftwork.surgery.carry._back import carry_back, release
 from graftwork.surgery.carry._first_update import limit_first_update, resume_optimizer, unwrapped
 from graftwork.surgery.carry._groups import adopt, rescale
+from graftwork.surgery.carry._growth import OptimizerCarry, ParameterGrowth
 from graftwork.surgery.carry._optimizers import (
-    OptimizerCarry,
-    ParameterGrowth,
     carry_state,
     check_optimizers,
     register_optimizer_carry,
@@ -14,10 +14,12 @@ __all__ = [
     "OptimizerCarry",
     "ParameterGrowth",
     "adopt",
+    "carry_back",
     "carry_state",
     "check_optimizers",
     "limit_first_update",
     "register_optimizer_carry",
+    "release",
     "rescale",
     "resume_optimizer",
     "unwrapped",

@@ -10,8 +10,9 @@ from torch import Tensor, nn, optim
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._growth import ParameterGrowth
 
-SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_avg_var"}
 """Keys of optimizer state that hold means of squared gradients."""
 _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
 
@@ -54,6 +55,22 @@ def limit_first_update(
         "hook of the first step",
         lambda: handles.append(optimizer.register_step_pre_hook(_first_step)),
         lambda: [handle.remove() for handle in handles],
+    )
+
+
+def forget_slots(
+    transaction: Transaction, optimizer: optim.Optimizer, parameter: nn.Parameter, growth: ParameterGrowth
+) -> None:
+    """Wait no longer for new slots that are gone again; slots of a growth before go on waiting."""
+    before = waiting_slots(optimizer, parameter)
+    if before is None:
+        return
+    masks = _unsettled[optimizer]
+    kept = growth.old_part(before) if before.shape == tuple(layout.new_size for layout in growth.layouts) else before
+    transaction.step(
+        "mask of new slots",
+        partial(_put_back, masks, parameter, kept if bool(kept.any()) else None),
+        partial(masks.__setitem__, parameter, before),
     )
 
 
@@ -139,7 +156,7 @@ def _raise_second_moments(
 
     Adam after t steps: update = lr · (1−β₁)/(1−β₁ᵗ⁺¹) g / √(v̂), v̂ = (β₂v + (1−β₂)g²)/(1−β₂ᵗ⁺¹). With v ≥
     (1−β₂ᵗ)g², v̂ ≥ g². RMSprop has no such correction: v ≥ g² (a little more where the squared mean is
-    subtracted).
+    subtracted). So it is for optimizers that are not known: v ≥ g² is enough for any of them.
     """
     state = optimizer.state.get(parameter)
     gradient = parameter.grad
@@ -152,12 +169,14 @@ def _raise_second_moments(
         if not _decays_by_gradient(optimizer, group)
         else (gradient + group["weight_decay"] * parameter).square()
     )
-    if "square_avg" in state:
+    if isinstance(optimizer, optim.RMSprop):
         alpha = group["alpha"]
         need = squared * ((alpha + (1 - alpha) ** 2) / alpha)
-    else:
+    elif isinstance(optimizer, (optim.Adam, optim.NAdam, optim.RAdam)):  # AdamW is an Adam
         step = float(state.get("step", 0))
         need = squared * (1.0 - group["betas"][1] ** step)
+    else:
+        need = squared
     whole = bool(new.all())
     for key in SECOND_MOMENTS & set(state):
         value = state[key]

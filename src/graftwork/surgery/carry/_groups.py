@@ -21,10 +21,11 @@ def adopt(
 ) -> None:
     """Let new parameters join the groups that train their neighbors, as if they had been there without a gradient.
 
-    Each joins the first group that trains a parameter of as many dimensions, in ``near`` if there is one,
-    else in the model, else any group of the model. ``torch.optim.Muon`` only takes matrices. A group that lists its
-    parameters in the order of the model goes on doing so: an optimizer's ``state_dict()`` knows parameters by
-    their position alone, and one that is made for the grown model when training resumes has that order.
+    Each joins the group that trains its nearest parameter of as many dimensions, in ``near`` if there is one, else in
+    the model (the nearest in the model's order, the one before first), else of any number of dimensions: so each
+    layer's own rate reaches a block behind a module without parameters. ``torch.optim.Muon`` only takes matrices. A
+    group that lists its parameters in the order of the model goes on doing so: an optimizer's ``state_dict()`` knows
+    parameters by their position alone, and one that is made for the grown model when training resumes has that order.
 
     Args:
         transaction: Notes how to undo.
@@ -38,20 +39,25 @@ def adopt(
     """
     if not optimizers:
         return
-    pools = [list(near.parameters()), list(model.parameters())]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     order = {key: position for position, key in enumerate(names)}
+    new = {id(parameter) for parameter in block.parameters()}
+    distances = _distances(names, new)
+    pools = [
+        sorted((p for p in pool.parameters() if id(p) not in new), key=lambda p: distances.get(id(p), len(names)))
+        for pool in (near, model)
+    ]
     for parameter in block.parameters():
         optimizer, group = _home(optimizers, pools, parameter)
         spot = _spot(group["params"], parameter, order)
         # Groups made from named parameters list the names beside them.
         lists = {"params": parameter, "param_names": names[id(parameter)]}
         for key, value in [(key, value) for key, value in lists.items() if key in group]:
-            old = list(group[key])
+            held = list(group[key])
             transaction.step(
                 f"parameter group: {key}",
-                partial(group.__setitem__, key, [*old[:spot], value, *old[spot:]]),
-                partial(group.__setitem__, key, old),
+                partial(group.__setitem__, key, [*held[:spot], value, *held[spot:]]),
+                partial(group.__setitem__, key, held),
             )
         neighbor = _neighbor(optimizer, group, pools, parameter)
         if neighbor is not None:
@@ -61,10 +67,26 @@ def adopt(
 def _neighbor(
     optimizer: optim.Optimizer, group: dict[str, Any], pools: list[list[nn.Parameter]], parameter: nn.Parameter
 ) -> nn.Parameter | None:
-    """The first old parameter of the group with state: of as many dimensions, and near, if there is one."""
+    """The nearest old parameter of the group with state: of as many dimensions, if there is one."""
     members = {id(p) for p in group["params"]}
     trained = [p for pool in pools for p in pool if id(p) in members and optimizer.state.get(p)]
     return next((p for p in trained if p.dim() == parameter.dim()), next(iter(trained), None))
+
+
+def _distances(names: dict[int, str], new: set[int]) -> dict[int, float]:
+    """How many modules with parameters old ones stand away from new ones; of two, the one before is nearer."""
+    owners: list[str] = []
+    before: dict[int, int] = {}
+    at = 0
+    for key, name in names.items():
+        owner = name.rpartition(".")[0]
+        if key in new:
+            at = len(owners)
+            continue
+        if owner not in owners[-1:]:
+            owners.append(owner)
+        before[key] = len(owners)
+    return {key: at - place if place <= at else place - at - 0.5 for key, place in before.items()}
 
 
 def _spot(parameters: Sequence[nn.Parameter], new: nn.Parameter, order: dict[int, int]) -> int:
@@ -84,12 +106,14 @@ def _home(
         for group in optimizer.param_groups
         if not (isinstance(optimizer, optim.Muon) and parameter.dim() != 2)
     ]
+    homes: dict[int, tuple[optim.Optimizer, dict[str, Any]]] = {
+        id(p): home for home in reversed(fitting) for p in home[1]["params"]
+    }
     for same_rank in (True, False):
         for pool in pools:
-            ids = {id(p) for p in pool if not same_rank or p.dim() == parameter.dim()}
-            for optimizer, group in fitting:
-                if any(id(p) in ids for p in group["params"]):
-                    return optimizer, group
+            for neighbor in pool:
+                if id(neighbor) in homes and (not same_rank or neighbor.dim() == parameter.dim()):
+                    return homes[id(neighbor)]
     raise SurgeryError(
         f"optimizer: expected one that can train a new parameter of shape {tuple(parameter.shape)}, got none; pass "
         "every optimizer of the model (Muon takes matrices only)"

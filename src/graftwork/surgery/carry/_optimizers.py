@@ -7,10 +7,10 @@ by the root of an almost empty second moment, and would move it several times to
 and the parameters of new blocks take their neighbors'.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -19,37 +19,9 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._layout import Layout
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._by_shape import by_shape, refuse_state
 from graftwork.surgery.carry._first_update import SECOND_MOMENTS, limit_first_update, waiting_slots
-
-
-@dataclass(frozen=True)
-class ParameterGrowth:
-    """How one parameter has grown, for carrying its optimizer state.
-
-    Attributes:
-        old_shape: Shape before.
-        layouts: One layout for every dimension.
-    """
-
-    old_shape: tuple[int, ...]
-    layouts: tuple[Layout, ...]
-
-    def place(self, old: Tensor, *, fill: float = 0.0) -> Tensor:
-        """Return a state tensor of the parameter's old shape with its entries in their new places.
-
-        Args:
-            old: State tensor of shape ``old_shape``.
-            fill: Value of the new slots.
-        """
-        return place_old(old, self.layouts, fill=fill)
-
-    def new_slots(self, device: torch.device) -> Tensor:
-        """Return a mask over the new shape: True where a slot is new."""
-        return place_old(torch.zeros(self.old_shape, dtype=torch.bool, device=device), self.layouts, fill=1.0)
-
-
-OptimizerCarry: TypeAlias = Callable[[dict[str, Any], ParameterGrowth, dict[str, Any]], dict[str, Any]]
-"""``(state of one parameter, its growth, its param group) → new state``; must not change what it is given."""
+from graftwork.surgery.carry._growth import OptimizerCarry, ParameterGrowth
 
 _registry: dict[type[optim.Optimizer], OptimizerCarry] = {}
 
@@ -113,6 +85,23 @@ def _adafactor(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, 
     return result
 
 
+def _rprop(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
+    """Let new slots of Rprop start with the step size that its first step gives to all."""
+    result = _elementwise(state, growth, group)
+    if "step_size" in state:
+        result["step_size"] = growth.place(state["step_size"], fill=float(group["lr"]))
+    return result
+
+
+def _asgd(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any]) -> dict[str, Any]:
+    """Let ASGD's averages of new weights start where the weights do."""
+    result = _elementwise({key: value for key, value in state.items() if key != "ax"}, growth, group)
+    if "ax" in state:
+        fill = growth.parameter if growth.parameter is not None else 0.0
+        result["ax"] = growth.place(state["ax"], fill=fill)
+    return result
+
+
 def _zero_index() -> Any:
     import numpy as np
 
@@ -128,22 +117,19 @@ for _kind in (
     optim.Adagrad,
     optim.RMSprop,
     optim.Adamax,
+    optim.Adadelta,
+    optim.SparseAdam,
 ):
     register_optimizer_carry(_kind, _elementwise)
+register_optimizer_carry(optim.Rprop, _rprop)
+register_optimizer_carry(optim.ASGD, _asgd)
 register_optimizer_carry(optim.Adafactor, _adafactor)
 register_optimizer_carry(optim.Muon, _elementwise)
 
 
-def _rule(optimizer: optim.Optimizer) -> OptimizerCarry:
-    for kind in type(optimizer).__mro__:
-        if kind in _registry:
-            return _registry[kind]
-    name = type(optimizer).__name__
-    why = "its curvature pairs are vectors over all parameters" if name == "LBFGS" else "its state is not known"
-    raise SurgeryError(
-        f"optimizer {name} can't be carried through a growth: {why}; make a new optimizer after the growth, or teach "
-        "graftwork with register_optimizer_carry"
-    )
+def _registered(optimizer: optim.Optimizer) -> OptimizerCarry | None:
+    """The rule of an optimizer's class, None where it has none of its own."""
+    return next((_registry[kind] for kind in type(optimizer).__mro__ if kind in _registry), None)
 
 
 def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) -> None:
@@ -163,7 +149,8 @@ def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) ->
                 f"optimizer: expected a torch.optim.Optimizer or a sequence of them, got {type(optimizer).__name__}; "
                 "unwrap it first"
             )
-        _rule(optimizer)
+        if _registered(optimizer) is None:
+            refuse_state(optimizer, {})
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
             raise SurgeryError(
                 f"optimizer: expected one that trains this model, got {type(optimizer).__name__} that holds no "
@@ -189,7 +176,7 @@ def carry_state(
     lines: list[str] = []
     grown = list(grown)
     for optimizer in optimizers:
-        carry = _rule(optimizer)
+        carry = _registered(optimizer) or by_shape(optimizer, {parameter: growth for _, parameter, growth in grown})
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         seeded: list[tuple[nn.Parameter, ParameterGrowth]] = []
         for name, parameter, growth in grown:
@@ -197,7 +184,7 @@ def carry_state(
             if group is None or parameter not in optimizer.state:
                 continue
             old = optimizer.state[parameter]
-            new = carry(old, growth, group)
+            new = carry(old, replace(growth, parameter=parameter.detach()), group)
             transaction.step(
                 f"optimizer state of {name}",
                 partial(optimizer.state.__setitem__, parameter, new),
@@ -237,7 +224,7 @@ def seed_state(
     """
     state = optimizer.state.get(neighbor, {})
     adaptive = {*SECOND_MOMENTS, "exp_inf"} & set(state)
-    if not adaptive or _rule(optimizer) is not _elementwise:
+    if not adaptive or _registered(optimizer) is not _elementwise:
         return
     new: dict[str, Any] = {}
     for key, value in state.items():

@@ -25,6 +25,7 @@ from graftwork.surgery._transaction import Transaction
 from graftwork.surgery._twin_copy import twin_copy
 from graftwork.surgery.carry import adopt
 from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.growths._undo import Undo, Ungraft
 from graftwork.surgery.layers import Uses
 
 
@@ -113,6 +114,16 @@ class AddBlocks(Edit):
                 f"{check.largest_gap:.2e}; everything was put back"
             )
         return ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every block among the children of its module, once it is made."""
+        return tuple(grafts_of(self._subject.model.get_submodule(block.after))[-1] for block in self._blocks)
+
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        likes = [isinstance(block.spec, LikeSpec) for block in self._blocks]
+        return Ungraft(tuple(zip(self.sites, self.names, likes, strict=True)))
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

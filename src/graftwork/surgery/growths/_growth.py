@@ -14,6 +14,7 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check, Thoroughness
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.growths._undo import NoWay, Undo
 
 _ARGUMENTS = ("example_input", "optimizer", "mirrors", "generator")
 """What a growth is given when it is planned: objects of the running training, no data."""
@@ -77,6 +78,10 @@ class Edit(ABC):
         Raises:
             SurgeryError: The forward fails, or the function has changed.
         """
+
+    def undo(self) -> Undo:
+        """Return how the growth, once made, is taken out again, as plain data; by default, that it can't be."""
+        return NoWay(f"a growth of the kind {type(self).__name__} does not say how it is taken out")
 
     @abstractmethod
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check, Thoroughness
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.growths._undo import TakeOut, Undo
 from graftwork.surgery.layers import (
     Origins,
     Stack,
@@ -60,6 +61,7 @@ class NewLayers(Edit):
         self._paths = tuple(stack.at(stack.grown_keys[place]) for place in stack.new)
         self._shared = [shared_tensors(subject.model, entry) for entry in stack.entries]
         self._layers: list[nn.Module] = []
+        self._frozen: tuple[str, ...] = ()
         self._pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         self.sites = self._paths
         self.label = ", ".join(self._paths)
@@ -100,6 +102,8 @@ class NewLayers(Edit):
             replace_configs(transaction, one, self.configs)
         join_groups(transaction, subject.optimizers, model, list(self._pairs.values()), self._stack.renamed)
         if self._train == "new":
+            new = set(self._pairs)
+            self._frozen = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in new)
             freeze(transaction, model, [new for new, _ in self._pairs.values() if new.requires_grad])
         return []
 
@@ -211,6 +215,11 @@ class NewLayers(Edit):
         if excused:
             some = ", ".join(excused[:4]) + (", …" if len(excused) > 4 else "")
             self.notes = (*self.notes, f"no gradient reaches {some}: by symmetry or routing, as in the originals")
+
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        keys = tuple(key for key, _ in self._stack.own)
+        return TakeOut(self._stack.path, self._stack.places, keys, self._frozen)
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

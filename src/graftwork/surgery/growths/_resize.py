@@ -3,7 +3,7 @@
 import itertools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.surgery._attributes import (
     AttributeChange,
     changed_lengths,
+    check_claim,
     guessed_attributes,
     set_attribute,
     standard_attributes,
@@ -30,6 +31,7 @@ from graftwork.surgery._tensors import grow_tensor, place_old
 from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
+from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
 
 Sites: TypeAlias = dict[str, dict[Var, int]]
 """Site → volume → new units."""
@@ -48,6 +50,7 @@ class Resize(Edit):
     def __init__(self, subject: Subject, sites: Sites, method: Method, *, scale: float | None) -> None:
         graph = subject.graph
         self._subject, self._graph, self._method, self._scale = subject, graph, method, scale
+        self._sites = sites
         self.label = ", ".join(sites) if len(sites) <= 4 else f"{len(sites)} sites from {next(iter(sites))} on"
         self.method, self.sites = method.name, tuple(sites)
         units: dict[Var, int] = {}
@@ -191,12 +194,66 @@ class Resize(Edit):
             )
         return None
 
+    def unheard(self, site: str) -> dict[str, Tensor]:
+        """Return masks of the weights that read a site's new units and start at zero (``netmorph``), by tensor."""
+        own = self._sites[site]
+        maps = {var: units if var in own else units.unweighted() for var, units in self._maps.items()}
+        found = {}
+        for name in self._graph.touched(own):
+            layouts = self._graph.layouts(name, maps)
+            mask = torch.zeros([layout.new_size for layout in layouts], dtype=torch.bool)
+            for dim, layout in enumerate(layouts):
+                zero = torch.as_tensor(layout.factor == 0.0)
+                mask |= zero.reshape([-1 if at == dim else 1 for at in range(len(layouts))])
+            if bool(mask.any()):
+                found[name] = mask
+        return found
+
+    def added(self, site: str) -> dict[str, int]:
+        """Return how many numbers every parameter gains where a site grows alone."""
+        own = {var: self._maps[var] for var in self._sites[site]}
+        found = {}
+        for name in self._graph.touched(own):
+            tensor = self._graph.trace.tensors[name]
+            sizes = [layout.new_size for layout in self._graph.layouts(name, own)]
+            if isinstance(tensor, nn.Parameter):
+                found[name] = math.prod(sizes) - math.prod(layout.size for layout in self._graph.layouts(name, own))
+        return found
+
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        if not self._method.keeps_old_weights:
+            return NoWay(f"{self.method!r} has changed old weights, those that read the new units")
+        return Shrink(self._layouts)
+
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""
         return {
             "tensors": {change.name: list(change.new_shape) for change in self.tensors},
             "attributes": [[change.path, change.name, change.new] for change in attributes],
         }
+
+
+def resize_tensors(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give tensors of a freshly built model the shapes that a log names, without weights.
+
+    Args:
+        model: The model before the growth; changed in place.
+        shapes: Name of a parameter or buffer → shape after the growth.
+
+    Raises:
+        SurgeryError: A tensor can't grow to its shape.
+    """
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
+            raise SurgeryError(
+                f"{name!r}: expected a tensor that grows to {tuple(shape)}, got {tuple(tensor.shape)}; build the "
+                "model as it was before the growth"
+            )
+        check_claim(math.prod(shape), tensor.numel(), f"{name!r} of shape {tuple(shape)}")
+        swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
 
 
 def _subsets(found: list[AttributeChange]) -> Iterator[list[AttributeChange]]:

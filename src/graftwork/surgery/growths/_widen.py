@@ -7,18 +7,16 @@ from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._attributes import check_claim, is_size, logged_size
+from graftwork.surgery._attributes import is_size, logged_size
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import replace_config
 from graftwork.surgery._methods import method_named
-from graftwork.surgery._transaction import swap_data
 from graftwork.surgery.growths._choice import choices
 from graftwork.surgery.growths._growth import ModelGrowth, Subject, register_growth
-from graftwork.surgery.growths._resize import Resize
+from graftwork.surgery.growths._resize import Resize, resize_tensors
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,16 +55,7 @@ class Widening(ModelGrowth):
 
     def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
         """See `ModelGrowth.rebuild`."""
-        tensors = dict([*model.named_parameters(), *model.named_buffers()])
-        for name, shape in changes["tensors"].items():
-            tensor = tensors[name]
-            if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
-                raise SurgeryError(
-                    f"{name!r}: expected a tensor that grows to {tuple(shape)}, got {tuple(tensor.shape)}; build the "
-                    "model as it was before the growth"
-                )
-            check_claim(math.prod(shape), tensor.numel(), f"{name!r} of shape {tuple(shape)}")
-            swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
+        resize_tensors(model, changes["tensors"])
         modules = dict(model.named_modules())
         for path, name, value in changes["attributes"]:
             if path.rpartition(".")[2] == "config" and path not in modules:

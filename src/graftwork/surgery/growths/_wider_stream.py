@@ -12,12 +12,14 @@ from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import TRAINING, sandbox
-from graftwork.surgery._check import Check, Thoroughness, narrowed, plain
+from graftwork.surgery._check import Check, Interface, OldChannels, Thoroughness, plain
+from graftwork.surgery._methods import method_named
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
-from graftwork.surgery.growths._resize import tensor_change
+from graftwork.surgery.growths._resize import resize_tensors, tensor_change
+from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
 from graftwork.surgery.layers import Uses, replace_configs, set_numbers
 from graftwork.surgery.streams import (
     Kind,
@@ -58,12 +60,14 @@ class WiderStream(Edit):
         self._call = graph.probes[0].call
         self._uses = Uses({})
         self._loose = looseness(tape)
-        self._returned = any(holds(tape, ref, wish.streams) for ref in tape.outputs)
+        returned = any(holds(tape, ref, wish.streams) for ref in tape.outputs)
+        self._interface = OldChannels() if returned else Interface()
         self._way = way = choose(graph, tape, self._call, wish)
         widths = ", ".join(f"{var.size} → {var.size + more}" for var, more in wish.streams.items())
         self.label = f"the residual stream ({widths})"
         self._seed = zlib.crc32(self.label.encode())
-        self._roles = way.reading.roles
+        self._roles, self._beside = way.reading.roles, method_named(wish.method)
+        self._buffers = {name: graph.trace.tensors[name].detach().clone() for name, _ in way.target.buffers}
         self.method = _METHODS[way.reading.new]
         self.sites = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in way.layouts))
         moved = [name for name in graph.trace.tensors if way.factor(name) != 1.0 and name not in way.layouts]
@@ -74,7 +78,7 @@ class WiderStream(Edit):
         self.notes = (*graph.notes, *self._dropouts())
         if wish.factor is not None and len(way.target.growth) == len(wish.streams):
             self.notes = (*self.notes, "only the stream grows: no model with more heads and larger inner widths fits")
-        if self._returned:
+        if returned:
             self.notes = (
                 *self.notes,
                 "the model also returns the stream itself, which is wider: old channels are as before",
@@ -115,7 +119,6 @@ class WiderStream(Edit):
         subject, way, model = self._subject, self._way, self._subject.model
         if self._thorough is True:
             self._uses = Uses.before(model, self._call)
-            self._uses.narrow = self._returned
         seed = self._seed
         if subject.generator is not None:
             seed = int(torch.randint(2**62, (1,), generator=subject.generator))
@@ -156,6 +159,17 @@ class WiderStream(Edit):
             new[tuple(places if d == dim else slice(None) for d in range(new.dim()))] = value
         return new
 
+    def undo(self) -> Undo:
+        """See `Edit.undo`."""
+        way = self._way
+        if way.reading.new is Kind.COPY:
+            return NoWay("new channels are copies, and what reads the stream hears the old ones by other shares")
+        if not self._beside.keeps_old_weights:
+            return NoWay(f"{self._beside!r} has changed old weights, those that read the new units")
+        offsets = self._roles.offsets
+        scales = {name: (way.factor(name), offsets.get(name, 0.0)) for name in way.layouts if way.factor(name) != 1.0}
+        return Shrink(way.layouts, self._interface, scales, self._buffers)
+
     # -- check
     # ---------------------------------------------------------------------------------------------------------------
 
@@ -163,12 +177,12 @@ class WiderStream(Edit):
         """See `Edit.settle`."""
         if not check.runs:
             return self.configs
-        check.narrow = self._returned
+        check.interface = self._interface
         try:
             worst, where = check.compare(transaction), "the example"
             if self._uses.runs:
-                other, use = self._uses.compare(self._subject.model)
-                worst, where = (other, use) if other > worst else (worst, where)
+                other, use = self._uses.compare(self._subject.model, self._interface)
+                worst, where = (other, use) if not other <= worst else (worst, where)
         except SurgeryError:
             raise
         except Exception as error:
@@ -191,7 +205,7 @@ class WiderStream(Edit):
         if worst <= self._loose:
             with transaction.suspended():
                 before = self._doubled()
-            gap, where = output_gap(before, narrowed(self._doubled(), before)), "double precision"
+            gap, where = output_gap(before, self._interface.output(before, self._doubled())), "double precision"
             if gap <= tolerance_for(torch.float64):
                 self.notes = (
                     *self.notes,
@@ -248,15 +262,8 @@ def rebuild_stream(model: nn.Module, changes: Mapping[str, Any]) -> None:
     Raises:
         SurgeryError: The log is of another model.
     """
+    resize_tensors(model, changes["tensors"])
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    for name, shape in changes["tensors"].items():
-        tensor = tensors[name]
-        if tensor.dim() != len(shape) or any(a > b for a, b in zip(tensor.shape, shape, strict=True)):
-            raise SurgeryError(
-                f"{name!r}: expected a tensor that grows to {tuple(shape)}, got {tuple(tensor.shape)}; build the "
-                "model as it was before the growth"
-            )
-        swap_data(tensor, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), None)
     for name, value in changes["buffers"].items():
         tensors[name].data = torch.tensor(value, dtype=tensors[name].dtype, device=tensors[name].device)
     with Transaction() as transaction:

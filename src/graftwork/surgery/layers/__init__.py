@@ -4,7 +4,15 @@ from graftwork.surgery.layers._apply import freeze, join_groups, replace_configs
 from graftwork.surgery.layers._copying import entry_copy, shared_tensors
 from graftwork.surgery.layers._gradients import CLEARLY, ROUNDING, gradients_of, largest, untrained
 from graftwork.surgery.layers._origins import INITS, TRAINS, Origins, origins
-from graftwork.surgery.layers._reference import changed_config, config_entries, differences, owner_of
+from graftwork.surgery.layers._reference import (
+    built_from,
+    changed_config,
+    config_entries,
+    differences,
+    inner_configs,
+    owner_of,
+    shapes_of,
+)
 from graftwork.surgery.layers._stack import Stack, find_stack
 from graftwork.surgery.layers._uses import Uses
 
@@ -16,6 +24,7 @@ __all__ = [
     "Origins",
     "Stack",
     "Uses",
+    "built_from",
     "changed_config",
     "config_entries",
     "differences",
@@ -23,12 +32,14 @@ __all__ = [
     "find_stack",
     "freeze",
     "gradients_of",
+    "inner_configs",
     "join_groups",
     "largest",
     "origins",
     "owner_of",
     "replace_configs",
     "set_numbers",
+    "shapes_of",
     "shared_tensors",
     "untrained",
 ]

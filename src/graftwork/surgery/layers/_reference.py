@@ -68,8 +68,8 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
     """
     whole = model.get_submodule(owner)
     config: Any = whole.config
-    before = _built(type(whole), config, {})
-    if before is None or _shapes(before) != _shapes(whole):
+    before = built_from(type(whole), config, {})
+    if before is None or shapes_of(before) != shapes_of(whole):
         return None
     inner = replace(stack, path=stack.path.removeprefix(f"{owner}.") if owner else stack.path)
     problem = "no number of it makes a model of that depth"
@@ -77,7 +77,7 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
         sources = tuple(choice[0] for choice in usable)
         for _ in range(3):  # a list for each layer changes with the sources, and the sources with what it builds
             values = guess(sources)
-            after = _built(type(whole), config, values)
+            after = built_from(type(whole), config, values)
             if after is None:
                 break
             chosen, unlike = _choose(before, after, inner, usable)
@@ -89,8 +89,8 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
                 path = f"{owner}.config".lstrip(".")
                 configs = [AttributeChange(path, name, _read(config, name), new) for name, new in values.items()]
                 numbers = _numbers(whole, before, after, inner, chosen)
-                inner_configs = _inner_configs(whole, before, after)
-                return Reference((*configs, *_under(owner, inner_configs)), chosen, tuple(_under(owner, numbers)))
+                inside = inner_configs(whole, before, after)
+                return Reference((*configs, *_under(owner, inside)), chosen, tuple(_under(owner, numbers)))
             sources = chosen
     raise SurgeryError(
         f"{stack.path!r} can't get new entries after {list(stack.places)}: its config can't describe the grown model "
@@ -179,7 +179,7 @@ def changed_config(config: Any, values: dict[str, Any], memo: dict[int, Any] | N
     return changed
 
 
-def _built(kind: type[nn.Module], config: Any, values: dict[str, Any]) -> nn.Module | None:
+def built_from(kind: type[nn.Module], config: Any, values: dict[str, Any]) -> nn.Module | None:
     """A model made from the config with other values, also as it would be read from a file; None where none can be."""
     try:
         changed = changed_config(config, values)
@@ -199,7 +199,8 @@ def _built(kind: type[nn.Module], config: Any, values: dict[str, Any]) -> nn.Mod
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _shapes(module: nn.Module) -> Shapes:
+def shapes_of(module: nn.Module) -> Shapes:
+    """Return the shape of every tensor of a module's state."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
 
 
@@ -212,17 +213,17 @@ def _choose(
         The old entries, and the name of a tensor that fits none; empty where all is well.
     """
     keys, chosen = stack.grown_keys, []
-    built = _shapes(after)
+    built = shapes_of(after)
     new = {place: stack.at(keys[place]) for place in stack.new}
     rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{p}." for p in new.values()))}
-    unlike = _other({stack.renamed(name): shape for name, shape in _shapes(before).items()}, rest)
+    unlike = _other({stack.renamed(name): shape for name, shape in shapes_of(before).items()}, rest)
     if unlike:
         return (), unlike
     for (place, path), choice in zip(new.items(), usable, strict=True):
         there = after.get_submodule(path)
-        fitting = [i for i in choice if _shapes(_entry(before, stack, i)) == _shapes(there)]
+        fitting = [i for i in choice if shapes_of(_entry(before, stack, i)) == shapes_of(there)]
         if not fitting:
-            return (), f"{path}.{_other(_shapes(_entry(before, stack, choice[0])), _shapes(there))}"
+            return (), f"{path}.{_other(shapes_of(_entry(before, stack, choice[0])), shapes_of(there))}"
         differing = {i: _unlike(_entry(before, stack, i), there, place - i) for i in fitting}
         chosen.append(min(fitting, key=lambda i: (differing[i], choice.index(i))))
     return tuple(chosen), ""
@@ -285,7 +286,7 @@ def _numbers(
             yield AttributeChange(inner, name, old, new)
 
 
-def _inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iterator[AttributeChange]:
+def inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iterator[AttributeChange]:
     """What changes in configs that parts of a model have made for themselves (the decoder's own, in T5)."""
     built, live = dict(after.named_modules()), dict(whole.named_modules())
     seen = {id(getattr(before, "config", None))}

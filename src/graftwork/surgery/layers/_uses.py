@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._calls import Call, sandbox
-from graftwork.surgery._check import narrowed
+from graftwork.surgery._check import Interface
 from graftwork.surgery._trace import output_tensors
 
 _TOKENS = ("decoder_input_ids", "input_ids")
@@ -66,13 +66,11 @@ class Uses:
         runs: Name → call and the tensors that came out.
         gaps: Name → relative change, after `compare`.
         after: Name → what came out after the growth.
-        narrow: Whether outputs may have become wider: then what stands in the old places is compared.
     """
 
     runs: dict[str, tuple[Call, list[Tensor]]]
     gaps: dict[str, float] = field(default_factory=dict)
     after: dict[str, list[Tensor]] = field(default_factory=dict)
-    narrow: bool = False
 
     @classmethod
     def before(cls, model: nn.Module, call: Call) -> "Uses":
@@ -85,21 +83,26 @@ class Uses:
                 continue
         return cls(runs)
 
-    def compare(self, model: nn.Module) -> tuple[float, str]:
+    def compare(self, model: nn.Module, interface: Interface | None = None) -> tuple[float, str]:
         """Run the grown model; returns the largest gap in units of what rounding allows, and where.
+
+        Args:
+            model: The grown model.
+            interface: How it is called, and which part of its outputs is compared. None for as before.
 
         Raises:
             Exception: Whatever the model's forward raises; its note names the use.
         """
         worst, where = 0.0, ""
+        interface = interface or Interface()
         for name, (use, output) in self.runs.items():
             try:
-                self.after[name] = _run(model, use)
+                after = _run(model, interface.call(use))
             except Exception as error:
                 error.add_note(name)
                 raise
-            after = narrowed(self.after[name], output) if self.narrow else self.after[name]
-            self.gaps[name] = gap = output_gap(output, after)
+            self.after[name] = interface.output(output, after)
+            self.gaps[name] = gap = output_gap(output, self.after[name])
             allowed = gap / _tolerance(output)
             if allowed > worst or math.isnan(allowed):
                 worst, where = allowed, name

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from graftwork.surgery._space import Expr, Misaligned, Reason, freeze, fresh, merge, size_of, split
-from graftwork.surgery._trace import Info, Trace
+from graftwork.surgery._trace import LOOKED_UP, Info, Trace
 from graftwork.surgery.operations._registry import OPERATIONS, bind, broadcast
 from graftwork.surgery.operations._reparametrized import parametrization
 
@@ -169,7 +169,7 @@ def _contract_part(trace: Trace, inside: Expr, w: Info, dim: int, expr: Expr) ->
 @OPERATIONS.handles("embedding")
 def _embedding(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     w, index = trace.info(args[0]), trace.info(args[1])
-    trace.freeze(w.dims[0], "a dimension that is looked up by index")
+    trace.freeze(w.dims[0], LOOKED_UP)
     trace.use(w, 0, consumed=False)
     trace.produces(w, 1)
     trace.put(result, Info([*index.dims, w.dims[1]]))
@@ -179,7 +179,7 @@ def _embedding(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any)
 def _embedding_bag(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     """Rows that are looked up are summed, averaged or their largest taken, each channel alone."""
     w = trace.info(args[0])
-    trace.freeze(w.dims[0], "a dimension that is looked up by index")
+    trace.freeze(w.dims[0], LOOKED_UP)
     trace.use(w, 0, consumed=False)
     trace.produces(w, 1)
     bags, *others = result
