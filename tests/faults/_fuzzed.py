@@ -31,7 +31,7 @@ from graftwork.runs import check_member, check_result, load_tensors, read_record
 from graftwork.runs._manifest import Manifest, _digest
 from graftwork.session import SearchConfig
 from graftwork.surgery import growth_log, replay
-from graftwork.surgery._saving import sealed
+from graftwork.surgery._saving import _FORMAT, _VERSION, sealed
 
 Read = Callable[[bytes, Path], object]
 """Function of an input and of a folder of its own."""
