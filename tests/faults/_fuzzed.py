@@ -256,8 +256,8 @@ def _growths() -> bytes:
     gw.widen(model, "0", extra=2, example_input=x)
     gw.deepen(model, "2", example_input=x)
     document = {
-        "format": "graftwork-growth",
-        "version": 1,
+        "format": _FORMAT,
+        "version": _VERSION,
         "growths": growth_log(model),
         "aliases": {},
         "tensors": None,
