@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def alternatives(benchmark: Callable[[str], Any]) -> Any:

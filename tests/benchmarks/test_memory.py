@@ -9,6 +9,8 @@ import torch
 from graftwork.networks.genome import parameters_per_entry
 from graftwork.typing import BlockId
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def memory(benchmark: Callable[[str], Any]) -> Any:

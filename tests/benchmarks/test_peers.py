@@ -12,6 +12,8 @@ from torch import nn
 
 from graftwork.networks.genome import forward_flops, seed_genome
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def peers(benchmark: Callable[[str], Any]) -> Any:

@@ -177,7 +177,9 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_end_stores_tells_how_to_go_on_and_has_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
     path = tmp_path / "run"
     arguments = [*QUICK, "--budget", "4000steps", "--out", str(path), "--no-report"]

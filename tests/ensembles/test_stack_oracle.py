@@ -32,6 +32,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, dict[str, slice]]:
     return images[order] / 16, labels[order], splits
 
 
+@pytest.mark.slow
 def test_the_stacker_is_as_good_as_that_of_scikit_learn(
     digits: tuple[np.ndarray, np.ndarray, dict[str, slice]],
 ) -> None:

@@ -96,6 +96,7 @@ def test_cells_of_another_scale_do_not_mix(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_no_run_spends_more_than_its_budget_and_grown_ones_spend_it_too() -> None:
     cells = [cell for cell in deep.cells(SETTING) if cell.options["family"] == "gpt"]
     assert {cell.options["variant"] for cell in cells} == {None, *deep.VARIANTS}
@@ -115,6 +116,7 @@ def test_no_run_spends_more_than_its_budget_and_grown_ones_spend_it_too() -> Non
         assert 0.6 * cell.flops < row["spent_flops"] < 1.1 * cell.flops
 
 
+@pytest.mark.slow
 def test_r2r_keeps_the_loss_at_the_growth_and_random_layers_do_not() -> None:
     seen = 0
     for cell in deep.cells(SETTING):

@@ -11,6 +11,7 @@ from graftwork.cli import run_app
 from tests.cli.test_cli import QUICK, call
 
 
+@pytest.mark.slow
 def test_the_leak_test_tells_both_fits_and_their_difference(tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "run"
     assert call("search", *QUICK, "--out", str(run), "--quiet", "--no-report") == 0

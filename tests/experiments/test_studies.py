@@ -49,6 +49,7 @@ def test_a_study_leaves_summary_table_and_figures(folder: Path) -> None:
         assert words in table
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_a_stored_seed_needs_no_run(folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
     assert len(before) == 6
@@ -183,6 +184,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bits_and_a_stillborn_one_
         assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
     summary = study("neuroevolution", tmp_path)
     assert [entry["poster"] for entry in summary["poster"]] == [0.70, 0.74, 0.72, 0.75, None]
@@ -228,7 +230,8 @@ def test_a_seed_that_was_stored_before_recipes_had_a_value_counts_as_run_without
 BRANCHED: dict[str, Any] = {"data": "digits", "budget": "10GFLOP", "seed": 3, "control": False, **SMALL}
 
 
-@pytest.mark.parametrize("selection", ["greedy", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("selection", ["greedy", "random"])
 def test_a_search_on_a_shared_first_round_equals_one_that_ran_by_itself(tmp_path: Path, selection: str) -> None:
     beginning = tmp_path / "beginning"
     make_beginning(beginning, {**BRANCHED, "selection": "coevolution"})
@@ -247,6 +250,7 @@ def test_a_search_on_a_shared_first_round_equals_one_that_ran_by_itself(tmp_path
     assert not (beginning / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_first_round_too_short_to_be_stopped_in_is_not_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

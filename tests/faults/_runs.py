@@ -59,7 +59,9 @@ class Scenario:
 def search(folder: Path) -> list[object]:
     """A search with a control and ensembles, that stores a checkpoint after each update."""
     config = layer_folder() / "config.toml"
-    config.write_text("num_calibration = 20\n")  # scoring counts, and the control spends what all of the search did
+    config.write_text(
+        "num_calibration = 20\nmax_memory = '4GB'\n"
+    )  # scoring counts, and the control spends what all of the search did
     words = tiny_search(layer_folder(), "--control", "--config", config, "--checkpoint-every", 1e-6)
     numbers = {"--initial-steps": 3, "--steps-per-generation": 3, "--validation": 20, "--blend": 20, "--test": 50}
     return [*words, *(word for option in numbers.items() for word in option), "--out", folder / "run"]

@@ -138,7 +138,7 @@ def test_a_resumed_run_follows_the_threads_it_began_with(monkeypatch: pytest.Mon
     assert result(tmp_path / "cut")["bank_sha256"] == result(tmp_path / "whole")["bank_sha256"]
 
 
-@pytest.mark.parametrize("sync_every", [0, 2])
+@pytest.mark.parametrize("sync_every", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_ranks_follow_rank_0s_threads_and_are_timed_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sync_every: int
 ) -> None:

@@ -96,7 +96,7 @@ class StopAt(SilentListener):
             self.box[0].stop_requested = True
 
 
-@pytest.mark.parametrize(("stage", "step"), [("search", 7), ("search", 33), ("search", 59), ("control", 5)])
+@pytest.mark.parametrize(("stage", "step"), [("search", 7), ("search", 59), ("control", 5)])
 def test_a_stopped_and_resumed_search_ends_with_the_same_bits(
     whole: Path, tmp_path: Path, stage: str, step: int
 ) -> None:
@@ -156,6 +156,7 @@ def test_another_seed_gives_another_bank(whole: Path, tmp_path: Path) -> None:
     assert result(tmp_path / "other")["bank_sha256"] != result(whole)["bank_sha256"]
 
 
+@pytest.mark.slow
 def test_checkpointing_often_changes_nothing(whole: Path, tmp_path: Path) -> None:
     Session.start(tiny(checkpoint_every=1e-9), tmp_path / "run").run()
     assert result(tmp_path / "run")["bank_sha256"] == result(whole)["bank_sha256"]

@@ -92,6 +92,7 @@ def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
     assert_equal_runs(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_three_ranks_give_other_bits_and_a_budget_in_flops_holds_over_all_of_them(
     whole: Path, tmp_path: Path, sync_every: int
 ) -> None:
