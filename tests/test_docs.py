@@ -33,7 +33,7 @@ EXPECTED = {
     "docs/tutorials/where-should-it-grow.md": 3,
 }
 
-SLOW = {"docs/tutorials/first-search.md"}
+SLOW = {"docs/tutorials/first-search.md", "docs/how-to/ensembles.md"}
 """Pages that take more than a few seconds; README runs what the first of them begins with."""
 
 

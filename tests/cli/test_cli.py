@@ -178,7 +178,12 @@ main(sys.argv[1:])
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.slow)]
+    ("name", "code"),
+    [
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+        ("SIGTERM", 143),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_end_stores_tells_how_to_go_on_and_has_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
     path = tmp_path / "run"

@@ -40,6 +40,7 @@ def config_of(run: Path) -> SearchConfig:
     return SearchConfig.load(run / "config.toml")
 
 
+@pytest.mark.slow
 def test_a_study_leaves_summary_table_and_figures(folder: Path) -> None:
     summary = json.loads((folder / "results" / "summary.json").read_text())
     assert list(summary["arms"])[:3] == ["coevolution", "greedy", "random"]
@@ -65,6 +66,7 @@ def test_what_is_finished_is_not_run_again_and_a_stored_seed_needs_no_run(folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
 
 
+@pytest.mark.slow
 def test_controls_train_the_largest_survivors_genome_for_the_flops_of_the_search(folder: Path) -> None:
     found = json.loads((folder / "runs" / "s0-coevolution" / "result.json").read_text())
     largest = max(found["survivors"], key=lambda row: row["parameters"])
@@ -78,6 +80,7 @@ def test_controls_train_the_largest_survivors_genome_for_the_flops_of_the_search
         assert 0 <= left <= training_flops(genome, 64) + 1
 
 
+@pytest.mark.slow
 def test_controls_share_the_split_train_on_the_blend_split_too_and_differ_in_weights(folder: Path) -> None:
     names = ("coevolution", "alone", "deep-0", "deep-1")
     splits = {name: Problem.load(config_of(folder / "runs" / f"s0-{name}")).splits for name in names}
@@ -90,11 +93,13 @@ def test_controls_share_the_split_train_on_the_blend_split_too_and_differ_in_wei
     assert len(digests) == 3
 
 
+@pytest.mark.slow
 def test_the_test_split_is_opened_once_a_run(folder: Path) -> None:
     for path in folder.rglob("result.json"):
         assert len(json.loads(path.read_text())["test_openings"]) == 1
 
 
+@pytest.mark.slow
 def test_entries_repeat_what_the_run_says(folder: Path) -> None:
     run = folder / "runs" / "s0-greedy"
     result = json.loads((run / "result.json").read_text())
@@ -105,6 +110,7 @@ def test_entries_repeat_what_the_run_says(folder: Path) -> None:
     assert entries[ORACLE].correct.sum() >= entries[BEST].correct.sum()
 
 
+@pytest.mark.slow
 def test_the_deep_ensemble_is_the_mean_of_its_networks_probabilities(folder: Path) -> None:
     total, labels = 0, None
     for number in range(2):
@@ -118,6 +124,7 @@ def test_the_deep_ensemble_is_the_mean_of_its_networks_probabilities(folder: Pat
     assert row["arms"]["deep ensemble"]["mean"]["test_accuracy"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_stackers_fitted_on_training_data_stand_beside_those_fitted_on_blend(folder: Path) -> None:
     run = folder / "runs" / "s0-coevolution"
     found, result = json.loads((run / "leak.json").read_text()), json.loads((run / "result.json").read_text())
@@ -148,6 +155,7 @@ def test_a_difference_is_paired() -> None:
     assert difference(other, one)["value"] == -found["value"]
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"seed-0\.json was made with"):
         study("coevolution", folder, size="11GFLOP")
@@ -208,6 +216,7 @@ def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
         study("neuroevolution", tmp_path / "other", recipe="default")
 
 
+@pytest.mark.slow
 def test_a_seed_that_was_stored_before_recipes_had_a_value_counts_as_run_without_it(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from tests.strategies import genomes, grown, random_images, scramble, seeds
 BOUND = {torch.float64: 1e-9, torch.float32: 5e-3}
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(genomes(), seeds, st.sampled_from([torch.float64, torch.float32]))
 def test_fused_equals_unfused_in_outputs_gradients_and_statistics(
     genome: Genome, seed: int, dtype: torch.dtype

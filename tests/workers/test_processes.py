@@ -44,7 +44,8 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("sync_every", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("sync_every", [0, 2])
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds processes in /proc")
 def test_a_killed_worker_ends_in_a_run_that_resumes_to_the_same_bits(tmp_path: Path, sync_every: int) -> None:
     run, command = tmp_path / "run", [sys.executable, *GRAFTWORK]

@@ -19,7 +19,7 @@ from tests.strategies import scramble
 from tests.workers.ranks import ThreadGroup, together
 
 SHARED = {"workers": 2, "sync_every": 2, "control": False}
-WAYS = [0, 2]
+WAYS = [pytest.param(0, marks=pytest.mark.slow), 2]
 """Sharing every batch; and, where there are members to deal, local steps between averagings."""
 
 
