@@ -39,14 +39,9 @@ def check_id(value: object, what: str, *, error: type[InputError] = RunError) ->
         InputError: If it is anything but 1 to 128 ASCII letters, digits and ``_ . + -``, the first a letter, digit
             or ``_``.
     """
-    if not isinstance(value, str) or not is_id(value):
+    if not isinstance(value, str) or not _ID.fullmatch(value):
         raise error(f"{what}: expected an id of up to 128 letters, digits and _ . + -, got {ascii(value)[:80]}")
     return value
-
-
-def is_id(value: str) -> bool:
-    """Whether a text is an id, as `check_id` wants it."""
-    return _ID.fullmatch(value) is not None
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from graftwork._files import check_id, is_id
+from graftwork._files import check_id
 from graftwork.errors import RunError
 from graftwork.typing import MemberId
 
@@ -38,33 +38,53 @@ def checked(kind: type[T], value: object, where: str) -> T:
         RunError: If a key is missing, or a value has another type or is out of bounds; the message names file, line
             and key.
     """
-    found: T = _read(kind, value, where)
+    found: T = _reader(kind)(value, where)
     return found
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    kind = Id if kind is MemberId else kind
+Reader = Callable[[Any, str], Any]
+"""Function of a value and of where it stands, that returns what the value describes."""
+
+
+@cache
+def _reader(kind: Any) -> Reader:
+    """The check of a type, made once: a long run has many records."""
     origin, inner = get_origin(kind), get_args(kind)
+    read: Reader
     if is_dataclass(kind) or is_typeddict(kind):
-        return _read_object(kind, value, where)
-    if origin in (Union, UnionType):
-        return None if value is None else _read(next(one for one in inner if one is not NoneType), value, where)
-    if origin is Literal:
-        _expect(value in inner, " or ".join(map(repr, inner)), value, where)
+        read = _object_reader(kind)
+    elif kind is MemberId or (origin is Annotated and inner[1] is check_id):
+        read = partial(_read_id, _reader(str))
+    elif origin in (Union, UnionType):
+        read = partial(_read_optional, _reader(next(one for one in inner if one is not NoneType)))
+    elif origin is Literal:
+        read = partial(_read_literal, inner)
     elif origin is Annotated:
-        return _read_bounded(inner[0], inner[1], value, where)
+        read = partial(_read_bounded, _reader(inner[0]), *inner)
     elif origin in (tuple, list):
-        _expect(isinstance(value, list | tuple), "a list", value, where)
-        _expect(len(value) <= _LONGEST, f"at most {_LONGEST:,} entries", len(value), where)
-        fits = _fits(inner[0])
-        return origin(
-            entry if fits(entry) else _read(inner[0], entry, f"{where}[{number}]") for number, entry in enumerate(value)
-        )
-    elif origin is not None:  # a mapping
-        _expect(isinstance(value, dict), "an object", value, where)
-        keys = [check_id(key, f"{where}: key") for key in value]
-        return {key: _read(inner[1], value[key], f"{where}.{key}") for key in keys}
-    elif kind is not Any:
+        read = partial(_read_list, origin, _reader(inner[0]))
+    elif origin is not None:
+        read = partial(_read_mapping, _reader(inner[1]))
+    else:
+        read = partial(_read_plain, kind)
+    return read
+
+
+def _read_id(read: Reader, value: Any, where: str) -> str:
+    return check_id(read(value, where), where)
+
+
+def _read_optional(read: Reader, value: Any, where: str) -> Any:
+    return None if value is None else read(value, where)
+
+
+def _read_literal(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
+    _expect(value in allowed, " or ".join(map(repr, allowed)), value, where)
+    return value
+
+
+def _read_plain(kind: Any, value: Any, where: str) -> Any:
+    if kind is not Any:
         accepted = (int, float) if kind is float else kind
         wrong = not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
         _expect(not wrong, _WORDS[kind], value, where)
@@ -72,51 +92,39 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _read_bounded(kind: Any, bounds: Any, value: Any, where: str) -> Any:
-    """Read an `Id`, or a number within bounds."""
-    _read(kind, value, where)
-    if bounds is check_id:
-        return check_id(value, where)
+def _read_bounded(read: Reader, kind: type, bounds: tuple[float, float | None], value: Any, where: str) -> Any:
     low, high = bounds
     words = f">= {low}" if high is None else f"from {low} to {high}"
-    _expect(low <= value <= (_MAX_NUMBER if high is None else high), f"{_WORDS[kind]} {words}", value, where)
+    fits = low <= read(value, where) <= (_MAX_NUMBER if high is None else high)
+    _expect(fits, f"{_WORDS[kind]} {words}", value, where)
     return value
 
 
-def _read_object(kind: Any, value: Any, where: str) -> Any:
+def _read_list(make: type, read: Reader, value: Any, where: str) -> Any:
+    _expect(isinstance(value, list | tuple), "a list", value, where)
+    _expect(len(value) <= _LONGEST, f"at most {_LONGEST:,} entries", len(value), where)
+    return make(read(entry, f"{where}[{number}]") for number, entry in enumerate(value))
+
+
+def _read_mapping(read: Reader, value: Any, where: str) -> dict[str, Any]:
     _expect(isinstance(value, dict), "an object", value, where)
-    hints = _hints(kind)
-    for name in hints:
-        if name not in value:
-            given = ascii(", ".join(value) or "none")[1:-1][:80]
-            raise RunError(f"{where}: expected a key {name!r}, got {given}; {_ADVICE}")
-    fields = {
-        name: value[name] if _fits(hint)(value[name]) else _read(hint, value[name], f"{where}, {name}")
-        for name, hint in hints.items()
-    }
-    return {**value, **fields} if is_typeddict(kind) else kind(**fields)
+    keys = [check_id(key, f"{where}: key") for key in value]
+    return {key: read(value[key], f"{where}.{key}") for key in keys}
 
 
-@cache
-def _fits(kind: Any) -> Callable[[Any], bool]:
-    """A quick check that takes most right values as they are; `_read` looks closely at the others."""
-    kind = Id if kind is MemberId else kind
-    bounds: tuple[float, float | None] = (-_MAX_NUMBER, _MAX_NUMBER)
-    if get_origin(kind) is Annotated:
-        kind, found = get_args(kind)
-        if found is check_id:
-            return lambda value: type(value) is str and is_id(value)
-        bounds = found
-    low, high = bounds[0], _MAX_NUMBER if bounds[1] is None else bounds[1]
-    if kind in (int, float):
-        kinds = (int,) if kind is int else (int, float)
-        return lambda value: type(value) in kinds and low <= value <= high
-    return lambda value: kind is str and type(value) is str
+def _object_reader(kind: Any) -> Reader:
+    readers = {name: _reader(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
 
+    def read(value: Any, where: str) -> Any:
+        _expect(isinstance(value, dict), "an object", value, where)
+        for name in readers:
+            if name not in value:
+                given = ascii(", ".join(value) or "none")[1:-1][:80]
+                raise RunError(f"{where}: expected a key {name!r}, got {given}; {_ADVICE}")
+        fields = {name: one(value[name], f"{where}, {name}") for name, one in readers.items()}
+        return {**value, **fields} if is_typeddict(kind) else kind(**fields)
 
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
+    return read
 
 
 def _expect(right: bool, words: str, value: object, where: str) -> None:
