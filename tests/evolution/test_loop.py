@@ -44,7 +44,7 @@ class Trainer:
         self.synced += 1
 
     def run(self, updates: Sequence[Update]) -> Outcome:
-        skipped = {row: (0,) for row, update in enumerate(updates) if update.members[0].genome.id in self.failing}
+        skipped = frozenset(row for row, update in enumerate(updates) if update.members[0].genome.id in self.failing)
         self.runs.append([update.number for update in updates])
         self.progress += [update.progress for update in updates]
         self.trained += [update.members[0].genome for update in updates]

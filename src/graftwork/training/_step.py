@@ -1,8 +1,8 @@
 """Trainer: an optimization step of one member, or of several together, on one batch."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite, nan
 from typing import Literal, get_args
@@ -53,12 +53,11 @@ class Outcome:
 
     Args:
         loss: Sum, over the updates that were made, of the mean of the members' losses before the update.
-        skipped: Updates that were not made, as a loss or a gradient was NaN or infinite: index of the update → indices
-            of the members that it came from.
+        skipped: Indices of the updates that were not made, as a loss or a gradient was NaN or infinite.
     """
 
     loss: float
-    skipped: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
 
 
 def _cross_entropy(x: Tensor, logits: Tensor, classes: Tensor, *, label_smoothing: float) -> Tensor:
@@ -155,14 +154,14 @@ class Trainer:
         Returns:
             The sum of the losses, and what was skipped: such an update changes no weight and no moment.
         """
-        total, skipped = 0.0, dict[int, tuple[int, ...]]()
+        total, skipped = 0.0, set[int]()
         for index, update in enumerate(updates):
             loss = self.gradients(update)
             if self.move(update):
                 total += loss
             else:
-                skipped[index] = self.find_failing(update) or tuple(range(len(update.members)))
-        return Outcome(total, skipped)
+                skipped.add(index)
+        return Outcome(total, frozenset(skipped))
 
     def gradients(self, update: Update, part: slice | None = None) -> float:
         """Compute the gradients of an update, into the tensors that its members bind: the first half of an update.
@@ -212,24 +211,6 @@ class Trainer:
         ratio = sum(self.ratio(member) for member in update.members) / len(update.members)
         self.optimizer.step(self.schedule(update.progress) * ratio, ratio)
         return True
-
-    def find_failing(self, update: Update, part: slice | None = None) -> tuple[int, ...]:
-        """Find the members of an update whose loss or gradient is not finite, by their gradients alone.
-
-        Args:
-            update: An update that `move` has refused.
-            part: Images of the batch, as in `gradients`.
-
-        Returns:
-            Indices of the members; empty where only the gradients of all together are not finite.
-        """
-        found: list[int] = []
-        for index, member in enumerate(update.members):
-            self.gradients(replace(update, members=(member,)), part)
-            if not self.optimizer.has_finite_gradients():
-                found.append(index)
-        self.optimizer.zero_grad()
-        return tuple(found)
 
 
 def _tensors(update: Update) -> Iterator[Tensor]:

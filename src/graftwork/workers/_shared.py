@@ -62,7 +62,7 @@ class DataParallelTrainer(_Together):
     def run(self, updates: Sequence[Update]) -> Outcome:
         """Make updates one after the other; one is skipped on all ranks where it would be on one."""
         mine, share = 0.0, (self._part.stop - self._part.start) / self.batch_size
-        skipped: dict[int, tuple[int, ...]] = {}
+        skipped = set[int]()
         for index, update in enumerate(updates):
             loss = self.trainer.gradients(update, self._part)
             bound = {tensor: None for member in update.members for tensor in member.parameters_by_key().values()}
@@ -71,16 +71,9 @@ class DataParallelTrainer(_Together):
             if self.trainer.move(update):  # all ranks see the same sum
                 mine += loss * share
             else:
-                skipped[index] = self._find_failing(update)
+                skipped.add(index)
         (total,) = self.group.agree_to_stop(mine)
-        return Outcome(total, skipped)
-
-    def _find_failing(self, update: Update) -> tuple[int, ...]:
-        """Members of a refused update that fail alone on the part of any rank; all of them if none does."""
-        failing = torch.zeros(len(update.members))
-        failing[list(self.trainer.find_failing(update, self._part))] = 1.0
-        found = self.group.add(failing).nonzero().flatten().tolist()
-        return tuple(found or range(len(update.members)))
+        return Outcome(total, frozenset(skipped))
 
 
 class LocalStepsTrainer(_Together):
@@ -116,23 +109,15 @@ class LocalStepsTrainer(_Together):
             return self._sharing.run(updates)
         hands = self._deal(updates)
         rows = [row for row, rank in enumerate(hands) if rank == self.group.rank]
-        found = self._tell(updates, rows, self.trainer.run([updates[row] for row in rows]))
+        mine = self.trainer.run([updates[row] for row in rows])
+        failed = {rows[index] for index in mine.skipped}
+        loss, *flags = self.group.agree_to_stop(mine.loss, *(float(row in failed) for row in range(len(updates))))
+        skipped = frozenset(row for row, flag in enumerate(flags) if flag)
         counts: list[Counter[BlockId]] = [Counter() for _ in range(self.group.size)]
         for row, (update, rank) in enumerate(zip(updates, hands, strict=True)):
-            if row not in found.skipped:
+            if row not in skipped:
                 counts[rank].update({i for member in update.members for i in member.genome.ids})
         average(self.trainer.optimizer, counts, self.group)
-        return found
-
-    def _tell(self, updates: Sequence[Update], rows: Sequence[int], mine: Outcome) -> Outcome:
-        """Put together what all ranks have found; ``rows`` are the updates of this one."""
-        failing = {(rows[row], index) for row, indices in mine.skipped.items() for index in indices}
-        places = [(row, index) for row, update in enumerate(updates) for index in range(len(update.members))]
-        loss, *flags = self.group.agree_to_stop(mine.loss, *(float(place in failing) for place in places))
-        skipped: dict[int, tuple[int, ...]] = {}
-        for (row, index), flag in zip(places, flags, strict=True):
-            if flag:
-                skipped[row] = (*skipped.get(row, ()), index)
         return Outcome(loss, skipped)
 
     def _deal(self, updates: Sequence[Update]) -> list[int]:
