@@ -10,7 +10,6 @@ import. `processor` are seconds of the processor, which other work on the machin
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,12 +23,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import _ratio
 from graftwork.errors import SearchInterruptedError
 from graftwork.evolution import SearchState
-from graftwork.runs import RunFolder, machine
+from graftwork.runs import RunFolder
 from graftwork.session import SearchConfig, Session, SilentListener
 
-WRITES = ("save_checkpoint", "append_records", "write_json", "save_tensors", "remember", "clear_records")
+WRITES = ("save_checkpoint", "append_records", "write_text", "write_json", "save_tensors", "remember", "clear_records")
 FIRST_UPDATE = """
 import os, sys, time
 from graftwork.session import SilentListener
@@ -44,8 +44,6 @@ _progress.make_listener = lambda **_: First()
 from graftwork.cli import main
 main(sys.argv[1:])
 """
-
-
 TORCH = "import torch, torch._dynamo, torch.fx.experimental.symbolic_shapes"
 
 
@@ -146,11 +144,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         found = {"resume": resume(Path(name), given.rounds), "search": search(Path(name), given.budget)}
-    command = f"python benchmarks/checkpointing.py --budget {given.budget} --rounds {given.rounds}"
-    found = {"command": command, "machine": machine("cpu"), **found}
-    print(json.dumps(found, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    _ratio.write(given.json, found)
 
 
 if __name__ == "__main__":

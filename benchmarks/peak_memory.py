@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+import _ratio
 from graftwork.machine import TimedNetwork, choose_kernels, keep_memory
 from graftwork.networks.execution import InputTransform, set_kernels
 from graftwork.networks.genome import Genome, forward_flops, num_parameters, seed_genome
-from graftwork.runs import machine
 from graftwork.session import SearchConfig, mutation_of
 from graftwork.training import RECIPES, MemoryLimit, Scorer
 
@@ -102,9 +102,7 @@ def main() -> None:
         row["ratio"] = round(row["estimate"] / row["peak"], 3)
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if options.json is not None:
-        found = {"command": "python benchmarks/peak_memory.py", "machine": machine("cpu"), "rows": rows}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    _ratio.write(options.json, {"rows": rows})
 
 
 if __name__ == "__main__":
