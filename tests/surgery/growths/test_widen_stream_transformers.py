@@ -144,6 +144,7 @@ def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
         after = model(**example)
     torch.testing.assert_close(after.logits, before.logits, rtol=0, atol=1e-5)
     assert after.encoder_last_hidden_state.shape[-1] == 24
+    assert {part.config.d_model for part in (model, model.encoder, model.decoder)} == {24}
     assert not after.encoder_last_hidden_state[..., 16:].any()
     assert any("returns the stream itself" in note for note in receipt.notes)
 
