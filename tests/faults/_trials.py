@@ -29,6 +29,8 @@ class Campaign:
     def __init__(self, name: str, log: Path | None) -> None:
         self.name = name
         self._log = log
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
         lines = log.read_text().splitlines() if log is not None and log.exists() else []
         self.trials: dict[str, Trial] = {trial["key"]: trial for trial in map(json.loads, lines)}
         self._commit = commit()

@@ -1,6 +1,6 @@
 """Let file operations of a run fail; it has to end in one line, and going on with the same bits.
 
-    python -m tests.faults.errors --log /tmp/errors.jsonl --json results/faults/errors.json
+    python -m tests.faults.errors --log build/errors.jsonl --json results/faults/errors.json
 
 Operations, those that read too, are grouped by call and kind of file. One of each group, chosen by the seed, fails once
 with each of four errors: EIO and EACCES by itself; ENOSPC and EROFS with everything that writes after it, too. And a

@@ -1,6 +1,6 @@
 """Flip bits in the files of a run, and damage its newest checkpoint; nothing wrong may be taken for right.
 
-    python -m tests.faults.flips --log /tmp/flips.jsonl --json results/faults/flips.json
+    python -m tests.faults.flips --log build/flips.jsonl --json results/faults/flips.json
 
 A finished run is read by everything that reads runs: reports, members, ensembles, predictions, a resume. An unfinished
 one is read, too, and resumed. A flip is *told* (an error that names the file), *passed over* (a resume takes the

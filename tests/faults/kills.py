@@ -1,6 +1,6 @@
 """Kill a run by SIGKILL at file operations and at random moments; going on, it has to end with the same bits.
 
-    python -m tests.faults.kills --log /tmp/kills.jsonl --json results/faults/kills.json
+    python -m tests.faults.kills --log build/kills.jsonl --json results/faults/kills.json
 
 At file operations: operations that change something are grouped by call and kind of file. One of each group, chosen by
 the seed, and a sample of the others: before it, after it, and for writes when half of the bytes are there. At random

@@ -1,6 +1,6 @@
 """Several processes and signals: two at one folder, a parent that is killed, SIGTERM, and kills with two workers.
 
-    python -m tests.faults.processes --log /tmp/processes.jsonl --json results/faults/processes.json
+    python -m tests.faults.processes --log build/processes.jsonl --json results/faults/processes.json
 
 Two resumes of one unfinished run at once, and two searches that begin in one new folder; the process that started two
 workers is killed; SIGTERM at any moment of a search; SIGKILL of all processes of a search by two workers.

@@ -78,6 +78,7 @@ class Subject:
     model: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     x: Tensor = field(init=False)
+    receipt: surgery.SurgeryReceipt = field(init=False)
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
@@ -152,7 +153,16 @@ ACTIONS: dict[str, Callable[[Subject], object]] = {
     "deepen": lambda s: gw.deepen(s.model, "norm", **s.along),
     "insert": lambda s: gw.grow(s.model, gw.InsertLayers("blocks", after=(0,)), **s.along),
     "save": _saved_again,
+    "remove": lambda s: gw.remove(s.model, s.receipt, example_input=s.x, optimizer=s.optimizer),
 }
+
+
+def subject_of(action: str, folder: Path) -> Subject:
+    """The subject of an action, as it is before: grown, where a growth is taken out."""
+    subject = Subject(folder)
+    if action == "remove":
+        subject.receipt = gw.widen_all(subject.model, 1.5, **subject.along)
+    return subject
 
 
 class Fault:
@@ -209,8 +219,8 @@ class Lines:
 
     def __post_init__(self) -> None:
         action = ACTIONS[self.name]
-        action(Subject(self.folder))  # fills caches
-        subject = Subject(self.folder)
+        action(subject_of(self.name, self.folder))  # fills caches
+        subject = subject_of(self.name, self.folder)
         old, fault = subject.saved(), Fault()
         problem = fault.run(action, subject)
         assert problem is None, problem
@@ -223,7 +233,7 @@ class Lines:
 
     def try_point(self, kind: str, at: int) -> str:
         """What a fault leads to: ``before``, ``complete``, ``another way`` (it was worked around), or a damage."""
-        subject = Subject(self.folder)
+        subject = subject_of(self.name, self.folder)
         before, identities = subject.values(), subject.identities()
         error = Fault(kind, at).run(ACTIONS[self.name], subject)
         now = subject.values()

@@ -1,7 +1,7 @@
 """The channel graph of a model: its volumes, who makes them, who reads them, and what can grow."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -286,6 +286,16 @@ class ChannelGraph:
             maps = {var: m if id(var) in consumed else m.unweighted() for var, m in growth.items()}
             result.append(layout_of(expr, maps))
         return result
+
+    def shapes_after(self, layouts: Mapping[str, Sequence[Layout]]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all tensors after a growth, under every name that a tensor has."""
+        names = {id(tensor): name for name, tensor in self.trace.tensors.items()}
+        every = [
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        ]
+        grown = {name: tuple(layout.new_size for layout in own) for name, own in layouts.items()}
+        return {alias: grown.get(names[id(tensor)], tuple(tensor.shape)) for alias, tensor in every}
 
     def touched(self, growth: Iterable[Var]) -> list[str]:
         """Return the tensors that hold one of the volumes."""

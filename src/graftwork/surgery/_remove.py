@@ -11,6 +11,7 @@ from graftwork.numerics import output_gap
 from graftwork.surgery._calls import Call, ExampleInput, call_of, sandbox
 from graftwork.surgery._check import plain
 from graftwork.surgery._grow import Optimizers, given_optimizers
+from graftwork.surgery._guard import Guard
 from graftwork.surgery._plan import LOG, SurgeryReceipt, count_parameters
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry import check_optimizers
@@ -78,8 +79,8 @@ def remove(
     optimizers = given_optimizers(optimizer)
     check_optimizers(optimizers, model)
     call, undo = call_of(example_input), receipt.undo
-    before, parameters = _outputs(model, call), count_parameters(model)
-    with Transaction() as transaction:
+    with Guard(model, *mirrors) as guard, guard.transaction() as transaction:
+        before, parameters = _outputs(model, call), count_parameters(model)
         carried = undo.apply(transaction, model, optimizers, receipt.attributes)
         for mirror in mirrors:
             undo.apply(transaction, mirror, (), receipt.attributes)

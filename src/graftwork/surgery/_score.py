@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._block import R2RBlock
@@ -218,25 +217,28 @@ def _deepened(
         if path and 2 <= len(dims) <= 5 and path not in graph.trace.varying
         if only is None or any(fnmatchcase(path, pattern) for pattern in only)
     ]
-    zeros: dict[str, dict[str, Tensor | None]] = {}
+    paths: dict[str, str] = {}
     for place in places:
         with suppress(SurgeryError):  # no block fits behind it, or its forward is not called: growth_sites says why
             edit = Deepen(place, check="fast").edit(subject)
             if isinstance(edit, AddBlocks) and _try(edit, check) is None:
-                zeros[place] = {f"{place}.{edit.names[0]}.mix": None}
-    blocks = {place: model.get_submodule(name.removesuffix(".mix")) for place, held in zeros.items() for name in held}
-    for block in blocks.values():
+                paths[place] = f"{place}.{edit.names[0]}"
+    parameters = {}
+    for place, path in paths.items():
+        block = model.get_submodule(path)
         assert isinstance(block, R2RBlock)
         with torch.no_grad():
             block.mix.zero_()
+        parameters[place] = sum(p.numel() for p in block.parameters())
+    zeros: dict[str, dict[str, Tensor | None]] = {place: {f"{path}.mix": None} for place, path in paths.items()}
     costs = _flops(model, call)
-    paths = {place: name.removesuffix(".mix") for place, held in zeros.items() for name in held}
-    parameters = {place: sum(p.numel() for p in block.parameters()) for place, block in blocks.items()}
     return _Grafts(model, zeros, parameters, {place: costs.get(path) for place, path in paths.items()})
 
 
 def _flops(model: nn.Module, call: Call) -> dict[str, float]:
     """FLOPs of one example in every module that has any."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes long to import, and only scores need it
+
     rows = next((leaf.shape[0] for leaf in call.leaves() if isinstance(leaf, Tensor) and leaf.dim()), 1)
     with sandbox(model), FlopCounterMode(display=False) as counter:
         set_mode(model, EVALUATION)

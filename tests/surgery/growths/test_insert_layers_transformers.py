@@ -1,8 +1,6 @@
 """Whole layers in Hugging Face models: numbers and configs follow, caches work, files build the same model."""
 
 import copy
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,12 @@ from torch import nn
 
 from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.surgery import Deepen, InsertLayers, SurgeryReceipt, grow, plan
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
+from tests.surgery.growths.hugging import IDS, TEXT, USES, again, build, logits, measured
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IDS = torch.randint(3, 40, (2, 7), generator=torch.Generator().manual_seed(0))
-TEXT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
-TEXT |= {"max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-GEMMA = {**TEXT, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4}
+DEEP = {**TEXT, "num_hidden_layers": 3}
+GEMMA = {**DEEP, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4}
 GPT = {
     "vocab_size": 40,
     "n_embd": 16,
@@ -35,39 +28,18 @@ GPT = {
 SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4}
 
 
-def _model(kind: str, config: str, options: dict[str, Any]) -> nn.Module:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    try:
-        model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model  # type: ignore[no-any-return]
-
-
 def _llama(**more: Any) -> nn.Module:
-    return _model("LlamaForCausalLM", "LlamaConfig", {**TEXT, "num_key_value_heads": 1, **more})
-
-
-def _logits(model: nn.Module, **more: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, **more).logits  # type: ignore[no-any-return]
+    return build("LlamaForCausalLM", "LlamaConfig", {**DEEP, "num_key_value_heads": 1, **more})
 
 
 def _grown(model: nn.Module, stack: str, **options: Any) -> SurgeryReceipt:
     return grow(model, InsertLayers(stack, **options), example_input={"input_ids": IDS})
 
 
-USES = {"use_cache=True", "use_cache=False", "prefill and steps with the cache", "left padding", "right padding"}
-
-
 @pytest.mark.parametrize(
     ("kind", "config", "options", "stack"),
     [
-        ("LlamaForCausalLM", "LlamaConfig", {**TEXT, "num_key_value_heads": 1}, "model.layers"),
+        ("LlamaForCausalLM", "LlamaConfig", {**DEEP, "num_key_value_heads": 1}, "model.layers"),
         ("GPT2LMHeadModel", "GPT2Config", GPT, "transformer.h"),
         ("Gemma2ForCausalLM", "Gemma2Config", GEMMA, "model.layers"),
     ],
@@ -76,28 +48,25 @@ USES = {"use_cache=True", "use_cache=False", "prefill and steps with the cache",
 def test_a_decoder_grows_exactly_and_its_files_build_the_same_model(
     kind: str, config: str, options: dict[str, Any], stack: str, tmp_path: Path
 ) -> None:
-    model = _model(kind, config, options)
+    model = build(kind, config, options)
     old = model.config
-    before, described = _logits(model), copy.deepcopy(old.to_dict())
+    before, described = logits(model), copy.deepcopy(old.to_dict())
     tokens = model.generate(IDS, max_new_tokens=3, do_sample=False)
     receipt = _grown(model, stack, after=(0, 2))
     assert set(receipt.gaps) >= USES
     assert receipt.largest_gap == 0.0
-    assert torch.equal(_logits(model), before)
+    assert torch.equal(logits(model), before)
     assert torch.equal(model.generate(IDS, max_new_tokens=3, do_sample=False), tokens)
     assert model.config.num_hidden_layers == 5
     assert old.to_dict() == described  # whoever holds the config may build the model as it was
     numbers = [m.layer_idx for m in model.get_submodule(stack).modules() if hasattr(m, "layer_idx")]
     assert sorted(set(numbers)) == [0, 1, 2, 3, 4]
     assert numbers == sorted(numbers)
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
-    assert list(again.state_dict()) == list(model.state_dict())
-    assert torch.equal(_logits(copy.deepcopy(again)), before)  # a copy: what is read from a file may lie unaligned
+    assert torch.equal(logits(again(model, tmp_path)), before)
 
 
 def test_kinds_of_layers_follow_their_originals() -> None:
-    model = _model("Gemma2ForCausalLM", "Gemma2Config", GEMMA)
+    model = build("Gemma2ForCausalLM", "Gemma2Config", GEMMA)
     kinds = list(model.config.layer_types)
     _grown(model, "model.layers", after=(1,))
     assert model.config.layer_types == [kinds[0], kinds[1], kinds[1], kinds[2]]
@@ -106,15 +75,15 @@ def test_kinds_of_layers_follow_their_originals() -> None:
 
 
 def test_twins_are_not_made_of_a_half_of_partly_rotated_heads() -> None:
-    model = _model("PersimmonForCausalLM", "PersimmonConfig", TEXT)  # queries, keys and values in one packed projection
-    before = _logits(model)
+    model = build("PersimmonForCausalLM", "PersimmonConfig", DEEP)  # queries, keys and values in one packed projection
+    before = logits(model)
     receipt = _grown(model, "model.layers", after=(0,), init="r2r")
-    torch.testing.assert_close(_logits(model), before, rtol=0, atol=1e-12)
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-12)
     assert receipt.largest_gap <= 1e-12
 
 
 def test_layers_that_alternate_are_refused_one_by_one_and_grow_in_pairs() -> None:
-    model = _model("SwinForImageClassification", "SwinConfig", SWIN)
+    model = build("SwinForImageClassification", "SwinConfig", SWIN)
     stack, x = "swin.encoder.layers.0.blocks", {"pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}
     with pytest.raises(NotPreservedError, match=r"alternate in \['shift_size'\]: insert as many"):
         grow(model, InsertLayers(stack, after=(0,)), example_input=x)
@@ -125,7 +94,7 @@ def test_layers_that_alternate_are_refused_one_by_one_and_grow_in_pairs() -> Non
 
 
 def test_a_model_that_computes_with_the_number_of_a_layer_is_refused_by_name() -> None:
-    model = _model("GPT2LMHeadModel", "GPT2Config", {**GPT, "scale_attn_by_inverse_layer_idx": True})
+    model = build("GPT2LMHeadModel", "GPT2Config", {**GPT, "scale_attn_by_inverse_layer_idx": True})
     with pytest.raises(NotPreservedError, match=r"computes with \['layer_idx'\]"):
         _grown(model, "transformer.h", after=(0,))
     assert model.config.n_layer == 3
@@ -134,7 +103,7 @@ def test_a_model_that_computes_with_the_number_of_a_layer_is_refused_by_name() -
 
 def test_the_first_block_of_t5_is_not_what_is_copied_behind_it() -> None:
     sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 2}
-    model = _model("T5ForConditionalGeneration", "T5Config", {**sizes, "num_heads": 2})
+    model = build("T5ForConditionalGeneration", "T5Config", {**sizes, "num_heads": 2})
     example = {"input_ids": IDS, "decoder_input_ids": IDS}
     planned = plan(model, InsertLayers("decoder.block", after=(0,)), example_input=example)
     assert "decoder.block.1: a copy of decoder.block.1" in str(planned)
@@ -157,34 +126,26 @@ def test_copies_that_share_a_slot_of_the_cache_are_found(monkeypatch: pytest.Mon
 
 def test_deepening_like_a_layer_is_an_insertion() -> None:
     model = _llama()
-    before = _logits(model)
+    before = logits(model)
     growth = Deepen("model.layers.1", like="model.layers.0")
     receipt = grow(model, growth, example_input={"input_ids": IDS})
-    assert torch.equal(_logits(model), before)
+    assert torch.equal(logits(model), before)
     assert receipt.site == "model.layers.2"
     assert torch.equal(model.model.layers[2].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2, 3]
 
 
 def test_bert_is_refused_as_post_norm() -> None:
-    model = _model("BertForMaskedLM", "BertConfig", TEXT)
+    model = build("BertForMaskedLM", "BertConfig", DEEP)
     with pytest.raises(SurgeryError, match="post-norm"):
         _grown(model, "bert.encoder.layer", count=1)
 
 
 @pytest.mark.slow
 def test_every_architecture_of_the_table_is_exact_or_refused_for_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    import ecosystem
-    from zoo._stacks import STACKED
-
     seen = 0
-    for name, one in STACKED.items():
-        if name.startswith(("pytorchcv", "vit-pytorch")):
-            continue
-        row = ecosystem.measure(one, ["insert layers"])["growths"]["insert layers"]
+    for name, one, row in measured("insert layers", monkeypatch):
         assert row["outcome"] == ("refused" if one.refused else "exact"), (name, row)
         assert one.refused in row.get("reason", ""), (name, row)
         seen += 1
     assert seen >= 55
-    sys.modules.pop("ecosystem")

@@ -1,8 +1,5 @@
 """More classes, tokens and channels in Hugging Face models: configs follow, files build the same model."""
 
-import copy
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +9,16 @@ from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery import WidenInputs, WidenOutputs, grow, load_model, save_model
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
+from tests.surgery.growths.hugging import IDS, TEXT, again, build, logits, measured
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IDS = torch.randint(3, 40, (2, 7), generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-TEXT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-TEXT |= {"max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 BART = {"vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24}
 BART |= {"decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0}
 BART |= {"max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 VIT |= {"image_size": 16, "patch_size": 4}
-
-
-def _model(kind: str, config: str, options: dict[str, Any]) -> nn.Module:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    try:
-        model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model  # type: ignore[no-any-return]
-
-
-def _logits(model: nn.Module, **inputs: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**inputs).logits  # type: ignore[no-any-return]
-
-
-def _again(model: Any, folder: Path) -> Any:
-    model.save_pretrained(folder)
-    # A copy: weights that are read from a file may lie unaligned, and products then round otherwise.
-    return copy.deepcopy(type(model).from_pretrained(folder, dtype=torch.float64).eval())
 
 
 @pytest.mark.parametrize(
@@ -66,38 +33,38 @@ def _again(model: Any, folder: Path) -> Any:
 def test_a_vocabulary_grows_whole_and_its_files_build_the_same_model(
     kind: str, config: str, options: dict[str, Any], grown: set[str], tmp_path: Path
 ) -> None:
-    model = _model(kind, config, options)
+    model = build(kind, config, options)
     inputs = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if kind.startswith("Bart") else {})
-    before = _logits(model, **inputs)
-    words = model.generate(IDS, max_new_tokens=4, do_sample=False)  # type: ignore[operator]
+    before = logits(model, **inputs)
+    words = model.generate(IDS, max_new_tokens=4, do_sample=False)
     receipt = grow(model, WidenOutputs("lm_head", 5, init="mean"), example_input=inputs)
     assert {change.name for change in receipt.tensors} == grown
     assert {"prefill and steps with the cache", "left padding"} <= set(receipt.gaps)
     assert model.config.vocab_size == 45
-    assert torch.equal(_logits(model, **inputs)[..., :40], before)
-    assert torch.equal(model.generate(IDS, max_new_tokens=4, do_sample=False), words)  # type: ignore[operator]
+    assert torch.equal(logits(model, **inputs)[..., :40], before)
+    assert torch.equal(model.generate(IDS, max_new_tokens=4, do_sample=False), words)
     new = {name: ids % 5 + 40 for name, ids in inputs.items()}
-    assert _logits(model, **new).isfinite().all()
-    assert torch.equal(_logits(_again(model, tmp_path), **new), _logits(model, **new))
+    assert logits(model, **new).isfinite().all()
+    assert torch.equal(logits(again(model, tmp_path), **new), logits(model, **new))
 
 
 def test_classes_keep_their_names_and_get_new_ones(tmp_path: Path) -> None:
     names = {0: "cat", 1: "dog", 2: "LABEL_3"}
     options = {**VIT, "id2label": names, "label2id": {value: key for key, value in names.items()}}
-    model: Any = _model("ViTForImageClassification", "ViTConfig", options)
-    before, config = _logits(model, pixel_values=IMAGES), model.config
+    model: Any = build("ViTForImageClassification", "ViTConfig", options)
+    before, config = logits(model, pixel_values=IMAGES), model.config
     grow(model, WidenOutputs(None, 1), example_input={"pixel_values": IMAGES})
     assert model.config.id2label == {**names, 3: "NEW_LABEL_3"}
     assert (model.config.num_labels, model.num_labels, config.num_labels) == (4, 4, 3)
-    torch.testing.assert_close(_logits(model, pixel_values=IMAGES)[:, :3], before)
-    again = _again(model, tmp_path)
-    assert again.config.label2id["NEW_LABEL_3"] == 3
-    assert torch.equal(_logits(again, pixel_values=IMAGES), _logits(model, pixel_values=IMAGES))
+    torch.testing.assert_close(logits(model, pixel_values=IMAGES)[:, :3], before)
+    built = again(model, tmp_path)
+    assert built.config.label2id["NEW_LABEL_3"] == 3
+    assert torch.equal(logits(built, pixel_values=IMAGES), logits(model, pixel_values=IMAGES))
     assert model(pixel_values=IMAGES, labels=torch.tensor([3, 0])).loss.isfinite()
     save_model(model, tmp_path / "own")
-    rebuilt: Any = load_model(lambda: _model("ViTForImageClassification", "ViTConfig", options), tmp_path / "own")
+    rebuilt: Any = load_model(lambda: build("ViTForImageClassification", "ViTConfig", options), tmp_path / "own")
     assert rebuilt.config.id2label == model.config.id2label
-    assert torch.equal(_logits(rebuilt.eval(), pixel_values=IMAGES), _logits(model, pixel_values=IMAGES))
+    assert torch.equal(logits(rebuilt.eval(), pixel_values=IMAGES), logits(model, pixel_values=IMAGES))
 
 
 class _Task(nn.Module):
@@ -112,7 +79,7 @@ class _Task(nn.Module):
 
 
 def test_numbers_and_weights_of_a_wrapper_are_seen() -> None:
-    model: Any = _Task(_model("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 4}))
+    model: Any = _Task(build("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 4}))
     grow(model, WidenOutputs(None, 1), example_input=IMAGES)
     assert (model.num_classes, model.model.num_labels, model.model.config.num_labels) == (5, 5, 5)
     model.register_buffer("weights", torch.ones(5))
@@ -122,72 +89,64 @@ def test_numbers_and_weights_of_a_wrapper_are_seen() -> None:
 
 
 def test_one_output_of_a_regression_is_refused() -> None:
-    model = _model("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 1})
+    model = build("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 1})
     with pytest.raises(SurgeryError, match="regression"):
         grow(model, WidenOutputs("classifier", 1), example_input={"pixel_values": IMAGES})
 
 
 def test_a_table_that_is_no_vocabulary_grows_too() -> None:
-    model: Any = _model("BertForMaskedLM", "BertConfig", TEXT)
-    before = _logits(model, input_ids=IDS)
+    model: Any = build("BertForMaskedLM", "BertConfig", TEXT)
+    before = logits(model, input_ids=IDS)
     grow(model, WidenOutputs("bert.embeddings.token_type_embeddings", 2), example_input={"input_ids": IDS})
     assert model.config.type_vocab_size == 4
-    assert torch.equal(_logits(model, input_ids=IDS), before)
-    assert _logits(model, input_ids=IDS, token_type_ids=torch.full_like(IDS, 3)).isfinite().all()
+    assert torch.equal(logits(model, input_ids=IDS), before)
+    assert logits(model, input_ids=IDS, token_type_ids=torch.full_like(IDS, 3)).isfinite().all()
 
 
 def test_a_buffer_that_no_file_holds_is_not_left_behind() -> None:
-    model: Any = _model("BertForMaskedLM", "BertConfig", TEXT)
+    model: Any = build("BertForMaskedLM", "BertConfig", TEXT)
     with pytest.raises(SurgeryError, match=r"position_ids' would have to be"):
         grow(model, WidenOutputs("bert.embeddings.position_embeddings", 2), example_input={"input_ids": IDS})
     assert model.config.max_position_embeddings == 32
 
 
 def test_two_heads_of_one_number_grow_together() -> None:
-    model: Any = _model("DeiTForImageClassificationWithTeacher", "DeiTConfig", {**VIT, "num_labels": 4})
-    before = _logits(model, pixel_values=IMAGES)
+    model: Any = build("DeiTForImageClassificationWithTeacher", "DeiTConfig", {**VIT, "num_labels": 4})
+    before = logits(model, pixel_values=IMAGES)
     receipt = grow(model, WidenOutputs("cls_classifier", 2), example_input={"pixel_values": IMAGES})
     assert {c.name.partition(".")[0] for c in receipt.tensors} == {"cls_classifier", "distillation_classifier"}
-    torch.testing.assert_close(_logits(model, pixel_values=IMAGES)[:, :4], before)
+    torch.testing.assert_close(logits(model, pixel_values=IMAGES)[:, :4], before)
 
 
 def test_a_patch_embedding_takes_a_fourth_channel(tmp_path: Path) -> None:
-    model: Any = _model("ViTForImageClassification", "ViTConfig", VIT)
-    before = _logits(model, pixel_values=IMAGES)
+    model: Any = build("ViTForImageClassification", "ViTConfig", VIT)
+    before = logits(model, pixel_values=IMAGES)
     grow(model, WidenInputs(None, 1), example_input={"pixel_values": IMAGES})
     more = torch.cat([IMAGES, torch.randn_like(IMAGES[:, :1])], 1)
-    torch.testing.assert_close(_logits(model, pixel_values=more), before)
+    torch.testing.assert_close(logits(model, pixel_values=more), before)
     assert model.config.num_channels == 4
-    assert torch.equal(_logits(_again(model, tmp_path), pixel_values=more), _logits(model, pixel_values=more))
+    assert torch.equal(logits(again(model, tmp_path), pixel_values=more), logits(model, pixel_values=more))
 
 
 @pytest.mark.slow
 def test_every_architecture_of_the_table_is_exact_or_has_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    import ecosystem
-    from zoo._stacks import STACKED
-
     seen = 0
-    for name, one in STACKED.items():
-        if name.startswith(("pytorchcv", "vit-pytorch")):
-            continue
-        row = ecosystem.measure(one, ["outputs"])["growths"]["outputs"]
+    for name, _, row in measured("outputs", monkeypatch):
         bare = name in {"siglip vision", "clip vision"} or name.startswith("nn.TransformerEncoder")
         assert row["outcome"] == ("refused" if bare else "exact"), (name, row)
         seen += 1
     assert seen >= 60
-    sys.modules.pop("ecosystem")
 
 
 def test_a_loss_in_the_example_is_named_as_the_reason() -> None:
-    model = _model("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 4})
+    model = build("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 4})
     batch = {"pixel_values": IMAGES, "labels": torch.tensor([0, 1])}
     with pytest.raises(SurgeryError, match="leave the labels out"):
         grow(model, WidenOutputs("classifier", 1), example_input=batch)
 
 
 def test_a_config_that_does_not_build_the_model_is_left_alone_and_named() -> None:
-    model: Any = _model("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 4})
+    model: Any = build("ViTForImageClassification", "ViTConfig", {**VIT, "num_labels": 4})
     model.classifier = nn.Linear(16, 7).double()
     receipt = grow(model, WidenOutputs("classifier", 1), example_input={"pixel_values": IMAGES})
     assert any("does not build this model" in note for note in receipt.notes)

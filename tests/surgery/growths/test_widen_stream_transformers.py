@@ -1,8 +1,6 @@
 """Wider Hugging Face models: configs follow, caches work, files build the same model."""
 
 import copy
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +10,29 @@ from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery import ModelGrowth, SurgeryReceipt, WidenAll, WidenStream, grow, plan
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
+from tests.surgery.growths.hugging import IDS, TEXT, USES, again, build, logits, measured
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IDS = torch.randint(3, 40, (2, 7), generator=torch.Generator().manual_seed(0))
-TEXT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-TEXT |= {"max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED = {**TEXT, "num_key_value_heads": 1}
 HEADS = {**GROUPED, "head_dim": 8}
 GPT = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
-USES = {"use_cache=True", "use_cache=False", "prefill and steps with the cache", "left padding", "right padding"}
-
-
-def _model(kind: str, config: str, options: dict[str, Any], dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    try:
-        model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model  # type: ignore[no-any-return]
-
-
-def _logits(model: nn.Module, ids: torch.Tensor = IDS) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=ids).logits  # type: ignore[no-any-return]
 
 
 def _grown(model: nn.Module, growth: ModelGrowth) -> SurgeryReceipt:
-    before = _logits(model)
+    before = logits(model)
     receipt = grow(model, growth, example_input={"input_ids": IDS})
-    torch.testing.assert_close(_logits(model), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
     return receipt
 
 
 def _comes_back(model: nn.Module, folder: Path) -> None:
-    model.save_pretrained(folder)
-    again = type(model).from_pretrained(folder, dtype=model.dtype).eval()
-    assert list(again.state_dict()) == list(model.state_dict())
-    assert torch.equal(_logits(copy.deepcopy(again)), _logits(model))
+    assert torch.equal(logits(again(model, folder)), logits(model))
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_llama_grows_and_its_files_build_the_same_model(tied: bool, tmp_path: Path) -> None:
-    model = _model("LlamaForCausalLM", "LlamaConfig", {**GROUPED, "tie_word_embeddings": tied})
+    model = build("LlamaForCausalLM", "LlamaConfig", {**GROUPED, "tie_word_embeddings": tied})
     old, tokens = model.config, model.generate(IDS, max_new_tokens=3, do_sample=False)
     described = copy.deepcopy(old.to_dict())
     receipt = _grown(model, WidenStream(1.5))
@@ -94,7 +64,7 @@ def test_a_llama_grows_and_its_files_build_the_same_model(tied: bool, tmp_path: 
 def test_what_a_forward_computes_from_the_width_is_followed(
     kind: str, options: dict[str, Any], kept: str, tmp_path: Path
 ) -> None:
-    model = _model(f"{kind}ForCausalLM", f"{kind}Config", options)
+    model = build(f"{kind}ForCausalLM", f"{kind}Config", options)
     old = copy.deepcopy(model.config)
     _grown(model, WidenStream(to=24))
     assert model.config.hidden_size == 24
@@ -104,7 +74,7 @@ def test_what_a_forward_computes_from_the_width_is_followed(
 
 
 def test_one_call_makes_a_model_of_the_next_size(tmp_path: Path) -> None:
-    model = _model("LlamaForCausalLM", "LlamaConfig", {**TEXT, "num_attention_heads": 4, "num_key_value_heads": 2})
+    model = build("LlamaForCausalLM", "LlamaConfig", {**TEXT, "num_attention_heads": 4, "num_key_value_heads": 2})
     receipt = _grown(model, WidenAll(1.5, width=1.5))
     config = model.config
     assert (config.hidden_size, config.intermediate_size, config.head_dim) == (24, 36, 4)
@@ -114,7 +84,7 @@ def test_one_call_makes_a_model_of_the_next_size(tmp_path: Path) -> None:
 
 
 def test_query_heads_grow_under_one_key_head(tmp_path: Path) -> None:
-    model = _model("LlamaForCausalLM", "LlamaConfig", GROUPED)
+    model = build("LlamaForCausalLM", "LlamaConfig", GROUPED)
     _grown(model, WidenAll(2, width=1.5))
     config = model.config
     assert (config.num_attention_heads, config.num_key_value_heads, config.hidden_size) == (4, 1, 24)
@@ -122,7 +92,7 @@ def test_query_heads_grow_under_one_key_head(tmp_path: Path) -> None:
 
 
 def test_heads_grow_along_where_a_config_ties_them_to_the_width(tmp_path: Path) -> None:
-    model = _model("GPT2LMHeadModel", "GPT2Config", GPT)
+    model = build("GPT2LMHeadModel", "GPT2Config", GPT)
     text = str(plan(model, WidenStream(1.5), example_input={"input_ids": IDS}))
     assert "config.n_head: 2 → 3" in text
     assert "config.n_inner: None → 64" in text
@@ -135,7 +105,7 @@ def test_heads_grow_along_where_a_config_ties_them_to_the_width(tmp_path: Path) 
 
 def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
     sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
-    model = _model("T5ForConditionalGeneration", "T5Config", {**sizes, "decoder_start_token_id": 0})
+    model = build("T5ForConditionalGeneration", "T5Config", {**sizes, "decoder_start_token_id": 0})
     example = {"input_ids": IDS, "decoder_input_ids": IDS}
     with torch.no_grad():
         before = model(**example)
@@ -144,12 +114,13 @@ def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
         after = model(**example)
     torch.testing.assert_close(after.logits, before.logits, rtol=0, atol=1e-5)
     assert after.encoder_last_hidden_state.shape[-1] == 24
+    assert {part.config.d_model for part in (model, model.encoder, model.decoder)} == {24}
     assert not after.encoder_last_hidden_state[..., 16:].any()
     assert any("returns the stream itself" in note for note in receipt.notes)
 
 
 def test_a_bert_is_doubled_by_copies(tmp_path: Path) -> None:
-    model = _model("BertForMaskedLM", "BertConfig", {**TEXT, "num_hidden_layers": 1})
+    model = build("BertForMaskedLM", "BertConfig", {**TEXT, "num_hidden_layers": 1})
     receipt = _grown(model, WidenStream(2.0))
     assert receipt.method == "copies"
     assert receipt.largest_gap <= 1e-10
@@ -158,7 +129,7 @@ def test_a_bert_is_doubled_by_copies(tmp_path: Path) -> None:
 
 
 def test_single_precision_stays_single_precision() -> None:
-    model = _model("LlamaForCausalLM", "LlamaConfig", GROUPED, torch.float32)
+    model = build("LlamaForCausalLM", "LlamaConfig", GROUPED, torch.float32)
     receipt = _grown(model, WidenStream(1.5))
     assert 0 < receipt.largest_gap <= 2e-5
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -166,18 +137,11 @@ def test_single_precision_stays_single_precision() -> None:
 
 @pytest.mark.slow
 def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    import ecosystem
-    from zoo._stacks import STACKED
-
     found: dict[str, list[str]] = {}
-    for name, one in STACKED.items():
-        if not name.startswith(("pytorchcv", "vit-pytorch")):
-            row = ecosystem.measure(one, ["model width"])["growths"]["model width"]
-            found.setdefault(row["outcome"], []).append(name)
+    for name, _, row in measured("model width", monkeypatch):
+        found.setdefault(row["outcome"], []).append(name)
     assert "WRONG" not in found
     assert len(found["exact"]) >= 37, found
-    sys.modules.pop("ecosystem")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +156,7 @@ def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pyte
 def test_what_has_no_exact_form_is_refused_by_name(
     kind: str, config: str, options: dict[str, Any], reason: str
 ) -> None:
-    model = _model(kind, config, options)
+    model = build(kind, config, options)
     before = copy.deepcopy(model.config.to_dict())
     with pytest.raises(SurgeryError, match=reason):
         grow(model, WidenStream(1.5), example_input={"input_ids": IDS})

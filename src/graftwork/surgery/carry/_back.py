@@ -8,6 +8,7 @@ from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._by_shape import reduced_dim
 from graftwork.surgery.carry._first_update import forget_slots
 from graftwork.surgery.carry._growth import ParameterGrowth
 
@@ -53,10 +54,8 @@ def _old_part(name: str, key: str, value: Any, growth: ParameterGrowth) -> Any:
     kept = tuple(1 if own == 1 else layout.new_size for own, layout in zip(value.shape, growth.layouts, strict=False))
     if len(value.shape) == len(sizes) and tuple(value.shape) == kept:  # means over a dimension, which stays as one
         return growth.old_part(value, over=[dim for dim, own in enumerate(value.shape) if own == 1]).clone()
-    for end, dim in (("row", -1), ("col", -2)):
-        at = len(sizes) + dim
-        if key.endswith(end) and tuple(value.shape) == (*sizes[:at], *sizes[at + 1 :]):
-            return growth.old_part(value, without=at).clone()
+    if (without := reduced_dim(key, value, sizes)) is not None:
+        return growth.old_part(value, without=without).clone()
     raise SurgeryError(
         f"optimizer state {key!r} of {name!r}: expected the grown parameter's shape {sizes}, got {tuple(value.shape)}; "
         "make a new optimizer after the removal"

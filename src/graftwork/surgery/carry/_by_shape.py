@@ -42,7 +42,7 @@ def by_shape(optimizer: optim.Optimizer, grown: Grown) -> OptimizerCarry:
         for key, value in state.items():
             if not isinstance(value, Tensor) or value.dim() == 0:
                 continue
-            without = _without(key, value, growth.old_shape)
+            without = reduced_dim(key, value, growth.old_shape)
             if without is not None:
                 result[key] = growth.place_reduced(value, without=without)
             elif key in copies and growth.parameter is not None:
@@ -85,7 +85,7 @@ def _refusal(key: str, value: Any, shape: tuple[int, ...]) -> str | None:
     if not isinstance(value, Tensor):
         plain = value is None or isinstance(value, (bool, int, float, str))
         return None if plain else f"is a {type(value).__name__}"
-    if value.dim() == 0 or _without(key, value, shape) is not None:
+    if value.dim() == 0 or reduced_dim(key, value, shape) is not None:
         return None
     if tuple(value.shape) != shape:
         return f"has the shape {tuple(value.shape)} beside a parameter of {shape}"
@@ -96,8 +96,8 @@ def _refusal(key: str, value: Any, shape: tuple[int, ...]) -> str | None:
     return "is a symmetric matrix, as statistics over one dimension are" if symmetric else None
 
 
-def _without(key: str, value: Tensor, shape: tuple[int, ...]) -> int | None:
-    """The dimension that a factored second moment has not; None for other state."""
+def reduced_dim(key: str, value: Tensor, shape: tuple[int, ...]) -> int | None:
+    """Return the dimension that a factored second moment has not, counted from the end; None for other state."""
     dim = next((dim for end, dim in _REDUCED.items() if key.endswith(end)), None)
     if dim is None or len(shape) < 2:
         return None

@@ -39,11 +39,13 @@ class ParameterGrowth:
 
         Args:
             new: The tensor.
-            without: A dimension of the parameter that it has not. None where it has all.
+            without: A dimension of the parameter that it has not, which may count from the end. None where it has all.
             over: Dimensions along which it holds one number.
         """
         layouts = [same_units(1) if dim in over else layout for dim, layout in enumerate(self.layouts)]
-        return old_entries(new, [layout for dim, layout in enumerate(layouts) if dim != without])
+        if without is not None:
+            del layouts[without]
+        return old_entries(new, layouts)
 
     def place_reduced(self, old: Tensor, *, without: int) -> Tensor:
         """Return a state tensor of the parameter's old shape without one dimension; new slots take its mean.

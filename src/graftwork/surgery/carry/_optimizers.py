@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._layout import Layout
+from graftwork.surgery._layout import same_units
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry._by_shape import by_shape, refuse_state
@@ -77,10 +77,7 @@ def _adafactor(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, 
             continue
         layouts = list(growth.layouts)
         if key in collapsed:
-            one = collapsed[key]
-            layouts[one] = Layout(
-                old=_zero_index(), source=_zero_index(), factor=_zero_index() + 1.0, reduced=1, size=1
-            )
+            layouts[collapsed[key]] = same_units(1)
         result[key] = place_old(value, layouts, fill=float(value.double().mean()) if value.numel() else 0.0)
     return result
 
@@ -100,12 +97,6 @@ def _asgd(state: dict[str, Any], growth: ParameterGrowth, group: dict[str, Any])
         fill = growth.parameter if growth.parameter is not None else 0.0
         result["ax"] = growth.place(state["ax"], fill=fill)
     return result
-
-
-def _zero_index() -> Any:
-    import numpy as np
-
-    return np.zeros(1, dtype=np.int64)
 
 
 for _kind in (

@@ -71,6 +71,7 @@ class NewUnits(Edit):
         self._owner = described.owner if isinstance(described, Description) else None
         refuse_left_behind(graph, [place.name for place in self._all], places.size, described=self._owner)
         self._tables = {place.name: held for place in self._all if (held := _embeddings(subject, place))}
+        self._growths = {place.name: self._growth(place) for place in self._all}
         self.tensors = tuple(self._tensor_changes())
         self.attributes = tuple(self._numbers())
         self.notes = (*graph.notes, *notes, *self._buffers())
@@ -85,28 +86,21 @@ class NewUnits(Edit):
 
     def _tensor_changes(self) -> Iterator[TensorChange]:
         for place in self._all:
-            old = tuple(self._subject.graph.trace.tensors[place.name].shape)
-            new = tuple(layout.new_size for layout in self._growth(old, place).layouts)
-            yield TensorChange(place.name, old, new, place.role)
+            growth = self._growths[place.name]
+            new = tuple(layout.new_size for layout in growth.layouts)
+            yield TensorChange(place.name, growth.old_shape, new, place.role)
 
     def _numbers(self) -> Iterator[AttributeChange]:
         """Numbers of PyTorch's own modules, and of the user's where no config tells them."""
         graph, size = self._subject.graph, self._places.size
-        longer = {change.name: change.new_shape for change in self.tensors}
-        names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
-        shapes = {}
-        for alias, tensor in [
-            *graph.model.named_parameters(remove_duplicate=False),
-            *graph.model.named_buffers(remove_duplicate=False),
-        ]:
-            shapes[alias] = longer.get(names[id(tensor)], tuple(tensor.shape))
+        shapes = graph.shapes_after({name: growth.layouts for name, growth in self._growths.items()})
         volumes: dict[Var, Any] = {}
         for place in self._all:
             own = [place.volume] if place.volume else atoms(graph.trace.spaces[place.name][place.dim])
             for var in own:
                 volumes[var] = free_units(var.size, self._extra)
         found = [*self.attributes, *standard_attributes(graph, volumes, shapes)]
-        counted = numbers(graph.model, list(longer), size, self._extra, inputs=bool(self._places.inputs))
+        counted = numbers(graph.model, list(self._growths), size, self._extra, inputs=bool(self._places.inputs))
         self._counted = [c for c in counted if self._owner is None or not is_inside(c.path, self._owner)]
         found += self._counted
         yield from {(change.path, change.name): change for change in found}.values()
@@ -122,18 +116,18 @@ class NewUnits(Edit):
         grown = []
         for place in self._all:
             tensor = self._subject.graph.trace.tensors[place.name]
-            old = tuple(tensor.shape)
             self._swap(transaction, place, tensor)
             for mirror in self._subject.mirrors:
                 self._swap(transaction, place, dict([*mirror.named_parameters(), *mirror.named_buffers()])[place.name])
             if isinstance(tensor, nn.Parameter):
-                grown.append((place.name, tensor, self._growth(old, place)))
+                grown.append((place.name, tensor, self._growths[place.name]))
         for attribute in self.attributes:
             set_attribute(transaction, model, attribute)
         replace_configs(transaction, model, self.configs)
         return carry_state(transaction, self._subject.optimizers, grown)
 
-    def _growth(self, shape: tuple[int, ...], place: Place) -> ParameterGrowth:
+    def _growth(self, place: Place) -> ParameterGrowth:
+        shape = tuple(self._subject.graph.trace.tensors[place.name].shape)
         layouts = [same_units(n) for n in shape]
         layouts[place.dim] = free_units(shape[place.dim], self._extra)
         if place.volume is not None:
@@ -143,7 +137,7 @@ class NewUnits(Edit):
 
     def _swap(self, transaction: Transaction, place: Place, tensor: Tensor) -> None:
         data, grad = tensor.data, tensor.grad
-        growth = self._growth(tuple(data.shape), place)
+        growth = self._growths[place.name]
         new = _extended(data, place, growth)
         new_grad = None if grad is None else growth.place(grad)
         transaction.step(
@@ -217,11 +211,7 @@ class NewUnits(Edit):
 
     def undo(self) -> Undo:
         """See `Edit.undo`."""
-        layouts = {}
-        for place, change in zip(self._all, self.tensors, strict=True):
-            assert change.old_shape is not None
-            layouts[place.name] = self._growth(change.old_shape, place).layouts
-        return Shrink(layouts, self._interface)
+        return Shrink({name: growth.layouts for name, growth in self._growths.items()}, self._interface)
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

@@ -64,7 +64,7 @@ class Resize(Edit):
         self._maps = {var: method.unit_map(var.size, count, rng=rng) for var, count in units.items()}
         self._layouts = {name: graph.layouts(name, self._maps) for name in graph.touched(self._maps)}
         self.tensors = tuple(tensor_change(graph, name, layouts, self._maps) for name, layouts in self._layouts.items())
-        shapes = new_shapes(graph, self._layouts)
+        shapes = graph.shapes_after(self._layouts)
         self.attributes = tuple(standard_attributes(graph, self._maps, shapes))
         lengths = changed_lengths(graph, self._maps, list(self._layouts))
         configs, notes = config_changes(graph.model, shapes, lengths)
@@ -263,19 +263,6 @@ def _subsets(found: list[AttributeChange]) -> Iterator[list[AttributeChange]]:
     for left_out in range(min(len(set(keys)), 3)):
         for omitted in itertools.combinations(dict.fromkeys(keys), left_out):
             yield [change for change, key in zip(found, keys, strict=True) if key not in omitted]
-
-
-def new_shapes(graph: ChannelGraph, layouts: dict[str, list[Layout]]) -> dict[str, tuple[int, ...]]:
-    """Return shapes after the growth under every name that a tensor has."""
-    names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
-    result = {}
-    for alias, tensor in [
-        *graph.model.named_parameters(remove_duplicate=False),
-        *graph.model.named_buffers(remove_duplicate=False),
-    ]:
-        own = layouts.get(names[id(tensor)])
-        result[alias] = tuple(layout.new_size for layout in own) if own else tuple(tensor.shape)
-    return result
 
 
 def tensor_change(graph: ChannelGraph, name: str, layouts: list[Layout], maps: dict[Var, UnitMap]) -> TensorChange:

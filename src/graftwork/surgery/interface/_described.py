@@ -16,7 +16,7 @@ from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
-from graftwork.surgery.layers import built_from, config_entries, differences, inner_configs, owner_of, shapes_of
+from graftwork.surgery.layers import built_from, config_entries, followed, owner_of, shapes_of
 
 _LIKELY = re.compile(r"vocab|label|class|channel|token|mel|feature|input", re.IGNORECASE)
 _MOST_BUILDS = 12
@@ -76,7 +76,7 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
         found = {names[id(live[name])]: dim for name, dim in dims.items() if id(live[name]) in names}
         if all(found.get(name) == dim for name, dim in wanted.items()):
             _refuse_unsaved(before, after)
-            return Description(owner, found, *_changes(owner, whole, values, before, after))
+            return Description(owner, found, *followed(owner, whole, values, before, after))
     raise SurgeryError(
         f"{next(iter(wanted))!r} can't get new ones: {f'{owner}.config'.lstrip('.')} describes the model as it is, and "
         f"no number of it one with {size + extra} instead of {size} there"
@@ -137,22 +137,3 @@ def _refuse_unsaved(before: nn.Module, after: nn.Module) -> None:
                 f"{name!r} would have to be {tuple(buffer.shape)}, as the config builds it, and what it would hold is "
                 "not known; change the config and load the weights into a model of it"
             )
-
-
-def _changes(
-    owner: str, whole: nn.Module, values: Mapping[str, Any], before: nn.Module, after: nn.Module
-) -> tuple[tuple[AttributeChange, ...], tuple[AttributeChange, ...]]:
-    held = dict(config_entries(whole.config))
-    path = f"{owner}.config".lstrip(".")
-    configs = [AttributeChange(path, name, held.get(name), new) for name, new in values.items()]
-    configs += [
-        AttributeChange(f"{owner}.{change.path}".strip("."), change.name, change.old, change.new)
-        for change in inner_configs(whole, before, after)
-    ]
-    live = dict(whole.named_modules())
-    numbers = [
-        AttributeChange(f"{owner}.{inner}".strip("."), name, old, new)
-        for inner, name, old, new in differences(before, after)
-        if inner in live and vars(live[inner]).get(name) == old
-    ]
-    return tuple(configs), tuple(numbers)

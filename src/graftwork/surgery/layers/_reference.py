@@ -8,7 +8,8 @@ rates, is what the grown model's layers get. No list of names is needed.
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,9 +88,9 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
             if chosen == sources or guess(chosen) == values:
                 values = {**values, **_derived(config, values)}
                 path = f"{owner}.config".lstrip(".")
-                configs = [AttributeChange(path, name, _read(config, name), new) for name, new in values.items()]
+                configs = [AttributeChange(path, name, config_value(config, name), new) for name, new in values.items()]
                 numbers = _numbers(whole, before, after, inner, chosen)
-                inside = inner_configs(whole, before, after)
+                inside = _inner_configs(whole, before, after)
                 return Reference((*configs, *_under(owner, inside)), chosen, tuple(_under(owner, numbers)))
             sources = chosen
     raise SurgeryError(
@@ -160,9 +161,10 @@ def _derived(config: Any, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(config: Any, name: str) -> Any:
+def config_value(config: Any, name: str) -> Any:
+    """Return an entry of a config; its name may have dots. None where there is none."""
     for step in name.split("."):
-        config = getattr(config, step)
+        config = getattr(config, step, None)
     return config
 
 
@@ -171,7 +173,7 @@ def changed_config(config: Any, values: dict[str, Any], memo: dict[int, Any] | N
     changed = copy.deepcopy(config, memo)
     for name, value in values.items():
         path, _, leaf = name.rpartition(".")
-        holder = _read(changed, path) if path else changed
+        holder = config_value(changed, path) if path else changed
         if isinstance(holder, dict):
             holder[leaf] = value
         else:
@@ -179,16 +181,29 @@ def changed_config(config: Any, values: dict[str, Any], memo: dict[int, Any] | N
     return changed
 
 
-def built_from(kind: type[nn.Module], config: Any, values: dict[str, Any]) -> nn.Module | None:
-    """A model made from the config with other values, also as it would be read from a file; None where none can be."""
+def built_from(
+    kind: type[nn.Module],
+    config: Any,
+    values: dict[str, Any],
+    *,
+    within: AbstractContextManager[Any] | None = None,
+) -> nn.Module | None:
+    """Return a model made from a config with other values, where one can be made, also as it would be read from a file.
+
+    Args:
+        kind: Class of the model.
+        config: The config; left as it is.
+        values: Entry → other value; names may have dots.
+        within: Context in which the model is built, without weights. None for the meta device.
+    """
     try:
         changed = changed_config(config, values)
         stored = type(config).from_dict(changed.to_dict())
-        if any(_read(stored, name) != value for name, value in values.items()):
+        if any(config_value(stored, name) != value for name, value in values.items()):
             return None
         if hasattr(stored, "validate") and values:
             stored.validate()
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), within or torch.device("meta"):
             warnings.simplefilter("ignore")
             return kind(changed)
     except Exception:  # whatever the constructor raises
@@ -286,7 +301,7 @@ def _numbers(
             yield AttributeChange(inner, name, old, new)
 
 
-def inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iterator[AttributeChange]:
+def _inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iterator[AttributeChange]:
     """What changes in configs that parts of a model have made for themselves (the decoder's own, in T5)."""
     built, live = dict(after.named_modules()), dict(whole.named_modules())
     seen = {id(getattr(before, "config", None))}
@@ -300,3 +315,25 @@ def inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iter
             changed = name in new and _is_plain(value) and _is_plain(new[name]) and value != new[name]
             if changed and getattr(own, name, None) == value and not name.startswith("_"):
                 yield AttributeChange(f"{path}.config", name, value, new[name])
+
+
+def followed(
+    owner: str, whole: Any, values: Mapping[str, Any], before: nn.Module, after: nn.Module
+) -> tuple[tuple[AttributeChange, ...], tuple[AttributeChange, ...]]:
+    """Return what changes in configs, and in the numbers of modules, where a config gets other values.
+
+    Args:
+        owner: Path of the module that is built from the config.
+        whole: That module.
+        values: Entry of the config → new value.
+        before: What the config builds as it is.
+        after: What it builds with the values; of the same structure.
+    """
+    path, live = f"{owner}.config".lstrip("."), dict(whole.named_modules())
+    configs = [AttributeChange(path, name, config_value(whole.config, name), new) for name, new in values.items()]
+    numbers = [
+        AttributeChange(inner, name, old, new)
+        for inner, name, old, new in differences(before, after)
+        if inner in live and vars(live[inner]).get(name) == old
+    ]
+    return (*configs, *_under(owner, _inner_configs(whole, before, after))), tuple(_under(owner, numbers))

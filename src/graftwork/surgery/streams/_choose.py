@@ -201,9 +201,7 @@ def _epsilons(graph: ChannelGraph, tape: Tape, added: Mapping[Var, int], ratio: 
 def _runs(graph: ChannelGraph, target: Target, maps: dict[Var, UnitMap], layouts: dict[str, list[Layout]],
           call: Call) -> Iterator[tuple[Target, Tape]]:  # fmt: skip
     """Run the model at its new widths, to see which numbers of the forward follow; new weights are zero."""
-    shapes = {name: tuple(layout.new_size for layout in own) for name, own in layouts.items()}
-    every = {name: shapes.get(name, tuple(tensor.shape)) for name, tensor in graph.trace.tensors.items()}
-    stock = [c for c in standard_attributes(graph, maps, every)
+    stock = [c for c in standard_attributes(graph, maps, graph.shapes_after(layouts))
              if (c.path, c.name) not in {(d.path, d.name) for d in target.attributes}]  # fmt: skip
     tried: set[tuple[AttributeChange, ...]] = set()
     for reach in (-1, 0, 1, 2, 99):

@@ -8,7 +8,6 @@ modules hold beside its parameters, sizes, ``embed_scale``, is what the grown mo
 
 import itertools
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import free_units, layout_of
 from graftwork.surgery._space import Expr, Var, atoms, size_of
-from graftwork.surgery.layers import changed_config, config_entries, differences
+from graftwork.surgery.layers import built_from, config_entries, followed, shapes_of
 
 _WIDTHS = re.compile(r"(^|\.)(hidden_sizes?|d_model|n_embd|embed_dim|dim|width|word_embed_proj_dim|embedding_size)$")
 _HEADS = re.compile(r"(heads?|n_head|num_heads|attention_heads)$")
@@ -85,7 +84,7 @@ def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[s
     whole = graph.model.get_submodule(owner)
     config: Any = whole.config
     before = _built(whole, config, {})
-    if before is None or _shapes(before) != _shapes(whole):
+    if before is None or shapes_of(before) != shapes_of(whole):
         problems.append("it does not build the model as it is, which has grown or holds adapters")
         return
     epsilons = {
@@ -111,7 +110,7 @@ def _fitting(
         guesses = itertools.chain(_larger_guesses(config, wish), guesses)
     for values in itertools.islice(guesses, _MOST_BUILDS):
         built = _built(whole, config, values)
-        growth = None if built is None else fit(graph, owner, _shapes(built), wish.streams, problems)
+        growth = None if built is None else fit(graph, owner, shapes_of(built), wish.streams, problems)
         if growth is None or not _counted(config, values, growth, wish.streams):
             continue
         if wish.factor is not None or len(growth) == len(wish.streams):
@@ -123,23 +122,14 @@ def _fitting(
 
 def _target(owner: str, whole: Any, before: nn.Module, after: nn.Module, values: dict[str, Any],
             growth: dict[Var, int]) -> Target:  # fmt: skip
-    def under(path: str) -> str:
-        return f"{owner}.{path}".strip(".")
-
-    live = dict(whole.named_modules())
-    numbers = [
-        AttributeChange(under(path), name, old, new)
-        for path, name, old, new in differences(before, after)
-        if path in live and vars(live[path]).get(name) == old
-    ]
-    configs = [AttributeChange(under("config"), n, _read(whole.config, n), v) for n, v in values.items()]
+    configs, numbers = followed(owner, whole, values, before, after)
     kept, own, news = set(whole.state_dict()), dict(whole.named_buffers()), dict(after.named_buffers())
     buffers = [
-        (under(name), news[name].to(own[name].dtype))
+        (f"{owner}.{name}".strip("."), news[name].to(own[name].dtype))
         for name, old in before.named_buffers()
         if name in own and name not in kept and name in news and not _same(old, news[name]) and _near(own[name], old)
     ]
-    return Target(growth, tuple(configs), tuple(numbers), tuple(buffers), any(_EPSILON.search(n) for n in values))
+    return Target(growth, configs, numbers, tuple(buffers), any(_EPSILON.search(n) for n in values))
 
 
 def _same(old: Tensor, new: Tensor) -> bool:
@@ -148,12 +138,6 @@ def _same(old: Tensor, new: Tensor) -> bool:
 
 def _near(own: Tensor, old: Tensor) -> bool:
     return own.shape == old.shape and bool(torch.allclose(own.double().cpu(), old.double(), rtol=1e-3))
-
-
-def _read(config: Any, name: str) -> Any:
-    for step in name.split("."):
-        config = getattr(config, step, None)
-    return config
 
 
 def _guesses(config: Any, streams: Mapping[Var, int], ratio: float) -> Iterator[dict[str, Any]]:
@@ -341,35 +325,16 @@ def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], 
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
-
-
 def _built(whole: nn.Module, config: Any, values: dict[str, Any]) -> nn.Module | None:
-    """A model made from the config with other values, also as it would be read from a file; None where none can be."""
-    kinds = [parameter.dtype for parameter in whole.parameters() if parameter.is_floating_point()]
-    old = torch.get_default_dtype()
-    try:
-        changed = changed_config(config, values)
-        stored = type(config).from_dict(changed.to_dict())
-        if any(_read(stored, name) != value for name, value in values.items()):
-            return None
-        if hasattr(stored, "validate") and values:
-            stored.validate()
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _meta_parameters():
-            warnings.simplefilter("ignore")
-            torch.set_default_dtype(kinds[0] if kinds else old)
-            return type(whole)(changed)
-    except Exception:  # whatever the constructor raises
-        return None
-    finally:
-        torch.set_default_dtype(old)
+    """A model of the kind and the precision of another one, made from a config; None where none can be made."""
+    return built_from(type(whole), config, values, within=_meta_parameters(whole))
 
 
 @contextmanager
-def _meta_parameters() -> Iterator[None]:
-    """Put every parameter that a module registers on the meta device; buffers are made for real."""
-    register = nn.Module.register_parameter
+def _meta_parameters(whole: nn.Module) -> Iterator[None]:
+    """Put every parameter that a module registers on the meta device; buffers are made for real, in its precision."""
+    register, old = nn.Module.register_parameter, torch.get_default_dtype()
+    kinds = [parameter.dtype for parameter in whole.parameters() if parameter.is_floating_point()]
 
     def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(module, name, param)
@@ -378,6 +343,8 @@ def _meta_parameters() -> Iterator[None]:
 
     nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
+        torch.set_default_dtype(kinds[0] if kinds else old)
         yield
     finally:
+        torch.set_default_dtype(old)
         nn.Module.register_parameter = register  # type: ignore[method-assign]

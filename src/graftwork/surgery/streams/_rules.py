@@ -175,10 +175,3 @@ def _constants(reading: Reading, node: Node) -> None:
     power = plus(*(reading.number(name) for name in ("value", "fill_value")))
     for ref in node.outputs:
         reading.put(ref, Value(reading.spread if reading.along(ref) else Kind.NONE, power))
-
-
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_attention_math",
-      "scaled_dot_product_attention", "_softmax", "_safe_softmax", "_log_softmax")  # fmt: skip
-def _mixed(reading: Reading, node: Node) -> None:
-    unknown(reading, node)
