@@ -13,7 +13,6 @@ import resource
 import select
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -94,12 +93,6 @@ class Outcome:
         ]
         if kept:
             self.wrongs["followed"] = kept
-
-
-def commit() -> str | None:
-    """The commit of the working folder; ``None`` where it is none."""
-    words = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def attempt(

@@ -21,6 +21,7 @@ import graftwork.exporting
 import graftwork.reports  # noqa: F401  (what commands import; each forked process would import it again)
 from graftwork._files import as_json
 from graftwork._version import __version__
+from graftwork.runs import provenance
 from tests.cases.commands import graftwork as command
 from tests.cases.commands import tiny_search
 from tests.cases.images import picture
@@ -28,7 +29,7 @@ from tests.faults._building import Attack, forge, path_of
 from tests.faults._commands import Reading, data_readings, readings
 from tests.faults._data_attacks import data_attacks
 from tests.faults._run_attacks import attacks
-from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt, commit
+from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt
 
 KINDS = {
     "written": "files written, made or removed outside of what the command may write",
@@ -148,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     text = options.rows.read_text() if options.rows and options.rows.exists() else ""
     done = [json.loads(line) for line in text.splitlines()]
-    known, now = {(row["reader"], row["attack"]) for row in done}, commit()
+    known, now = {(row["reader"], row["attack"]) for row in done}, provenance()["git_commit"]
     with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
         base = Path(folder).resolve() / "base"
         base.mkdir()

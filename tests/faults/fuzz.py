@@ -26,11 +26,11 @@ from typing import Any
 
 from graftwork._files import as_json
 from graftwork.errors import GraftworkError
+from graftwork.runs import provenance
 from tests.cases.commands import graftwork as command
 from tests.cases.commands import require, tiny_search
 from tests.faults._fuzzed import Reader, readers
 from tests.faults._mutations import mutated
-from tests.faults._sandbox import commit
 
 PIECE = 2000
 """Inputs that one process reads."""
@@ -162,7 +162,7 @@ def main() -> None:
     found = json.loads(options.json.read_text())["readers"] if options.json.exists() else {}
     options.json.parent.mkdir(parents=True, exist_ok=True)
 
-    where = commit()
+    where = provenance()["git_commit"]
 
     def store(counts: dict[str, Any]) -> None:
         aside = options.json.with_suffix(".tmp")

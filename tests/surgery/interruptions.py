@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import graftwork as gw
 from graftwork import surgery
+from graftwork._files import as_json
+from graftwork.runs import machine, provenance
 from graftwork.surgery.carry import _first_update
 
 SOURCES = (str(Path(surgery.__file__).parent), str(Path(gw.__file__).parent / "_files.py"))
@@ -317,19 +319,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    command = f"python -m tests.surgery.interruptions --points {options.points} --seed {options.seed}"
+    about = {"command": command, "commit": provenance()["git_commit"], "machine": machine()}  # before it can change
     found = run(options.points, options.seed, note=lambda text: print(text, flush=True))
     print(json.dumps(found, indent=2))
     if options.out is not None:
-        from graftwork.runs import machine, provenance
-
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        command = f"python -m tests.surgery.interruptions --points {options.points} --seed {options.seed}"
-        options.out.write_text(
-            json.dumps(
-                {"command": command, "commit": provenance()["git_commit"], **found, "machine": machine()}, indent=2
-            )
-            + "\n"
-        )
+        options.out.write_text(as_json({**about, **found}))
 
 
 if __name__ == "__main__":
