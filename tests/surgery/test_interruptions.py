@@ -28,7 +28,8 @@ def test_exceptions_at_two_thousand_random_lines_leave_everything_as_before_or_c
     assert found["lines_hit"] > 1000
 
 
-def test_sigint_waits_while_a_model_is_put_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("action", ["widen", "remove"])
+def test_sigint_waits_while_a_model_is_put_back(action: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     subject, done = Subject(tmp_path), []
     put_back, heard = Guard._put_back, signal.getsignal(signal.SIGINT)
 
@@ -45,7 +46,7 @@ def test_sigint_waits_while_a_model_is_put_back(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(Guard, "_put_back", interrupted)
     monkeypatch.setattr(Transaction, "before_step", fail)
     with pytest.raises(KeyboardInterrupt):
-        ACTIONS["widen"](subject)
+        ACTIONS[action](subject)
     assert done == [1]
     assert subject.values() == before
     assert signal.getsignal(signal.SIGINT) == heard

@@ -23,6 +23,7 @@ from graftwork.surgery import (
     remove,
 )
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry._first_update import waiting_slots
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -116,6 +117,7 @@ def test_what_has_not_been_trained_goes_without_a_trace(growth: ModelGrowth) -> 
     assert torch.equal(_run(model), output)
     assert _numbers(model) == numbers
     assert (kinds, flags) == ([type(m) for m in model.modules()], [p.requires_grad for p in model.parameters()])
+    assert all(waiting_slots(optimizer, parameter) is None for parameter in model.parameters())
     after = optimizer.state_dict()
     assert after["param_groups"] == state["param_groups"]
     for key, held in state["state"].items():

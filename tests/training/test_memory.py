@@ -26,6 +26,12 @@ def test_it_grows_with_the_batch_the_precision_and_the_state_of_the_optimizer() 
     assert LIMIT.holds(SEED) == (needed <= 10**9)
 
 
+def test_a_weight_of_the_network_that_runs_takes_its_state_a_gradient_and_two_copies() -> None:
+    still = replace(LIMIT, batch_size=0, scoring_size=0)
+    wide = seed_genome("default", (3, 32, 32), 1000)
+    assert still.needed(wide) - still.needed(SEED) == 4 * (3 + 3) * (num_parameters(wide) - num_parameters(SEED))
+
+
 def grown(limit: MemoryLimit | None) -> tuple[Population, dict[str, int]]:
     population, rng = Population(), np.random.default_rng(0)
     population.add_seed(seed_genome("poster", (1, 8, 8), 3), generator=torch.Generator().manual_seed(0))

@@ -203,10 +203,9 @@ class Trainer:
         """Move every tensor that has a gradient, unless one of them is not finite: the second half of an update.
 
         Returns:
-            Whether it was done; otherwise no weight and no moment has changed, and there are no gradients any more.
+            Whether it was done; otherwise no weight and no moment has changed.
         """
         if not self.optimizer.has_finite_gradients():
-            self.optimizer.zero_grad()
             return False
         ratio = sum(self.ratio(member) for member in update.members) / len(update.members)
         self.optimizer.step(self.schedule(update.progress) * ratio, ratio)
