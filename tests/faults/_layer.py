@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -81,7 +82,7 @@ def warm_up() -> None:
     import matplotlib.figure
     import sklearn.datasets
     import torch
-    import torch._dynamo  # which optimizers draw in
+    import torch._dynamo  # which the optimizer of an ensemble draws in
 
     import graftwork.cli._progress
     import graftwork.cli._workers
@@ -102,16 +103,17 @@ class Command:
     """One command of graftwork, in a fork of this process.
 
     Args:
-        arguments: Words of the command line.
+        arguments: Words of the command line; or a function to call in its place.
         folder: Folder whose file operations are watched.
         fault: What happens at one of them.
     """
 
-    def __init__(self, arguments: Sequence[object], folder: Path, fault: Fault = Fault()) -> None:
+    def __init__(self, arguments: Sequence[object] | Callable[[], None], folder: Path, fault: Fault = Fault()) -> None:
         self._said, self._log = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - closed by `wait`
         self.pid = os.fork()
         if self.pid == 0:
-            _run([str(word) for word in arguments], folder, fault, said=self._said, log=self._log)
+            work = arguments if callable(arguments) else partial(_main, [str(word) for word in arguments])
+            _run(work, folder, fault, said=self._said, log=self._log)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal."""
@@ -132,8 +134,8 @@ class Command:
         return Ending(os.waitstatus_to_exitcode(status), text, tuple((call, path) for call, _, path in operations))
 
 
-def run(arguments: Sequence[object], folder: Path, fault: Fault = Fault()) -> Ending:
-    """Run a command of graftwork to its end."""
+def run(arguments: Sequence[object] | Callable[[], None], folder: Path, fault: Fault = Fault()) -> Ending:
+    """Run a command to its end; arguments as of `Command`."""
     ending = Command(arguments, folder, fault).wait()
     assert ending is not None
     return ending
@@ -145,18 +147,23 @@ def _content(file: BinaryIO) -> bytes:
         return file.read()
 
 
-def _run(arguments: list[str], folder: Path, fault: Fault, *, said: BinaryIO, log: BinaryIO) -> None:
+def _main(words: list[str]) -> None:
+    from graftwork.cli import main
+
+    main(words)
+
+
+def _run(work: Callable[[], None], folder: Path, fault: Fault, *, said: BinaryIO, log: BinaryIO) -> None:
     """What a fork does; it never returns."""
     code: object = 99
     try:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
-        from graftwork.cli import main
-
         layer = ctypes.CDLL(os.environ[_MARK])
         how = HOWS.index(fault.how)
         layer.fault_arm(os.fsencode(folder), ctypes.c_long(fault.number), how, fault.error, log.fileno())
-        main(arguments)
+        work()
+        code = 0
     except SystemExit as end:
         code = end.code
     finally:

@@ -27,6 +27,8 @@ from tests.faults.kills import undisturbed
 TWO, ORPHANS, TERMINATED, WORKER_KILLS = 100, 20, 20, 40
 LONG = ["--initial-steps", 120, "--checkpoint-every", 1000]
 PATIENCE = 300.0
+Moment = tuple[int, float]
+"""So many records have been written, and so many seconds have passed since."""
 
 
 # Two processes ---------------------------------------------------------
@@ -163,21 +165,29 @@ def _wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.02)
 
 
-def workers_killed(scenario: Scenario, work: Path, delays: list[float], expected: dict[str, str]) -> Trial:
+def workers_killed(scenario: Scenario, work: Path, moments: list[Moment], expected: dict[str, str]) -> Trial:
     """Kill all processes of a search by two workers, and of its resumes, and take it to its end."""
     with scenario.folder(work) as folder:
         kills, words = 0, scenario.command(folder)
-        for delay in delays:
+        for rows, seconds in moments:
             with by_two(words) as process:
-                try:
-                    process.wait(delay)
-                except subprocess.TimeoutExpired:
-                    kills += 1
+                if _reached(folder / "run" / "records.jsonl", rows, process):
+                    time.sleep(seconds)
+                kills += process.poll() is None
             words = scenario.again(folder)
         with by_two(words) as process:
             code = process.wait(PATIENCE)
         wrong = [] if code == 0 else [f"going on ended with {code}"]
-        return {"kills": kills, "delays": delays, "outcome": "equal", "wrong": wrong + wrong_in(folder, expected)}
+        return {"kills": kills, "moments": moments, "outcome": "equal", "wrong": wrong + wrong_in(folder, expected)}
+
+
+def _reached(records: Path, rows: int, process: "subprocess.Popen[bytes]") -> bool:
+    """Wait until a run has so many records; whether it did before its end."""
+    while process.poll() is None:
+        if rows == 0 or (records.exists() and records.read_bytes().count(b"\n") >= rows):
+            return True
+        time.sleep(0.005)
+    return False
 
 
 def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
@@ -201,17 +211,16 @@ def by_workers(campaign: Campaign, work: Path, draw: random.Random) -> None:
     """What needs two workers: each trial starts three processes or more."""
     scenario = Scenario("two workers", None, search_by_two, resume_by_two)
     with scenario.folder(work) as folder, by_two(scenario.command(folder)) as process:
-        began = time.monotonic()
         assert process.wait() == 0
-        seconds, expected = time.monotonic() - began, outcome(folder / "run")
+        rows, expected = len((folder / "run" / "records.jsonl").read_text().splitlines()), outcome(folder / "run")
     for number in range(ORPHANS):
         delay = round(draw.uniform(0, 1.0), 3)
         campaign.make("parent killed", f"parent {number}", orphaned, scenario, work, delay)
     for number in itertools.count():
         if sum(trial.get("kills", 0) for trial in campaign.trials.values()) >= WORKER_KILLS:
             break
-        delays = [round(draw.uniform(0.2, 1.0) * seconds, 2) for _ in range(3)]
-        campaign.make("two workers killed", f"workers {number}", workers_killed, scenario, work, delays, expected)
+        moments = sorted((draw.randrange(rows), round(draw.uniform(0.0, 1.0), 2)) for _ in range(3))
+        campaign.make("two workers killed", f"workers {number}", workers_killed, scenario, work, moments, expected)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from tests.faults.errors import ERRORS, failed_at
 from tests.faults.flips import in_finished, in_unfinished, newest_damaged, read_all
 from tests.faults.kills import chosen, killed_at, undisturbed
 from tests.faults.processes import two_at_once
+from tests.faults.saves import disturbed
+from tests.faults.saves import undisturbed as undisturbed_save
 
 
 def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
@@ -36,6 +38,11 @@ def trials(campaign: Campaign, work: Path, given: argparse.Namespace) -> None:
     for number in range(8):
         seed = f"{given.seed} {number}"
         campaign.make("finished", seed, in_finished, whole, work, finished, seed)
+    before, after, saving = undisturbed_save(work)
+    last = len(saving.operations)  # removes the file of the old save
+    for fault in (Fault(3, "after"), Fault(last, "error from then on", errno.EROFS)):
+        key = f"save {fault.number}"
+        campaign.make("saves", key, disturbed, work, before, after, fault, False)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,20 @@ def sum_of(program: str, folder: Path, *options: object) -> dict[str, Any]:
 
 def test_a_handful_of_each_fault_ends_with_the_same_bits_or_is_told(tmp_path: Path) -> None:
     found = sum_of("short", tmp_path)
-    assert set(found["groups"]) == {"kills", "errors", "processes", "newest checkpoint", "unfinished", "finished"}
+    assert set(found["groups"]) == {
+        "kills",
+        "errors",
+        "processes",
+        "newest checkpoint",
+        "unfinished",
+        "finished",
+        "saves",
+    }
     assert found["wrong"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["kills", "errors", "flips", "processes"])
+@pytest.mark.parametrize("program", ["kills", "errors", "flips", "processes", "saves"])
 def test_more_of_each_fault(program: str, tmp_path: Path) -> None:
     assert sum_of(program, tmp_path, "--points", 8)["trials"] >= 8
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from graftwork._files import (
     make_folder,
     parse_json,
     read_named,
+    scratch,
     sha256_of,
     sweep,
     sync_folder,
@@ -58,7 +60,8 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     _write_log(model, target, aliases=aliases, tensors={"file": name, "sha256": digest})
     for path in target.iterdir():
         if _OWN_TENSORS.fullmatch(path.name) and path.name != name:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the new save is complete; the next one tries again
+                path.unlink(missing_ok=True)
 
 
 def save_log(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -91,20 +94,17 @@ def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _write_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[str, str]:
     """Write tensors under a name that their hash gives; returns name and hash."""
-    aside = folder / f".model.{os.getpid()}.tmp"
     try:
-        save_file(tensors, aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        digest = sha256_of(aside)
-        name = f"model-{digest[:16]}.safetensors"
-        aside.replace(folder / name)
+        with scratch(folder, "model") as aside:  # a folder: safetensors, too, writes aside, under names of its own
+            file = aside / "model.safetensors"
+            save_file(tensors, file)
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            digest = sha256_of(file)
+            name = f"model-{digest[:16]}.safetensors"
+            file.replace(folder / name)
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
         raise gave_out(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
     sync_folder(folder)
     return name, digest
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import BankError, RunError
 from graftwork.networks.bank import BlockBank, tensor_key
+from graftwork.training._eager import eager
 from graftwork.training._muon import Muon
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules
 from graftwork.typing import BlockId
@@ -22,7 +23,7 @@ _SLOTS: Mapping[str, frozenset[str]] = {
 def _build(rule: Rule) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": []}]
     if rule.optimizer == "adam":
-        return torch.optim.Adam(
+        return eager(torch.optim.Adam)(
             groups,
             lr=rule.lr,
             betas=rule.betas,
@@ -32,7 +33,7 @@ def _build(rule: Rule) -> torch.optim.Optimizer:
             fused=True,
         )
     if rule.optimizer == "sgd":
-        return torch.optim.SGD(
+        return eager(torch.optim.SGD)(
             groups,
             lr=rule.lr,
             momentum=rule.momentum,
@@ -40,7 +41,7 @@ def _build(rule: Rule) -> torch.optim.Optimizer:
             weight_decay=0.0 if rule.decoupled else rule.weight_decay,
             fused=True,
         )
-    return Muon(
+    return eager(Muon)(
         groups,
         rule.lr,
         weight_decay=rule.weight_decay,

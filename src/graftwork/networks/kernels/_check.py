@@ -37,7 +37,7 @@ def _agree(
             leaves = [volume.float().requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
             hidden = F.batch_norm(leaves[0], None, None, leaves[1], leaves[2], training=True, eps=EPSILON)
             expected = _sigma(activation, hidden)
-            ways = torch.autograd.grad(expected, leaves, gradient.float())
+            ways = torch.autograd.grad((expected * gradient.float()).sum(), leaves)
         found = (out, d, by_weight / len(volume), by_bias / len(volume))
         wanted = (expected, ways[0], ways[1] / len(volume), ways[2] / len(volume))
         good += [torch.allclose(a.float(), b, atol=close, rtol=close) for a, b in zip(found, wanted, strict=True)]
@@ -68,7 +68,7 @@ def _mixes(
         z = (torch.cat([volume, volume], 1).float() * scale.repeat(2, 1, 1) + shift.repeat(2, 1, 1)).requires_grad_()
         leaves = [z, mixing[..., None, None].requires_grad_(), bias.requires_grad_()]
         out = F.conv2d(_sigma(activation, z), *leaves[1:])
-        ways = torch.autograd.grad(out, leaves, gradient.float())
+        ways = torch.autograd.grad((out * gradient.float()).sum(), leaves)
     found = (kernels.mix(*given, bias, volume), torch.cat(ds, 1), *others)
     close, wanted = _CLOSE[volume.dtype], (out + volume.float(), *ways)
     return [float((a.float() - b).norm()) < close * float(b.norm()) for a, b in zip(found, wanted, strict=True)]
