@@ -5,8 +5,8 @@
 A search of the digits runs for a time budget with the default options. `share` is the time inside the calls that write
 to the run folder (checkpoints, records, results: packing, hashing, syncing), over the time of the whole search. Then a
 search that was stopped is resumed by the command, several times: seconds from the start of the process to the first
-update, and how many of them a process needs that only imports torch and what its optimizers and its first backward pass
-import. `processor` are seconds of the processor, which other work on the machine hardly changes.
+update, and how many of them a process needs that only imports torch. `processor` are seconds of the processor, which
+other work on the machine hardly changes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ _progress.make_listener = lambda **_: First()
 from graftwork.cli import main
 main(sys.argv[1:])
 """
-TORCH = "import torch, torch._dynamo, torch.fx.experimental.symbolic_shapes"
+TORCH = "import torch"
 
 
 class Clock:
