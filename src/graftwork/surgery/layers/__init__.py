@@ -9,6 +9,7 @@ from graftwork.surgery.layers._reference import (
     config_entries,
     followed,
     owner_of,
+    parameters_on_meta,
     shapes_of,
 )
 from graftwork.surgery.layers._stack import Stack, find_stack
@@ -33,6 +34,7 @@ __all__ = [
     "largest",
     "origins",
     "owner_of",
+    "parameters_on_meta",
     "replace_configs",
     "set_numbers",
     "shapes_of",

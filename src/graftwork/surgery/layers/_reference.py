@@ -9,7 +9,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,6 +208,31 @@ def built_from(
             return kind(changed)
     except Exception:  # whatever the constructor raises
         return None
+
+
+@contextmanager
+def parameters_on_meta(whole: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Put every parameter that a module registers on the meta device; buffers are made for real.
+
+    Args:
+        whole: Model whose precision new tensors get.
+        dtype: Or that precision. None for both takes torch's default.
+    """
+    register, old = nn.Module.register_parameter, torch.get_default_dtype()
+    kinds = [p.dtype for p in whole.parameters() if p.is_floating_point()] if whole is not None else []
+
+    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(module, name, param)
+        if param is not None and not param.is_meta:
+            module._parameters[name] = nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)  # noqa: SLF001
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        torch.set_default_dtype(dtype or (kinds[0] if kinds else old))
+        yield
+    finally:
+        torch.set_default_dtype(old)
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 # -- comparison
