@@ -6,6 +6,7 @@ from graftwork.surgery.layers._gradients import CLEARLY, ROUNDING, gradients_of,
 from graftwork.surgery.layers._origins import INITS, TRAINS, Origins, origins
 from graftwork.surgery.layers._reference import (
     built_from,
+    changed_config,
     config_entries,
     followed,
     owner_of,
@@ -24,6 +25,7 @@ __all__ = [
     "Stack",
     "Uses",
     "built_from",
+    "changed_config",
     "config_entries",
     "entry_copy",
     "find_stack",
