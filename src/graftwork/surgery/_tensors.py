@@ -10,14 +10,19 @@ from torch import Tensor
 from graftwork.numerics import matched_uniform, reference_scale
 from graftwork.surgery._layout import Layout
 
+_APART = 16  # numbers: a multiple of what products want memory aligned to
+
 
 def stand_in_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return a tensor of random numbers that takes the memory of one row and one column.
+    """Return a tensor of random numbers that takes little memory: its entries are read from one vector, over and over.
 
-    All its entries are read from one vector, by steps of 1, 2, 3, … along its dimensions::
+    A matrix steps through the vector by 1 along its rows and 2 along its columns::
 
         shape 2 × 3, vector a b c d e f    →    a c e
                                                 b d f
+
+    Of more dimensions, the last two are one matrix of its own memory, as grouped products ask for, and further ones
+    start it a little later.
 
     Args:
         shape: Its lengths.
@@ -25,6 +30,8 @@ def stand_in_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """
     sizes = tuple(shape)
     steps = tuple(range(1, len(sizes) + 1))
+    if len(sizes) > 2:
+        steps = (*(_APART * (at + 1) for at in range(len(sizes) - 2)), sizes[-1], 1)
     length = 1 + sum(step * (size - 1) for step, size in zip(steps, sizes, strict=True)) if all(sizes) else 0
     draw = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5
     if not dtype.is_floating_point and not dtype.is_complex:

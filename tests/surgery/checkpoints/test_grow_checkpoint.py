@@ -171,6 +171,25 @@ def test_trainers_own_optimizer_takes_the_grown_state(tmp_path: Path) -> None:
     assert torch.equal(moments[:64], old[0]["exp_avg"])
 
 
+def test_trainer_resumes_from_the_grown_folder(tmp_path: Path) -> None:
+    rows = [{"input_ids": row, "labels": row} for row in IDS]
+    common = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_steps": 2, "eval_strategy": "steps"}
+    common |= {"eval_steps": 2, "load_best_model_at_end": True}
+
+    def trainer(model: Any, steps: int) -> Any:
+        arguments = transformers.TrainingArguments(str(tmp_path / "run"), max_steps=steps, **common)
+        return transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+
+    trainer(llama(num_hidden_layers=1), 2).train()
+    source = tmp_path / "run" / "checkpoint-2"
+    _grow(source, tmp_path / "new", Sizes(layers="+1"), optimizer=source / "optimizer.pt")
+    again = trainer(transformers.LlamaForCausalLM.from_pretrained(tmp_path / "new"), 4)
+    again.train(resume_from_checkpoint=str(tmp_path / "new"))
+    assert again.state.global_step == 4
+    assert len(again.optimizer.state) == len(list(again.model.parameters()))
+    assert str(again.state.best_model_checkpoint).endswith("checkpoint-4")
+
+
 def test_momentum_and_unknown_optimizers_are_carried_too(tmp_path: Path) -> None:
     model = gpt2()
     source = saved(model, tmp_path / "old")

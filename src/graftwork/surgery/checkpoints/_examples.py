@@ -73,7 +73,7 @@ def examples(model: nn.Module, dtype: torch.dtype, inputs: Path | None) -> dict[
         found["given inputs"] = given_inputs(inputs, dtype)
     if not found:
         raise SurgeryError(
-            f"expected a model of tokens or images, got {type(model).__name__}; give one batch as a safetensors file "
-            "of its arguments "
+            f"inputs: expected one batch, as {type(model).__name__} takes neither tokens nor images alone, got none; "
+            "give a safetensors file of its arguments by their names"
         )
     return found

@@ -17,7 +17,7 @@ from graftwork.surgery._grow import grow
 from graftwork.surgery._saving import growth_log, log_document
 from graftwork.surgery.checkpoints._examples import examples
 from graftwork.surgery.checkpoints._library import library
-from graftwork.surgery.checkpoints._optimizer import load_optimizer, save_optimizer
+from graftwork.surgery.checkpoints._optimizer import copy_progress, load_optimizer, save_optimizer
 from graftwork.surgery.checkpoints._plan import CheckpointPlan
 from graftwork.surgery.checkpoints._proof import Proof
 from graftwork.surgery.checkpoints._source import Source
@@ -94,8 +94,8 @@ def grow_checkpoint(
         plan: What `plan_checkpoint` has returned.
         out: Folder to write; there must be nothing.
         weights: Folder of the weights. None: they stand beside the config.
-        optimizer: File of an optimizer's state, as Trainer writes it; ``optimizer.pt`` is then written too. None for
-            none.
+        optimizer: File of an optimizer's state, as Trainer writes it; ``optimizer.pt`` is then written too, and what
+            Trainer keeps of its progress is copied. None for none.
         inputs: Safetensors file with one batch of the model's arguments, compared beside random inputs.
         to: Form of the grown weights: ``"safetensors"`` (in several files where they were, or above 5 GB) or ``"dcp"``
             (``torch.distributed.checkpoint``).
@@ -165,6 +165,7 @@ def _write(aside: Path, *, plan: CheckpointPlan, found: Weights, work: _Work, to
     save(model, aside, to=to, shard_size=found.shard_size)
     if work.optimizer is not None:
         save_optimizer(work.optimizer, model, aside / _OPTIMIZER)
+        copy_progress(Path(optimizer), aside)
     for path in _companions(plan.source.folder):
         if not (aside / path.name).exists():
             shutil.copyfile(path, aside / path.name)
@@ -189,13 +190,18 @@ def _hashes(source: Source, found: Weights, optimizer: Any) -> dict[str, str]:
 
 
 def _read_back(aside: Path, plan: CheckpointPlan, work: _Work, bits: str) -> None:
-    again = Source.open(aside, str(plan.source.dtype).removeprefix("torch."))
-    model = load(again, Weights.find(aside))
-    gaps = work.proof.gaps(model)
-    if fingerprint(model) != bits or not max(gaps.values()) <= max(work.gaps.values()) + work.proof.tolerance:
+    try:
+        again = Source.open(aside, str(plan.source.dtype).removeprefix("torch."))
+        model = load(again, Weights.find(aside))
+        same = fingerprint(model) == bits
+        gaps = work.proof.gaps(model) if same else {}
+    except SurgeryError as error:
+        same, why = False, f" ({str(error).replace(f'{aside}: ', '')})"
+    else:
+        why = ""
+    if not same or not max(gaps.values()) <= max(work.gaps.values()) + work.proof.tolerance:
         raise SurgeryError(
-            f"expected {plan.source.kind.__name__}.from_pretrained to give the grown model back, got another one: its "
-            "config does not describe all of it; nothing was written. Grow the model by graftwork.grow and keep it by "
-            "graftwork.save_model"
+            f"expected {plan.source.kind.__name__}.from_pretrained to give the grown model back, got another one{why}; "
+            "nothing was written. Grow the model by graftwork.grow and keep it by graftwork.save_model"
         )
     work.gaps = gaps

@@ -6,6 +6,7 @@ seen from the number of groups, and every shape is compared.
 """
 
 import pickle
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from graftwork._files import parse_json, read_named, write_json
 from graftwork.errors import SurgeryError
 from graftwork.surgery.checkpoints._library import library
 
 _FACTORED = ("_row", "_col")
+_STATE = "trainer_state.json"
+_PROGRESS = ("scheduler.pt", "scaler.pt", "rng_state*.pth")
+"""Files of Trainer that hold no shapes; they are copied, and read by nobody here."""
+_BEST = ("best_metric", "best_global_step", "best_model_checkpoint")
 
 
 class _Stored(optim.Optimizer):
@@ -164,3 +170,23 @@ def save_optimizer(optimizer: optim.Optimizer, model: nn.Module, path: Path) -> 
                 group["param_names"] = [name for name, _ in members]
         torch.save(optimizer.state_dict(), path)
         return
+
+
+def copy_progress(beside: Path, folder: Path) -> None:
+    """Copy what Trainer keeps of its progress beside an optimizer's state, so that it resumes from another folder.
+
+    The best checkpoint so far is forgotten: it holds the model before it grew.
+
+    Args:
+        beside: File of the optimizer's state.
+        folder: Folder to write to.
+    """
+    state = beside.parent / _STATE
+    if not state.is_file():
+        return
+    progress = parse_json(read_named(state), str(state), error=SurgeryError)
+    if isinstance(progress, dict):
+        write_json(folder / _STATE, {**progress, **{key: None for key in _BEST if key in progress}})
+    for path in sorted(found for pattern in _PROGRESS for found in beside.parent.glob(pattern)):
+        if path.is_file() and not path.is_symlink():
+            shutil.copyfile(path, folder / path.name)

@@ -95,8 +95,8 @@ def plan_checkpoint(
         example = next(iter(examples(model, source.dtype, None if inputs is None else Path(inputs)).values()))
         growth = step(model, example)
         planned = plan(model, growth, example_input=example)
-        config, model = _grown(source, config, planned)
-        memory = max(memory, _size(model) + _replaced(planned, source))
+        config, model = _grown(source, config, planned, numbers=_numbers(model))
+        memory = max(memory, _size(model) + _replaced(planned) * source.dtype.itemsize)
         growths.append(growth)
         details.append(_summary(planned))
     return CheckpointPlan(
@@ -111,18 +111,19 @@ def plan_checkpoint(
     )
 
 
-def _grown(source: Source, config: Any, planned: GrowthPlan) -> tuple[Any, nn.Module]:
+def _grown(source: Source, config: Any, planned: GrowthPlan, *, numbers: int) -> tuple[Any, nn.Module]:
     """The config of the grown model and the model that it builds, which has to be the planned one."""
     values = {change.name: change.new for change in planned.edit.configs if change.path == "config"}
     changed = changed_config(config, values)
     model = source.skeleton(changed)
     built = {name: tuple(t.shape) for name, t in [*model.named_parameters(), *model.named_buffers()]}
     unlike = next((c.name for c in planned.tensors if built.get(c.name) != c.new_shape), None)
-    if not values or unlike:
-        what = f"{unlike!r} of another shape" if unlike else "no number of it that makes one"
+    wanted = numbers - _replaced(planned) + sum(math.prod(change.new_shape) for change in planned.tensors)
+    if not values or unlike or _numbers(model) != wanted:
+        what = f"{unlike!r} of another shape" if unlike else "one of other sizes"
         raise SurgeryError(
-            f"{planned.growth!r}: expected a config that describes the grown model, got {what}; so from_pretrained "
-            f"could not build it. Grow the model by graftwork.grow and keep it by graftwork.save_model"
+            f"{planned.growth!r}: expected a config that describes the grown model, got {what}, so that "
+            "from_pretrained could not build it; grow the model by graftwork.grow and keep it by graftwork.save_model"
         )
     return changed, model
 
@@ -131,10 +132,13 @@ def _size(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _replaced(planned: GrowthPlan, source: Source) -> int:
-    """Bytes of tensors that a growth replaces, and keeps until it has been checked."""
-    numbers = sum(math.prod(change.old_shape) for change in planned.tensors if change.old_shape is not None)
-    return numbers * source.dtype.itemsize
+def _replaced(planned: GrowthPlan) -> int:
+    """Numbers in tensors that a growth replaces, and keeps until it has been checked."""
+    return sum(math.prod(change.old_shape) for change in planned.tensors if change.old_shape is not None)
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _amount(size: float) -> str:

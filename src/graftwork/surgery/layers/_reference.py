@@ -86,7 +86,10 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
                 problem = f"what it builds at that depth has another {unlike!r}"
                 break
             if chosen == sources or guess(chosen) == values:
-                values = {**values, **_derived(config, values)}
+                more = {**values, **_derived(config, values)}
+                derived = built_from(type(whole), config, more)
+                if derived is not None and shapes_of(derived) == shapes_of(after):  # T5 counts its decoder apart
+                    values = more
                 path = f"{owner}.config".lstrip(".")
                 configs = [AttributeChange(path, name, config_value(config, name), new) for name, new in values.items()]
                 numbers = _numbers(whole, before, after, inner, chosen)
@@ -256,6 +259,9 @@ def _choose(
     built = shapes_of(after)
     new = {place: stack.at(keys[place]) for place in stack.new}
     rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{p}." for p in new.values()))}
+    held = {path for path, _ in after.named_modules()}
+    if lost := [path for path in new.values() if path not in held]:
+        return (), lost[0]
     unlike = _other({stack.renamed(name): shape for name, shape in shapes_of(before).items()}, rest)
     if unlike:
         return (), unlike
