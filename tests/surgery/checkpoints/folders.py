@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from graftwork.surgery.checkpoints import CheckpointReceipt, Sizes, grow_checkpoint, plan_checkpoint
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     transformers = pytest.importorskip("transformers")
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 IDS = torch.randint(60, (2, 8), generator=torch.Generator().manual_seed(0))
+TOKENS = {"input_ids": IDS}
 
 
 def llama(**sizes: Any) -> Any:
@@ -74,3 +77,8 @@ def edit_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     config.update(changes)
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def grown(source: Path, out: Path, sizes: Sizes, dtype: str | None = None, **options: Any) -> CheckpointReceipt:
+    """Plan and grow a checkpoint."""
+    return grow_checkpoint(plan_checkpoint(source, sizes, dtype=dtype), out, **options)

@@ -12,18 +12,24 @@ import graftwork as gw
 from graftwork._files import sha256_of
 from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.numerics import output_gap
-from graftwork.surgery.checkpoints import CheckpointReceipt, Sizes, grow_checkpoint, plan_checkpoint
+from graftwork.surgery.checkpoints import CheckpointReceipt, Sizes, plan_checkpoint
 from graftwork.surgery.checkpoints import _grow as growing
-from tests.surgery.checkpoints.folders import IDS, gpt2, llama, optimizer_of, outputs, saved, transformers, vit
+from tests.surgery.checkpoints.folders import (
+    IDS,
+    TOKENS,
+    gpt2,
+    grown,
+    llama,
+    optimizer_of,
+    outputs,
+    saved,
+    transformers,
+    vit,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-TOKENS = {"input_ids": IDS}
 IMAGES = {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
-
-
-def _grow(source: Path, out: Path, sizes: Sizes, dtype: str | None = None, **options: Any) -> CheckpointReceipt:
-    return grow_checkpoint(plan_checkpoint(source, sizes, dtype=dtype), out, **options)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,7 @@ def test_the_grown_checkpoint_computes_what_the_old_one_did(
 ) -> None:
     model = build()
     source = saved(model, tmp_path / "old")
-    receipt = _grow(source, tmp_path / "new", sizes)
+    receipt = grown(source, tmp_path / "new", sizes)
     again = type(model).from_pretrained(tmp_path / "new")
     before, after = outputs(model, inputs), outputs(again, inputs)
     assert output_gap(before, after[..., : before.shape[-1]]) < 2e-6
@@ -58,7 +64,7 @@ def deeper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Checkpo
     folder, model = tmp_path_factory.mktemp("deeper"), llama()
     source = saved(model, folder / "old")
     save_file({"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}, folder / "batch.safetensors")
-    receipt = _grow(source, folder / "new", Sizes(layers="+2"), inputs=folder / "batch.safetensors")
+    receipt = grown(source, folder / "new", Sizes(layers="+2"), inputs=folder / "batch.safetensors")
     return model, folder / "new", receipt
 
 
@@ -88,7 +94,7 @@ def test_the_receipt_says_what_was_done_and_from_what(deeper: Any) -> None:
 def test_a_wider_file_equals_a_model_that_grew_in_memory_bit_for_bit(tmp_path: Path) -> None:
     model = llama(num_hidden_layers=1)
     source = saved(model, tmp_path / "old")
-    _grow(source, tmp_path / "new", Sizes(width=1.5))
+    grown(source, tmp_path / "new", Sizes(width=1.5))
     gw.grow(model, gw.WidenStream(1.5, check="fast"), example_input=TOKENS)
     again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "new").state_dict()
     assert again.keys() == model.state_dict().keys()
@@ -99,7 +105,7 @@ def test_shards_become_shards_of_that_size(tmp_path: Path) -> None:
     model = llama()
     source = saved(model, tmp_path / "old", max_shard_size=8000)
     assert len(list(source.glob("model-*.safetensors"))) > 2
-    _grow(source, tmp_path / "new", Sizes(layers="+1"))
+    grown(source, tmp_path / "new", Sizes(layers="+1"))
     shards = list((tmp_path / "new").glob("model-*.safetensors"))
     assert len(shards) > 2
     assert (tmp_path / "new" / "model.safetensors.index.json").is_file()
@@ -110,8 +116,8 @@ def test_shards_become_shards_of_that_size(tmp_path: Path) -> None:
 
 def test_precision_is_the_checkpoints_or_what_was_asked_for(tmp_path: Path) -> None:
     source = saved(llama(num_hidden_layers=1).to(torch.bfloat16), tmp_path / "old")
-    _grow(source, tmp_path / "same", Sizes(layers="+1"))
-    _grow(source, tmp_path / "double", Sizes(layers="+1"), dtype="float64")
+    grown(source, tmp_path / "same", Sizes(layers="+1"))
+    grown(source, tmp_path / "double", Sizes(layers="+1"), dtype="float64")
     kinds = [
         transformers.LlamaForCausalLM.from_pretrained(tmp_path / name, dtype="auto").dtype
         for name in ("same", "double")
@@ -132,85 +138,13 @@ def test_a_plan_reads_no_weights_and_tells_what_will_be(tmp_path: Path) -> None:
     assert "(×3)" in str(plan)
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_an_optimizers_state_is_carried_as_in_a_live_training(grouped: bool, tmp_path: Path) -> None:
-    model = llama(num_hidden_layers=1)
-    optimizer = optimizer_of(model, TOKENS)
-    if not grouped:  # what torch.optim.AdamW(model.parameters()) makes
-        live = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        for parameter in model.parameters():
-            live.state[parameter] = optimizer.state[parameter]
-        optimizer = live
-    source = saved(model, tmp_path / "old")
-    torch.save(optimizer.state_dict(), source / "optimizer.pt")
-    plan = plan_checkpoint(source, Sizes(layers="+1", mlp=1.5))
-    receipt = grow_checkpoint(plan, tmp_path / "new", optimizer=source / "optimizer.pt")
-    assert receipt.optimizer_state > 0
-    for growth in plan.growths:
-        gw.grow(model, growth, example_input=TOKENS, optimizer=optimizer)
-    wanted, found = optimizer.state_dict(), torch.load(tmp_path / "new" / "optimizer.pt", weights_only=True)
-    assert found["param_groups"] == wanted["param_groups"]
-    assert found["state"].keys() == wanted["state"].keys()
-    for position, entry in wanted["state"].items():
-        assert all(torch.equal(found["state"][position][key], value) for key, value in entry.items()), position
-
-
-def test_trainers_own_optimizer_takes_the_grown_state(tmp_path: Path) -> None:
-    model = llama(num_hidden_layers=1)
-    source = saved(model, tmp_path / "old")
-    torch.save(optimizer_of(model, TOKENS).state_dict(), source / "optimizer.pt")
-    _grow(source, tmp_path / "new", Sizes(layers="+1", vocab=70), optimizer=source / "optimizer.pt")
-    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "new")
-    arguments = transformers.TrainingArguments(str(tmp_path / "run"), report_to=[], use_cpu=True, weight_decay=0.1)
-    optimizer = transformers.Trainer(again, arguments).create_optimizer()
-    optimizer.load_state_dict(torch.load(tmp_path / "new" / "optimizer.pt", weights_only=True))
-    for parameter in again.parameters():
-        assert optimizer.state[parameter]["exp_avg"].shape == parameter.shape
-    old = torch.load(source / "optimizer.pt", weights_only=True)["state"]
-    moments = optimizer.state[again.model.embed_tokens.weight]["exp_avg"]
-    assert torch.equal(moments[:64], old[0]["exp_avg"])
-
-
-def test_trainer_resumes_from_the_grown_folder(tmp_path: Path) -> None:
-    rows = [{"input_ids": row, "labels": row} for row in IDS]
-    common = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_steps": 2, "eval_strategy": "steps"}
-    common |= {"eval_steps": 2, "load_best_model_at_end": True}
-
-    def trainer(model: Any, steps: int) -> Any:
-        arguments = transformers.TrainingArguments(str(tmp_path / "run"), max_steps=steps, **common)
-        return transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
-
-    trainer(llama(num_hidden_layers=1), 2).train()
-    source = tmp_path / "run" / "checkpoint-2"
-    _grow(source, tmp_path / "new", Sizes(layers="+1"), optimizer=source / "optimizer.pt")
-    again = trainer(transformers.LlamaForCausalLM.from_pretrained(tmp_path / "new"), 4)
-    again.train(resume_from_checkpoint=str(tmp_path / "new"))
-    assert again.state.global_step == 4
-    assert len(again.optimizer.state) == len(list(again.model.parameters()))
-    assert str(again.state.best_model_checkpoint).endswith("checkpoint-4")
-
-
-def test_momentum_and_unknown_optimizers_are_carried_too(tmp_path: Path) -> None:
-    model = gpt2()
-    source = saved(model, tmp_path / "old")
-    shapes = [parameter.shape for parameter in model.parameters()]
-    for key in ("momentum_buffer", "direction"):
-        state = {i: {key: torch.randn(shape)} for i, shape in enumerate(shapes)}
-        groups = [{"lr": 0.1, "params": list(range(len(shapes)))}]
-        torch.save({"state": state, "param_groups": groups}, source / f"{key}.pt")
-        _grow(source, tmp_path / key, Sizes(mlp=1.5), optimizer=source / f"{key}.pt")
-        found = torch.load(tmp_path / key / "optimizer.pt", weights_only=True)
-        sizes = [tuple(p.shape) for p in transformers.GPT2LMHeadModel.from_pretrained(tmp_path / key).parameters()]
-        assert [tuple(found["state"][i][key].shape) for i in range(len(sizes))] == sizes
-
-
 def test_weights_of_torch_distributed_are_read_and_written(tmp_path: Path) -> None:
     model = gpt2()  # one tensor under two names
     source = saved(model, tmp_path / "old")
-    _grow(source, tmp_path / "parts", Sizes(layers="+1"), to="dcp")
+    grown(source, tmp_path / "parts", Sizes(layers="+1"), to="dcp")
     assert (tmp_path / "parts" / ".metadata").is_file()
     assert not list((tmp_path / "parts").glob("*.safetensors"))
-    _grow(tmp_path / "parts", tmp_path / "back", Sizes(layers="+1"))
+    grown(tmp_path / "parts", tmp_path / "back", Sizes(layers="+1"))
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back")
     assert len(again.transformer.h) == 4
     assert torch.equal(outputs(model, TOKENS), outputs(again, TOKENS))
@@ -221,7 +155,7 @@ def test_weights_may_lie_beside_a_config_in_another_folder(tmp_path: Path) -> No
     source = saved(model, tmp_path / "old")
     torch.distributed.checkpoint.save({"module": model.state_dict()}, checkpoint_id=tmp_path / "weights", no_dist=True)
     (source / "model.safetensors").unlink()
-    receipt = _grow(source, tmp_path / "new", Sizes(layers="+1"), weights=tmp_path / "weights")
+    receipt = grown(source, tmp_path / "new", Sizes(layers="+1"), weights=tmp_path / "weights")
     assert receipt.largest_gap == 0.0
 
 
@@ -237,7 +171,7 @@ def test_what_is_not_exact_needs_leave_and_states_its_gap(tmp_path: Path) -> Non
     source = saved(model, tmp_path / "old")
     with pytest.raises(SurgeryError, match="approximate"):
         plan_checkpoint(source, Sizes(layers="+1"))
-    receipt = _grow(source, tmp_path / "new", Sizes(layers="+1", approximate=True))
+    receipt = grown(source, tmp_path / "new", Sizes(layers="+1", approximate=True))
     assert receipt.largest_gap > 1e-3
 
 
@@ -253,7 +187,7 @@ def test_a_changed_function_is_refused_and_nothing_is_written(tmp_path: Path, mo
 
     monkeypatch.setattr(growing, "grow", spoilt)
     with pytest.raises(NotPreservedError, match="nothing was written"):
-        _grow(source, tmp_path / "new", Sizes(layers="+1"))
+        grown(source, tmp_path / "new", Sizes(layers="+1"))
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -271,7 +205,7 @@ def test_a_failure_at_any_step_leaves_nothing(place: str, tmp_path: Path, monkey
 
     monkeypatch.setattr(growing, place, broken)
     with pytest.raises(KeyboardInterrupt):
-        _grow(source, tmp_path / "new", Sizes(layers="+1"), optimizer=source / "optimizer.pt")
+        grown(source, tmp_path / "new", Sizes(layers="+1"), optimizer=source / "optimizer.pt")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
@@ -288,5 +222,5 @@ def test_files_that_read_back_as_another_model_are_refused(tmp_path: Path, monke
 
     monkeypatch.setattr(growing, "save", damaged)
     with pytest.raises(SurgeryError, match="to give the grown model back"):
-        _grow(source, tmp_path / "new", Sizes(layers="+1"))
+        grown(source, tmp_path / "new", Sizes(layers="+1"))
     assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from graftwork._files import gave_out
 from graftwork.errors import SurgeryError
@@ -48,7 +51,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}; nothing of it was executed")
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Reads tensors; torch's own reader would run whatever the pickle in ``.metadata`` asks for."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -93,7 +96,7 @@ def load(source: Source, folder: Path) -> nn.Module:
             raise SurgeryError(f"{folder}: {name!r}: expected the shape {tuple(tensor.shape)}, got {size}")
     try:
         with _alone():
-            dcp.load({prefix + name: t for name, t in needed.items()}, storage_reader=reader, no_dist=True)
+            load_parts({prefix + name: t for name, t in needed.items()}, storage_reader=reader, no_dist=True)
     except Exception as error:  # a damaged or missing part: whatever torch raises
         raise SurgeryError(f"{folder}: expected whole files of tensors, got damaged ones ({error!r})") from error
     return model
@@ -108,7 +111,7 @@ def save(model: nn.Module, folder: Path) -> None:
     state = {_WRITTEN + name: tensor for name, tensor in model.state_dict().items()}
     try:
         with _alone():
-            dcp.save(state, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
+            save_parts(state, storage_writer=FileSystemWriter(folder), no_dist=True)
     except OSError as error:
         raise gave_out(folder, error) from error
 
@@ -120,7 +123,7 @@ def _alone() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*single process.*")
             yield
-    except dcp.api.CheckpointException as error:  # a BaseException around what went wrong, interruptions too
+    except CheckpointException as error:  # a BaseException around what went wrong, interruptions too
         raise next(iter(error.failures.values()))[0] from error
 
 

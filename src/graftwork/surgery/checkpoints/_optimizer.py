@@ -62,30 +62,17 @@ def load_optimizer(path: Path, model: nn.Module) -> optim.Optimizer:
     groups, state = _parts(found, path)
     ordered = _match(groups, state, model, path)
     keys = frozenset(key for entry in state.values() for key in entry)
-    optimizer: Any = _made(_KINDS.get(keys, _Stored), groups, ordered)
-    flat = [parameter for group in ordered for _, parameter in group]
-    positions = [position for group in groups for position in group["params"]]
-    for position, parameter in zip(positions, flat, strict=True):
-        if position in state:  # as it is: `load_state_dict` would change its precision to the parameter's
-            optimizer.state[parameter] = dict(state[position])
-    return optimizer  # type: ignore[no-any-return]
-
-
-def _made(kind: Any, groups: list[dict[str, Any]], ordered: list[list[tuple[str, nn.Parameter]]]) -> Any:
-    made = [
-        {**{k: v for k, v in group.items() if k != "params"}, "params": [parameter for _, parameter in members]}
-        for group, members in zip(groups, ordered, strict=True)
-    ]
-    for group, members in zip(made, ordered, strict=True):
-        if "param_names" in group:
-            group["param_names"] = [name for name, _ in members]
-    names = [group.pop("param_names", None) for group in made]
-    optimizer = kind(made, {}) if kind is _Stored else kind(made)
-    for group, own, given in zip(optimizer.param_groups, names, groups, strict=True):
-        for key in [key for key in group if key not in given]:  # what this version of torch has added
-            del group[key]
-        if own is not None:
-            group["param_names"] = own
+    made = []
+    for group, members in zip(groups, ordered, strict=True):
+        names = {"param_names": [name for name, _ in members]} if "param_names" in group else {}
+        made.append({**group, **names, "params": [parameter for _, parameter in members]})
+    kind = _KINDS.get(keys, _Stored)
+    optimizer = kind.__new__(kind)
+    optim.Optimizer.__init__(optimizer, made, {})  # not the kind's own, which would add what the file has not
+    for group, members in zip(groups, ordered, strict=True):
+        for position, (_, parameter) in zip(group["params"], members, strict=True):
+            if position in state:  # as it is: `load_state_dict` would change its precision to the parameter's
+                optimizer.state[parameter] = dict(state[position])
     return optimizer
 
 
@@ -94,6 +81,7 @@ def _parts(found: Any, path: Path) -> tuple[list[dict[str, Any]], dict[int, dict
         isinstance(found, dict) and isinstance(found.get("param_groups"), list) and isinstance(found.get("state"), dict)
     )
     good = good and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in found["param_groups"])
+    good = good and all(type(position) is int for group in found["param_groups"] for position in group["params"])
     good = good and all(isinstance(entry, dict) for entry in found["state"].values())
     if not good:
         raise SurgeryError(
