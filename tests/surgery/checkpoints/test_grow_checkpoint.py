@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import graftwork as gw
 from graftwork._files import sha256_of
-from graftwork.errors import NotPreservedError, SurgeryError
+from graftwork.errors import NotPreservedError, ResourceError, SurgeryError
 from graftwork.numerics import output_gap
 from graftwork.surgery.checkpoints import CheckpointReceipt, Sizes, plan_checkpoint
 from graftwork.surgery.checkpoints import _grow as growing
@@ -140,6 +141,7 @@ def test_a_plan_reads_no_weights_and_tells_what_will_be(tmp_path: Path) -> None:
 
 def test_weights_of_torch_distributed_are_read_and_written(tmp_path: Path) -> None:
     model = gpt2()  # one tensor under two names
+    model.generation_config.max_new_tokens = 7
     source = saved(model, tmp_path / "old")
     grown(source, tmp_path / "parts", Sizes(layers="+1"), to="dcp")
     assert (tmp_path / "parts" / ".metadata").is_file()
@@ -147,6 +149,7 @@ def test_weights_of_torch_distributed_are_read_and_written(tmp_path: Path) -> No
     grown(tmp_path / "parts", tmp_path / "back", Sizes(layers="+1"))
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back")
     assert len(again.transformer.h) == 4
+    assert again.generation_config.max_new_tokens == 7
     assert torch.equal(outputs(model, TOKENS), outputs(again, TOKENS))
 
 
@@ -155,8 +158,11 @@ def test_weights_may_lie_beside_a_config_in_another_folder(tmp_path: Path) -> No
     source = saved(model, tmp_path / "old")
     torch.distributed.checkpoint.save({"module": model.state_dict()}, checkpoint_id=tmp_path / "weights", no_dist=True)
     (source / "model.safetensors").unlink()
-    receipt = grown(source, tmp_path / "new", Sizes(layers="+1"), weights=tmp_path / "weights")
+    receipt = grown(
+        source, tmp_path / "new", Sizes(layers="+1"), weights=tmp_path / "weights", to="dcp", dtype="bfloat16"
+    )
     assert receipt.largest_gap == 0.0
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_what_is_not_exact_needs_leave_and_states_its_gap(tmp_path: Path) -> None:
@@ -207,6 +213,31 @@ def test_a_failure_at_any_step_leaves_nothing(place: str, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         grown(source, tmp_path / "new", Sizes(layers="+1"), optimizer=source / "optimizer.pt")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/0")),
+        ("safetensors.torch.save_file", SafetensorError("No space left on device")),
+        ("shutil.copyfile", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(
+    place: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llama(num_hidden_layers=1)
+    source = saved(model, tmp_path / "old")
+    torch.save(optimizer_of(model, TOKENS).state_dict(), source / "optimizer.pt")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(place, full)
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full if "safetensors" in place else save_file)
+    with pytest.raises(ResourceError, match=r"can't write .*(No space|failed writing)"):
+        grown(source, tmp_path / "new", Sizes(layers="+1"), optimizer=source / "optimizer.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_files_that_read_back_as_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

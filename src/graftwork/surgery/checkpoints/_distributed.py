@@ -112,8 +112,8 @@ def save(model: nn.Module, folder: Path) -> None:
     try:
         with _alone():
             save_parts(state, storage_writer=FileSystemWriter(folder), no_dist=True)
-    except OSError as error:
-        raise gave_out(folder, error) from error
+    except (OSError, RuntimeError) as error:  # torch's writer says by the latter that the disk is full
+        raise gave_out(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from graftwork._files import parse_json, read_named, write_json
+from graftwork._files import gave_out, parse_json, read_named, write_json
 from graftwork.errors import SurgeryError
 from graftwork.surgery.checkpoints._library import library
 
@@ -146,6 +146,9 @@ def save_optimizer(optimizer: optim.Optimizer, model: nn.Module, path: Path) -> 
         optimizer: What `load_optimizer` has returned, carried through the growths.
         model: The grown model.
         path: File to write.
+
+    Raises:
+        ResourceError: The machine can't write it.
     """
     for ordered in orders(model):
         if len(ordered) != len(optimizer.param_groups):
@@ -156,7 +159,10 @@ def save_optimizer(optimizer: optim.Optimizer, model: nn.Module, path: Path) -> 
             group["params"] = [parameter for _, parameter in members]
             if "param_names" in group:
                 group["param_names"] = [name for name, _ in members]
-        torch.save(optimizer.state_dict(), path)
+        try:
+            torch.save(optimizer.state_dict(), path)
+        except RuntimeError as error:  # how torch says that the disk is full
+            raise gave_out(path, OSError(str(error))) from error
         return
 
 

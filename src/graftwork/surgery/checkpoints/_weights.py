@@ -13,12 +13,13 @@ from torch import nn
 from graftwork._files import check_id, parse_json, read_named
 from graftwork.errors import SurgeryError
 from graftwork.surgery.checkpoints import _distributed as distributed
-from graftwork.surgery.checkpoints._library import quiet
+from graftwork.surgery.checkpoints._library import library, quiet
 from graftwork.surgery.checkpoints._source import Source, refuse_links
 
 FORMATS = ("safetensors", "dcp")
 """What weights can be written as."""
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 _SHARD = 5_000_000_000
 """Bytes of a file of weights at most, where the checkpoint was not in smaller ones."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -107,8 +108,18 @@ def load(source: Source, weights: Weights) -> nn.Module:
     Raises:
         SurgeryError: The weights are not those of the architecture.
     """
-    if weights.distributed:
-        return distributed.load(source, weights.folder)
+    model: Any = distributed.load(source, weights.folder) if weights.distributed else _from_files(source, weights)
+    if (source.folder / _GENERATION).is_file():  # beside the config, where the weights lie elsewhere
+        try:
+            with quiet():
+                model.generation_config = library().GenerationConfig.from_pretrained(source.folder)
+        except Exception as error:  # whatever a config of a stranger leads to
+            raise SurgeryError(f"{source.folder / _GENERATION}: expected a generation config, got {error!r}") from error
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _from_files(source: Source, weights: Weights) -> Any:
     kind: Any = source.kind
     try:
         with quiet():
@@ -131,8 +142,7 @@ def load(source: Source, weights: Weights) -> nn.Module:
                 f"{weights.folder}: expected the tensors of {kind.__name__}, got {problem.replace('_keys', '')} ones: "
                 f"{some}; is the architecture in its config the right one?"
             )
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def save(model: nn.Module, folder: Path, *, to: str, shard_size: int) -> None:
@@ -147,7 +157,7 @@ def save(model: nn.Module, folder: Path, *, to: str, shard_size: int) -> None:
     kept: Any = model
     with quiet():
         if to == "dcp":
-            kept.config.architectures = [type(model).__name__]
+            kept.config.architectures, kept.config.dtype = [type(model).__name__], kept.dtype
             kept.config.save_pretrained(folder)
             if kept.can_generate():
                 kept.generation_config.save_pretrained(folder)
