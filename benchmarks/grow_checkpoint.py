@@ -5,8 +5,8 @@
 A checkpoint of 300 M parameters (``--size`` chooses another) is written twice: in one file, and in several with the
 state of AdamW beside it, grouped as Trainer does. ``graftwork grow`` runs in a process of its own. `peak` is that
 process's own memory at most, sampled every 20 ms, without the pages of files that it has mapped; `resident` is what the
-kernel counts, those pages too; `idle` is what a process holds that has done the same to a tiny checkpoint. Logits are
-compared in a third process-independent way: both folders are read by ``from_pretrained``.
+kernel counts, those pages too; `idle` is what a process holds that has done the same to a tiny checkpoint; `held` is
+what the plan says of weights and state. Afterwards both folders are read by ``from_pretrained`` and logits compared.
 """
 
 import argparse
@@ -63,21 +63,13 @@ def make(folder: Path, size: str, *, shards: int) -> dict[str, int]:
     return {"parameters": model.num_parameters(), "weights": weights, "optimizer": 2 * weights}
 
 
-def _own(pid: int) -> int:
-    """Bytes of a process that are no pages of files."""
+def _status(pid: int, key: str) -> int:
+    """Bytes that the kernel counts for a process; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-def _resident(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def run(source: Path, out: Path, options: list[str]) -> dict[str, Any]:
@@ -87,7 +79,8 @@ def run(source: Path, out: Path, options: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said)
         while process.poll() is None:
-            peak, resident = max(peak, _own(process.pid)), max(resident, _resident(process.pid))
+            peak = max(peak, _status(process.pid, "RssAnon"))
+            resident = max(resident, _status(process.pid, "VmHWM"))
             time.sleep(0.02)
         seconds = time.perf_counter() - began
         said.seek(0)

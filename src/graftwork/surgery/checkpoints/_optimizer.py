@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork._files import gave_out, parse_json, read_named, write_json
-from graftwork.errors import SurgeryError
+from graftwork.errors import ConfigError, SurgeryError
 from graftwork.surgery.checkpoints._library import library
 
 _FACTORED = ("_row", "_col")
@@ -93,9 +93,19 @@ def _parts(found: Any, path: Path) -> tuple[list[dict[str, Any]], dict[int, dict
 
 
 def orders(model: nn.Module) -> Iterator[list[list[tuple[str, nn.Parameter]]]]:
-    """Yield the groups into which trainings put a model's parameters, each in its order."""
+    """Yield the groups into which trainings put a model's parameters, each in its order.
+
+    Raises:
+        ConfigError: The package that Trainer needs is not installed.
+    """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decaying = set(library().Trainer.get_decay_parameter_names(None, model))
+    try:
+        decaying = set(library().Trainer.get_decay_parameter_names(None, model))
+    except ImportError as error:
+        raise ConfigError(
+            "an optimizer's groups: expected accelerate beside transformers, got none; pip install "
+            "'graftwork[transformers]'"
+        ) from error
     yield [[(n, p) for n, p in trained if n in decaying], [(n, p) for n, p in trained if n not in decaying]]
     yield [trained]
 

@@ -87,7 +87,7 @@ class Source:
 
 def _found(folder: Path) -> str:
     if not folder.exists():
-        return "nothing there"
+        return "nothing there; download a model of the hub first: hf download NAME --local-dir FOLDER"
     if not folder.is_dir():
         return "a file; give the folder that holds it"
     if (folder / "adapter_config.json").is_file():
