@@ -26,7 +26,7 @@ def test_an_optimizers_state_is_carried_as_in_a_live_training(grouped: bool, tmp
     torch.save(optimizer.state_dict(), source / "optimizer.pt")
     plan = plan_checkpoint(source, Sizes(layers="+1", mlp=1.5))
     receipt = grow_checkpoint(plan, tmp_path / "new", optimizer=source / "optimizer.pt")
-    assert receipt.optimizer_state > 0
+    assert receipt.optimizer_state > len(list(model.parameters()))
     for growth in plan.growths:
         gw.grow(model, growth, example_input=TOKENS, optimizer=optimizer)
     wanted, found = optimizer.state_dict(), torch.load(tmp_path / "new" / "optimizer.pt", weights_only=True)

@@ -38,7 +38,7 @@ class CheckpointReceipt:
         out: The folder of the grown checkpoint.
         gaps: What was run → largest relative change of the outputs, of the checkpoint as it was read back.
         parameters: Number of parameters before and after.
-        optimizer_state: State tensors of the optimizer that were carried.
+        optimizer_state: Number of parameters for which the optimizer has state, as it was written.
     """
 
     out: Path
@@ -57,7 +57,7 @@ class CheckpointReceipt:
 
     def __str__(self) -> str:
         before, after = self.parameters
-        carried = f", {self.optimizer_state} tensors of the optimizer carried" if self.optimizer_state else ""
+        carried = f", with the optimizer's state of {self.optimizer_state:,} tensors" if self.optimizer_state else ""
         return (
             f"{self.out}: {before:,} → {after:,} parameters{carried}; largest relative change of the outputs "
             f"{self.largest_gap:.1e} ({', '.join(f'{name} {gap:.1e}' for name, gap in self.gaps.items())})"
@@ -142,10 +142,9 @@ def _grown(plan: CheckpointPlan, found: Weights, optimizer: Path | None, batches
     work = _Work(model, held, Proof(model, batches(model)))
     for growth in plan.growths:
         example = next(iter(batches(model).values()))
-        receipt = grow(model, growth, example_input=example, optimizer=held)
-        work.carried += len(receipt.optimizer_state)
-        del receipt
+        grow(model, growth, example_input=example, optimizer=held)
         gc.collect()  # the old weights, which a growth keeps for undoing it
+    work.carried = 0 if held is None else len(held.state)
     work.gaps = work.proof.gaps(model)
     return work
 
