@@ -9,6 +9,7 @@ from graftwork.cli import (  # noqa: F401  (registers the commands)
     _distil,
     _ensemble,
     _export,
+    _grow,
     _inspect,
     _report,
     _search,

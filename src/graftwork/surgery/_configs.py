@@ -39,7 +39,7 @@ def config_changes(
     """
     changes: list[AttributeChange] = []
     notes: list[str] = []
-    for path, module in _owners(model):
+    for path, module in owners(model):
         prefix = f"{path}." if path else ""
         parameters = dict(module.named_parameters(remove_duplicate=False))
         wanted = {name: shapes[prefix + name] for name in parameters}
@@ -56,7 +56,7 @@ def config_changes(
 
 def config_notes(model: nn.Module, after: str) -> list[str]:
     """Return a note for the config of a model that gets a block behind one of its modules."""
-    inside = [path for path, _ in _owners(model) if not path or f"{after}.".startswith(f"{path}.")]
+    inside = [path for path, _ in owners(model) if not path or f"{after}.".startswith(f"{path}.")]
     return [f"{path}.config knows nothing of the new block: {_REBUILD}".lstrip(".") for path in inside]
 
 
@@ -106,8 +106,8 @@ def repeat_changes(transaction: Transaction, mirror: nn.Module, changes: Iterabl
             replace_config(mirror, change.path, {change.name: change.new}, transaction=transaction)
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules that are built from a config alone."""
+def owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield path and module of the outermost modules that are built from a config alone."""
     above: list[str] = []
     for path, module in model.named_modules():
         if any(not outer or f"{path}.".startswith(f"{outer}.") for outer in above):

@@ -11,6 +11,7 @@ from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._guard import Guard
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
+from graftwork.surgery._stand_in import is_on_meta, stand_in
 from graftwork.surgery.carry import check_optimizers, unwrapped
 from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, WidenAll
 
@@ -27,6 +28,9 @@ def plan(
     generator: torch.Generator | None = None,
 ) -> GrowthPlan:
     """Plan a growth; nothing changes until ``apply()``.
+
+    A plan needs no weights: of a model whose parameters are on the meta device it is made on a stand-in with random
+    numbers, and can be printed but not applied.
 
     Args:
         model: Any eager ``nn.Module``.
@@ -49,10 +53,14 @@ def plan(
     if not isinstance(growth, ModelGrowth):
         raise SurgeryError(f'growth: expected a value such as Widen("conv1", extra=8), got {type(growth).__name__}')
     call, optimizers = call_of(example_input), given_optimizers(optimizer)
+    check_optimizers(optimizers, model)
+    if without_weights := is_on_meta(model):
+        model = stand_in(model)
     with Guard(model):
         graph = ChannelGraph.of(model, call, training=growth.check != "fast")
-        check_optimizers(optimizers, model)
-        return GrowthPlan(growth, Subject(graph, optimizers, tuple(mirrors), generator))
+        return GrowthPlan(
+            growth, Subject(graph, optimizers, tuple(mirrors), generator), without_weights=without_weights
+        )
 
 
 def grow(

@@ -101,6 +101,7 @@ class GrowthPlan:
     Args:
         growth: The growth.
         subject: The traced model and what goes along.
+        without_weights: Whether the model is a stand-in for one on the meta device: the plan is for reading only.
 
     Attributes:
         growth: The growth.
@@ -110,10 +111,10 @@ class GrowthPlan:
         SurgeryError: The model can't be grown like that.
     """
 
-    def __init__(self, growth: ModelGrowth, subject: Subject) -> None:
+    def __init__(self, growth: ModelGrowth, subject: Subject, *, without_weights: bool = False) -> None:
         self.growth = growth
         self.edit: Edit = growth.edit(subject)
-        self._subject = subject
+        self._subject, self._without_weights = subject, without_weights
 
     @property
     def model(self) -> nn.Module:
@@ -168,6 +169,11 @@ class GrowthPlan:
             NotPreservedError: The grown model computes something else (a constant that depends on the width,
                 say), and the plan names no approximation.
         """
+        if self._without_weights:
+            raise SurgeryError(
+                "plan: expected one of a model with weights, got one that was made on the meta device; load the "
+                "weights and plan again"
+            )
         with Guard(self.model, *self._subject.mirrors) as guard:
             return self._apply(guard)
 

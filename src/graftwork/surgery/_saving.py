@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,26 @@ def _write_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[str, str]:
 def _write_log(
     model: nn.Module, folder: Path, *, aliases: Mapping[str, str], tensors: Mapping[str, str] | None
 ) -> None:
-    content = {"growths": growth_log(model), "aliases": dict(aliases), "tensors": tensors}
-    write_json(folder / _LOG_FILE, sealed({"format": _FORMAT, "version": _VERSION, **content}))
+    write_json(folder / _LOG_FILE, log_document(growth_log(model), aliases=aliases, tensors=tensors))
+
+
+def log_document(
+    growths: Sequence[Mapping[str, Any]],
+    *,
+    aliases: Mapping[str, str] | None = None,
+    tensors: Mapping[str, str] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the content of a ``growth.json``.
+
+    Args:
+        growths: What `growth_log` returns.
+        aliases: Name of a shared tensor → the one under which it is stored.
+        tensors: Name and hash of the file of tensors; None where something else keeps them.
+        **more: What a reader may want to know besides; `replay` passes over it.
+    """
+    content = {"growths": list(growths), "aliases": dict(aliases or {}), "tensors": tensors}
+    return sealed({"format": _FORMAT, "version": _VERSION, **content, **more})
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:

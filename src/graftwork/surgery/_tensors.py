@@ -1,5 +1,6 @@
 """Tensors of a grown model: old entries in their places, new ones filled."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,41 @@ from torch import Tensor
 
 from graftwork.numerics import matched_uniform, reference_scale
 from graftwork.surgery._layout import Layout
+
+_APART = 16  # numbers: a multiple of what products want memory aligned to
+
+
+def stand_in_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return a tensor of random numbers that takes little memory: its entries are read from one vector, over and over.
+
+    A matrix steps through the vector by 1 along its rows and 2 along its columns::
+
+        shape 2 × 3, vector a b c d e f    →    a c e
+                                                b d f
+
+    Of more dimensions, the last two are one matrix of its own memory, as grouped products ask for, and further ones
+    start it a little later.
+
+    Args:
+        shape: Its lengths.
+        dtype: Its type.
+    """
+    sizes = tuple(shape)
+    steps = tuple(range(1, len(sizes) + 1))
+    if len(sizes) > 2:
+        steps = (*(_APART * (at + 1) for at in range(len(sizes) - 2)), sizes[-1], 1)
+    length = 1 + sum(step * (size - 1) for step, size in zip(steps, sizes, strict=True)) if all(sizes) else 0
+    draw = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5
+    if not dtype.is_floating_point and not dtype.is_complex:
+        return draw.new_zeros(length).to(dtype).as_strided(sizes, steps)
+    # Gains about 1, weights that keep the size of what they multiply.
+    vector = 1.0 + 0.2 * draw if len(sizes) < 2 else draw * math.sqrt(12.0 / max(math.prod(sizes[1:]), 1))
+    return vector.to(dtype).as_strided(sizes, steps)
+
+
+def is_stand_in(tensor: Tensor) -> bool:
+    """Whether a tensor is one of `stand_in_tensor`: its entries share their memory."""
+    return tensor.dim() > 1 and tensor.numel() > tensor.untyped_storage().nbytes() // tensor.element_size()
 
 
 def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 0.0) -> Tensor:
@@ -19,9 +55,11 @@ def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 
         fill: Value of the new entries: a number, or a tensor of the new shape.
 
     Returns:
-        A new tensor; the old entries are bit-identical.
+        A new tensor; the old entries are bit-identical. A stand-in becomes another one.
     """
     shape = [layout.new_size for layout in layouts]
+    if is_stand_in(old):
+        return stand_in_tensor(shape, old.dtype)
     if isinstance(fill, Tensor):
         result = fill.to(dtype=old.dtype, device=old.device).clone()
     else:

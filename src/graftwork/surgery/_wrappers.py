@@ -51,7 +51,9 @@ def _refuse_tensors(model: nn.Module) -> None:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise _unfit(f"one in which {name!r} is lazy", "run the model once before growing it")
         if tensor.is_meta:
-            raise _unfit(f"one in which {name!r} is on the meta device", "load its weights first")
+            raise _unfit(
+                f"one in which {name!r} is on the meta device", "load its weights first (graftwork.plan needs none)"
+            )
         if type(tensor).__name__ == "DTensor":
             raise _unfit(f"one in which {name!r} is a DTensor, sharded over processes", _UNWRAP)
         if tensor.is_quantized or tensor.layout is not torch.strided:

@@ -112,6 +112,15 @@ def test_the_first_block_of_t5_is_not_what_is_copied_behind_it() -> None:
     assert "relative_attention_bias" not in str(list(dict(model.decoder.block[1].named_parameters())))
 
 
+def test_a_deeper_encoder_of_t5_leaves_the_count_of_its_decoder() -> None:
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 2}
+    model = build("T5ForConditionalGeneration", "T5Config", {**sizes, "num_heads": 2})
+    grow(model, InsertLayers("encoder.block", after=-1), example_input={"input_ids": IDS, "decoder_input_ids": IDS})
+    assert (model.config.num_layers, model.config.num_decoder_layers) == (3, 2)
+    rebuilt = type(model)(type(model.config).from_dict(model.config.to_dict()))
+    assert rebuilt.state_dict().keys() == model.state_dict().keys()
+
+
 def test_copies_that_share_a_slot_of_the_cache_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from graftwork.surgery.growths import _new_layers
 

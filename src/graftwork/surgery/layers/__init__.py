@@ -6,9 +6,11 @@ from graftwork.surgery.layers._gradients import CLEARLY, ROUNDING, gradients_of,
 from graftwork.surgery.layers._origins import INITS, TRAINS, Origins, origins
 from graftwork.surgery.layers._reference import (
     built_from,
+    changed_config,
     config_entries,
     followed,
     owner_of,
+    parameters_on_meta,
     shapes_of,
 )
 from graftwork.surgery.layers._stack import Stack, find_stack
@@ -23,6 +25,7 @@ __all__ = [
     "Stack",
     "Uses",
     "built_from",
+    "changed_config",
     "config_entries",
     "entry_copy",
     "find_stack",
@@ -33,6 +36,7 @@ __all__ = [
     "largest",
     "origins",
     "owner_of",
+    "parameters_on_meta",
     "replace_configs",
     "set_numbers",
     "shapes_of",

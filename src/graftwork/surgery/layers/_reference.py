@@ -9,7 +9,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +86,10 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
                 problem = f"what it builds at that depth has another {unlike!r}"
                 break
             if chosen == sources or guess(chosen) == values:
-                values = {**values, **_derived(config, values)}
+                more = {**values, **_derived(config, values)}
+                derived = built_from(type(whole), config, more)
+                if derived is not None and shapes_of(derived) == shapes_of(after):  # T5 counts its decoder apart
+                    values = more
                 path = f"{owner}.config".lstrip(".")
                 configs = [AttributeChange(path, name, config_value(config, name), new) for name, new in values.items()]
                 numbers = _numbers(whole, before, after, inner, chosen)
@@ -210,6 +213,31 @@ def built_from(
         return None
 
 
+@contextmanager
+def parameters_on_meta(whole: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Put every parameter that a module registers on the meta device; buffers are made for real.
+
+    Args:
+        whole: Model whose precision new tensors get.
+        dtype: Or that precision. None for both takes torch's default.
+    """
+    register, old = nn.Module.register_parameter, torch.get_default_dtype()
+    kinds = [p.dtype for p in whole.parameters() if p.is_floating_point()] if whole is not None else []
+
+    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(module, name, param)
+        if param is not None and not param.is_meta:
+            module._parameters[name] = nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)  # noqa: SLF001
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        torch.set_default_dtype(dtype or (kinds[0] if kinds else old))
+        yield
+    finally:
+        torch.set_default_dtype(old)
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
 # -- comparison
 # ------------------------------------------------------------------------------------------------------------
 
@@ -231,6 +259,9 @@ def _choose(
     built = shapes_of(after)
     new = {place: stack.at(keys[place]) for place in stack.new}
     rest = {name: shape for name, shape in built.items() if not name.startswith(tuple(f"{p}." for p in new.values()))}
+    held = {path for path, _ in after.named_modules()}
+    if lost := [path for path in new.values() if path not in held]:
+        return (), lost[0]
     unlike = _other({stack.renamed(name): shape for name, shape in shapes_of(before).items()}, rest)
     if unlike:
         return (), unlike

@@ -9,7 +9,6 @@ modules hold beside its parameters, sizes, ``embed_scale``, is what the grown mo
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import free_units, layout_of
 from graftwork.surgery._space import Expr, Var, atoms, size_of
-from graftwork.surgery.layers import built_from, config_entries, followed, shapes_of
+from graftwork.surgery.layers import built_from, config_entries, followed, parameters_on_meta, shapes_of
 
 _WIDTHS = re.compile(r"(^|\.)(hidden_sizes?|d_model|n_embd|embed_dim|dim|width|word_embed_proj_dim|embedding_size)$")
 _HEADS = re.compile(r"(heads?|n_head|num_heads|attention_heads)$")
@@ -327,24 +326,4 @@ def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], 
 
 def _built(whole: nn.Module, config: Any, values: dict[str, Any]) -> nn.Module | None:
     """A model of the kind and the precision of another one, made from a config; None where none can be made."""
-    return built_from(type(whole), config, values, within=_meta_parameters(whole))
-
-
-@contextmanager
-def _meta_parameters(whole: nn.Module) -> Iterator[None]:
-    """Put every parameter that a module registers on the meta device; buffers are made for real, in its precision."""
-    register, old = nn.Module.register_parameter, torch.get_default_dtype()
-    kinds = [parameter.dtype for parameter in whole.parameters() if parameter.is_floating_point()]
-
-    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(module, name, param)
-        if param is not None and not param.is_meta:
-            module._parameters[name] = nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)  # noqa: SLF001
-
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
-    try:
-        torch.set_default_dtype(kinds[0] if kinds else old)
-        yield
-    finally:
-        torch.set_default_dtype(old)
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    return built_from(type(whole), config, values, within=parameters_on_meta(whole))

@@ -1,0 +1,138 @@
+"""Weights as a ``torch.distributed.checkpoint``, read and written by one process without a process group."""
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
+
+from graftwork._files import gave_out
+from graftwork.errors import SurgeryError
+from graftwork.surgery.checkpoints._source import Source
+
+METADATA = ".metadata"
+_PARTS = ".distcp"
+_WRITTEN = "model."
+"""What stands before the names of parameters: state dictionaries of trainings hold a model beside an optimizer."""
+_PREFIXES = (_WRITTEN, "", "module.", "state_dict.", "app.model.")
+_ADMITTED = {
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.filesystem",
+}
+_ALSO = {
+    ("torch", "Size"), ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict"),
+    ("pathlib", "Path"), ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"),
+    ("torch.serialization", "_get_layout"),
+}  # fmt: skip
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file belongs to such a checkpoint."""
+    return path.name == METADATA or path.suffix == _PARTS
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads ``.metadata``, a pickle, and nothing but the plain classes that it consists of."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Return a class that such a file needs; any other name ends the reading."""
+        is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
+        if module_name in _ADMITTED or (module_name, global_name) in _ALSO or is_dtype:
+            return super().find_class(module_name, global_name)
+        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}; nothing of it was executed")
+
+
+class _Reader(FileSystemReader):
+    """Reads tensors; torch's own reader would run whatever the pickle in ``.metadata`` asks for."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """See `torch.distributed.checkpoint.FileSystemReader`."""
+        path = Path(str(self.path)) / METADATA
+        try:
+            with path.open("rb") as file:
+                found = _Unpickler(file).load()
+        except Exception as error:  # whatever a damaged pickle leads to
+            raise SurgeryError(f"{path}: expected what torch.distributed.checkpoint writes, got {error}") from error
+        if not isinstance(found, Metadata):
+            raise SurgeryError(f"{path}: expected what torch.distributed.checkpoint writes, got {type(found).__name__}")
+        if found.storage_meta is None:
+            found.storage_meta = StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
+
+
+def load(source: Source, folder: Path) -> nn.Module:
+    """Return a model with the weights of a folder, in evaluation mode.
+
+    Raises:
+        SurgeryError: The folder holds the weights of another model.
+    """
+    reader = _Reader(folder)
+    held = reader.read_metadata().state_dict_metadata
+    model = _empty(source)
+    wanted = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    owners = {t.data_ptr(): name for name, t in reversed(wanted.items())}
+    needed = {name: t for name, t in wanted.items() if owners[t.data_ptr()] == name}
+    prefix = next((p for p in _PREFIXES if all(p + name in held for name in needed)), None)
+    if prefix is None:
+        missing = [name for name in needed if all(p + name not in held for p in _PREFIXES)] or list(needed)
+        raise SurgeryError(
+            f"{folder}: expected the tensors of {source.kind.__name__}, got none named {missing[0]!r} "
+            f"(but {list(held)[:3]}); is the architecture in its config the right one?"
+        )
+    for name, tensor in needed.items():
+        found = held[prefix + name]
+        size = tuple(found.size) if isinstance(found, TensorStorageMetadata) else None
+        if size != tuple(tensor.shape):
+            raise SurgeryError(f"{folder}: {name!r}: expected the shape {tuple(tensor.shape)}, got {size}")
+    try:
+        with _alone():
+            load_parts({prefix + name: t for name, t in needed.items()}, storage_reader=reader, no_dist=True)
+    except Exception as error:  # a damaged or missing part: whatever torch raises
+        raise SurgeryError(f"{folder}: expected whole files of tensors, got damaged ones ({error!r})") from error
+    return model
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Write a model's weights; the folder gets ``.metadata`` and one file.
+
+    Raises:
+        ResourceError: The machine can't write it.
+    """
+    state = {_WRITTEN + name: tensor for name, tensor in model.state_dict().items()}
+    try:
+        with _alone():
+            save_parts(state, storage_writer=FileSystemWriter(folder), no_dist=True)
+    except (OSError, RuntimeError) as error:  # torch's writer says by the latter that the disk is full
+        raise gave_out(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let torch pass over in silence that there is one process, and raise what it raises as it was."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*single process.*")
+            yield
+    except CheckpointException as error:  # a BaseException around what went wrong, interruptions too
+        raise next(iter(error.failures.values()))[0] from error
+
+
+def _empty(source: Source) -> nn.Module:
+    """The model with memory for its weights, and nothing in it."""
+    model: Any = source.skeleton()
+    new: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = new.setdefault(id(parameter), nn.Parameter(torch.empty_like(parameter, device="cpu")))
+            module._parameters[name] = empty  # noqa: SLF001 - `register_parameter` would refuse what is there
+    return model  # type: ignore[no-any-return]
