@@ -38,7 +38,8 @@ def checked(kind: type[T], value: object, where: str) -> T:
         RunError: If a key is missing, or a value has another type or is out of bounds; the message names file, line
             and key.
     """
-    found: T = _reader(kind)(value, where)
+    key: Any = kind  # to mypy a class is not always hashable
+    found: T = _reader(key)(value, where)
     return found
 
 
