@@ -5,7 +5,7 @@ weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen`, `InsertLayers`,
   `WidenOutputs` and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and
-  `deepen` in one line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `rescale`,
+  `deepen` in one line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`,
   `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation` (`graftwork.surgery`);
   callbacks of training frameworks in `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Deepen,
         GrowthSchedule,
         InsertLayers,
+        Plateau,
         Widen,
         WidenAll,
         WidenInputs,
@@ -62,6 +63,7 @@ __all__ = [
     "Genome",
     "GrowthSchedule",
     "InsertLayers",
+    "Plateau",
     "Population",
     "R2RDeepen",
     "R2RWiden",
@@ -106,6 +108,7 @@ _HOMES = {
         "Deepen",
         "GrowthSchedule",
         "InsertLayers",
+        "Plateau",
         "Widen",
         "WidenAll",
         "WidenInputs",

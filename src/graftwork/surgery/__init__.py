@@ -13,6 +13,7 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import deepen, grow, plan, widen, widen_all
 from graftwork.surgery._methods import Method, register_method
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
+from graftwork.surgery._plateau import Plateau
 from graftwork.surgery._remove import Removal, remove
 from graftwork.surgery._saving import growth_log, load_model, replay, save_log, save_model
 from graftwork.surgery._schedule import GrowthSchedule
@@ -43,6 +44,7 @@ __all__ = [
     "ModelGrowth",
     "OptimizerCarry",
     "ParameterGrowth",
+    "Plateau",
     "R2RBlock",
     "Removal",
     "SiteScore",

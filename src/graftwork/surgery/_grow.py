@@ -11,7 +11,7 @@ from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._guard import Guard
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
-from graftwork.surgery.carry import check_optimizers, unwrapped
+from graftwork.surgery.carry import check_optimizers, inner_optimizer
 from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, WidenAll
 
 Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
@@ -185,4 +185,4 @@ def given_optimizers(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
     if optimizer is None:
         return ()
     given = optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)
-    return tuple(unwrapped(one) for one in given)
+    return tuple(inner_optimizer(one) for one in given)

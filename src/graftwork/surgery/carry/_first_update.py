@@ -17,7 +17,7 @@ SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_avg_var"}
 _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
 
 
-def unwrapped(optimizer: Any) -> Any:
+def inner_optimizer(optimizer: Any) -> Any:
     """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
         optimizer = inner
@@ -88,7 +88,7 @@ def resume_optimizer(optimizer: optim.Optimizer) -> int:
     Returns:
         How many parameters wait.
     """
-    optimizer = unwrapped(optimizer)
+    optimizer = inner_optimizer(optimizer)
     slots = {
         parameter: torch.ones_like(parameter, dtype=torch.bool)
         for group in optimizer.param_groups
