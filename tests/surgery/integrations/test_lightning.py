@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
-from graftwork.errors import ConfigError
-from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
+from graftwork.errors import ConfigError, SurgeryError
+from graftwork.surgery import Deepen, GrowthSchedule, Plateau, Widen, replay
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -96,6 +96,29 @@ def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int
     assert list(ours) == list(theirs)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert resumed.losses == straight.losses[stop:]
+
+
+@pytest.mark.parametrize("stop", [8, 13])
+def test_a_training_resumes_between_the_windows_of_a_plateau(stop: int, tmp_path: Path) -> None:
+    def schedule() -> GrowthSchedule:
+        return GrowthSchedule({Plateau(3): Widen("0", factor=1.5), Plateau(2, threshold=0.0): Deepen("1")})
+
+    straight = Lit()
+    _, callback = _fit(straight, tmp_path, 24, schedule=schedule())
+    assert callback.receipts[0].kind == "widen"
+    trainer, before = _fit(Lit(), tmp_path, stop, schedule=schedule())
+    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+    resumed = Lit()
+    _, after = _fit(resumed, tmp_path, 24, ckpt_path=tmp_path / "stop.ckpt", schedule=schedule())
+    assert [r.log for r in [*before.receipts, *after.receipts]] == [r.log for r in callback.receipts]
+    assert resumed.losses == straight.losses[stop:]
+
+
+def test_a_growth_that_will_be_refused_is_told_before_the_first_step(tmp_path: Path) -> None:
+    lit = Lit()
+    with pytest.raises(SurgeryError, match=r"at '50%', .* will be refused"):
+        _fit(lit, tmp_path, 24, schedule=GrowthSchedule({"50%": Widen("9", extra=2)}, total_steps=24))
+    assert lit.losses == []
 
 
 def test_a_checkpoint_of_a_grown_module_can_be_tested_and_replayed(tmp_path: Path) -> None:
