@@ -19,6 +19,7 @@ from graftwork.surgery._saving import growth_log, load_model, replay, save_log, 
 from graftwork.surgery._schedule import GrowthSchedule
 from graftwork.surgery._score import SiteScore, SiteScores, score_sites
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
+from graftwork.surgery._unwrapped import unwrapped
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
 from graftwork.surgery.growths import (
     Deepen,
@@ -73,6 +74,7 @@ __all__ = [
     "save_log",
     "save_model",
     "score_sites",
+    "unwrapped",
     "widen",
     "widen_all",
 ]

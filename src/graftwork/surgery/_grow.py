@@ -7,6 +7,7 @@ import torch
 from torch import nn, optim
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._agreement import agreed
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._guard import Guard
@@ -49,7 +50,7 @@ def plan(
     if not isinstance(growth, ModelGrowth):
         raise SurgeryError(f'growth: expected a value such as Widen("conv1", extra=8), got {type(growth).__name__}')
     call, optimizers = call_of(example_input), given_optimizers(optimizer)
-    with Guard(model):
+    with Guard(model), agreed(model, weights=False):
         graph = ChannelGraph.of(model, call, training=growth.check != "fast")
         check_optimizers(optimizers, model)
         return GrowthPlan(growth, Subject(graph, optimizers, tuple(mirrors), generator))

@@ -14,6 +14,7 @@ from graftwork.surgery._grow import grow
 from graftwork.surgery._plan import SurgeryReceipt
 from graftwork.surgery._plateau import LossWindows, Plateau
 from graftwork.surgery._rehearsal import Rehearsal
+from graftwork.surgery._unwrapped import unwrapped
 from graftwork.surgery.growths import ModelGrowth
 
 _log = logging.getLogger(__name__)
@@ -125,8 +126,9 @@ class GrowthSchedule:
         """Count one optimizer step and make the growths that are due.
 
         Args:
-            model: The model in training.
-            example_input: One batch.
+            model: The model in training; in the wrapper of ``DistributedDataParallel`` or ``torch.compile``, if it has
+                one (`unwrapped` says what becomes of it).
+            example_input: One batch as the model in the wrapper takes it.
             **along: ``optimizer``, ``mirrors`` and ``generator`` of `plan`.
 
         Returns:
@@ -140,27 +142,25 @@ class GrowthSchedule:
         self._steps += 1
         if plateau is not None:
             self._losses.step(plateau)
-        made: list[SurgeryReceipt] = []
-        for due in now:
-            receipt = self._make(model, due.growth, example_input=example_input, **along)
-            self._due.remove(due)
-            if receipt is not None:
-                self._made += 1
-                self.receipts.append(receipt)
-                made.append(receipt)
-        if now:
-            self._losses.restart()
-        return made
+        if not now:
+            return []
+        self._losses.restart()
+        already = len(self.receipts)
+        with unwrapped(model, along.get("optimizer")) as inner:
+            for due in now:
+                self._make(inner, due.growth, example_input=example_input, **along)
+                self._due.remove(due)
+        return self.receipts[already:]
 
-    def _make(self, model: nn.Module, growth: ModelGrowth, **given: Any) -> SurgeryReceipt | None:
+    def _make(self, model: nn.Module, growth: ModelGrowth, **given: Any) -> None:
         try:
-            return grow(model, growth, **given)
+            self.receipts.append(grow(model, growth, **given))
+            self._made += 1
         except SurgeryError as error:
             if not self._skips:
                 raise
             _log.warning("skipped after %d steps: %r (%s)", self._steps, growth, error)
             self.skipped.append((growth, error))
-            return None
 
     def check(self, model: nn.Module, *, example_input: ExampleInput, **along: Any) -> list[SurgeryReceipt]:
         """Make all growths that are still to come on a copy, at the start of a training.
@@ -170,7 +170,7 @@ class GrowthSchedule:
         and what the optimizer keeps.
 
         Args:
-            model: The model in training.
+            model: The model in training, as for `step`.
             example_input: One batch.
             **along: ``optimizer``, ``mirrors`` and ``generator`` of `plan`.
 
@@ -182,15 +182,16 @@ class GrowthSchedule:
                 logged as a warning instead.
         """
         receipts = []
-        rehearsal = Rehearsal(model, example_input, **along)
-        for due in self._due:
-            try:
-                receipts.append(rehearsal.grow(due.growth))
-            except SurgeryError as error:
-                text = f"the growth at {due.given!r}, {due.growth!r}, will be refused: {error}"
-                if not self._skips:
-                    raise type(error)(text) from error
-                _log.warning("%s; it will be skipped", text)
+        with unwrapped(model, along.get("optimizer")) as inner:
+            rehearsal = Rehearsal(inner, example_input, **along)
+            for due in self._due:
+                try:
+                    receipts.append(rehearsal.grow(due.growth))
+                except SurgeryError as error:
+                    text = f"the growth at {due.given!r}, {due.growth!r}, will be refused: {error}"
+                    if not self._skips:
+                        raise type(error)(text) from error
+                    _log.warning("%s; it will be skipped", text)
         return receipts
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What happens to an optimizer in a growth: state of grown tensors, groups of new ones, and their first update."""
 
 from graftwork.surgery.carry._back import carry_back, release
+from graftwork.surgery.carry._exchange import exchange
 from graftwork.surgery.carry._first_update import inner_optimizer, limit_first_update, resume_optimizer
 from graftwork.surgery.carry._groups import adopt, rescale
 from graftwork.surgery.carry._growth import OptimizerCarry, ParameterGrowth
@@ -17,6 +18,7 @@ __all__ = [
     "carry_back",
     "carry_state",
     "check_optimizers",
+    "exchange",
     "inner_optimizer",
     "limit_first_update",
     "register_optimizer_carry",

@@ -1,7 +1,7 @@
 """The first update of new slots: at most ``lr``, whatever the optimizer's second moments hold."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -72,6 +72,18 @@ def forget_slots(
         partial(_put_back, masks, parameter, kept if bool(kept.any()) else None),
         partial(masks.__setitem__, parameter, before),
     )
+
+
+def exchange_slots(
+    optimizer: optim.Optimizer,
+    old: nn.Parameter,
+    new: nn.Parameter,
+    convert: Callable[[Tensor, nn.Parameter, nn.Parameter], Tensor],
+) -> None:
+    """Go on waiting for a parameter that another one replaces."""
+    masks = _unsettled.get(optimizer)
+    if masks is not None and old in masks:
+        masks[new] = convert(masks.pop(old), old, new)
 
 
 def resume_optimizer(optimizer: optim.Optimizer) -> int:
