@@ -197,5 +197,7 @@ def test_a_wrapper_is_on_again_after_a_refusal(one_process: None) -> None:
         pass
     sharded: Any = build()
     torch.distributed.fsdp.fully_shard(sharded, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
-    with pytest.raises(SurgeryError, match="shard: expected the function"), unwrapped(sharded):
+    with pytest.raises(SurgeryError, match="optimizer: expected those of a sharded model"), unwrapped(sharded):
+        pass
+    with pytest.raises(SurgeryError, match="shard: expected the function"), unwrapped(sharded, []):
         pass

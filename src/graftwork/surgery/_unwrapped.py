@@ -31,7 +31,8 @@ def unwrapped(model: nn.Module, optimizer: Optimizers = None, *, shard: Shard | 
 
     Args:
         model: The wrapper. Under ``DistributedDataParallel`` and ``fully_shard``, every rank has to come here.
-        optimizer: Optimizers whose state ``fully_shard`` has sharded; the same that the growth inside is given.
+        optimizer: Optimizers that the growth inside is given; needed under ``fully_shard``, which shards what they
+            keep.
         shard: Function that applies ``fully_shard`` to the model and its parts as at first; needed for such a model.
 
     Yields:
@@ -53,6 +54,11 @@ def unwrapped(model: nn.Module, optimizer: Optimizers = None, *, shard: Shard | 
             inner = stack.enter_context(opener(inner))
         stack.enter_context(_uncompiled(inner))
         if is_sharded(inner):
+            if optimizer is None:
+                raise SurgeryError(
+                    "optimizer: expected those of a sharded model, whose parameters are replaced by others, got None; "
+                    "pass them, or [] where there are none"
+                )
             group, ranks = sharding_group(inner), True
             stack.enter_context(unsharded(inner, given_optimizers(optimizer), shard))
         if ranks:

@@ -117,6 +117,19 @@ def test_a_new_slot_of_an_unknown_optimizer_first_moves_by_the_rate_at_most() ->
     assert (model[0].weight - start)[8:].abs().max() <= 1e-2
 
 
+def test_a_second_moment_that_is_one_number_for_the_whole_tensor_stays_one() -> None:
+    def amos(state: dict[str, Any], p: Tensor, g: Tensor, step: int) -> Tensor:
+        return g / (_mean(state, "exp_avg_sq", g.square().mean(), 0.01).sqrt() + 1e-8)
+
+    model = _model()
+    optimizer = _Own(model.parameters(), amos)
+    _train(model, optimizer)
+    held = {p: state["exp_avg_sq"].clone() for p, state in optimizer.state.items()}
+    widen(model, "0", extra=4, example_input=X, optimizer=optimizer)
+    assert all(torch.equal(optimizer.state[p]["exp_avg_sq"], value) for p, value in held.items())
+    _train(model, optimizer)
+
+
 def test_adafactor_of_transformers_keeps_its_means_over_rows_and_columns() -> None:
     adafactor = pytest.importorskip("transformers.optimization").Adafactor
     model = _model()

@@ -192,6 +192,8 @@ def _raise_second_moments(
     whole = bool(new.all())
     for key in SECOND_MOMENTS & set(state):
         value = state[key]
+        if value.shape != parameter.shape:  # one number for the whole tensor
+            continue
         least = need.mean().to(value.dtype) if whole else value
         value.copy_(torch.where(new, torch.maximum(least, need.to(value.dtype)), value))
 
