@@ -24,7 +24,7 @@ BLOCK = re.compile(r"^<!-- test -->\n+```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$
 EXPECTED = {
     "README.md": 2,
     "docs/how-to/ensembles.md": 1,
-    "docs/how-to/training-loops.md": 3,
+    "docs/how-to/training-loops.md": 6,
     "docs/tutorials/add-classes.md": 5,
     "docs/tutorials/first-search.md": 3,
     "docs/tutorials/grow-your-model.md": 8,

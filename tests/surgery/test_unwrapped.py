@@ -172,7 +172,7 @@ def test_a_compiled_model_grows_at_a_plateau_by_its_schedule() -> None:
     schedule.check(compiled, example_input=X)
     for _ in range(4):
         compiled(X)
-        schedule.observe(torch.tensor(1.0))
+        schedule.observe(torch.tensor(1.0, requires_grad=True))
         schedule.step(compiled, example_input=X)
     assert len(schedule.receipts) == 1
     assert compiled(X).shape == (8, 3)

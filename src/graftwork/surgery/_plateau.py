@@ -62,7 +62,7 @@ class LossWindows:
 
     def add(self, loss: float | Tensor) -> None:
         """Take a loss into the window; one that is not finite is passed over."""
-        number = float(loss)
+        number = float(loss.detach() if isinstance(loss, Tensor) else loss)
         if math.isfinite(number):
             self._count += 1
             self._total += number
