@@ -121,6 +121,24 @@ def test_a_growth_that_will_be_refused_is_told_before_the_first_step(tmp_path: P
     assert lit.losses == []
 
 
+@pytest.mark.parametrize("module", ["net", None])
+def test_it_grows_under_ddp_as_on_one_device(module: str | None, tmp_path: Path) -> None:
+    prefix = "" if module else "net."
+
+    def fit(folder: Path, **given: Any) -> tuple[Any, Any]:
+        schedule = GrowthSchedule({Plateau(2, 0.5): Widen(f"{prefix}0", factor=1.5), 9: Deepen(f"{prefix}1")})
+        lit = Lit()
+        _, callback = _fit(lit, folder, 12, module=module, schedule=schedule, **given)
+        return lit, callback
+
+    alone, callback = fit(tmp_path / "alone")
+    ddp, again = fit(tmp_path / "ddp", strategy="ddp", devices=1, use_distributed_sampler=False)
+    assert [r.log for r in again.receipts] == [r.log for r in callback.receipts]
+    assert len(again.receipts) == 2
+    assert ddp.losses == alone.losses
+    assert all(torch.equal(p, q) for p, q in zip(ddp.parameters(), alone.parameters(), strict=True))
+
+
 def test_a_checkpoint_of_a_grown_module_can_be_tested_and_replayed(tmp_path: Path) -> None:
     trained = Lit()
     trainer, callback = _fit(trained, tmp_path, 16)
@@ -180,9 +198,12 @@ def test_an_average_of_ones_own_grows_along_as_a_mirror_and_is_refused_otherwise
 
 def test_distributed_strategies_and_strange_checkpoints_are_refused(tmp_path: Path) -> None:
     callback = GrowthCallback(_schedule(), example_input=EXAMPLE, module="net")
-    trainer = lightning.Trainer(accelerator="cpu", strategy="ddp", devices=1, logger=False, callbacks=[callback])
-    with pytest.raises(ConfigError, match="one device"):
-        callback.setup(trainer, Lit(), "fit")
+
+    class Sharded:
+        callbacks, strategy, world_size = [callback], type("FSDPStrategy", (), {})(), 2
+
+    with pytest.raises(ConfigError, match='one device or strategy="ddp", got FSDPStrategy with 2 processes'):
+        callback.setup(Sharded(), Lit(), "fit")
     trainer, _ = _fit(Lit(), tmp_path, 7)
     trainer.save_checkpoint(tmp_path / "stop.ckpt")
     other = Lit()

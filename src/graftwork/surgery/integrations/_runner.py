@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map
 
 from graftwork.errors import ConfigError
-from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, resume_optimizer
+from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, resume_optimizer, unwrapped
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +39,22 @@ class ScheduleRunner:
         self._checks = check
         self._along = along
 
-    def advance(self, module: nn.Module, steps: int, *, optimizers: Sequence[optim.Optimizer]) -> list[SurgeryReceipt]:
+    def advance(
+        self,
+        module: nn.Module,
+        steps: int,
+        *,
+        optimizers: Sequence[optim.Optimizer],
+        wrapper: nn.Module | None = None,
+    ) -> list[SurgeryReceipt]:
         """Make the growths that are due until a number of optimizer steps.
 
         Args:
             module: The module to grow, without the wrappers of distributed training.
             steps: Optimizer steps since training began, those before a resume included.
             optimizers: The optimizers that train it; their state is carried.
+            wrapper: What the framework has put around the module, or around a module that it is part of
+                (`graftwork.unwrapped` opens it). None where it has no wrapper.
 
         Returns:
             Receipts of the growths made now, usually none. They are also logged.
@@ -54,8 +64,11 @@ class ScheduleRunner:
         """
         made: list[SurgeryReceipt] = []
         while self.schedule.steps < steps:
-            given = self._given(module, optimizers) if self.schedule.due else {"example_input": self._example_input}
-            made += self.schedule.step(module, **given)
+            if self.schedule.due:
+                with _opened(wrapper, optimizers):
+                    made += self.schedule.step(module, **self._given(module, optimizers))
+            else:
+                self.schedule.step(module, example_input=self._example_input)
         for receipt in made:
             _log.info("after %d optimizer steps: %s", steps, receipt)
         return made
@@ -71,6 +84,7 @@ class ScheduleRunner:
         *,
         optimizers: Sequence[optim.Optimizer] = (),
         state: Mapping[str, Any] | None = None,
+        wrapper: nn.Module | None = None,
     ) -> None:
         """Start from a number of optimizer steps: growths that have been made are not made again.
 
@@ -80,6 +94,7 @@ class ScheduleRunner:
             optimizers: The optimizers that train it, their state loaded (see `graftwork.surgery.resume_optimizer`).
             state: The schedule's ``state_dict()`` from the checkpoint. None takes growths whose moment has passed for
                 made; a schedule that waits for a `Plateau` needs it.
+            wrapper: What the framework has put around the module, as for `advance`.
 
         Raises:
             ConfigError: Growths are past that the module does not have, or the state is that of another schedule.
@@ -97,7 +112,12 @@ class ScheduleRunner:
             for optimizer in optimizers:
                 resume_optimizer(optimizer)
         if self._checks:
-            self.schedule.check(module, **self._given(module, optimizers))
+            with _opened(wrapper, optimizers):
+                self.schedule.check(module, **self._given(module, optimizers))
+
+
+def _opened(wrapper: nn.Module | None, optimizers: Sequence[optim.Optimizer]) -> AbstractContextManager[object]:
+    return nullcontext() if wrapper is None else unwrapped(wrapper, list(optimizers))
 
 
 def _on_device(example_input: Any, module: nn.Module) -> Any:

@@ -29,8 +29,9 @@ class GrowthCallback(Callback):
     callbacks: build the module, `graftwork.surgery.replay` the log
     (``checkpoint["callbacks"][callback.state_key]["growths"]``), then load the state.
 
-    One process on one device: with DDP, FSDP or DeepSpeed it refuses to start. It also refuses to start beside a
-    callback that averages the weights (``StochasticWeightAveraging``, ``WeightAveraging``), whose copy would not grow.
+    On one device or with ``strategy="ddp"``, where all processes grow alike (`graftwork.unwrapped`); with FSDP or
+    DeepSpeed it refuses to start. It also refuses to start beside a callback that averages the weights
+    (``StochasticWeightAveraging``, ``WeightAveraging``), whose copy would not grow.
 
     Args:
         schedule: When to grow and how; percentages need its ``total_steps``.
@@ -76,7 +77,7 @@ class GrowthCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Arrange that a checkpoint's growths are made before its weights are loaded."""
         if stage == "fit":
-            _refuse_distributed(trainer)
+            _refuse_strategies(trainer)
             _refuse_averages(trainer, self._mirrors)
         original = pl_module.on_load_checkpoint
         pl_module.on_load_checkpoint = self._loader(pl_module, original)
@@ -100,7 +101,13 @@ class GrowthCallback(Callback):
         """Start the schedule where the training stands."""
         _refuse_averages(trainer, self._mirrors)
         target = self._target(pl_module)
-        self._runner.resume(target, trainer.global_step, optimizers=trainer.optimizers, state=self._resumed)
+        self._runner.resume(
+            target,
+            trainer.global_step,
+            optimizers=trainer.optimizers,
+            state=self._resumed,
+            wrapper=trainer.strategy.model,
+        )
         self._growths = growth_log(target)
 
     def on_train_batch_end(
@@ -109,9 +116,10 @@ class GrowthCallback(Callback):
         """Make the growths that are due."""
         target = self._target(pl_module)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if loss is not None:
-            self._runner.schedule.observe(loss)
-        self._runner.advance(target, trainer.global_step, optimizers=trainer.optimizers)
+        schedule, wrapper = self._runner.schedule, trainer.strategy.model
+        if loss is not None and schedule.plateau is not None:
+            schedule.observe(trainer.strategy.reduce(loss, reduce_op="mean"))  # the same on all processes
+        self._runner.advance(target, trainer.global_step, optimizers=trainer.optimizers, wrapper=wrapper)
         self._growths = growth_log(target)
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,13 +152,12 @@ def _catch_up(target: nn.Module, growths: list[dict[str, Any]]) -> None:
     replay(target, growths[len(have) :])
 
 
-def _refuse_distributed(trainer: Trainer) -> None:
+def _refuse_strategies(trainer: Trainer) -> None:
     name = type(trainer.strategy).__name__
-    if trainer.world_size > 1 or not name.startswith("SingleDevice"):
+    if not name.startswith("SingleDevice") and name != "DDPStrategy":
         raise ConfigError(
-            f"GrowthCallback: expected one process on one device, got {name} with {trainer.world_size} processes, "
-            "whose wrappers hold the old shapes; train on one device, or stop at the moment, grow, and start the "
-            "distributed training again"
+            f'GrowthCallback: expected one device or strategy="ddp", got {name} with {trainer.world_size} processes; '
+            "stop at the moment, grow, and start the distributed training again"
         )
 
 
