@@ -1,5 +1,7 @@
 """Growing inside Lightning's loop, against the real package: state carried, resume equal to the bit."""
 
+import os
+import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -137,6 +140,30 @@ def test_it_grows_under_ddp_as_on_one_device(module: str | None, tmp_path: Path)
     assert len(again.receipts) == 2
     assert ddp.losses == alone.losses
     assert all(torch.equal(p, q) for p, q in zip(ddp.parameters(), alone.parameters(), strict=True))
+
+
+def _rank(rank: int, folder: str, port: int) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    os.environ.update({name: str(value) for name, value in (names | told).items()})
+    torch.set_num_threads(1)
+    lit = Lit()
+    schedule = GrowthSchedule({Plateau(2, 0.5): Widen("0", factor=1.5), 9: Deepen("1")})
+    _, callback = _fit(lit, Path(folder), 12, schedule=schedule, strategy="ddp", devices=2)
+    kinds = [receipt.kind for receipt in callback.receipts]
+    torch.save({"state": lit.state_dict(), "losses": lit.losses, "kinds": kinds}, Path(folder) / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_grow_at_the_same_plateau_and_hold_the_same_bits(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(_rank, (str(tmp_path), port), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first["kinds"] == second["kinds"] == ["widen", "deepen"]
+    assert first["losses"] != second["losses"]  # each of its own share of the data
+    assert all(torch.equal(tensor, second["state"][name]) for name, tensor in first["state"].items())
 
 
 def test_a_checkpoint_of_a_grown_module_can_be_tested_and_replayed(tmp_path: Path) -> None:
