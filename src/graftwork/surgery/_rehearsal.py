@@ -10,9 +10,9 @@ from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import ExampleInput, call_of, sandbox
-from graftwork.surgery._check import output_tensors
 from graftwork.surgery._grow import Optimizers, given_optimizers, grow
 from graftwork.surgery._plan import SurgeryReceipt
+from graftwork.surgery._trace import output_tensors
 from graftwork.surgery._wrappers import refuse_wrappers
 from graftwork.surgery.carry import check_optimizers
 from graftwork.surgery.growths import ModelGrowth

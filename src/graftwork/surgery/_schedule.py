@@ -229,7 +229,7 @@ class GrowthSchedule:
 
 
 def _growths(when: Moment, given: ModelGrowth | Sequence[ModelGrowth]) -> Sequence[ModelGrowth]:
-    growths = given if isinstance(given, (list, tuple)) else [given]
+    growths = given if isinstance(given, Sequence) else [given]
     for growth in growths:
         if not isinstance(growth, ModelGrowth):
             raise ConfigError(

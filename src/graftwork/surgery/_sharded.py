@@ -55,7 +55,7 @@ def unsharded(model: nn.Module, optimizers: Sequence[optim.Optimizer], shard: Sh
     for part in parts:
         _take_off(part)
     _replace(model, whole)
-    exchange(optimizers, whole, lambda value, _old, _new: value.full_tensor() if _is_sharded(value) else value)
+    exchange(optimizers, whole, _whole)
     try:
         yield
     finally:
@@ -105,6 +105,10 @@ def _gathered(parameter: Any) -> nn.Parameter:
     new = nn.Parameter(parameter.detach().full_tensor(), requires_grad=parameter.requires_grad)
     new.grad = None if parameter.grad is None else parameter.grad.full_tensor()
     return new
+
+
+def _whole(value: Any, _old: nn.Parameter, _new: nn.Parameter) -> Tensor:
+    return value.full_tensor() if _is_sharded(value) else value  # type: ignore[no-any-return]
 
 
 def _spread(value: Tensor, old: nn.Parameter, new: Any) -> Tensor:

@@ -106,7 +106,7 @@ def _distributed(wrapper: nn.parallel.DistributedDataParallel) -> Iterator[nn.Mo
     """Give a wrapper a new reducer, by the way that it has for pickles."""
     _refuse_parts(wrapper)
     module, group, hooks = wrapper.module, wrapper.process_group, list(wrapper._comm_hooks)  # noqa: SLF001
-    state = wrapper.__getstate__()
+    state = wrapper.__getstate__()  # type: ignore[no-untyped-call]
     for name in ("reducer", "logger"):  # the reducer takes its hooks off the parameters when it goes
         delattr(wrapper, name)
     del wrapper._modules["module"]  # noqa: SLF001 - so that nobody takes the model for one that is still wrapped
@@ -123,7 +123,7 @@ def _distributed(wrapper: nn.parallel.DistributedDataParallel) -> Iterator[nn.Mo
             "_static_graph_delay_allreduce_enqueued": False,
             "_has_rebuilt_buckets": False,
         }
-        wrapper.__setstate__(state)
+        wrapper.__setstate__(state)  # type: ignore[no-untyped-call]
         for hook, own in hooks:
             wrapper.register_comm_hook(own, hook)
 
