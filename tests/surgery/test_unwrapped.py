@@ -134,6 +134,15 @@ def test_a_model_without_wrappers_is_yielded_as_it_is() -> None:
         assert inner is model
 
 
+def test_an_optimizer_that_keeps_its_state_on_other_ranks_is_refused_by_name(one_process: None) -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    model = build()
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=optim.AdamW, lr=1e-2)
+    with pytest.raises(SurgeryError, match="each rank keeps the state of its share"):
+        grow(model, Deepen("embed"), example_input=X, optimizer=optimizer)
+
+
 def _count(graphs: list[torch.fx.GraphModule]) -> Any:
     def backend(graph: torch.fx.GraphModule, _inputs: object) -> Any:
         graphs.append(graph)

@@ -107,10 +107,10 @@ def _distributed(wrapper: nn.parallel.DistributedDataParallel) -> Iterator[nn.Mo
     _refuse_parts(wrapper)
     module, group, hooks = wrapper.module, wrapper.process_group, list(wrapper._comm_hooks)  # noqa: SLF001
     state = wrapper.__getstate__()  # type: ignore[no-untyped-call]
-    for name in ("reducer", "logger"):  # the reducer takes its hooks off the parameters when it goes
-        delattr(wrapper, name)
-    del wrapper._modules["module"]  # noqa: SLF001 - so that nobody takes the model for one that is still wrapped
     try:
+        for name in ("reducer", "logger"):  # the reducer takes its hooks off the parameters when it goes
+            delattr(wrapper, name)
+        del wrapper._modules["module"]  # noqa: SLF001 - so that nobody takes the model for one that is still wrapped
         yield module
     finally:
         ignored = wrapper.parameters_to_ignore

@@ -193,6 +193,32 @@ def test_state_of_another_form_is_refused_by_its_name(rule: Any, reason: str) ->
     assert torch.equal(model[0].weight, weight)
 
 
+class _Around(optim.Optimizer):
+    """As Lookahead and schedule-free wrappers do it: an optimizer in another one, with state of its own."""
+
+    def __init__(self, inner: optim.Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.optimizer = inner
+
+
+class _Shared(_Around):
+    """As Accelerate's wrapper does it."""
+
+    state = property(lambda self: self.optimizer.state, lambda self, value: None)  # type: ignore[assignment]
+
+
+def test_an_optimizer_around_another_is_opened_or_refused_where_it_keeps_state_of_its_own() -> None:
+    model = _model()
+    inner = optim.AdamW(model.parameters(), lr=1e-2)
+    _train(model, inner, 1)
+    with pytest.raises(SurgeryError, match=r"_Around can't be carried.*state of its own beside that of the AdamW"):
+        widen(model, "0", extra=4, example_input=X, optimizer=_Around(inner))
+    assert widen(model, "0", extra=4, example_input=X, optimizer=_Shared(inner)).optimizer_state
+    inner.state["averages"] = {}  # type: ignore[index]
+    with pytest.raises(SurgeryError, match="'averages' belongs to no parameter"):
+        widen(model, "0", extra=4, example_input=X, optimizer=inner)
+
+
 def test_a_statistic_of_rows_is_not_taken_for_state_of_a_square_weight() -> None:
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False))
     optimizer = _Own(model.parameters(), _shampoo)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from graftwork.errors import SurgeryError
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry._growth import ParameterGrowth
 
@@ -18,8 +19,18 @@ _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mas
 
 
 def inner_optimizer(optimizer: Any) -> Any:
-    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state."""
+    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state.
+
+    Raises:
+        SurgeryError: A wrapper keeps state of its own (Lookahead).
+    """
     while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        own = getattr(optimizer, "state", inner.state)
+        if own is not inner.state and not isinstance(optimizer, type(inner)):  # Lightning's takes its class, too
+            raise SurgeryError(
+                f"optimizer {type(optimizer).__name__} can't be carried through a growth: it keeps state of its own "
+                f"beside that of the {type(inner).__name__} in it; make a new optimizer after the growth"
+            )
         optimizer = inner
     return optimizer
 
