@@ -80,16 +80,24 @@ class WidenAll(Widening):
         kept: list[str] = []
         left_out: dict[str, SurgeryError] = {}
 
+        def add(sites: list[str]) -> None:
+            error = self._problem(quiet, [*kept, *sites], check)
+            if error is None:
+                kept.extend(sites)
+            else:
+                split(sites, error)
+
         def split(sites: list[str], problem: SurgeryError) -> None:
+            """Keep what can grow of sites that can't all grow beside those that are kept."""
             if len(sites) == 1:
                 left_out[sites[0]] = problem
                 return
-            for half in (sites[: len(sites) // 2], sites[len(sites) // 2 :]):
-                error = self._problem(quiet, [*kept, *half], check)
-                if error is None:
-                    kept.extend(half)
-                else:
-                    split(half, error)
+            first, second, before = sites[: len(sites) // 2], sites[len(sites) // 2 :], len(kept)
+            add(first)
+            if len(kept) == before + len(first):
+                split(second, problem)  # all of the first half stays, and the whole has failed
+            else:
+                add(second)
 
         split(list(self._sites(self.allowed(subject))), problem)
         if kept:
