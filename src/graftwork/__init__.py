@@ -5,9 +5,9 @@ weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen`, `InsertLayers`,
   `WidenOutputs` and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and
-  `deepen` in one line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `rescale`,
-  `save_model`, `load_model`, `replay`, `register_optimizer_carry`, `register_operation` (`graftwork.surgery`);
-  callbacks of training frameworks in `graftwork.surgery.integrations`.
+  `deepen` in one line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`,
+  `save_model`, `load_model`, `replay`, `unwrapped`, `register_optimizer_carry`, `register_operation`
+  (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Deepen,
         GrowthSchedule,
         InsertLayers,
+        Plateau,
         Widen,
         WidenAll,
         WidenInputs,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         rescale,
         save_model,
         score_sites,
+        unwrapped,
         widen,
         widen_all,
     )
@@ -62,6 +64,7 @@ __all__ = [
     "Genome",
     "GrowthSchedule",
     "InsertLayers",
+    "Plateau",
     "Population",
     "R2RDeepen",
     "R2RWiden",
@@ -91,6 +94,7 @@ __all__ = [
     "score_sites",
     "search",
     "seed_genome",
+    "unwrapped",
     "widen",
     "widen_all",
 ]
@@ -106,6 +110,7 @@ _HOMES = {
         "Deepen",
         "GrowthSchedule",
         "InsertLayers",
+        "Plateau",
         "Widen",
         "WidenAll",
         "WidenInputs",
@@ -123,6 +128,7 @@ _HOMES = {
         "rescale",
         "save_model",
         "score_sites",
+        "unwrapped",
         "widen",
         "widen_all",
     ),

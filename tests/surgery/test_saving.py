@@ -7,12 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from graftwork.errors import ConfigError, SurgeryError
+from graftwork.errors import SurgeryError
 from graftwork.surgery import (
-    Deepen,
-    GrowthSchedule,
-    Widen,
-    WidenAll,
     deepen,
     load_model,
     save_model,
@@ -67,36 +63,3 @@ def test_a_missing_folder_another_model_and_another_format_are_told_apart(tmp_pa
     (tmp_path / "growth.json").write_text('{"format": "other", "version": 1}')
     with pytest.raises(SurgeryError, match="expected graftwork-growth"):
         load_model(case.build, tmp_path)
-
-
-def test_a_schedule_grows_at_its_moments_and_only_then() -> None:
-    case = CASES[1]
-    model, x = scrambled(case), batch_of(case)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    schedule = GrowthSchedule(
-        {"50%": WidenAll(1.5), 2: Deepen("features.0"), "70%": Widen("classifier.0", factor=1.2)}, total_steps=10
-    )
-    assert schedule.moments == [2, 5, 7]
-    grown_at = []
-    for step in range(1, 11):
-        optimizer.zero_grad()
-        model(x).sum().backward()
-        optimizer.step()
-        if schedule.step(model, example_input=x, optimizer=optimizer):
-            grown_at.append(step)
-    assert grown_at == [2, 5, 7]
-    assert [receipt.kind for receipt in schedule.receipts] == ["deepen", "widen-all", "widen"]
-    resumed = GrowthSchedule({2: WidenAll(2), 9: WidenAll(2)})
-    resumed.load_state_dict({"steps": 5})
-    assert resumed.moments == [9]
-
-
-@pytest.mark.parametrize("moment", ["half", "150%", -1, True, "x%"])
-def test_moments_that_make_no_sense_are_refused(moment: str | int) -> None:
-    with pytest.raises(ConfigError, match="moment"):
-        GrowthSchedule({moment: WidenAll(2)}, total_steps=10)
-
-
-def test_a_percentage_needs_the_length_of_the_training() -> None:
-    with pytest.raises(ConfigError, match="total_steps"):
-        GrowthSchedule({"50%": WidenAll(2)})

@@ -82,7 +82,7 @@ def test_a_sharded_part_of_a_model_is_refused(one_process: None) -> None:
 
     model = _model()
     fully_shard(model[0], mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
-    with pytest.raises(SurgeryError, match=r"wrapped in FSDP.* at '0'; unwrap it, grow, wrap again"):
+    with pytest.raises(SurgeryError, match=r"wrapped in FSDP.* at '0'; grow inside graftwork.unwrapped"):
         widen(model, "2", extra=4, example_input=X)
 
 

@@ -13,11 +13,13 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import deepen, grow, plan, widen, widen_all
 from graftwork.surgery._methods import Method, register_method
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
+from graftwork.surgery._plateau import Plateau
 from graftwork.surgery._remove import Removal, remove
 from graftwork.surgery._saving import growth_log, load_model, replay, save_log, save_model
 from graftwork.surgery._schedule import GrowthSchedule
 from graftwork.surgery._score import SiteScore, SiteScores, score_sites
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
+from graftwork.surgery._unwrapped import unwrapped
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
 from graftwork.surgery.growths import (
     Deepen,
@@ -43,6 +45,7 @@ __all__ = [
     "ModelGrowth",
     "OptimizerCarry",
     "ParameterGrowth",
+    "Plateau",
     "R2RBlock",
     "Removal",
     "SiteScore",
@@ -71,6 +74,7 @@ __all__ = [
     "save_log",
     "save_model",
     "score_sites",
+    "unwrapped",
     "widen",
     "widen_all",
 ]

@@ -7,12 +7,13 @@ import torch
 from torch import nn, optim
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._agreement import agreed
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._guard import Guard
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
 from graftwork.surgery._stand_in import is_on_meta, stand_in
-from graftwork.surgery.carry import check_optimizers, unwrapped
+from graftwork.surgery.carry import check_optimizers, inner_optimizer
 from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, WidenAll
 
 Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
@@ -53,10 +54,11 @@ def plan(
     if not isinstance(growth, ModelGrowth):
         raise SurgeryError(f'growth: expected a value such as Widen("conv1", extra=8), got {type(growth).__name__}')
     call, optimizers = call_of(example_input), given_optimizers(optimizer)
-    check_optimizers(optimizers, model)
-    if without_weights := is_on_meta(model):
+    given, without_weights = model, is_on_meta(model)
+    if without_weights:
         model = stand_in(model)
-    with Guard(model):
+    with Guard(model), agreed(model, weights=False):
+        check_optimizers(optimizers, given)
         graph = ChannelGraph.of(model, call, training=growth.check != "fast")
         return GrowthPlan(
             growth, Subject(graph, optimizers, tuple(mirrors), generator), without_weights=without_weights
@@ -193,4 +195,4 @@ def given_optimizers(optimizer: Optimizers) -> tuple[optim.Optimizer, ...]:
     if optimizer is None:
         return ()
     given = optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)
-    return tuple(unwrapped(one) for one in given)
+    return tuple(inner_optimizer(one) for one in given)

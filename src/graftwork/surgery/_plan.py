@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._agreement import agreed
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
@@ -174,7 +175,7 @@ class GrowthPlan:
                 "plan: expected one of a model with weights, got one that was made on the meta device; load the "
                 "weights and plan again"
             )
-        with Guard(self.model, *self._subject.mirrors) as guard:
+        with Guard(self.model, *self._subject.mirrors) as guard, agreed(self.model, weights=True):
             return self._apply(guard)
 
     def _apply(self, guard: Guard) -> SurgeryReceipt:

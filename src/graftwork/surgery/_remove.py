@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 from graftwork.numerics import output_gap
+from graftwork.surgery._agreement import agreed
 from graftwork.surgery._calls import Call, ExampleInput, call_of, sandbox
 from graftwork.surgery._check import plain
 from graftwork.surgery._grow import Optimizers, given_optimizers
@@ -79,7 +80,7 @@ def remove(
     optimizers = given_optimizers(optimizer)
     check_optimizers(optimizers, model)
     call, undo = call_of(example_input), receipt.undo
-    with Guard(model, *mirrors) as guard, guard.transaction() as transaction:
+    with Guard(model, *mirrors) as guard, agreed(model, weights=True), guard.transaction() as transaction:
         before, parameters = _outputs(model, call), count_parameters(model)
         carried = undo.apply(transaction, model, optimizers, receipt.attributes)
         for mirror in mirrors:

@@ -10,6 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from graftwork.errors import SurgeryError
 
 _UNWRAP = "unwrap it, grow, wrap again"
+_OPEN = f"grow inside graftwork.unwrapped(model, optimizer), or {_UNWRAP}"
 
 
 def refuse_wrappers(model: nn.Module) -> None:
@@ -26,17 +27,22 @@ def refuse_wrappers(model: nn.Module) -> None:
         names = {base.__name__ for base in kind.__mro__}
         where = f" at {path!r}" if path else ""
         if "OptimizedModule" in names:
-            raise _unfit(f"one that is compiled{where}", "grow model._orig_mod, then call torch.compile again")
+            raise _unfit(
+                f"one that is compiled{where}",
+                "grow inside graftwork.unwrapped(model), or grow model._orig_mod and call torch.compile again",
+            )
         if getattr(module, "_compiled_call_impl", None) is not None:
-            raise _unfit(f"one on which module.compile() was called{where}", "grow a model that is not compiled yet")
-        if names & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
+            raise _unfit(f"one on which module.compile() was called{where}", "grow inside graftwork.unwrapped(model)")
+        if names & {"DistributedDataParallel", "DataParallel", "FSDPModule"}:
+            raise _unfit(f"one wrapped in {kind.__name__}{where}", _OPEN)
+        if "FullyShardedDataParallel" in names:
             raise _unfit(f"one wrapped in {kind.__name__}{where}", _UNWRAP)
         if names & {"ScriptModule", "RecursiveScriptModule"}:
             raise _unfit(f"a ScriptModule{where}", "grow the Python module, then script again")
         if "AveragedModel" in names:
             raise _unfit(f"an AveragedModel{where}", "grow the trained model with mirrors=[averaged.module]")
         if getattr(module, "_is_fsdp_managed_module", False):
-            raise _unfit(f"one whose parameters FSDP shards{where}", _UNWRAP)
+            raise _unfit(f"one whose parameters FSDP shards{where}", _OPEN)
     _refuse_tensors(model)
     _refuse_live_reducers(model)
 
@@ -55,7 +61,7 @@ def _refuse_tensors(model: nn.Module) -> None:
                 f"one in which {name!r} is on the meta device", "load its weights first (graftwork.plan needs none)"
             )
         if type(tensor).__name__ == "DTensor":
-            raise _unfit(f"one in which {name!r} is a DTensor, sharded over processes", _UNWRAP)
+            raise _unfit(f"one in which {name!r} is a DTensor, sharded over processes", _OPEN)
         if tensor.is_quantized or tensor.layout is not torch.strided:
             raise _unfit(f"one in which {name!r} is quantized or sparse", "grow before converting")
         if tensor.numel() and isinstance(tensor, nn.Parameter):
@@ -103,7 +109,7 @@ def _refuse_live_reducers(model: nn.Module) -> None:
         raise _unfit(
             "one inside a DistributedDataParallel that is still alive, whose reducer would not average the gradients "
             "of grown parameters",
-            f"{_UNWRAP} (model = ddp.module; del ddp)",
+            f"{_OPEN} (model = ddp.module; del ddp)",
         )
 
 

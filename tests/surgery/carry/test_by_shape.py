@@ -117,6 +117,19 @@ def test_a_new_slot_of_an_unknown_optimizer_first_moves_by_the_rate_at_most() ->
     assert (model[0].weight - start)[8:].abs().max() <= 1e-2
 
 
+def test_a_second_moment_that_is_one_number_for_the_whole_tensor_stays_one() -> None:
+    def amos(state: dict[str, Any], p: Tensor, g: Tensor, step: int) -> Tensor:
+        return g / (_mean(state, "exp_avg_sq", g.square().mean(), 0.01).sqrt() + 1e-8)
+
+    model = _model()
+    optimizer = _Own(model.parameters(), amos)
+    _train(model, optimizer)
+    held = {p: state["exp_avg_sq"].clone() for p, state in optimizer.state.items()}
+    widen(model, "0", extra=4, example_input=X, optimizer=optimizer)
+    assert all(torch.equal(optimizer.state[p]["exp_avg_sq"], value) for p, value in held.items())
+    _train(model, optimizer)
+
+
 def test_adafactor_of_transformers_keeps_its_means_over_rows_and_columns() -> None:
     adafactor = pytest.importorskip("transformers.optimization").Adafactor
     model = _model()
@@ -178,6 +191,32 @@ def test_state_of_another_form_is_refused_by_its_name(rule: Any, reason: str) ->
     with pytest.raises(SurgeryError, match=reason):
         widen(model, "0", extra=4, example_input=X, optimizer=optimizer)
     assert torch.equal(model[0].weight, weight)
+
+
+class _Around(optim.Optimizer):
+    """As Lookahead and schedule-free wrappers do it: an optimizer in another one, with state of its own."""
+
+    def __init__(self, inner: optim.Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.optimizer = inner
+
+
+class _Shared(_Around):
+    """As Accelerate's wrapper does it."""
+
+    state = property(lambda self: self.optimizer.state, lambda self, value: None)  # type: ignore[assignment]
+
+
+def test_an_optimizer_around_another_is_opened_or_refused_where_it_keeps_state_of_its_own() -> None:
+    model = _model()
+    inner = optim.AdamW(model.parameters(), lr=1e-2)
+    _train(model, inner, 1)
+    with pytest.raises(SurgeryError, match=r"_Around can't be carried.*state of its own beside that of the AdamW"):
+        widen(model, "0", extra=4, example_input=X, optimizer=_Around(inner))
+    assert widen(model, "0", extra=4, example_input=X, optimizer=_Shared(inner)).optimizer_state
+    inner.state["averages"] = {}  # type: ignore[index]
+    with pytest.raises(SurgeryError, match="'averages' belongs to no parameter"):
+        widen(model, "0", extra=4, example_input=X, optimizer=inner)
 
 
 def test_a_statistic_of_rows_is_not_taken_for_state_of_a_square_weight() -> None:

@@ -1,5 +1,7 @@
 """Growing inside Lightning's loop, against the real package: state carried, resume equal to the bit."""
 
+import os
+import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
-from graftwork.errors import ConfigError
-from graftwork.surgery import Deepen, GrowthSchedule, Widen, replay
+from graftwork.errors import ConfigError, SurgeryError
+from graftwork.surgery import Deepen, GrowthSchedule, Plateau, Widen, replay
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -98,6 +101,71 @@ def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int
     assert resumed.losses == straight.losses[stop:]
 
 
+@pytest.mark.parametrize("stop", [8, 13])
+def test_a_training_resumes_between_the_windows_of_a_plateau(stop: int, tmp_path: Path) -> None:
+    def schedule() -> GrowthSchedule:
+        return GrowthSchedule({Plateau(3): Widen("0", factor=1.5), Plateau(2, threshold=0.0): Deepen("1")})
+
+    straight = Lit()
+    _, callback = _fit(straight, tmp_path, 24, schedule=schedule())
+    assert callback.receipts[0].kind == "widen"
+    trainer, before = _fit(Lit(), tmp_path, stop, schedule=schedule())
+    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+    resumed = Lit()
+    _, after = _fit(resumed, tmp_path, 24, ckpt_path=tmp_path / "stop.ckpt", schedule=schedule())
+    assert [r.log for r in [*before.receipts, *after.receipts]] == [r.log for r in callback.receipts]
+    assert resumed.losses == straight.losses[stop:]
+
+
+def test_a_growth_that_will_be_refused_is_told_before_the_first_step(tmp_path: Path) -> None:
+    lit = Lit()
+    with pytest.raises(SurgeryError, match=r"at '50%', .* will be refused"):
+        _fit(lit, tmp_path, 24, schedule=GrowthSchedule({"50%": Widen("9", extra=2)}, total_steps=24))
+    assert lit.losses == []
+
+
+@pytest.mark.parametrize("module", ["net", None])
+def test_it_grows_under_ddp_as_on_one_device(module: str | None, tmp_path: Path) -> None:
+    prefix = "" if module else "net."
+
+    def fit(folder: Path, **given: Any) -> tuple[Any, Any]:
+        schedule = GrowthSchedule({Plateau(2, 0.5): Widen(f"{prefix}0", factor=1.5), 9: Deepen(f"{prefix}1")})
+        lit = Lit()
+        _, callback = _fit(lit, folder, 12, module=module, schedule=schedule, **given)
+        return lit, callback
+
+    alone, callback = fit(tmp_path / "alone")
+    ddp, again = fit(tmp_path / "ddp", strategy="ddp", devices=1, use_distributed_sampler=False)
+    assert [r.log for r in again.receipts] == [r.log for r in callback.receipts]
+    assert len(again.receipts) == 2
+    assert ddp.losses == alone.losses
+    assert all(torch.equal(p, q) for p, q in zip(ddp.parameters(), alone.parameters(), strict=True))
+
+
+def _rank(rank: int, folder: str, port: int) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    os.environ.update({name: str(value) for name, value in (names | told).items()})
+    torch.set_num_threads(1)
+    lit = Lit()
+    schedule = GrowthSchedule({Plateau(2, 0.5): Widen("0", factor=1.5), 9: Deepen("1")})
+    _, callback = _fit(lit, Path(folder), 12, schedule=schedule, strategy="ddp", devices=2)
+    kinds = [receipt.kind for receipt in callback.receipts]
+    torch.save({"state": lit.state_dict(), "losses": lit.losses, "kinds": kinds}, Path(folder) / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_grow_at_the_same_plateau_and_hold_the_same_bits(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(_rank, (str(tmp_path), port), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first["kinds"] == second["kinds"] == ["widen", "deepen"]
+    assert first["losses"] != second["losses"]  # each of its own share of the data
+    assert all(torch.equal(tensor, second["state"][name]) for name, tensor in first["state"].items())
+
+
 def test_a_checkpoint_of_a_grown_module_can_be_tested_and_replayed(tmp_path: Path) -> None:
     trained = Lit()
     trainer, callback = _fit(trained, tmp_path, 16)
@@ -157,9 +225,12 @@ def test_an_average_of_ones_own_grows_along_as_a_mirror_and_is_refused_otherwise
 
 def test_distributed_strategies_and_strange_checkpoints_are_refused(tmp_path: Path) -> None:
     callback = GrowthCallback(_schedule(), example_input=EXAMPLE, module="net")
-    trainer = lightning.Trainer(accelerator="cpu", strategy="ddp", devices=1, logger=False, callbacks=[callback])
-    with pytest.raises(ConfigError, match="one device"):
-        callback.setup(trainer, Lit(), "fit")
+
+    class Sharded:
+        callbacks, strategy, world_size = [callback], type("FSDPStrategy", (), {})(), 2
+
+    with pytest.raises(ConfigError, match='one device or strategy="ddp", got FSDPStrategy with 2 processes'):
+        callback.setup(Sharded(), Lit(), "fit")
     trainer, _ = _fit(Lit(), tmp_path, 7)
     trainer.save_checkpoint(tmp_path / "stop.ckpt")
     other = Lit()

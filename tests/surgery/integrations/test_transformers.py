@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from graftwork.errors import ConfigError
-from graftwork.surgery import Deepen, GrowthSchedule, Widen, WidenOutputs, replay
+from graftwork.surgery import Deepen, GrowthSchedule, Plateau, Widen, WidenOutputs, replay
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -32,8 +32,10 @@ def _model() -> Any:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, **none, bos_token_id=0, eos_token_id=0))
 
 
-def _trainer(model: Any, folder: Path, steps: int = 12, **given: Any) -> tuple[Any, Any]:
-    schedule = GrowthSchedule({3: Widen(UP, factor=1.25), 7: Deepen("transformer.h.0.mlp")})
+def _trainer(
+    model: Any, folder: Path, steps: int = 12, *, schedule: GrowthSchedule | None = None, **given: Any
+) -> tuple[Any, Any]:
+    schedule = schedule or GrowthSchedule({3: Widen(UP, factor=1.25), 7: Deepen("transformer.h.0.mlp")})
     callback = GrowthCallback(schedule, example_input={"input_ids": IDS[:3]})
     arguments = transformers.TrainingArguments(
         str(folder),
@@ -43,9 +45,8 @@ def _trainer(model: Any, folder: Path, steps: int = 12, **given: Any) -> tuple[A
         use_cpu=True,
         report_to=[],
         disable_tqdm=True,
-        logging_steps=1,
         save_strategy="steps",
-        **{"save_steps": 5, **given},
+        **{"save_steps": 5, "logging_steps": 1, **given},
     )
     trainer = transformers.Trainer(model, arguments, train_dataset=DATA, eval_dataset=DATA[:8], callbacks=[callback])
     return trainer, callback
@@ -102,6 +103,29 @@ def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int
     ours, theirs = resumed.state_dict(), straight.state_dict()
     assert list(ours) == list(theirs)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_training_resumes_between_the_windows_of_a_plateau(tmp_path: Path) -> None:
+    def schedule() -> GrowthSchedule:
+        return GrowthSchedule({Plateau(3, threshold=0.5): Widen(UP, factor=1.25)})  # the loss is not halved so soon
+
+    straight = _model()
+    trainer, callback = _trainer(straight, tmp_path / "run", schedule=schedule())
+    trainer.train()
+    assert len(callback.receipts) == 1
+    resumed = _model()
+    trainer, callback = _trainer(resumed, tmp_path / "again", schedule=schedule())
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert len(callback.receipts) == 1
+    assert all(torch.equal(p, q) for p, q in zip(resumed.parameters(), straight.parameters(), strict=True))
+
+
+def test_a_window_that_is_shorter_than_the_logs_of_trainer_is_refused_at_the_start(tmp_path: Path) -> None:
+    schedule = GrowthSchedule({Plateau(3): Widen(UP, factor=1.25)})
+    trainer, _ = _trainer(_model(), tmp_path, schedule=schedule, logging_steps=5)
+    with pytest.raises(ConfigError, match="logging_steps=5"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_resuming_a_model_without_its_growths_is_an_error(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The first update of new slots: at most ``lr``, whatever the optimizer's second moments hold."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from graftwork.errors import SurgeryError
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry._growth import ParameterGrowth
 
@@ -17,9 +18,19 @@ SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_avg_var"}
 _unsettled: Any = weakref.WeakKeyDictionary()  # optimizer → parameter → mask of slots that have not moved yet
 
 
-def unwrapped(optimizer: Any) -> Any:
-    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state."""
+def inner_optimizer(optimizer: Any) -> Any:
+    """Accelerate's and Lightning's wrappers are called like optimizers and hold the one that has the state.
+
+    Raises:
+        SurgeryError: A wrapper keeps state of its own (Lookahead).
+    """
     while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        own = getattr(optimizer, "state", inner.state)
+        if own is not inner.state and not isinstance(optimizer, type(inner)):  # Lightning's takes its class, too
+            raise SurgeryError(
+                f"optimizer {type(optimizer).__name__} can't be carried through a growth: it keeps state of its own "
+                f"beside that of the {type(inner).__name__} in it; make a new optimizer after the growth"
+            )
         optimizer = inner
     return optimizer
 
@@ -74,6 +85,18 @@ def forget_slots(
     )
 
 
+def exchange_slots(
+    optimizer: optim.Optimizer,
+    old: nn.Parameter,
+    new: nn.Parameter,
+    convert: Callable[[Tensor, nn.Parameter, nn.Parameter], Tensor],
+) -> None:
+    """Go on waiting for a parameter that another one replaces."""
+    masks = _unsettled.get(optimizer)
+    if masks is not None and old in masks:
+        masks[new] = convert(masks.pop(old), old, new)
+
+
 def resume_optimizer(optimizer: optim.Optimizer) -> int:
     """Go on waiting for the first gradients of new parameters, after an optimizer's state was loaded.
 
@@ -88,7 +111,7 @@ def resume_optimizer(optimizer: optim.Optimizer) -> int:
     Returns:
         How many parameters wait.
     """
-    optimizer = unwrapped(optimizer)
+    optimizer = inner_optimizer(optimizer)
     slots = {
         parameter: torch.ones_like(parameter, dtype=torch.bool)
         for group in optimizer.param_groups
@@ -180,6 +203,8 @@ def _raise_second_moments(
     whole = bool(new.all())
     for key in SECOND_MOMENTS & set(state):
         value = state[key]
+        if value.shape != parameter.shape:  # one number for the whole tensor
+            continue
         least = need.mean().to(value.dtype) if whole else value
         value.copy_(torch.where(new, torch.maximum(least, need.to(value.dtype)), value))
 

@@ -140,6 +140,7 @@ def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) ->
                 f"optimizer: expected a torch.optim.Optimizer or a sequence of them, got {type(optimizer).__name__}; "
                 "unwrap it first"
             )
+        _refuse_kept_elsewhere(optimizer)
         if _registered(optimizer) is None:
             refuse_state(optimizer, {})
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
@@ -147,6 +148,20 @@ def check_optimizers(optimizers: Sequence[optim.Optimizer], model: nn.Module) ->
                 f"optimizer: expected one that trains this model, got {type(optimizer).__name__} that holds no "
                 "parameter of it; pass the model's own"
             )
+
+
+def _refuse_kept_elsewhere(optimizer: optim.Optimizer) -> None:
+    """Refuse an optimizer that keeps state which is no parameter's, or on another rank."""
+    name, found = type(optimizer).__name__, None
+    if "ZeroRedundancyOptimizer" in {kind.__name__ for kind in type(optimizer).__mro__}:
+        found = "each rank keeps the state of its share of the parameters"
+    for key, value in optimizer.state.items():
+        if not isinstance(key, Tensor) and not isinstance(value, (bool, int, float, str)):
+            found = f"its state {key!r} belongs to no parameter"
+    if found:
+        raise SurgeryError(
+            f"optimizer {name} can't be carried through a growth: {found}; make a new optimizer after the growth"
+        )
 
 
 def carry_state(

@@ -26,7 +26,8 @@ from graftwork.surgery.streams import Tape, Wish, streams
 class WidenAll(Widening):
     """Widen every site that can be widened by one factor.
 
-    Sites whose code can't follow (a number that depends on the width) are left out and named in the receipt's notes.
+    Sites whose code can't follow (a number that depends on the width), alone or beside the others, are left out and
+    named in the receipt's notes, each with the reason.
 
     Attributes:
         factor: Ratio of new to old width (> 1); every volume is rounded up to what it allows.
@@ -72,18 +73,36 @@ class WidenAll(Widening):
         return WiderStream(subject, tape, wish, thorough=self.check)
 
     def alternatives(self, subject: Subject, check: Check, problem: SurgeryError) -> Iterator[Edit]:
-        """Yield the growth of those sites that can follow, each tried alone."""
+        """Yield the growth of as many sites as can grow together, found by halves."""
         if self.width is not None:
             return
         quiet = Subject(subject.graph)  # a trial leaves the optimizers, mirrors and generator alone
-        good: list[str] = []
-        bad: list[str] = []
-        for site in self._sites(self.allowed(subject)):
-            (good if self._works(quiet, site, check) else bad).append(site)
-        if good and bad:
-            edit = self._resize(subject, good)
-            left_out = f"left out, their code can't follow: {', '.join(bad)} ({problem})"
-            edit.notes = (*edit.notes, left_out)
+        kept: list[str] = []
+        left_out: dict[str, SurgeryError] = {}
+
+        def add(sites: list[str]) -> None:
+            error = self._problem(quiet, [*kept, *sites], check)
+            if error is None:
+                kept.extend(sites)
+            else:
+                split(sites, error)
+
+        def split(sites: list[str], problem: SurgeryError) -> None:
+            """Keep what can grow of sites that can't all grow beside those that are kept."""
+            if len(sites) == 1:
+                left_out[sites[0]] = problem
+                return
+            first, second, before = sites[: len(sites) // 2], sites[len(sites) // 2 :], len(kept)
+            add(first)
+            if len(kept) == before + len(first):
+                split(second, problem)  # all of the first half stays, and the whole has failed
+            else:
+                add(second)
+
+        split(list(self._sites(self.allowed(subject))), problem)
+        if kept:
+            edit = self._resize(subject, kept)
+            edit.notes = (*edit.notes, *(f"left out {site}: {error}" for site, error in left_out.items()))
             yield edit
 
     def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
@@ -93,16 +112,17 @@ class WidenAll(Widening):
         else:
             rebuild_stream(model, changes)
 
-    def _works(self, subject: Subject, site: str, check: Check) -> bool:
+    def _problem(self, subject: Subject, sites: list[str], check: Check) -> SurgeryError | None:
+        """Why some sites can't grow together, None where they can."""
         try:
             with Transaction() as transaction:
-                edit = self._resize(subject, [site])
+                edit = self._resize(subject, sites)
                 edit.make(transaction)
                 edit.settle(transaction, check)
                 transaction.undo()
-        except SurgeryError:
-            return False
-        return True
+        except SurgeryError as error:
+            return error
+        return None
 
     def _resize(self, subject: Subject, names: list[str] | None) -> Resize:
         subject = self.allowed(subject)

@@ -1,6 +1,6 @@
 """Grow a `LightningModule` in the middle of ``Trainer.fit`` (extra ``graftwork[lightning]``)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -22,20 +22,23 @@ __all__ = ["GrowthCallback"]
 class GrowthCallback(Callback):
     """Makes the growths of a schedule during ``fit``; the optimizers' state is carried along.
 
-    Growths fall on optimizer steps (``trainer.global_step``), so accumulated batches don't count. Checkpoints hold the
-    log of the growths. On ``fit(model, ckpt_path=…)``, and on ``validate``, ``test`` and ``predict`` with a checkpoint,
-    a freshly built module is grown by that log before its weights are loaded. `LightningModule.load_from_checkpoint`
-    knows nothing of callbacks: build the module, `graftwork.surgery.replay` the log
+    Growths fall on optimizer steps (``trainer.global_step``), so accumulated batches don't count; a `Plateau` goes by
+    the losses that ``training_step`` returns. Checkpoints hold the log of the growths and the schedule's state. On
+    ``fit(model, ckpt_path=…)``, and on ``validate``, ``test`` and ``predict`` with a checkpoint, a freshly built module
+    is grown by that log before its weights are loaded. `LightningModule.load_from_checkpoint` knows nothing of
+    callbacks: build the module, `graftwork.surgery.replay` the log
     (``checkpoint["callbacks"][callback.state_key]["growths"]``), then load the state.
 
-    One process on one device: with DDP, FSDP or DeepSpeed it refuses to start. It also refuses to start beside a
-    callback that averages the weights (``StochasticWeightAveraging``, ``WeightAveraging``), whose copy would not grow.
+    On one device or with ``strategy="ddp"``, where all processes grow alike (`graftwork.unwrapped`); with FSDP or
+    DeepSpeed it refuses to start. It also refuses to start beside a callback that averages the weights
+    (``StochasticWeightAveraging``, ``WeightAveraging``), whose copy would not grow.
 
     Args:
         schedule: When to grow and how; percentages need its ``total_steps``.
         example_input: One batch as the grown module's forward takes it.
         module: Path of the submodule to grow, such as ``"net"``. None grows the `LightningModule`, whose own
             ``forward`` must then take ``example_input``.
+        check: Whether all growths are tried on a copy when the training starts (`GrowthSchedule.check`).
         **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
 
     Attributes:
@@ -47,12 +50,19 @@ class GrowthCallback(Callback):
     """
 
     def __init__(
-        self, schedule: GrowthSchedule, *, example_input: Any, module: str | None = None, **along: Any
+        self,
+        schedule: GrowthSchedule,
+        *,
+        example_input: Any,
+        module: str | None = None,
+        check: bool = True,
+        **along: Any,
     ) -> None:
-        self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
+        self._runner = ScheduleRunner(schedule, example_input=example_input, check=check, **along)
         self._path = module or ""
         self._mirrors: Sequence[nn.Module] = along.get("mirrors", ())
         self._growths: list[dict[str, Any]] = []
+        self._resumed: dict[str, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -67,7 +77,7 @@ class GrowthCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Arrange that a checkpoint's growths are made before its weights are loaded."""
         if stage == "fit":
-            _refuse_distributed(trainer)
+            _refuse_strategies(trainer)
             _refuse_averages(trainer, self._mirrors)
         original = pl_module.on_load_checkpoint
         pl_module.on_load_checkpoint = self._loader(pl_module, original)
@@ -91,7 +101,13 @@ class GrowthCallback(Callback):
         """Start the schedule where the training stands."""
         _refuse_averages(trainer, self._mirrors)
         target = self._target(pl_module)
-        self._runner.resume(target, trainer.global_step, optimizers=trainer.optimizers)
+        self._runner.resume(
+            target,
+            trainer.global_step,
+            optimizers=trainer.optimizers,
+            state=self._resumed,
+            wrapper=trainer.strategy.model,
+        )
         self._growths = growth_log(target)
 
     def on_train_batch_end(
@@ -99,12 +115,20 @@ class GrowthCallback(Callback):
     ) -> None:
         """Make the growths that are due."""
         target = self._target(pl_module)
-        self._runner.advance(target, trainer.global_step, optimizers=trainer.optimizers)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        schedule, wrapper = self._runner.schedule, trainer.strategy.model
+        if loss is not None and schedule.plateau is not None:
+            schedule.observe(trainer.strategy.reduce(loss, reduce_op="mean"))  # the same on all processes
+        self._runner.advance(target, trainer.global_step, optimizers=trainer.optimizers, wrapper=wrapper)
         self._growths = growth_log(target)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs: the log of the growths, as plain data."""
-        return {"growths": self._growths}
+        """Return what a checkpoint needs, as plain data: the log of the growths, and the state of the schedule."""
+        return {"growths": self._growths, "schedule": self._runner.schedule.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of the schedule for the start of the training."""
+        self._resumed = state_dict["schedule"]
 
     def _target(self, pl_module: LightningModule) -> nn.Module:
         try:
@@ -128,13 +152,12 @@ def _catch_up(target: nn.Module, growths: list[dict[str, Any]]) -> None:
     replay(target, growths[len(have) :])
 
 
-def _refuse_distributed(trainer: Trainer) -> None:
+def _refuse_strategies(trainer: Trainer) -> None:
     name = type(trainer.strategy).__name__
-    if trainer.world_size > 1 or not name.startswith("SingleDevice"):
+    if not name.startswith("SingleDevice") and name != "DDPStrategy":
         raise ConfigError(
-            f"GrowthCallback: expected one process on one device, got {name} with {trainer.world_size} processes, "
-            "whose wrappers hold the old shapes; train on one device, or stop at the moment, grow, and start the "
-            "distributed training again"
+            f'GrowthCallback: expected one device or strategy="ddp", got {name} with {trainer.world_size} processes; '
+            "stop at the moment, grow, and start the distributed training again"
         )
 
 

@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 class GrowthCallback(TrainerCallback):
     """Makes the growths of a schedule during ``train``; the optimizer's state is carried along.
 
-    Growths fall on optimizer steps (``state.global_step``). Every checkpoint folder gets a ``growth.json``. `Trainer`
+    Growths fall on optimizer steps (``state.global_step``); a `Plateau` goes by the losses that `Trainer` logs, so its
+    window has to be longer than ``logging_steps``. Every checkpoint folder gets a ``growth.json``, and
+    ``trainer_state.json`` the schedule's state. `Trainer`
     loads a checkpoint's weights before any callback can act, so to resume, build the model as it was at first, make the
     growths again with ``graftwork.surgery.replay(model, checkpoint_folder)``, and pass it to a new `Trainer` whose
     ``train(resume_from_checkpoint=checkpoint_folder)`` does the rest. A model without them is refused.
@@ -38,6 +40,7 @@ class GrowthCallback(TrainerCallback):
     Args:
         schedule: When to grow and how; percentages need its ``total_steps``.
         example_input: One batch as the model's forward takes it, usually a mapping: ``{"input_ids": …}``.
+        check: Whether all growths are tried on a copy when the training starts (`GrowthSchedule.check`).
         **along: Passed on to every growth: ``generator`` and ``mirrors`` (see `graftwork.plan`).
 
     Attributes:
@@ -49,8 +52,9 @@ class GrowthCallback(TrainerCallback):
         >>> Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # doctest: +SKIP
     """
 
-    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, **along: Any) -> None:
-        self._runner = ScheduleRunner(schedule, example_input=example_input, **along)
+    def __init__(self, schedule: GrowthSchedule, *, example_input: Any, check: bool = True, **along: Any) -> None:
+        self._runner = ScheduleRunner(schedule, example_input=example_input, check=check, **along)
+        self._key = f"graftwork.{schedule!r}"
 
     @property
     def receipts(self) -> list[SurgeryReceipt]:
@@ -74,7 +78,14 @@ class GrowthCallback(TrainerCallback):
                 "devices, where wrappers hold the old shapes; train on one device (CUDA_VISIBLE_DEVICES=0), or stop at "
                 "the moment, grow, and start the distributed training again"
             )
-        self._runner.resume(model, state.global_step, optimizers=[] if optimizer is None else [optimizer])
+        plateau = self._runner.schedule.plateau
+        if plateau is not None and state.logging_steps > plateau.window:
+            raise ConfigError(
+                f"{plateau}: expected a window of at least logging_steps={state.logging_steps}, as Trainer tells "
+                "losses where it logs them; make one of them fit"
+            )
+        optimizers, saved = [] if optimizer is None else [optimizer], state.stateful_callbacks.get(self._key)
+        self._runner.resume(model, state.global_step, optimizers=optimizers, state=saved)
 
     def on_step_end(
         self,
@@ -87,7 +98,9 @@ class GrowthCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Make the growths that are due."""
-        if self._runner.advance(model, state.global_step, optimizers=[optimizer]) and state.best_metric is not None:
+        grown = self._runner.advance(model, state.global_step, optimizers=[optimizer])
+        self._note(state)
+        if grown and state.best_metric is not None:
             _log.info(
                 "after %d optimizer steps: the best checkpoint so far (%s) is of the model before it grew; from here "
                 "on, the best of the grown model counts",
@@ -95,6 +108,24 @@ class GrowthCallback(TrainerCallback):
                 state.best_model_checkpoint,
             )
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Tell the schedule the loss."""
+        if "loss" in logs:
+            self._runner.schedule.observe(logs["loss"])
+            self._note(state)
+
+    def _note(self, state: TrainerState) -> None:
+        """Let the next checkpoint's ``trainer_state.json`` hold the state of the schedule."""
+        state.stateful_callbacks[self._key] = self._runner.schedule.state_dict()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
