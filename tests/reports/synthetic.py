@@ -219,6 +219,7 @@ def _finish(
             "members": [life.id for life in alive],
             "ece": 0.0123,
             "nll": 0.2345,
+            "held_out_nll": 0.2456,
         }
         methods = [{"method": "mean", **numbers, **cost}]
     for member_id, life in kept.items():
@@ -239,6 +240,7 @@ def _finish(
         "seed_network": entries.get("seed_network"),
         "survivors": [entries[life.id] for life in alive],
         "ensemble": methods or None,
+        "recommended": "mean" if methods else None,
         "training_flops": last["training_flops"],
         "scoring_flops": 7 * 10**9,
         "seconds": 172.25,

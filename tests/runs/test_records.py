@@ -33,7 +33,8 @@ def network(name: str = "m0") -> dict[str, Any]:
 def result(**changes: Any) -> dict[str, Any]:
     ensemble = {"method": "mean", "test_accuracy": 0.5, "validation_accuracy": 0.5, "ece": 0.1, "nll": 1, "flops": 2}
     values: dict[str, Any] = {"best": network(), "seed_network": None, "survivors": [network(), network("m1")]}
-    values |= {"ensemble": [{**ensemble, "parameters": 1, "num_members": 1, "members": ["m0"]}]}
+    values |= {"ensemble": [{**ensemble, "held_out_nll": 1, "parameters": 1, "num_members": 1, "members": ["m0"]}]}
+    values |= {"recommended": "mean"}
     values |= {"test_opened_at": "now", "test_openings": [{"at": "now", "by": "search", "members": ["m0"]}]}
     values |= {"training_flops": 1, "scoring_flops": 2, "seconds": 3, "generations": 1, "steps": 2, "seed": 0}
     values |= {"bank_sha256": "ab", "data": "digits", "classes": 10, "recipe": "paper", "selection": "greedy"}

@@ -16,7 +16,7 @@ def distil(
         typer.Option(help="Id of a member of the run, or a genome's JSON file. \\[default: the best]"),
     ] = None,
     ensemble: Annotated[
-        str | None, typer.Option(help="Ensemble of the run that teaches. \\[default: the best on validation]")
+        str | None, typer.Option(help="Ensemble of the run that teaches. \\[default: the recommended one]")
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="FLOPs of each arm (0.01PFLOP). \\[default: a tenth of what the search spent]")

@@ -79,7 +79,7 @@ def _write_report(path: Path, session: Any) -> Path:
 
 def _row(name: str, entry: "NetworkResult | EnsembleResult") -> str:
     return (
-        f"  {name:<14} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
+        f"  {name:<27} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
         f"{entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
     )
 
@@ -89,7 +89,9 @@ def _tell(result: "Result", page: Path | None) -> None:
     lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
     lines += [_row(f"best ({result['best']['id']})", result["best"])]
     lines += [_row(entry["id"], entry) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
-    lines += [_row(f"{entry['method']} ensemble", entry) for entry in result["ensemble"] or ()]
+    for ensemble in result["ensemble"] or ():
+        chosen = ensemble["method"] == result["recommended"]
+        lines += [_row(f"{ensemble['method']} ensemble", ensemble) + ("  (recommended)" if chosen else "")]
     if result["seed_network"]:
         lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
     if page is not None:

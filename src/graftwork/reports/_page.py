@@ -140,11 +140,17 @@ def _sentences(run: RunData) -> list[str]:
         )
     else:
         sentences.append("This run has no control: how the seed network alone would do for the same FLOPs is unknown.")
-    rows = [row for row in standings(run) if row.kind == "ensemble"]
-    if rows:
-        top = max(rows, key=lambda row: row.test_accuracy)
-        sentences.append(f"The best ensemble ({top.id}) reaches {percent(top.test_accuracy)} on test.")
+    chosen = next((row for row in standings(run) if (row.kind, row.id) == ("ensemble", run.recommended)), None)
+    if chosen is not None:
+        sentences.append(
+            f"The recommended ensemble ({chosen.id}, chosen on the blend split) reaches "
+            f"{percent(chosen.test_accuracy)} on test{_interval(chosen)}."
+        )
     return sentences
+
+
+def _interval(row: Standing) -> str:
+    return "" if row.interval is None else f" (95 % interval {interval_text(*row.interval)})"
 
 
 def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]:
@@ -168,7 +174,8 @@ def _table(run: RunData) -> list[dict[str, Any]]:
     rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})", placed.get(i)) for i in run.survivors if i in colors]
     for entry in (run.result["ensemble"] if run.result else None) or ():
         method, text = entry["method"], f"{entry['num_members']} members"
-        rows.append(_cells(entry, f"ensemble: {method}", f"var(--c{INK[1:]})", placed.get(method), grown=text))
+        name = f"ensemble: {method}" + (", recommended" if method == run.recommended else "")
+        rows.append(_cells(entry, name, f"var(--c{INK[1:]})", placed.get(method), grown=text))
     if run.entry(CONTROL):
         rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})", placed.get(CONTROL)))
     return rows

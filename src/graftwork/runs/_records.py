@@ -136,13 +136,17 @@ class NetworkResult(TypedDict):
 
 
 class EnsembleResult(TypedDict):
-    """An ensemble of the survivors; accuracies, calibration error and log-likelihood are those of the test split."""
+    """An ensemble of the survivors.
+
+    ``ece`` and ``nll`` are those of the test split, ``held_out_nll`` is that of the blend split by cross-fitting.
+    """
 
     method: Id
     test_accuracy: Share
     validation_accuracy: Share
     ece: float
     nll: float
+    held_out_nll: float
     parameters: Count
     flops: Count
     num_members: Count
@@ -158,7 +162,7 @@ class Opening(TypedDict):
 
 
 class FinalScores(TypedDict):
-    """What the opening of the test split gives."""
+    """What the opening of the test split gives; ``recommended`` is the ensemble to use, chosen on the blend split."""
 
     best: NetworkResult
     seed_network: NetworkResult | None
@@ -166,6 +170,7 @@ class FinalScores(TypedDict):
     test_opened_at: str
     test_openings: list[Opening]
     ensemble: list[EnsembleResult] | None
+    recommended: Id | None
 
 
 class Result(FinalScores):

@@ -68,7 +68,7 @@ def distil(
             predictions and result go to ``distil/NAME/``.
         genome: Id of a stored member, or the file of a genome, whose blocks are new where no survivor has them;
             ``None``: the best member.
-        ensemble: Name of one of the run's ensembles; ``None``: the one that is best on validation.
+        ensemble: Name of one of the run's ensembles; ``None``: the recommended one.
         budget: FLOPs of each arm; ``None``: a tenth of those that the search spent.
         rate: Factor on the recipe's learning rates, which then follow the recipe's schedule.
         note: Called with a line of text on progress.
@@ -94,7 +94,7 @@ def _distil(
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     result = run.result()
-    teacher_name = ensemble or _best_ensemble(run, result)
+    teacher_name = ensemble or _recommended(run, result)
     teacher, _, _ = load_ensemble(run, teacher_name)
     name, student = _student(run, genome or result["best"]["id"])
     config = SearchConfig.load(run.config_path)
@@ -117,10 +117,10 @@ def _distil(
     return _finish(run, arms, setting)
 
 
-def _best_ensemble(run: RunFolder, result: Result) -> str:
-    if not result["ensemble"]:
+def _recommended(run: RunFolder, result: Result) -> str:
+    if result["recommended"] is None:
         raise RunError(f"{run.path}: expected an ensemble to learn from, got none; graftwork ensemble makes them")
-    return max(result["ensemble"], key=lambda row: row["validation_accuracy"])["method"]
+    return result["recommended"]
 
 
 def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:

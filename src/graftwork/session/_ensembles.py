@@ -20,7 +20,7 @@ METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),
     "greedy": ("greedy", False),
     "stacked": ("stacked", False),
-    "grafted": ("grafted", False),
+    "stacked-network": ("stacked-network", False),
     "mean-calibrated": ("mean", True),
     "stacked-calibrated": ("stacked", True),
 }
@@ -30,17 +30,31 @@ PENULTIMATE_METHODS = ("stacked", "stacked-calibrated")
 """Methods that can stack penultimate features."""
 
 
-_FOLDS = 5
-"""Examples of each class that a method which learns weights gets at least: one in every fold of cross-fitting."""
+_EXAMPLES_PER_CLASS = 5
+_MOST_PRODUCTS = 10**8
+"""Examples × features × classes up to which logistic regression takes seconds."""
 
 
-def methods_for(num_examples: int, num_classes: int) -> list[str]:
-    """Methods that so many examples of the blend split suffice for, in the order of `METHODS`.
+def methods_for(labels: Tensor, num_classes: int, num_members: int) -> list[str]:
+    """Methods that the blend split suffices for, in the order of `METHODS`.
 
-    Stacking on fewer would leave its network untrained or without a class in a fold; the others average.
+    All but the mean need five examples for each class on average. Those that stack need two of every class, and few
+    enough classes to be fitted in seconds.
+
+    Args:
+        labels: True class of each example of the blend split, int64 [example].
+        num_classes: Number of classes.
+        num_members: Number of members to be combined.
     """
-    few = num_examples < _FOLDS * num_classes
-    return [name for name, (method, _) in METHODS.items() if not (few and method in ("stacked", "grafted"))]
+    counts = torch.bincount(labels, minlength=num_classes)
+    few = len(labels) < _EXAMPLES_PER_CLASS * num_classes
+    large = len(labels) * num_members * num_classes**2 > _MOST_PRODUCTS
+    unfit = {"stacked", "stacked-network"} if int(counts.min()) < 2 or large else set[str]()
+    return [
+        name
+        for name, (method, calibrated) in METHODS.items()
+        if (method == "mean" and not calibrated) or not (few or method in unfit)
+    ]
 
 
 def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
@@ -73,19 +87,19 @@ def combine(
     Args:
         run: Folder of a run whose predictions are stored.
         members: Ids of members, at least one.
-        methods: Names in `METHODS`; ``None``: all that the blend split is large enough for (see `methods_for`).
-        seed: Seed of the stacker's weights and folds.
+        methods: Names in `METHODS`; ``None``: all that the blend split suffices for (see `methods_for`).
+        seed: Seed of folds and of a network's weights.
         features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
             and has to run the members once on all three splits; that opening of the test split is recorded.
 
     Returns:
-        One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``parameters`` with
-        shared blocks counted once, ``flops`` with shared prefixes run once, ``num_members``. Members count whole, also
-        where only their penultimate features are used.
+        One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``held_out_nll`` on
+        the blend split by cross-fitting, ``parameters`` with shared blocks counted once, ``flops`` with shared prefixes
+        run once, ``num_members``. Members count whole, also where only their penultimate features are used.
 
     Raises:
         RunError: If predictions are missing.
-        ConfigError: If a method is unknown, or can't take these features.
+        ConfigError: If a method is unknown, can't take these features, or needs a larger blend split.
     """
     load, suffix, options = StoredPredictions.load, "", dict[str, int]()
     if features == "penultimate":
@@ -99,15 +113,14 @@ def combine(
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
     if methods is None:
-        methods = methods_for(len(blend.labels), blend.outputs.shape[2])
+        methods = methods_for(blend.labels, blend.outputs.shape[2], len(members))
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
     for wanted in methods:
         method, calibrated = METHODS.get(wanted, (wanted, False))
         name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
-        combiner = fit_combiner(
-            method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated, **options
-        )
+        fit = fit_combiner(method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated, **options)
+        combiner = fit.combiner
         _save(run, name, members, combiner, features)
         with torch.no_grad():
             said = {"validation": combiner(validation.outputs), "test": combiner(test.outputs)}
@@ -122,6 +135,7 @@ def combine(
                 "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
                 "ece": scores["ece"],
                 "nll": scores["nll"],
+                "held_out_nll": fit.held_out_nll(blend.labels),
                 "parameters": parameters,
                 "flops": flops,
                 "num_members": len(members),
@@ -132,6 +146,11 @@ def combine(
         name = f"predictions/{split}.safetensors"
         run.save_tensors(name, {**run.load_tensors(name), **predictions})
     return rows
+
+
+def recommend(rows: Sequence[EnsembleResult]) -> str:
+    """Name of the ensemble whose held-out predictions on the blend split are the most likely; of equals, the first."""
+    return min(rows, key=lambda row: row["held_out_nll"])["method"]
 
 
 def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner, features: Output) -> None:

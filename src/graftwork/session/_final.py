@@ -7,7 +7,7 @@ from torch import Tensor
 from graftwork.evolution import Population
 from graftwork.networks.genome import forward_flops, num_parameters
 from graftwork.runs import EnsembleResult, FinalScores, NetworkResult, RunFolder, record_opening, save_member
-from graftwork.session._ensembles import combine
+from graftwork.session._ensembles import combine, recommend
 from graftwork.session._setup import Setup
 from graftwork.typing import MemberId
 
@@ -57,13 +57,15 @@ class FinalScoring:
             for name in self._candidates
         }
         survivors = [rows[name] for name in self._setup.state.survivors]
+        ensembles = self._ensembles()
         return {
             "best": max(survivors, key=lambda row: row["validation_accuracy"]),
             "seed_network": rows.get(CONTROL),
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
             "test_openings": openings,
-            "ensemble": self._ensembles(),
+            "ensemble": ensembles,
+            "recommended": recommend(ensembles) if ensembles else None,
         }
 
     def _ensembles(self) -> list[EnsembleResult] | None:

@@ -150,12 +150,15 @@ class Session:
 
     def _tell_what_is_left_out(self, setup: Setup) -> None:
         """Say before training which ensembles the blend split is too small for."""
-        blend, classes = len(setup.problem.splits.blend), len(setup.problem.dataset.class_names)
-        missing = [name for name in METHODS if name not in methods_for(blend, classes)]
-        if blend and missing and self.config.recipe.num_survivors > 1:
+        problem, recipe = setup.problem, self.config.recipe
+        labels, classes = problem.labels(problem.splits.blend), len(problem.dataset.class_names)
+        if not len(labels) or recipe.num_survivors < 2:
+            return
+        fit = methods_for(labels, classes, recipe.num_survivors)
+        if missing := [name for name in METHODS if name not in fit]:
             self.listener.on_note(
-                f"ensembles: {blend} blend images of {classes} classes are too few for {', '.join(missing)}, which are "
-                "left out; --blend takes more"
+                f"ensembles: {len(labels)} blend images of {classes} classes do not suffice for {', '.join(missing)}; "
+                f"only {', '.join(fit)} will be made (--blend takes more images)"
             )
 
     def _prepare(self) -> Setup:
