@@ -96,7 +96,7 @@ def test_every_survivor_appears_with_its_accuracies(run_folder: Path, page: str)
     table = page[page.index('<table id="survivors">') :]
     table = table[: table.index("</table>")]
     rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
-    entries = [*result["survivors"], *result["ensemble"], result["seed_network"]]
+    entries = [*result["survivors"], *result["ensemble"], result["seed_network"], result["majority"]]
     assert len(rows) == len(entries)
     for row, entry in zip(rows, entries, strict=True):
         assert f"{entry.get('id', entry.get('method')).replace('_', ' ')}" in row

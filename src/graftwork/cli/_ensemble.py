@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, tell
+from graftwork.cli._app import app, emit, share, tell
 from graftwork.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def ensemble(
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
     from graftwork.runs import RunFolder
-    from graftwork.session import METHODS, combine, members_of
+    from graftwork.session import METHODS, combine, members_of, weighs_classes
 
     folder = RunFolder.open(run)
     unknown = [name for name in method or () if name not in METHODS]
@@ -45,13 +45,15 @@ def ensemble(
             methods=method or None,
             seed=seed,
             features=features,  # type: ignore[arg-type]
+            balanced=weighs_classes(folder),
         )
     for row in rows:
         if as_json:
             emit(row)
         else:
             tell(
-                f"{row['method']:<30} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
+                f"{row['method']:<30} {share(row['test_accuracy'], row['test_interval'])} test  "
+                f"{share(row['validation_accuracy'], row['validation_interval'])} validation  "
                 f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
             )
 

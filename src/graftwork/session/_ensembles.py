@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from graftwork._files import damaged
+from graftwork.datasets import balanced_weights
 from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_combiner, fit_combiner
 from graftwork.errors import ConfigError, RunError
-from graftwork.metrics import expected_calibration_error, negative_log_likelihood
+from graftwork.metrics import class_scores, expected_calibration_error, negative_log_likelihood, wilson_interval
 from graftwork.networks.execution import InputTransform, Output, shared_flops
 from graftwork.networks.genome import Genome, parameters_per_entry
-from graftwork.runs import EnsembleResult, NetworkResult, RunFolder, load_member
+from graftwork.runs import Accuracies, EnsembleResult, NetworkResult, RunFolder, load_member
 from graftwork.session._predictions import StoredPredictions, run_together, store_penultimate
 
 METHODS: Mapping[str, tuple[str, bool]] = {
@@ -74,6 +75,27 @@ def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, fl
     }
 
 
+def accuracies(outputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Accuracies:
+    """Accuracies of one network or ensemble, as in ``result.json``.
+
+    Args:
+        outputs: Logits [example, class] on ``"validation"`` and ``"test"``.
+        labels: True class of each example [example], likewise.
+    """
+    predicted = {split: values.argmax(1) for split, values in outputs.items()}
+    right = {split: int((predicted[split] == labels[split]).sum()) for split in predicted}
+    count = {split: len(labels[split]) for split in predicted}
+    by_class = class_scores(predicted["test"].numpy(), labels["test"].numpy(), outputs["test"].shape[1])
+    return {
+        "validation_accuracy": right["validation"] / count["validation"],
+        "validation_interval": list(wilson_interval(right["validation"], count["validation"])),
+        "test_accuracy": right["test"] / count["test"],
+        "test_interval": list(wilson_interval(right["test"], count["test"])),
+        "balanced_accuracy": by_class.balanced_accuracy,
+        "macro_f1": by_class.macro_f1,
+    }
+
+
 def combine(
     run: RunFolder,
     members: Sequence[str],
@@ -81,6 +103,7 @@ def combine(
     methods: Sequence[str] | None = None,
     seed: int = 0,
     features: Output = "logits",
+    balanced: bool = False,
 ) -> list[EnsembleResult]:
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
 
@@ -91,6 +114,7 @@ def combine(
         seed: Seed of folds and of a network's weights.
         features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
             and has to run the members once on all three splits; that opening of the test split is recorded.
+        balanced: Whether every class counts the same, as in training with class weights (see `weighs_classes`).
 
     Returns:
         One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``held_out_nll`` on
@@ -102,6 +126,7 @@ def combine(
         ConfigError: If a method is unknown, can't take these features, or needs a larger blend split.
     """
     load, suffix, options = StoredPredictions.load, "", dict[str, int]()
+    classes = load(run, "blend", members).outputs.shape[2]
     if features == "penultimate":
         methods = PENULTIMATE_METHODS if methods is None else methods
         wrong = [name for name in methods if name not in PENULTIMATE_METHODS]
@@ -109,17 +134,28 @@ def combine(
             known = " or ".join(PENULTIMATE_METHODS)
             raise ConfigError(f"method: expected {known} for penultimate features, got {wrong[0]!r}; or stack logits")
         store_penultimate(run, members)
-        options["num_classes"] = load(run, "blend", members).outputs.shape[2]
+        options["num_classes"] = classes
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
+    labels = {"validation": validation.labels, "test": test.labels}
     if methods is None:
-        methods = methods_for(blend.labels, blend.outputs.shape[2], len(members))
+        methods = methods_for(blend.labels, classes, len(members))
+    counts = torch.bincount(blend.labels, minlength=classes).numpy()
+    weights = torch.from_numpy(balanced_weights(counts)).float() if balanced else None
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
     for wanted in methods:
         method, calibrated = METHODS.get(wanted, (wanted, False))
         name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
-        fit = fit_combiner(method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated, **options)
+        fit = fit_combiner(
+            method,
+            blend.outputs,
+            blend.labels,
+            generator=generator,
+            calibrated=calibrated,
+            class_weights=weights,
+            **options,
+        )
         combiner = fit.combiner
         _save(run, name, members, combiner, features)
         with torch.no_grad():
@@ -131,11 +167,10 @@ def combine(
         rows.append(
             {
                 "method": name,
-                "test_accuracy": scores["accuracy"],
-                "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
+                **accuracies(said, labels),
                 "ece": scores["ece"],
                 "nll": scores["nll"],
-                "held_out_nll": fit.held_out_nll(blend.labels),
+                "held_out_nll": fit.held_out_nll(blend.labels, weights),
                 "parameters": parameters,
                 "flops": flops,
                 "num_members": len(members),
@@ -146,6 +181,13 @@ def combine(
         name = f"predictions/{split}.safetensors"
         run.save_tensors(name, {**run.load_tensors(name), **predictions})
     return rows
+
+
+def weighs_classes(run: RunFolder) -> bool:
+    """Whether every class counted the same in a run's training, or in its metric."""
+    with damaged(f"{run.path / 'provenance.json'}"):
+        training = run.read_json("provenance.json")["training"]
+        return bool(training["class_weights"] == "balanced" or training["metric"] == "balanced-accuracy")
 
 
 def recommend(rows: Sequence[EnsembleResult]) -> str:
@@ -191,7 +233,7 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
     if wanted == "survivors":
         return [row["id"] for row in rows]
     if wanted.startswith("best:") and wanted[5:].isdigit() and int(wanted[5:]) > 0:
-        ranked = sorted(rows, key=lambda row: -row["validation_accuracy"])
+        ranked = sorted(rows, key=lambda row: -row["validation_score"])
         return [row["id"] for row in ranked[: int(wanted[5:])]]
     if wanted == "pareto":
         return [row["id"] for row in rows if not any(_dominates(other, row) for other in rows)]
@@ -205,5 +247,5 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
 
 
 def _dominates(one: NetworkResult, other: NetworkResult) -> bool:
-    better = one["validation_accuracy"] >= other["validation_accuracy"] and one["flops"] <= other["flops"]
-    return better and (one["validation_accuracy"], one["flops"]) != (other["validation_accuracy"], other["flops"])
+    better = one["validation_score"] >= other["validation_score"] and one["flops"] <= other["flops"]
+    return better and (one["validation_score"], one["flops"]) != (other["validation_score"], other["flops"])

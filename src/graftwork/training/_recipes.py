@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from graftwork.errors import ConfigError
 from graftwork.training._augment import Augmentation
@@ -11,6 +11,8 @@ from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import Schedule, make_schedule
 from graftwork.training._step import LrScale
 from graftwork.typing import Initialisation, Role
+
+ClassWeights = Literal["auto", "none", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Recipe:
         batch_size: Number of images in a step.
         augmentation: Flips and shifts.
         label_smoothing: Share of the target that is spread over all classes.
+        class_weights: Weight of an example in the loss: ``"none"``; ``"balanced"``: in inverse proportion to the number
+            of images of its class; ``"auto"``: balanced where classes are uneven (see `graftwork.datasets.UNEVEN`).
         lr_scale: ``"parameter-ratio"`` scales rate and decay of a member by |θ_seed| / |θ_member|.
         num_survivors: K, members that are selected in each generation.
         population_size: M, members after mutation.
@@ -57,6 +61,7 @@ class Recipe:
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
+    class_weights: ClassWeights = "auto"
     lr_scale: LrScale = "none"
     num_survivors: int = 3
     population_size: int = 10
@@ -89,6 +94,7 @@ class Recipe:
         check_range("recipe: small_share", self.small_share, low=0, high=1)
         check_range("recipe: small_scale", self.small_scale, low=0, high=1, open_low=True)
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
+        check_choice("recipe: class_weights", self.class_weights, get_args(ClassWeights))
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
         self._check_steps()
