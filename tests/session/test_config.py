@@ -199,3 +199,14 @@ def test_options_of_growth_and_selection_reach_the_search(problem: Problem) -> N
     assert (parts["num_survivors"], parts["population_size"]) == (2, 5)
     assert parts["scorer"].batch_size == 500
     assert made(problem, scoring_batch_size=30).parts["scorer"].batch_size == 30
+
+
+@pytest.mark.parametrize("metric", ["macro-f1", "log-loss"])
+def test_scores_of_whole_members_are_refused_with_coevolution_by_name(metric: str) -> None:
+    with pytest.raises(ConfigError, match=rf"coevolution selection, which looks at each example, got {metric}"):
+        SearchConfig.from_dict({"metric": metric, "selection": "coevolution"})
+    for selection in ("greedy", "pareto"):
+        assert SearchConfig.from_dict({"metric": metric, "selection": selection}).metric == metric
+    assert SearchConfig.from_dict({"metric": "balanced-accuracy", "selection": "coevolution"})
+    with pytest.raises(ConfigError, match="did you mean 'macro-f1'"):
+        SearchConfig.from_dict({"metric": "macro_f1"})

@@ -84,12 +84,12 @@ def greedy_forward_selection(
             f"num_steps and criterion: expected a number >= 1, and nll or accuracy, got {num_steps!r} and {criterion!r}"
         )
     candidates = probabilities.astype(np.float64).swapaxes(0, 1)  # [member, example, class]
-    weights = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    shares: NDArray[np.float64] = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
     total = np.zeros_like(candidates[0])
     order: list[int] = []
     scores: list[tuple[float, float]] = []
     for step in range(1, num_steps + 1):
-        trials = [_score((total + one) / step, labels, criterion, weights) for one in candidates]
+        trials = [_score((total + one) / step, labels, criterion, shares) for one in candidates]
         chosen = trials.index(max(trials))
         order.append(chosen)
         scores.append(trials[chosen])

@@ -43,7 +43,8 @@ def cross_fit(fit: Callable[[Tensor, Tensor], Predictor], outputs: Tensor, label
     Returns:
         Log-probabilities, float [example, class].
     """
-    parts = [(folds == fold, fit(outputs[folds != fold], labels[folds != fold])) for fold in folds.unique()]
+    numbers = sorted(set(folds.tolist()))
+    parts = [(folds == fold, fit(outputs[folds != fold], labels[folds != fold])) for fold in numbers]
     predicted = [(where, predict(outputs[where])) for where, predict in parts]
     held_out = predicted[0][1].new_empty(len(labels), predicted[0][1].shape[1])
     for where, values in predicted:

@@ -98,7 +98,7 @@ def fit_network(
     outputs = outputs.detach().float()
     fold_of = deal_folds(labels, generator) if folds is None else folds
     make = partial(_Run, num_classes=num_classes, generator=generator, settings=settings, class_weights=class_weights)
-    numbers = fold_of.unique().tolist()
+    numbers = sorted(set(fold_of.tolist()))
     runs = [make(outputs[fold_of != fold], labels[fold_of != fold]) for fold in numbers]
     weights = None if class_weights is None else class_weights.double()
     held_out = torch.empty(len(labels), num_classes)

@@ -54,7 +54,8 @@ class Evaluation:
         if self.metric == "log-loss":
             rows = [] if self.log_likelihoods is None else self.log_likelihoods.astype(np.float64).tolist()
             return np.array([math.fsum(row) / len(row) for row in rows])
-        return np.count_nonzero(self.correct, axis=1) / len(self.labels)
+        counts: NDArray[np.float64] = np.count_nonzero(self.correct, axis=1) / len(self.labels)
+        return counts
 
 
 class Scorer:
