@@ -64,6 +64,7 @@ def test_ensembles_are_fitted_on_blend_predictions_alone(tmp_path: Path, monkeyp
     for number, split in enumerate(("blend", "validation", "test")):
         tensors = {"m1": torch.full((4, 3), float(number)), "labels": torch.full((4,), number)}
         run.save_tensors(f"predictions/{split}.safetensors", tensors)
+    run.write_json("provenance.json", {"training": {"class_weights": "none", "metric": "accuracy"}})
     run.write_json("members/m1.json", {"genome": seed_genome("poster", (1, 8, 8), 3).to_dict()})
     seen: list[tuple[float, int]] = []
 

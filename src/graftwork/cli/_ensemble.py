@@ -30,7 +30,7 @@ def ensemble(
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
     from graftwork.runs import RunFolder
-    from graftwork.session import METHODS, combine, members_of, weighs_classes
+    from graftwork.session import METHODS, combine, members_of
 
     folder = RunFolder.open(run)
     unknown = [name for name in method or () if name not in METHODS]
@@ -45,7 +45,6 @@ def ensemble(
             methods=method or None,
             seed=seed,
             features=features,  # type: ignore[arg-type]
-            balanced=weighs_classes(folder),
         )
     for row in rows:
         if as_json:

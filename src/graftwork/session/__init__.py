@@ -19,7 +19,6 @@ from graftwork.session._ensembles import (
     load_ensemble,
     members_of,
     prediction_scores,
-    weighs_classes,
 )
 from graftwork.session._final import CONTROL, FinalScoring
 from graftwork.session._following import dismiss, follow, prepare_together, restore, shared_parts
@@ -67,5 +66,4 @@ __all__ = [
     "shared_fraction",
     "shared_parts",
     "strategy_of",
-    "weighs_classes",
 ]

@@ -103,9 +103,10 @@ def combine(
     methods: Sequence[str] | None = None,
     seed: int = 0,
     features: Output = "logits",
-    balanced: bool = False,
 ) -> list[EnsembleResult]:
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
+
+    Every class counts the same where it did in training, or does by the metric.
 
     Args:
         run: Folder of a run whose predictions are stored.
@@ -114,7 +115,6 @@ def combine(
         seed: Seed of folds and of a network's weights.
         features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
             and has to run the members once on all three splits; that opening of the test split is recorded.
-        balanced: Whether every class counts the same, as in training with class weights (see `weighs_classes`).
 
     Returns:
         One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``held_out_nll`` on
@@ -140,8 +140,10 @@ def combine(
     labels = {"validation": validation.labels, "test": test.labels}
     if methods is None:
         methods = methods_for(blend.labels, classes, len(members))
-    counts = torch.bincount(blend.labels, minlength=classes).numpy()
-    weights = torch.from_numpy(balanced_weights(counts)).float() if balanced else None
+    weights = None
+    if _weighs_classes(run):
+        counts = torch.bincount(blend.labels, minlength=classes).numpy()
+        weights = torch.from_numpy(balanced_weights(counts)).float()
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
     for wanted in methods:
@@ -156,34 +158,43 @@ def combine(
             class_weights=weights,
             **options,
         )
-        combiner = fit.combiner
-        _save(run, name, members, combiner, features)
+        _save(run, name, members, fit.combiner, features)
         with torch.no_grad():
-            said = {"validation": combiner(validation.outputs), "test": combiner(test.outputs)}
+            said = {"validation": fit.combiner(validation.outputs), "test": fit.combiner(test.outputs)}
         for split, log_probabilities in said.items():
             stored[split][f"ensemble/{name}"] = log_probabilities
-        scores = prediction_scores(said["test"], test.labels)
-        parameters, flops = ensemble_costs(genomes, combiner)
-        rows.append(
-            {
-                "method": name,
-                **accuracies(said, labels),
-                "ece": scores["ece"],
-                "nll": scores["nll"],
-                "held_out_nll": fit.held_out_nll(blend.labels, weights),
-                "parameters": parameters,
-                "flops": flops,
-                "num_members": len(members),
-                "members": list(members),
-            }
-        )
+        costs = ensemble_costs(genomes, fit.combiner)
+        rows.append(_row(name, members, said, labels, costs, fit.held_out_nll(blend.labels, weights)))
     for split, predictions in stored.items():
         name = f"predictions/{split}.safetensors"
         run.save_tensors(name, {**run.load_tensors(name), **predictions})
     return rows
 
 
-def weighs_classes(run: RunFolder) -> bool:
+def _row(
+    name: str,
+    members: Sequence[str],
+    said: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    costs: tuple[int, int],
+    held_out_nll: float,
+) -> EnsembleResult:
+    """What ``result.json`` says of an ensemble; ``costs`` are parameters and FLOPs."""
+    scores = prediction_scores(said["test"], labels["test"])
+    return {
+        "method": name,
+        **accuracies(said, labels),
+        "ece": scores["ece"],
+        "nll": scores["nll"],
+        "held_out_nll": held_out_nll,
+        "parameters": costs[0],
+        "flops": costs[1],
+        "num_members": len(members),
+        "members": list(members),
+    }
+
+
+def _weighs_classes(run: RunFolder) -> bool:
     """Whether every class counted the same in a run's training, or in its metric."""
     with damaged(f"{run.path / 'provenance.json'}"):
         training = run.read_json("provenance.json")["training"]

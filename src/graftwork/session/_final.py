@@ -19,7 +19,7 @@ from graftwork.runs import (
     record_opening,
     save_member,
 )
-from graftwork.session._ensembles import accuracies, combine, recommend, weighs_classes
+from graftwork.session._ensembles import accuracies, combine, recommend
 from graftwork.session._setup import Setup
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
@@ -90,7 +90,7 @@ class FinalScoring:
         survivors = self._setup.state.survivors
         if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
             return None
-        return combine(self._run, survivors, seed=self._setup.config.seed, balanced=weighs_classes(self._run))
+        return combine(self._run, survivors, seed=self._setup.config.seed)
 
     def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Logits [N, classes] on validation, test and blend, by name; each population over its own bank."""
