@@ -48,13 +48,14 @@ def png(rng: np.random.Generator, mode: str, width: int, height: int) -> bytes:
 def small_data(path: Path, rng: np.random.Generator, classes: int) -> Path:
     """A table of so many classes of 2 to 50 images each: as even as it happens, of one mode and size or of several."""
     most = log_uniform(rng, 2, 50)
-    least = most if rng.random() < 0.5 else log_uniform(rng, 2, most)
+    least = most if rng.random() < 0.7 else log_uniform(rng, 2, most)
     labels = np.repeat(np.arange(classes), rng.integers(least, most + 1, classes))
     modes = MODES if rng.random() < 0.3 else [rng.choice(MODES)]
-    sides = rng.integers(1, 24, 2) if rng.random() < 0.2 else rng.integers(4, 24, 2)
-    one_size = rng.random() < 0.7
+    least_side = 1 if rng.random() < 0.1 else 8
+    sides, one_size = rng.integers(least_side, 24, 2), rng.random() < 0.7
     pictures = [
-        png(rng, str(rng.choice(modes)), *((sides if one_size else rng.integers(4, 24, 2)).tolist())) for _ in range(40)
+        png(rng, str(rng.choice(modes)), *(sides if one_size else rng.integers(least_side, 24, 2)).tolist())
+        for _ in range(40)
     ]
     images = pa.array([{"bytes": pictures[rng.integers(len(pictures))], "path": None} for _ in labels])
     return table(path, images, labels)

@@ -91,9 +91,10 @@ def split(
     needed = 1 + sum(1 for _, value in wanted if value)
     short = min(range(classes), key=lambda label: len(rows[label]))
     if len(rows[short]) < needed:
+        spare = ", or set --blend 0" if blend and len(rows[short]) == needed - 1 else ", or leave the class out"
         raise DataError(
             f"{dataset.name}: expected {needed} images of every class, one for each split, got {len(rows[short])} of "
-            f"{dataset.class_names[short]!r}; add images, or set --blend 0"
+            f"{dataset.class_names[short]!r}; add images{spare}"
         )
     for name, value in wanted:
         number = _count(name, value, available if name == "test" else sum(map(len, rows)), classes)
