@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graftwork.errors import SearchInterruptedError
+from graftwork.evolution import SearchState
 from graftwork.networks.execution import InputTransform
 from graftwork.session import Problem, SearchConfig, Session, SilentListener, prepare
-from graftwork.training import RECIPES, Evaluation
+from graftwork.training import RECIPES, Augmentation, Evaluation
 from tests.cases.images import picture
 from tests.datasets.test_splits import make_dataset
 
@@ -19,13 +21,18 @@ TINY |= {"precision": "float32", "passes": "torch", "threads": 1, "blend": 20}
 
 
 class Notes(SilentListener):
-    """Keeps what is said."""
+    """Keeps what is said, and stops its session after some step."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.session: Session | None = None
 
     def on_note(self, text: str) -> None:
         self.said.append(text)
+
+    def on_step(self, state: SearchState, *args: Any) -> None:
+        if self.session is not None and state.step == 20:
+            self.session.stop_requested = True
 
 
 def uneven_folder(path: Path) -> Path:
@@ -40,12 +47,21 @@ def uneven_folder(path: Path) -> Path:
 @pytest.mark.parametrize("metric", ["balanced-accuracy", "macro-f1", "log-loss"])
 def test_a_search_by_any_metric_ends_with_its_scores_and_resumes_to_them(metric: str, tmp_path: Path) -> None:
     options = {**TINY, "data": str(uneven_folder(tmp_path / "data")), "metric": metric}
-    notes = Notes()
+    options |= {"few_images": 100, "augmentation": Augmentation("none", "auto")}
+    notes, stopping = Notes(), Notes()
     Session.start(SearchConfig.from_dict(options), tmp_path / "run", listener=notes).run()
+    stopping.session = Session.start(SearchConfig.from_dict(options), tmp_path / "cut", listener=stopping)
+    with pytest.raises(SearchInterruptedError):
+        stopping.session.run()
+    Session.resume(tmp_path / "cut").run()
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "cut")]
+    told = ("bank_sha256", "best", "survivors", "ensemble", "recommended", "majority", "per_class", "metric")
+    assert [results[0][key] for key in told] == [results[1][key] for key in told]
     said = "\n".join(notes.said)
     assert "classes are uneven" in said
     assert "in inverse proportion" in said
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "images are few" in said
+    result = results[0]
     assert result["metric"] == metric
     assert result["best"]["validation_score"] == max(row["validation_score"] for row in result["survivors"])
     assert result["majority"]["name"] == "many"
@@ -54,6 +70,7 @@ def test_a_search_by_any_metric_ends_with_its_scores_and_resumes_to_them(metric:
     assert [row["name"] for row in result["per_class"]] == ["few", "many"]
     decided = json.loads((tmp_path / "run" / "provenance.json").read_text())["training"]
     assert (decided["class_weights"], decided["metric"]) == ("balanced", metric)
+    assert decided["augmentation"]["shift"] == 2  # of 12 pixels
 
 
 def weights(counts: list[int], **changes: Any) -> list[float] | None:

@@ -88,11 +88,9 @@ class Problem:
         return describe(self.dataset, self.splits)
 
     def fit(self, recipe: Recipe) -> Recipe:
-        """Decide what a recipe leaves to the data: augmentation by the images' size, weights by that of the classes."""
-        weights = recipe.class_weights
-        if weights == "auto":
-            weights = "balanced" if are_uneven(class_counts(self.dataset, self.splits.train)) else "none"
-        return recipe.replace(augmentation=recipe.augmentation.resolve(self.input_shape), class_weights=weights)
+        """Decide what a recipe leaves to the data (see `graftwork.training.Recipe.fit`)."""
+        uneven = are_uneven(class_counts(self.dataset, self.splits.train))
+        return recipe.fit(self.input_shape, num_images=len(self.splits.train), uneven=uneven)
 
     def class_weights(self, recipe: Recipe) -> Tensor | None:
         """Weight of the training examples of each class, float32 [class], as a recipe that fits says; ``None``: 1."""

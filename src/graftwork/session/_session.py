@@ -153,6 +153,11 @@ class Session:
         problem, recipe, note = setup.problem, setup.recipe, self.listener.on_note
         for text in problem.describe()["warnings"]:
             note(f"data: {text}")
+        if len(problem.splits.train) < recipe.few_images:
+            note(
+                f"training: {len(problem.splits.train)} images are few (few_images), so shifts reach "
+                f"{recipe.augmentation.shift} pixels, and weights decay by {recipe.rules['head'].weight_decay}"
+            )
         if recipe.class_weights == "balanced" and self.config.recipe.class_weights == "auto":
             note("training: examples count in inverse proportion to the size of their class (class_weights)")
         if (generations := setup.plan.num_generations) < recipe.num_generations:

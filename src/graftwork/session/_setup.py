@@ -80,9 +80,12 @@ class Setup:
     @property
     def decided(self) -> dict[str, Any]:
         """How members are trained and compared, as decided for these data; plain data."""
-        augmentation = self.recipe.augmentation.to_dict()
-        weights = self.recipe.class_weights
-        return {"augmentation": augmentation, "class_weights": weights, "metric": self.config.metric}
+        return {
+            "augmentation": self.recipe.augmentation.to_dict(),
+            "weight_decay": {role: rule.weight_decay for role, rule in self.recipe.rules.items()},
+            "class_weights": self.recipe.class_weights,
+            "metric": self.config.metric,
+        }
 
     def __repr__(self) -> str:
         return f"<Setup: {self.problem.dataset!r}, recipe {self.config.recipe.name!r}, {self.plan}>"
