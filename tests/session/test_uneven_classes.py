@@ -17,7 +17,7 @@ from tests.cases.images import picture
 from tests.datasets.test_splits import make_dataset
 
 TINY = {"recipe": "paper", "budget": "24steps", "num_generations": 1, "population_size": 3, "num_survivors": 2}
-TINY |= {"precision": "float32", "passes": "torch", "threads": 1, "blend": 20}
+TINY |= {"precision": "float32", "passes": "torch", "threads": 1}
 
 
 class Notes(SilentListener):
