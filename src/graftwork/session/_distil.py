@@ -20,7 +20,7 @@ from graftwork.networks.genome import Genome, forward_flops, num_parameters, tra
 from graftwork.runs import Result, RunFolder, load_member, record_opening, save_member
 from graftwork.session._budget import parse_budget
 from graftwork.session._config import SearchConfig
-from graftwork.session._ensembles import ensemble_costs, load_ensemble, prediction_scores
+from graftwork.session._ensembles import accuracies, ensemble_costs, load_ensemble, prediction_scores
 from graftwork.session._predictions import problem_of
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
@@ -227,19 +227,17 @@ def _finish(run: RunFolder, arms: Sequence[_Arm], setting: Mapping[str, Any]) ->
 
 
 def _row(arm: _Arm, validation: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> dict[str, Any]:
-    scores = {
-        "validation": prediction_scores(validation[arm.name].log_softmax(1), validation["labels"]),
-        "test": prediction_scores(test[arm.name].log_softmax(1), test["labels"]),
-    }
+    outputs = {"validation": validation[arm.name], "test": test[arm.name]}
+    labels = {"validation": validation["labels"], "test": test["labels"]}
+    scores = prediction_scores(outputs["test"].log_softmax(1), labels["test"])
     genome = arm.setup.population.genomes[0]
     return {
         "id": arm.name,
         "steps": arm.steps,
         "flops_spent": arm.steps * arm.cost,
-        "validation_accuracy": scores["validation"]["accuracy"],
-        "test_accuracy": scores["test"]["accuracy"],
-        "ece": scores["test"]["ece"],
-        "nll": scores["test"]["nll"],
+        **accuracies(outputs, labels),
+        "ece": scores["ece"],
+        "nll": scores["nll"],
         "parameters": num_parameters(genome),
         "flops": forward_flops(genome),
     }
