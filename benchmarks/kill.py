@@ -22,7 +22,7 @@ from pathlib import Path
 from graftwork._files import as_json
 from graftwork.runs import machine
 
-OPTIONS = ["--data", "digits", "--budget", "0.00015PFLOP", "--num-generations", "3", "--control"]
+OPTIONS = ["--data", "digits", "--budget", "40steps", "--num-generations", "3", "--control"]
 OPTIONS += ["--threads", "1", "--precision", "float32"]
 COMMAND = [sys.executable, "-m", "graftwork", "search", "--quiet", "--no-report"]
 

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.ensembles import MeanCombiner
+from graftwork.ensembles import MeanCombiner, NetworkSettings, fit_network
 from graftwork.errors import RunError
 from graftwork.metrics import Entry, diversity
 from graftwork.runs import RunFolder
+from graftwork.session import StoredPredictions, prediction_scores
 
-BEST, CHOSEN, ORACLE = "best member", "ensemble chosen on validation", "oracle"
-"""Lines of a table. The oracle picks, for each example, a member that is right: a bound, no method."""
+BEST, CHOSEN, POSTER, ORACLE = "best member", "recommended ensemble", "the poster's network", "oracle"
+"""Lines of a table. The poster's ensemble is a small network over the members' outputs, and nothing else. The oracle
+picks, for each example, a member that is right: a bound, no method."""
 
+PLAIN = NetworkSettings(residual=False)
+"""The poster's form of the small network: it does not start from the mean of the members."""
 
 _KEPT = ("validation_accuracy", "parameters", "flops", "ece", "nll", "num_members", "id", "method")
 
@@ -25,7 +29,7 @@ def _entry(outputs: Tensor, labels: Tensor, row: Mapping[str, Any]) -> Entry:
 
 
 def search_entries(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Best member, every ensemble, the ensemble that is best on validation, and the oracle of a finished search.
+    """Best member, every ensemble, the recommended one, the poster's, and the oracle of a finished search.
 
     Returns:
         Entries by line of the table, and the diversity of the survivors on the test split.
@@ -37,12 +41,31 @@ def search_entries(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
     entries = {BEST: _entry(tensors[result["best"]["id"]], labels, result["best"])}
     for row in result["ensemble"] or ():
         entries[row["method"]] = _entry(tensors[f"ensemble/{row['method']}"], labels, row)
-    if result["ensemble"]:
-        chosen = max(result["ensemble"], key=lambda row: float(row["validation_accuracy"]))
-        entries[CHOSEN] = entries[chosen["method"]]
     names = [row["id"] for row in result["survivors"]]
+    if result["recommended"] is not None:
+        entries[CHOSEN] = entries[result["recommended"]]
+        if "stacked-network" in entries:  # the blend split suffices
+            entries[POSTER] = _poster_entry(run, names, result["seed"])
     outputs = torch.stack([tensors[name] for name in names])
     return entries | {ORACLE: _oracle(outputs, labels)}, _diversity(outputs, labels)
+
+
+def _poster_entry(run: RunFolder, names: Sequence[str], seed: int) -> Entry:
+    """The plain small network, fitted on the blend split; from stored predictions, so no split is opened."""
+    blend, validation, test = (StoredPredictions.load(run, split, names) for split in ("blend", "validation", "test"))
+    fit = fit_network(
+        blend.outputs,
+        blend.labels,
+        num_classes=blend.outputs.shape[2],
+        generator=torch.Generator().manual_seed(seed),
+        settings=PLAIN,
+    )
+    with torch.no_grad():
+        right = fit.combiner(validation.outputs).argmax(1) == validation.labels
+        outputs = fit.combiner(test.outputs)
+    scores = {key: value for key, value in prediction_scores(outputs, test.labels).items() if key != "accuracy"}
+    details = {"validation_accuracy": int(right.sum()) / len(right), "num_members": len(names), **scores}
+    return Entry((outputs.argmax(1) == test.labels).numpy(), details)
 
 
 def _oracle(outputs: Tensor, labels: Tensor) -> Entry:

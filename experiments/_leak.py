@@ -15,7 +15,7 @@ from graftwork.metrics import Entry, difference
 from graftwork.runs import RunFolder
 from graftwork.session import SearchConfig, StoredPredictions, prediction_scores, problem_of, run_members
 
-LEAK_METHODS = ("stacked", "grafted")
+LEAK_METHODS = ("stacked", "stacked-network")
 """What learns from the members' outputs, and so can be misled by them."""
 BLEND, TRAINING = "blend", "training"
 
@@ -52,7 +52,7 @@ def leak_test(path: Path) -> dict[str, Any]:
     for method in LEAK_METHODS:
         for name, fitted in sets.items():
             generator = torch.Generator().manual_seed(config.seed)
-            combiner = fit_combiner(method, fitted.outputs, fitted.labels, generator=generator)
+            combiner = fit_combiner(method, fitted.outputs, fitted.labels, generator=generator).combiner
             parts = (fitted, validation, test)
             with torch.no_grad():
                 said = [combiner(part.outputs) for part in parts]

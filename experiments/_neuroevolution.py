@@ -11,7 +11,7 @@ from experiments._arms_table import table_of_arms as _table_of_arms
 from experiments._base_network import BASE_NETWORK
 from experiments._common import Row, mean_and_spread
 from experiments._controls import ALONE, DEEP, control_entries, control_tasks
-from experiments._entries import BEST, search_entries
+from experiments._entries import BEST, POSTER, search_entries
 from experiments._study import Case, Study
 from experiments._tasks import Task
 from graftwork.errors import ConfigError
@@ -21,14 +21,14 @@ from graftwork.session import Problem, SearchConfig
 
 ARMS = {"neuroevolution": "greedy", "co-evolution": "coevolution"}
 """As the poster calls it → the selection."""
-POSTER = {
+ON_POSTER = {
     "base network, best of its test samples": 0.70,
     "neuroevolution, best model": 0.74,
     "co-evolution, best model": 0.72,
     "co-evolution, ensemble of the last three": 0.75,
 }
-STACKED, GRAFTED = "stacked", "grafted"
-"""The poster's ensemble, a small network over the outputs of the last three; and the same added to their mean."""
+NETWORK = "stacked-network"
+"""The poster's ensemble added to the mean of the members."""
 
 
 def tasks(case: Case) -> list[Task]:
@@ -65,11 +65,11 @@ def row(case: Case) -> Row:
     diversity: dict[str, dict[str, Any]] = {}
     for arm, selection in ARMS.items():
         arms[arm], diversity[arm] = search_entries(case.path(selection))
-    pairs = {f"{arm}: {STACKED} − its best model": (arms[arm][STACKED], arms[arm][BEST]) for arm in ARMS}
+    pairs = {f"{arm}: {POSTER} − its best model": (arms[arm][POSTER], arms[arm][BEST]) for arm in ARMS}
     pairs["best model: co-evolution − neuroevolution"] = arms["co-evolution"][BEST], arms["neuroevolution"][BEST]
     controls, measures = control_entries(case)
     arms, diversity = {**arms, **controls}, {**diversity, **measures}
-    for line in (STACKED, GRAFTED):
+    for line in (POSTER, NETWORK):
         pairs[f"co-evolution: {line} − {ALONE}"] = arms["co-evolution"][line], arms[ALONE][BEST]
         pairs[f"co-evolution: {line} − mean of the deep ensemble"] = arms["co-evolution"][line], arms[DEEP]["mean"]
     return {
@@ -89,10 +89,11 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         base["best"],
         found["arms"]["neuroevolution"][BEST]["test_accuracy"],
         co[BEST]["test_accuracy"],
-        co[STACKED]["test_accuracy"],
+        co[POSTER]["test_accuracy"],
     ]
     poster = [
-        {"row": name, "poster": value, "ours": mine} for (name, value), mine in zip(POSTER.items(), ours, strict=True)
+        {"row": name, "poster": value, "ours": mine}
+        for (name, value), mine in zip(ON_POSTER.items(), ours, strict=True)
     ]
     extra = {"row": "base network, final", "poster": None, "ours": base["final"]}
     return {"poster": [*poster, extra], **found}

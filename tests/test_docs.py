@@ -24,6 +24,7 @@ BLOCK = re.compile(r"^<!-- test -->\n+```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$
 EXPECTED = {
     "README.md": 2,
     "docs/how-to/ensembles.md": 1,
+    "docs/how-to/few-and-uneven.md": 2,
     "docs/how-to/grow-a-checkpoint.md": 8,
     "docs/how-to/training-loops.md": 6,
     "docs/tutorials/add-classes.md": 5,
@@ -34,7 +35,7 @@ EXPECTED = {
     "docs/tutorials/where-should-it-grow.md": 3,
 }
 
-SLOW = {"docs/tutorials/first-search.md", "docs/how-to/ensembles.md"}
+SLOW = {"docs/tutorials/first-search.md", "docs/how-to/ensembles.md", "docs/how-to/few-and-uneven.md"}
 """Pages that take more than a few seconds; README runs what the first of them begins with."""
 
 

@@ -73,7 +73,7 @@ def test_config_prints_what_search_reads_back(tmp_path: Path, capsys: Any) -> No
     [
         (["search", "--data", "nowhere/at/all.parquet"], "nowhere"),
         (["search", "--budget", "soon"], "soon"),
-        (["search", "--budget", "1steps", "--recipe", "paper"], "budget"),
+        (["search", "--budget", "0.00001GFLOP", "--recipe", "paper"], "budget"),
         (["search", "--recipe", "papr"], "paper"),
         (["search", "--selection", "gredy"], "greedy"),
         (["search", "--num-survivors", "20"], "num_survivors"),

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.datasets import ImageDataset, describe, load_dataset, split
+from graftwork.datasets import (
+    ImageDataset,
+    are_uneven,
+    balanced_weights,
+    describe,
+    load_dataset,
+    split,
+    warnings_about,
+)
 from graftwork.errors import DataError
 
 
@@ -84,3 +92,30 @@ def test_describe_counts_every_split_and_class() -> None:
     assert sum(found["splits"].values()) == 84
     assert sum(found["per_class"]["train"].values()) == found["splits"]["train"]
     assert found["per_class"]["test"] == {"c0": 2, "c1": 2}
+
+
+def test_uneven_classes_and_small_splits_are_warned_of() -> None:
+    even, uneven = make_dataset([1200, 1200]), make_dataset([9000, 600, 120])
+    assert warnings_about(even, split(even, seed=0)) == []
+    (text,) = warnings_about(uneven, split(uneven, seed=0))
+    assert "'c0'" in text
+    assert "'c2'" in text
+    assert "92.6%" in text
+    few = make_dataset([40, 40])
+    texts = describe(few, split(few, seed=0))["warnings"]
+    assert [text.split()[1] for text in texts] == ["validation", "test"]
+    assert "has 12 images" in texts[1]
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=6).filter(any))
+def test_balanced_weights_give_every_class_the_same_and_every_image_one_on_average(counts: list[int]) -> None:
+    numbers = np.array(counts)
+    weights = balanced_weights(numbers)
+    shares = (weights * numbers)[numbers > 0]
+    assert np.allclose(shares, shares[0])
+    assert (weights * numbers).sum() == pytest.approx(numbers.sum())
+
+
+def test_classes_are_uneven_above_three_to_one() -> None:
+    assert not are_uneven(np.array([30, 10, 20]))
+    assert are_uneven(np.array([31, 10, 20]))

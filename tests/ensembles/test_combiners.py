@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,16 +16,17 @@ from graftwork.ensembles import (
     Combiner,
     Ensemble,
     MeanCombiner,
-    StackedCombiner,
-    StackSettings,
+    NetworkCombiner,
+    NetworkSettings,
     TemperatureCombiner,
     combiner_from,
     describe_combiner,
     fit_combiner,
-    fit_stacked,
+    fit_network,
     fit_temperature,
     mean_probabilities,
 )
+from graftwork.ensembles._linear import STRENGTHS
 from graftwork.errors import ConfigError, InputError, RunError
 
 every_method = pytest.mark.parametrize("method", sorted(COMBINERS))
@@ -43,8 +47,8 @@ def blend(seed: int = 0, num_members: int = 3, num_examples: int = 120) -> tuple
 
 def fit(method: str, *, calibrated: bool = False, seed: int = 0, num_members: int = 3) -> Combiner:
     outputs, labels = blend(num_members=num_members)
-    options = {"max_epochs": 5} if method in {"stacked", "grafted"} else {}
-    return fit_combiner(method, outputs, labels, generator=generator(seed), calibrated=calibrated, **options)
+    options = {"max_epochs": 5} if method == "stacked-network" else {}
+    return fit_combiner(method, outputs, labels, generator=generator(seed), calibrated=calibrated, **options).combiner
 
 
 @every_method
@@ -96,7 +100,7 @@ def test_the_same_generator_gives_the_same_combiner_and_the_global_one_is_left_a
     assert torch.equal(torch.get_rng_state(), before)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    if method in {"stacked", "grafted"}:
+    if method == "stacked-network":
         other = fit(method, calibrated=calibrated, seed=1).state_dict()
         assert not all(torch.equal(first[name], other[name]) for name in first)
 
@@ -121,14 +125,15 @@ def test_calibration_keeps_every_prediction(method: str) -> None:
     assert torch.equal(plain(outputs).argmax(dim=1), calibrated(outputs).argmax(dim=1))
 
 
-def test_the_temperature_of_a_stacker_is_fitted_on_held_out_predictions() -> None:
+def test_a_temperature_is_fitted_on_held_out_predictions() -> None:
     outputs, labels = blend()
-    result = fit_stacked(outputs, labels, num_classes=4, generator=generator())
-    calibrated = fit_combiner("stacked", outputs, labels, generator=generator(), calibrated=True)
-    assert isinstance(calibrated, TemperatureCombiner)
-    expected = fit_temperature(result.held_out.double().numpy(), labels.numpy())
-    assert float(calibrated.temperature) == pytest.approx(expected)
-    assert fit_temperature(result.combiner(outputs).double().numpy(), labels.numpy()) < 0.98 * expected
+    options = {"residual": False}
+    plain = fit_combiner("stacked-network", outputs, labels, generator=generator(), **options)
+    found = fit_combiner("stacked-network", outputs, labels, generator=generator(), calibrated=True, **options).combiner
+    assert isinstance(found, TemperatureCombiner)
+    expected = fit_temperature(plain.held_out.double().numpy(), labels.numpy())
+    assert float(found.temperature) == pytest.approx(expected)
+    assert fit_temperature(plain.combiner(outputs).double().numpy(), labels.numpy()) < 0.98 * expected
 
 
 @pytest.mark.parametrize("method", ["mean", "greedy"])
@@ -148,10 +153,16 @@ def test_the_mean_combiner_is_the_mean_of_the_arrays_whatever_the_order_of_membe
     np.testing.assert_allclose(weighted.numpy(), expected, rtol=1e-5)
 
 
-def test_a_grafted_stacker_starts_as_the_mean() -> None:
-    outputs = blend()[0]
-    fresh = StackedCombiner(3, 4, num_classes=4, residual=True, generator=generator())
-    torch.testing.assert_close(fresh(outputs), fit("mean")(outputs))
+def log_mean(outputs: Tensor) -> Tensor:
+    return F.log_softmax(F.log_softmax(outputs, dim=2).mean(dim=1), dim=1)
+
+
+def test_a_network_starts_as_the_mean_of_log_probabilities_and_all_of_it_learns_at_once() -> None:
+    outputs, labels = blend()
+    fresh = NetworkCombiner(3, 4, num_classes=4, residual=True, generator=generator())
+    torch.testing.assert_close(fresh(outputs), log_mean(outputs))
+    F.nll_loss(fresh(outputs), labels).backward()
+    assert all((parameter.grad != 0).any() for parameter in fresh.parameters())
 
 
 def test_a_stacker_learns_which_member_to_believe() -> None:
@@ -162,38 +173,84 @@ def test_a_stacker_learns_which_member_to_believe() -> None:
     guesses[:, 0] = torch.where(guesses[:, 0] < 0, labels, guesses[:, 0])
     outputs = F.one_hot(guesses, 4) * torch.tensor([2.0, 9.0])[:, None]
     accuracies = {}
-    for method in ("mean", "greedy", "stacked", "grafted"):
-        combiner = fit_combiner(method, outputs[:600], labels[:600], generator=generator())
+    for method in COMBINERS:
+        combiner = fit_combiner(method, outputs[:600], labels[:600], generator=generator()).combiner
         accuracies[method] = float((combiner(outputs[600:]).argmax(dim=1) == labels[600:]).float().mean())
     assert accuracies.pop("mean") < 0.4
     assert min(accuracies.values()) > 0.85
 
 
+def test_logistic_regression_is_that_of_scikit_learn() -> None:
+    outputs, labels = blend(num_examples=300)
+    found = fit_combiner("stacked", outputs, labels, generator=generator()).combiner
+    rows = F.log_softmax(outputs.double(), dim=2).flatten(1).numpy()
+    gaps = []
+    for strength in STRENGTHS:
+        oracle = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        expected = oracle.fit(rows, labels.numpy()).predict_log_proba(rows)
+        gaps.append(np.abs(found(outputs).numpy() - expected).max())
+    assert min(gaps) < 1e-3 < sorted(gaps)[1]
+
+
+@pytest.mark.parametrize("num_examples", [10, 40])
+@pytest.mark.parametrize("method", ["stacked", "stacked-network"])
+def test_a_stacker_is_never_worse_than_the_mean_on_held_out_examples(method: str, num_examples: int) -> None:
+    for seed in range(2):
+        labels = torch.arange(num_examples) % 4
+        outputs = 2 * torch.randn(num_examples, 3, 4, generator=generator(seed)) + F.one_hot(labels, 4)[:, None]
+        fit = fit_combiner(method, outputs, labels, generator=generator(seed))
+        assert fit.held_out_nll(labels) <= float(F.nll_loss(log_mean(outputs), labels)) + 1e-6
+
+
+@pytest.mark.parametrize("method", ["stacked", "stacked-network"])
+def test_where_there_is_nothing_to_learn_a_stacker_is_the_mean_of_log_probabilities(method: str) -> None:
+    """All members say exactly how likely each class is."""
+    outputs = 2 * torch.randn(60, 1, 4, generator=generator(1)).expand(-1, 3, -1)
+    labels = torch.multinomial(outputs[:, 0].softmax(dim=1), 1, generator=generator())[:, 0]
+    options = {"learning_rate": 1.0} if method == "stacked-network" else {}  # every epoch harms
+    fit = fit_combiner(method, outputs, labels, generator=generator(), **options)
+    torch.testing.assert_close(fit.combiner(outputs), log_mean(outputs))
+    torch.testing.assert_close(fit.held_out, log_mean(outputs))
+
+
+def test_stacking_does_not_depend_on_the_number_of_threads() -> None:
+    outputs, labels = blend(num_examples=400)
+    found = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        found.append(fit_combiner("stacked", outputs, labels, generator=generator()).combiner.state_dict())
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_rare_classes_count_as_much_as_others_where_classes_are_weighed() -> None:
+    """Nothing tells 9 examples in 10 from the others: weighed, both classes are equally likely."""
+    labels = (torch.arange(200) % 10 == 0).long()
+    noise = torch.randn(200, 2, 2, generator=generator(1))
+    weights = len(labels) / (2 * torch.bincount(labels).float())
+    for method in ("stacked", "stacked-network"):
+        for given, low, high in ((None, 0.05, 0.2), (weights, 0.35, 0.65)):
+            fit = fit_combiner(method, noise, labels, generator=generator(), class_weights=given)
+            assert low < float(fit.combiner(noise).exp()[:, 1].mean()) < high, (method, given)
+
+
 def test_a_stack_keeps_the_epoch_whose_held_out_likelihood_is_best() -> None:
     labels = torch.randint(4, (60,), generator=generator())
     noise = torch.randn(60, 3, 4, generator=generator(1))  # nothing to learn: training longer only harms
-    settings = StackSettings(residual=True, max_epochs=40, patience=4, learning_rate=0.01)
-    result = fit_stacked(noise, labels, num_classes=4, generator=generator(), settings=settings)
+    settings = NetworkSettings(max_epochs=40, patience=4, learning_rate=0.01)
+    result = fit_network(noise, labels, num_classes=4, generator=generator(), settings=settings)
     assert result.num_epochs == int(np.argmin(result.held_out_nll))
     assert len(result.held_out_nll) <= result.num_epochs + 5
     assert float(F.nll_loss(result.held_out, labels)) == pytest.approx(min(result.held_out_nll), rel=1e-5)
-
-
-def test_where_every_epoch_harms_the_grafted_stacker_stays_the_mean() -> None:
-    labels = torch.randint(4, (60,), generator=generator())
-    noise = torch.randn(60, 3, 4, generator=generator(1))
-    settings = StackSettings(residual=True, learning_rate=1.0)
-    result = fit_stacked(noise, labels, num_classes=4, generator=generator(), settings=settings)
-    assert result.num_epochs == 0
-    torch.testing.assert_close(result.combiner(noise), fit("mean")(noise))
 
 
 def test_held_out_predictions_come_from_models_that_never_saw_the_example() -> None:
     """With labels that are pure chance, honest predictions can't be right more often than chance."""
     labels = torch.randint(2, (400,), generator=generator())
     noise = torch.randn(400, 3, 2, generator=generator(1))
-    settings = StackSettings(max_epochs=60, patience=60, learning_rate=0.01, batch_size=64)
-    result = fit_stacked(noise, labels, num_classes=2, generator=generator(), settings=settings)
+    settings = NetworkSettings(residual=False, max_epochs=60, patience=60, learning_rate=0.01, batch_size=64)
+    result = fit_network(noise, labels, num_classes=2, generator=generator(), settings=settings)
     assert float((result.held_out.argmax(dim=1) == labels).float().mean()) < 0.6  # four standard deviations
     assert result.held_out_nll[-1] > result.held_out_nll[result.num_epochs]  # it did overfit
 
@@ -249,8 +306,8 @@ def test_methods_and_options_that_do_not_exist_are_errors() -> None:
         fit_combiner("staked", outputs, labels, generator=generator())
     with pytest.raises(ConfigError, match="num_step"):
         fit_combiner("greedy", outputs, labels, generator=generator(), num_step=3)
-    with pytest.raises(ConfigError, match="num_folds"):
-        fit_combiner("stacked", outputs, labels, generator=generator(), num_folds=1)
+    with pytest.raises(ConfigError, match="max_epochs"):
+        fit_combiner("stacked-network", outputs, labels, generator=generator(), max_epochs=0)
 
 
 def test_outputs_that_do_not_fit_are_errors() -> None:
@@ -263,12 +320,15 @@ def test_outputs_that_do_not_fit_are_errors() -> None:
         fit("mean")(outputs[:, :2])
     with pytest.raises(InputError, match="of 3 member"):
         fit("stacked")(outputs.transpose(1, 2))
-    with pytest.raises(ConfigError, match="at least num_folds=5 examples"):
-        fit_combiner("stacked", outputs[:4], labels[:4], generator=generator())
+    for method in ("stacked", "stacked-network"):
+        with pytest.raises(ConfigError, match="two examples of each at least"):
+            fit_combiner(method, outputs[:4], torch.tensor([0, 0, 1, 2]), generator=generator())
+    with pytest.raises(ConfigError, match="two examples at least, got 1"):
+        fit_combiner("greedy", outputs[:1], labels[:1], generator=generator())
     with pytest.raises(InputError, match="at least one member"):
         Ensemble([], fit("mean"))
     with pytest.raises(ConfigError, match="residual"):
-        StackedCombiner(3, 7, num_classes=4, residual=True)
+        NetworkCombiner(3, 7, num_classes=4, residual=True)
     with pytest.raises(ConfigError, match="weights"):
         MeanCombiner([0, 0])
     with pytest.raises(ConfigError, match="temperature: expected a number > 0"):

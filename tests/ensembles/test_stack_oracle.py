@@ -1,4 +1,4 @@
-"""The stacker against scikit-learn's multi-layer perceptron on the same outputs of the same members, on digits."""
+"""The poster's stacker against scikit-learn's multi-layer perceptron on the same outputs of members, on digits."""
 
 import warnings
 
@@ -52,11 +52,12 @@ def test_the_stacker_is_as_good_as_that_of_scikit_learn(
     ours, theirs = [], []
     for seed in range(NUM_SEEDS):
         combiner = fit_combiner(
-            "stacked",
+            "stacked-network",
             outputs(blend),
             torch.tensor(labels[blend]),
             generator=torch.Generator().manual_seed(seed),
-        )
+            residual=False,
+        ).combiner
         ours.append(np.mean(combiner(outputs(test)).argmax(dim=1).numpy() == labels[test]))
         network = MLPClassifier((64,), max_iter=30, learning_rate_init=3e-3, random_state=seed)
         oracle = StackingClassifier(

@@ -66,7 +66,7 @@ class Scorer:
 class LastFirst:
     """Chooses the youngest member first."""
 
-    def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator) -> list[int]:
+    def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator, **how: Any) -> list[int]:
         return list(range(len(correct)))[::-1][:count]
 
 
@@ -168,7 +168,7 @@ def test_selectors_get_the_cost_of_each_member_in_order_of_birth_and_the_searchs
         def __init__(self) -> None:
             self.asked: list[tuple[list[float], np.random.Generator]] = []
 
-        def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator) -> list[int]:
+        def select(self, correct: Any, costs: Any, count: int, rng: np.random.Generator, **how: Any) -> list[int]:
             self.asked.append((costs.tolist(), rng))
             return super().select(correct, costs, count, rng)
 

@@ -11,7 +11,7 @@ import torch
 
 from experiments import COEVOLUTION, NEUROEVOLUTION, run_study
 from experiments._arms import make_beginning, make_branch, make_run
-from experiments._entries import BEST, ORACLE, search_entries
+from experiments._entries import BEST, ORACLE, POSTER, search_entries
 from graftwork.errors import ConfigError, SearchInterruptedError
 from graftwork.metrics import Entry, difference
 from graftwork.networks.genome import Genome, num_parameters, training_flops
@@ -137,10 +137,10 @@ def test_stackers_fitted_on_training_data_stand_beside_those_fitted_on_blend(fol
     assert found["members"]["training"] == pytest.approx(float(right.double().mean()))
     by_blend = {row["method"]: row["test_accuracy"] for row in found["rows"] if row["fitted_on"] == "blend"}
     at_the_end = {row["method"]: row["test_accuracy"] for row in result["ensemble"]}
-    assert by_blend == {name: at_the_end[name] for name in ("stacked", "grafted")}
+    assert by_blend == {name: at_the_end[name] for name in ("stacked", "stacked-network")}
     row = json.loads((folder / "results" / "seed-0.json").read_text())
     leaked = row["arms"]["coevolution, stackers fitted on training data (leak)"]
-    assert set(leaked) == {"stacked", "grafted"}
+    assert set(leaked) == {"stacked", "stacked-network"}
     assert "stacked: fitted on blend − fitted on training data" in row["differences"]
     assert len(result["test_openings"]) == 1
 
@@ -201,7 +201,7 @@ def test_the_posters_table_stands_beside_ours(tmp_path: Path) -> None:
     base = json.loads((tmp_path / "runs" / "s0-base.json").read_text())
     assert ours[0] == base["best_test_accuracy"]
     assert ours[1] == arms["neuroevolution"][BEST]["test_accuracy"]["mean"]
-    assert ours[3] == arms["co-evolution"]["stacked"]["test_accuracy"]["mean"]
+    assert ours[3] == arms["co-evolution"][POSTER]["test_accuracy"]["mean"]
     config = config_of(tmp_path / "runs" / "s0-coevolution")
     assert (config.recipe.initial_steps, config.recipe.steps_per_generation) == (10, 10)
     assert (tmp_path / "results" / "poster.svg").is_file()

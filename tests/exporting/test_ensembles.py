@@ -26,21 +26,22 @@ from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, ready, stored_ima
 from tests.exporting.test_source import ALONE
 from tests.strategies import family, genomes, grown, scramble, seeds, with_own_top
 
-METHODS = ("mean", "greedy", "stacked", "grafted")
+METHODS = ("mean", "greedy", "stacked", "stacked-network", "poster")
 
 
 def joined(
     members: Sequence[Member], method: str, *, calibrated: bool = False, output: Output = "logits", seed: int = 0
 ) -> Joined:
-    """A combiner fitted on noise: not special in any way."""
+    """A combiner fitted on noise: not special in any way. ``poster``: the small network alone, as on the poster."""
     generator = torch.Generator().manual_seed(seed)
     genome = members[0].genome
     features = genome.num_classes if output == "logits" else genome.penultimate_features
     outputs = torch.randn(40, len(members), features, generator=generator)
-    labels = torch.randint(0, genome.num_classes, (40,), generator=generator)
-    options: dict[str, Any] = {"max_epochs": 2} if method in ("stacked", "grafted") else {}
-    options |= {"num_classes": genome.num_classes} if output == "penultimate" else {}
-    combiner = fit_combiner(method, outputs, labels, generator=generator, calibrated=calibrated, **options)
+    labels = torch.arange(40) % genome.num_classes
+    options: dict[str, Any] = {"stacked-network": {"max_epochs": 2}, "poster": {"max_epochs": 2, "residual": False}}
+    own = options.get(method, {}) | ({"num_classes": genome.num_classes} if output == "penultimate" else {})
+    method = "stacked-network" if method == "poster" else method
+    combiner = fit_combiner(method, outputs, labels, generator=generator, calibrated=calibrated, **own).combiner
     return Joined(members, combiner, describe_combiner(combiner), output)
 
 
@@ -108,7 +109,7 @@ def test_what_members_share_is_in_the_file_once(tmp_path: Path) -> None:
 
 
 def test_the_file_needs_no_graftwork(tmp_path: Path) -> None:
-    ensemble = joined(family(RICH, 0), "grafted", calibrated=True)
+    ensemble = joined(family(RICH, 0), "stacked-network", calibrated=True)
     export(ensemble, tmp_path / "model")
     images = stored_images(RICH, 4)
     save_file({"images": as_user(images)}, tmp_path / "images.safetensors")

@@ -63,9 +63,9 @@ def readers(run: Path) -> dict[str, Reader]:
     state, tensors = _checkpoint(run)
     members = [path.read_bytes() for path in sorted((run / "members").glob("*.json"))]
     genome = (run / "seed_genome.json").read_bytes()
-    blocks = (run / "ensembles" / "stacked.safetensors").read_bytes()
-    combiners = [(run / "ensembles" / f"{name}.json").read_bytes() for name in ("stacked", "mean")]
-    held = [load_tensors(run / "ensembles" / f"{name}.safetensors") for name in ("stacked", "mean")]
+    blocks = (run / "ensembles" / "stacked-network.safetensors").read_bytes()
+    combiners = [(run / "ensembles" / f"{name}.json").read_bytes() for name in ("stacked-network", "mean")]
+    held = [load_tensors(run / "ensembles" / f"{name}.safetensors") for name in ("stacked-network", "mean")]
     safetensors = [blocks, (run / "ensembles" / "mean.safetensors").read_bytes(), _small_tensors()]
     return {
         "json": Reader(0.35, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),

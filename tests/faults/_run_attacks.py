@@ -322,7 +322,7 @@ def _nested_combiner(data: Any) -> None:
 
 def _huge_combiner(data: Any) -> None:
     data["combiner"] = {
-        "kind": "stacked",
+        "kind": "network",
         "num_members": 10**5,
         "num_features": 10**5,
         "num_classes": 10,

@@ -181,6 +181,12 @@ def make_run_folder(
     return folder
 
 
+def _accuracies(validation: float, test: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"validation_accuracy": validation, "validation_interval": [0.0, 1.0]}
+    found |= {"test_accuracy": test, "test_interval": [0.0, 1.0]}
+    return found | {"balanced_accuracy": test, "macro_f1": test}
+
+
 def _finish(
     folder: Path,
     lives: dict[str, _Life],
@@ -211,7 +217,7 @@ def _finish(
             tensors = {**logits, "labels": labels.astype(np.int64), "index": index}
             save_file(tensors, folder / "predictions" / f"{split}.safetensors")
     if ensemble:
-        numbers = {f"{split}_accuracy": tested[split]["ensemble/mean"] for split in tested}
+        numbers = _accuracies(tested["validation"]["ensemble/mean"], tested["test"]["ensemble/mean"])
         cost = {
             "parameters": 123_457,
             "flops": 7_654_321,
@@ -219,6 +225,7 @@ def _finish(
             "members": [life.id for life in alive],
             "ece": 0.0123,
             "nll": 0.2345,
+            "held_out_nll": 0.2456,
         }
         methods = [{"method": "mean", **numbers, **cost}]
     for member_id, life in kept.items():
@@ -231,14 +238,22 @@ def _finish(
         data |= {"ancestors": line[::-1], "genome": life.genome.to_dict(), "class_names": class_names}
         data |= {"parent_genome": lives[life.parent].genome.to_dict() if life.parent else None}
         (folder / "members" / f"{member_id}.json").write_text(json.dumps(data))
-    entries = {i: _entry(life, tested["validation"][i], tested["test"][i]) for i, life in kept.items()}
+    entries = {
+        i: _entry(life, tested["validation"][i], tested["test"][i])
+        | _accuracies(tested["validation"][i], tested["test"][i])
+        | {"validation_score": tested["validation"][i]}
+        for i, life in kept.items()
+    }
     last = records[-1]
     best = max(alive, key=lambda life: tested["validation"][life.id])
     result = {
         "best": entries[best.id],
+        "majority": {"name": class_names[0], **_accuracies(0.2, 0.25)},
+        "per_class": [{"name": name, "precision": 0.5, "recall": 0.75, "support": 8} for name in class_names],
         "seed_network": entries.get("seed_network"),
         "survivors": [entries[life.id] for life in alive],
         "ensemble": methods or None,
+        "recommended": "mean" if methods else None,
         "training_flops": last["training_flops"],
         "scoring_flops": 7 * 10**9,
         "seconds": 172.25,
@@ -252,5 +267,6 @@ def _finish(
         "classes": len(class_names),
         "recipe": "default",
         "selection": "coevolution",
+        "metric": "accuracy",
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2))

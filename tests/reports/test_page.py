@@ -96,7 +96,7 @@ def test_every_survivor_appears_with_its_accuracies(run_folder: Path, page: str)
     table = page[page.index('<table id="survivors">') :]
     table = table[: table.index("</table>")]
     rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
-    entries = [*result["survivors"], *result["ensemble"], result["seed_network"]]
+    entries = [*result["survivors"], *result["ensemble"], result["seed_network"], result["majority"]]
     assert len(rows) == len(entries)
     for row, entry in zip(rows, entries, strict=True):
         assert f"{entry.get('id', entry.get('method')).replace('_', ' ')}" in row
@@ -192,6 +192,36 @@ def test_members_without_predictions_are_reported_without_intervals(tmp_path: Pa
     text = check(build_report(folder).read_text(encoding="utf-8")).text
     assert "no predictions are stored" in text
     assert "95 % interval 8" not in text
+
+
+def test_the_recommended_ensemble_the_most_frequent_class_and_every_class_are_told(page: str) -> None:
+    assert "The recommended ensemble (mean, chosen on the blend split) reaches" in page
+    assert "ensemble: mean, recommended" in page
+    assert "Always saying “&lt;b&gt;&amp;”, the most frequent class, would reach an accuracy of 25.00" in page
+    table = page[page.index('id="classes"') :]
+    assert table[: table.index("</table>")].count("<tr>") == 11
+    assert "<details><summary>10 classes" not in page
+
+
+def test_the_report_never_picks_an_ensemble_by_its_test_accuracy(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path, num_generations=1, ensemble=True)
+    result = json.loads((folder / "result.json").read_text())
+    (mean,) = result["ensemble"]
+    result["ensemble"] = [mean, {**mean, "method": "lucky", "test_accuracy": 1.0, "held_out_nll": 9.0}]
+    (folder / "result.json").write_text(json.dumps(result))
+    text = check(build_report(folder).read_text(encoding="utf-8")).text
+    assert "recommended ensemble (mean" in text
+    assert "lucky, recommended" not in text
+    assert "best ensemble" not in text
+
+
+def test_what_is_doubtful_about_the_data_stands_on_top(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path, num_generations=1)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance["data"]["warnings"] = ["classes are uneven: <i>"]
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    page = build_report(folder).read_text(encoding="utf-8")
+    assert "classes are uneven: &lt;i&gt;" in page[: page.index("<main>")]
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

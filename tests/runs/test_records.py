@@ -26,14 +26,20 @@ def generation(**changes: Any) -> GenerationRow:
     return GenerationRow(**{**values, "seconds": 2.0, **changes})
 
 
+ACCURACIES: dict[str, Any] = {"validation_accuracy": 0.5, "validation_interval": [0.4, 0.6], "test_accuracy": 0.25}
+ACCURACIES |= {"test_interval": [0.2, 0.3], "balanced_accuracy": 0.25, "macro_f1": 0.125}
+
+
 def network(name: str = "m0") -> dict[str, Any]:
-    return {"id": name, "validation_accuracy": 0.5, "test_accuracy": 0.25, "parameters": 10, "flops": 20}
+    return {"id": name, **ACCURACIES, "validation_score": 0.5, "parameters": 10, "flops": 20}
 
 
 def result(**changes: Any) -> dict[str, Any]:
-    ensemble = {"method": "mean", "test_accuracy": 0.5, "validation_accuracy": 0.5, "ece": 0.1, "nll": 1, "flops": 2}
+    ensemble = {"method": "mean", **ACCURACIES, "ece": 0.1, "nll": 1, "flops": 2}
     values: dict[str, Any] = {"best": network(), "seed_network": None, "survivors": [network(), network("m1")]}
-    values |= {"ensemble": [{**ensemble, "parameters": 1, "num_members": 1, "members": ["m0"]}]}
+    values |= {"ensemble": [{**ensemble, "held_out_nll": 1, "parameters": 1, "num_members": 1, "members": ["m0"]}]}
+    values |= {"recommended": "mean", "metric": "accuracy", "majority": {"name": "a cat", **ACCURACIES}}
+    values |= {"per_class": [{"name": "a cat", "precision": 0.5, "recall": 0.5, "support": 4}]}
     values |= {"test_opened_at": "now", "test_openings": [{"at": "now", "by": "search", "members": ["m0"]}]}
     values |= {"training_flops": 1, "scoring_flops": 2, "seconds": 3, "generations": 1, "steps": 2, "seed": 0}
     values |= {"bank_sha256": "ab", "data": "digits", "classes": 10, "recipe": "paper", "selection": "greedy"}
@@ -133,7 +139,7 @@ def test_a_result_is_checked_to_the_last_key(tmp_path: Path) -> None:
         check_result(result(best="m0"), path)
     with pytest.raises(RunError, match="survivors: expected 1 to 1000, got none"):
         check_result(result(survivors=[]), path)
-    with pytest.raises(RunError, match=r"survivors\[0\]: expected a key 'id'"):
+    with pytest.raises(RunError, match=r"survivors\[0\]: expected a key 'validation_accuracy'"):
         check_result(result(survivors=[{}]), path)
-    with pytest.raises(RunError, match=r"ensemble\[0\]: expected a key 'method'"):
+    with pytest.raises(RunError, match=r"ensemble\[0\]: expected a key 'validation_accuracy'"):
         check_result(result(ensemble=[{"name": "mean"}]), path)

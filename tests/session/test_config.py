@@ -154,10 +154,11 @@ def test_a_time_budget_becomes_flops_at_the_speed_measured(problem: Problem, mon
     assert 0.85 * 6e12 <= setup.plan.flops <= 6e12
 
 
-@pytest.mark.parametrize("budget", ["1steps", "4steps", "0.001GFLOP"])
-def test_a_budget_too_small_for_a_step_a_round_is_refused(problem: Problem, budget: str) -> None:
+def test_a_budget_too_small_for_every_round_makes_fewer_and_one_without_a_step_is_refused(problem: Problem) -> None:
+    for budget, generations in (("1steps", 0), ("4steps", 3), ("100steps", 4)):
+        assert made(problem, budget=budget).plan.num_generations == generations
     with pytest.raises(ConfigError, match="budget"):
-        made(problem, budget=budget)
+        made(problem, budget="0.001GFLOP")
 
 
 def test_without_a_budget_a_recipe_in_flops_gets_those_of_two_thousand_steps(problem: Problem) -> None:
@@ -199,3 +200,14 @@ def test_options_of_growth_and_selection_reach_the_search(problem: Problem) -> N
     assert (parts["num_survivors"], parts["population_size"]) == (2, 5)
     assert parts["scorer"].batch_size == 500
     assert made(problem, scoring_batch_size=30).parts["scorer"].batch_size == 30
+
+
+@pytest.mark.parametrize("metric", ["macro-f1", "log-loss"])
+def test_scores_of_whole_members_are_refused_with_coevolution_by_name(metric: str) -> None:
+    with pytest.raises(ConfigError, match=rf"coevolution selection, which looks at each example, got {metric}"):
+        SearchConfig.from_dict({"metric": metric, "selection": "coevolution"})
+    for selection in ("greedy", "pareto"):
+        assert SearchConfig.from_dict({"metric": metric, "selection": selection}).metric == metric
+    assert SearchConfig.from_dict({"metric": "balanced-accuracy", "selection": "coevolution"})
+    with pytest.raises(ConfigError, match="did you mean 'macro-f1'"):
+        SearchConfig.from_dict({"metric": "macro_f1"})

@@ -11,7 +11,7 @@ import torch
 from graftwork.networks.genome import seed_genome
 from graftwork.runs import RunFolder
 from graftwork.session import FinalScoring, combine, members_of
-from tests.runs.test_records import result
+from tests.runs.test_records import network, result
 
 SCORES = {"m1": (0.8, 0.9), "m2": (0.9, 0.1), "m3": (0.7, 0.95)}
 
@@ -25,8 +25,14 @@ class Played(FinalScoring):
     def _predictions(self, *args: Any) -> None:
         """Write nothing."""
 
+    def _majority(self, *args: Any) -> Any:
+        return {}
+
+    def _per_class(self, *args: Any) -> Any:
+        return []
+
     def _row(self, name: str, *args: Any) -> dict[str, Any]:
-        return {"id": name, "validation_accuracy": SCORES[name][0], "test_accuracy": SCORES[name][1]}
+        return {"id": name, "validation_score": SCORES[name][0], "test_accuracy": SCORES[name][1]}
 
 
 def played(run: RunFolder, opened: list[int]) -> FinalScoring:
@@ -58,6 +64,7 @@ def test_ensembles_are_fitted_on_blend_predictions_alone(tmp_path: Path, monkeyp
     for number, split in enumerate(("blend", "validation", "test")):
         tensors = {"m1": torch.full((4, 3), float(number)), "labels": torch.full((4,), number)}
         run.save_tensors(f"predictions/{split}.safetensors", tensors)
+    run.write_json("provenance.json", {"training": {"class_weights": "none", "metric": "accuracy"}})
     run.write_json("members/m1.json", {"genome": seed_genome("poster", (1, 8, 8), 3).to_dict()})
     seen: list[tuple[float, int]] = []
 
@@ -73,10 +80,7 @@ def test_ensembles_are_fitted_on_blend_predictions_alone(tmp_path: Path, monkeyp
 
 def test_best_k_ranks_by_validation_and_pareto_drops_the_dominated(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
-    rows = [
-        {"id": n, "validation_accuracy": v, "test_accuracy": t, "flops": 10, "parameters": 1}
-        for n, (v, t) in SCORES.items()
-    ]
+    rows = [{**network(n), "validation_score": v, "test_accuracy": t, "flops": 10} for n, (v, t) in SCORES.items()]
     run.write_json("result.json", result(survivors=[*rows, {**rows[2], "id": "m4", "flops": 5}]))
     assert members_of(run, "best:2") == ["m2", "m1"]
     assert members_of(run, "pareto") == ["m2", "m4"]

@@ -1,5 +1,6 @@
 """A plan is a pure function of budget, recipe, seed network, batch size, scoring FLOPs and speed."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,32 +43,30 @@ def test_no_budget_takes_two_thousand_updates() -> None:
     assert planned(None) == Plan(4, flops=2000 * UPDATE, initial_fraction=0.6)
 
 
-def test_a_round_needs_its_scoring_and_one_step() -> None:
-    enough = 20 * UPDATE  # a tenth is left for each generation: one step and one scoring
+@pytest.mark.parametrize("fraction", [0.1, 0.6, 0.9])
+@pytest.mark.parametrize("scoring", [1, 3])
+def test_a_budget_makes_as_many_generations_as_can_score_a_population_and_make_a_step(
+    fraction: float, scoring: int
+) -> None:
+    recipe = RECIPE.replace(initial_fraction=fraction, population_size=5)
+    one_round = (5 * scoring + 1) * UPDATE
 
     def plan(flops: float) -> Plan:
-        budget = Budget("flops", flops, f"{flops} FLOP")
-        return make_plan(budget, RECIPE, GENOME, batch_size=32, scoring_flops=UPDATE)
+        budget = Budget("flops", flops, "so much")
+        return make_plan(budget, recipe, GENOME, batch_size=32, scoring_flops=scoring * UPDATE)
 
-    assert plan(enough + 10).flops == enough + 10
-    with pytest.raises(ConfigError, match="for a generation"):
-        plan(enough - 10)
-
-
-@pytest.mark.parametrize(
-    ("fraction", "rounds", "name"),
-    [(0.1, 10, "the first round"), (0.6, 10, "a generation"), (0.2, 5, "first round|generation")],
-)
-def test_the_round_with_the_smallest_share_decides_what_is_enough(fraction: float, rounds: float, name: str) -> None:
-    recipe, scoring = RECIPE.replace(initial_fraction=fraction), 3 * UPDATE
-    smallest = rounds * (scoring + UPDATE)
-
-    def plan(flops: float) -> Plan:
-        return make_plan(Budget("flops", flops, "so much"), recipe, GENOME, batch_size=32, scoring_flops=scoring)
-
-    assert plan(smallest + 10).initial_fraction == fraction
-    with pytest.raises(ConfigError, match=name):
-        plan(smallest - 10)
+    for wanted in range(1, 5):
+        enough = max(wanted * one_round / (1 - fraction), (scoring + 1) * UPDATE / fraction)
+        found = plan(enough + 10)
+        assert wanted <= found.num_generations <= 4
+        rounds = [found.flops_until(number) for number in range(found.num_generations + 1)]
+        assert rounds[0] >= (scoring + 1) * UPDATE
+        assert all(later - earlier >= one_round for earlier, later in pairwise(rounds))
+        assert plan(enough - 10).num_generations < 4 or wanted < 4
+    alone = plan((scoring + 1) * UPDATE)
+    assert (alone.num_generations, alone.initial_fraction, alone.flops_until(0)) == (0, 1.0, (scoring + 1) * UPDATE)
+    with pytest.raises(ConfigError, match="scoring and one step of the seed network"):
+        plan((scoring + 1) * UPDATE - 1)
 
 
 def test_a_search_of_one_round_spends_all_flops_on_it_whatever_the_recipe_says() -> None:
@@ -85,9 +84,10 @@ def test_a_search_of_one_round_takes_all_steps_whatever_the_recipe_says() -> Non
 
 def test_the_first_round_has_at_least_one_step_and_steps_left_over_are_not_spent() -> None:
     recipe = RECIPE.replace(initial_fraction=0.05)
-    for budget, expected in (("5steps", (1, 1)), ("8steps", (1, 1)), ("9steps", (1, 2))):
+    cases = {"1steps": (0, 1, 0), "3steps": (2, 1, 1), "5steps": (4, 1, 1), "8steps": (4, 1, 1), "9steps": (4, 1, 2)}
+    for budget, expected in cases.items():
         plan = make_plan(parse_budget(budget), recipe, GENOME, batch_size=32, scoring_flops=UPDATE)
-        assert (plan.initial_steps, plan.steps_per_generation) == expected
+        assert (plan.num_generations, plan.initial_steps, plan.steps_per_generation) == expected
         assert plan.total_steps is not None
         assert plan.total_steps <= int(budget.removesuffix("steps"))
 

@@ -62,7 +62,8 @@ def result(path: Path) -> dict[str, Any]:
 
 def test_outcome_holds_what_is_promised(whole: Path) -> None:
     found = result(whole)
-    entry = {"id", "validation_accuracy", "test_accuracy", "parameters", "flops"}
+    entry = {f"{split}_{part}" for split in ("validation", "test") for part in ("accuracy", "interval")}
+    entry |= {"id", "balanced_accuracy", "macro_f1", "validation_score", "parameters", "flops"}
     assert set(found["best"]) == set(found["seed_network"]) == entry
     assert len(found["survivors"]) == 2
     assert found["best"]["id"] in {row["id"] for row in found["survivors"]}

@@ -7,7 +7,7 @@ import pytest
 
 from graftwork.errors import ConfigError
 from graftwork.networks.genome import SEEDS
-from graftwork.training import RECIPES, ROLES, Augmentation, Recipe, Rule, make_recipe
+from graftwork.training import RECIPES, ROLES, Augmentation, Recipe, Rule, make_recipe, same_rule
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
@@ -95,3 +95,24 @@ def test_unknown_keys_are_refused_at_every_depth(path: tuple[str, ...], message:
 def test_an_unknown_recipe_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
         make_recipe("papper")
+
+
+def test_few_images_are_shifted_twice_as_far_and_weights_decay() -> None:
+    recipe = RECIPES["default"]
+    few, many = (recipe.fit((3, 32, 32), num_images=count, uneven=False) for count in (999, 1000))
+    assert (few.augmentation.shift, many.augmentation.shift) == (4, 2)
+    assert many.rules == recipe.rules
+    decays = {role: few.rules[role].weight_decay for role in few.rules}
+    assert decays == {**dict.fromkeys(decays, 0.0), "mixing": 0.1, "head": 0.1}
+    assert few.rules["head"].decoupled
+    assert recipe.replace(few_images=0).fit((3, 32, 32), num_images=9, uneven=False).rules == recipe.rules
+    small = recipe.fit((1, 8, 8), num_images=100, uneven=False)
+    assert small.augmentation.shift == 1
+    paper = RECIPES["paper"]
+    assert paper.fit((3, 32, 32), num_images=9, uneven=False) == paper.replace(class_weights="none")
+
+
+def test_a_decay_that_a_rule_has_stays() -> None:
+    own = same_rule(Rule("adam", 1e-3, weight_decay=0.02))
+    recipe = RECIPES["default"].replace(rules=own)
+    assert recipe.fit((3, 32, 32), num_images=9, uneven=False).rules == own

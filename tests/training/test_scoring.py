@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from graftwork.errors import DataError
+from graftwork.metrics import METRICS
 from graftwork.networks import Member, bind
 from graftwork.networks.bank import grow_bank
 from graftwork.networks.execution import InputTransform
@@ -186,3 +189,22 @@ def test_an_evaluation_holds_the_class_of_the_largest_logit_and_what_it_cost() -
     assert np.array_equal(evaluation.predicted, scorer.logits(state.members).argmax(2).numpy())
     assert np.array_equal(evaluation.correct, scorer.score(state.members))
     assert evaluation.flops == scorer.flops([member.genome for member in state.members])
+
+
+def test_every_metric_scores_what_its_name_says() -> None:
+    state = _trained()
+    data, labels = images(45, 1)
+    found = {}
+    for metric in METRICS:
+        scorer = Scorer(data, labels, transform=TRANSFORM, calibration=images(64, 2)[0], batch_size=20, metric=metric)
+        found[metric] = scorer.evaluate(state.members).scores
+        shard = scorer.shard(slice(20, 40)).evaluate(state.members)
+        assert (shard.metric, shard.log_likelihoods is None) == (metric, metric != "log-loss")
+    logits = scorer.logits(state.members)
+    for row, outputs in enumerate(logits):
+        predicted = outputs.argmax(1)
+        assert found["accuracy"][row] == float((predicted == labels).double().mean())
+        balanced = sklearn.metrics.balanced_accuracy_score(labels, predicted)
+        assert found["balanced-accuracy"][row] == pytest.approx(balanced)
+        assert found["macro-f1"][row] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
+        assert found["log-loss"][row] == pytest.approx(-float(F.cross_entropy(outputs, labels)), rel=1e-5)

@@ -33,6 +33,18 @@ def test_the_loss_is_cross_entropy_with_smoothing_before_the_update() -> None:
     assert trainer.step(state.members[0], 5, 0.0) == float(expected.detach())
 
 
+def test_the_loss_weighs_classes_as_asked() -> None:
+    state, weights = setting(RULES["adam"]), torch.tensor([4.0, 1.0, 0.5, 2.0])
+    state.run(range(3))
+    trainer = Trainer(
+        state.optimizer, batches=stream(), schedule=constant(), label_smoothing=0.2, class_weights=weights
+    )
+    x, y = stream().batch(5)
+    expected = F.cross_entropy(state.members[0](x), y, weights, label_smoothing=0.2)
+    assert trainer.step(state.members[0], 5, 0.0) == float(expected.detach())
+    assert abs(expected - F.cross_entropy(state.members[0](x), y, label_smoothing=0.2)) > 1e-3
+
+
 def test_training_writes_no_running_statistics() -> None:
     state = setting(RULES["adam"])
     before = {key: value.clone() for key, value in state.members[0].state_dict().items()}

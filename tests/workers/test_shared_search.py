@@ -129,18 +129,21 @@ def setup_of(**changes: Any) -> Any:
     return setup
 
 
-@pytest.mark.parametrize(("size", "members"), [(2, 4), (3, 4), (3, 1), (5, 2)])
-def test_shared_scoring_equals_scoring_alone_to_the_bit(size: int, members: int) -> None:
-    alone = setup_of()
+@pytest.mark.parametrize(
+    ("size", "members", "metric"), [(2, 4, "accuracy"), (3, 4, "log-loss"), (3, 1, "log-loss"), (5, 2, "macro-f1")]
+)
+def test_shared_scoring_equals_scoring_alone_to_the_bit(size: int, members: int, metric: str) -> None:
+    alone = setup_of(metric=metric)
     expected = alone.scorer.evaluate(list(alone.population)[:members])
 
     def work(group: ThreadGroup) -> Any:
-        setup = setup_of()
+        setup = setup_of(metric=metric)
         return SharedScorer(setup.scorer, group).evaluate(list(setup.population)[:members])
 
     for found in together(size, work):
         assert np.array_equal(found.predicted, expected.predicted)
         assert np.array_equal(found.labels, expected.labels)
+        assert np.array_equal(found.scores, expected.scores)
         assert found.flops >= expected.flops
     assert len(set(expected.predicted.ravel())) > 1
 

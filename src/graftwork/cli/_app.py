@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -58,6 +58,12 @@ def plain(text: str) -> str:
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def share(value: float, interval: Sequence[float]) -> str:
+    """A share with its interval."""
+    low, high = interval
+    return f"{value:.4f} [{low:.3f}, {high:.3f}]"
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, say, tell
+from graftwork.cli._app import app, emit, say, share, tell
 
 
 @app.command()
@@ -16,7 +16,7 @@ def distil(
         typer.Option(help="Id of a member of the run, or a genome's JSON file. \\[default: the best]"),
     ] = None,
     ensemble: Annotated[
-        str | None, typer.Option(help="Ensemble of the run that teaches. \\[default: the best on validation]")
+        str | None, typer.Option(help="Ensemble of the run that teaches. \\[default: the recommended one]")
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="FLOPs of each arm (0.01PFLOP). \\[default: a tenth of what the search spent]")
@@ -35,7 +35,10 @@ def distil(
         return
     rows = [{"id": found["student"], **found["before"]}] if found["before"] else []
     for row in [*rows, *found["rows"]]:
-        line = f"{row['id']:<20} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation"
+        line = (
+            f"{row['id']:<20} {share(row['test_accuracy'], row['test_interval'])} test  "
+            f"{share(row['validation_accuracy'], row['validation_interval'])} validation"
+        )
         if "steps" in row:
             line += f"  NLL {row['nll']:.4f}  {row['steps']} updates, {row['flops_spent'] / 1e12:.4g} TFLOP"
         tell(line)

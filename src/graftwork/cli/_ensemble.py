@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, tell
+from graftwork.cli._app import app, emit, share, tell
 from graftwork.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def ensemble(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="mean, greedy, stacked, grafted, mean-calibrated, stacked-calibrated. "
+            help="mean, greedy, stacked, stacked-network, mean-calibrated, stacked-calibrated. "
             "\\[default: all that the blend split suffices for]"
         ),
     ] = None,
@@ -51,7 +51,8 @@ def ensemble(
             emit(row)
         else:
             tell(
-                f"{row['method']:<30} {row['test_accuracy']:.4f} test  {row['validation_accuracy']:.4f} validation  "
+                f"{row['method']:<30} {share(row['test_accuracy'], row['test_interval'])} test  "
+                f"{share(row['validation_accuracy'], row['validation_interval'])} validation  "
                 f"ECE {row['ece']:.4f}  NLL {row['nll']:.4f}  {row['num_members']} members"
             )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from graftwork.cli import _options as options
-from graftwork.cli._app import app, emit, tell
+from graftwork.cli._app import app, emit, share, tell
 from graftwork.errors import InputError
 
 
@@ -77,7 +77,8 @@ def _run(path: Path) -> dict[str, Any]:
             f"survivors {', '.join(row.survivors)}, {row.training_flops / 1e15:.4g} PFLOP"
         )
     lines += [
-        f"  {entry['id']}: test {entry['test_accuracy']:.4f}, {entry['parameters']:,} parameters"
+        f"  {entry['id']}: test {share(entry['test_accuracy'], entry['test_interval'])}, "
+        f"{entry['parameters']:,} parameters"
         for entry in (result["survivors"] if result else ())
     ]
     data = {"state": state, "rounds": [asdict(row) for row in rounds], "result": result}
@@ -116,6 +117,7 @@ def data(
     if as_json:
         emit(found)
         return
+    warnings = found.pop("warnings")
     for key, value in found.items():
         if isinstance(value, dict):
             tell(f"{key}:")
@@ -123,3 +125,5 @@ def data(
                 tell(f"  {name}: {inner}")
         else:
             tell(f"{key}: {value}")
+    for text in warnings:
+        tell(f"warning: {text}")

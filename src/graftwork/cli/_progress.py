@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from graftwork.cli._app import emit, say
+from graftwork.cli._app import emit, say, share
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -25,10 +25,15 @@ def _headline(stage: str, setup: "Setup") -> str:
 
 
 def _generation_line(stage: str, generation: "Generation") -> str:
+    from graftwork.metrics import wilson_interval
+
     born = ", ".join(f"{birth.id} from {birth.parent}" for birth in generation.births)
+    labels, metric = generation.evaluation.labels, generation.evaluation.metric
+    interval = wilson_interval(round(generation.best_accuracy * len(labels)), len(labels))
+    score = "" if metric == "accuracy" else f" ({metric} {abs(generation.best_score):.4f})"
     return (
-        f"{stage} generation {generation.number}: best {generation.best} {generation.best_accuracy:.4f} validation, "
-        f"{len(generation.members)} members, {generation.training_flops / 1e15:.4g} PFLOP trained"
+        f"{stage} generation {generation.number}: best {generation.best} {share(generation.best_accuracy, interval)} "
+        f"validation{score}, {len(generation.members)} members, {generation.training_flops / 1e15:.4g} PFLOP trained"
         + (f"; born: {born}" if born and generation.number else "")
     )
 

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftwork.cli._app import MEMORY_HINT, emit, is_out_of_memory, say, tell
+from graftwork.cli._app import MEMORY_HINT, emit, is_out_of_memory, plain, say, share, tell
 from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ResourceError
 
 if TYPE_CHECKING:
-    from graftwork.runs import EnsembleResult, NetworkResult, Result
+    from graftwork.runs import Accuracies, EnsembleResult, NetworkResult, Result
     from graftwork.session import SearchConfig
     from graftwork.workers import Group
 
@@ -77,21 +77,30 @@ def _write_report(path: Path, session: Any) -> Path:
     return write_report(path, problem=session.problem)
 
 
-def _row(name: str, entry: "NetworkResult | EnsembleResult") -> str:
+def _scores(name: str, entry: "Accuracies") -> str:
     return (
-        f"  {name:<14} {entry['test_accuracy']:.4f} test  {entry['validation_accuracy']:.4f} validation  "
-        f"{entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
+        f"  {name:<27} {share(entry['test_accuracy'], entry['test_interval'])} test  "
+        f"{entry['balanced_accuracy']:.4f} balanced  "
+        f"{share(entry['validation_accuracy'], entry['validation_interval'])} validation"
     )
+
+
+def _row(name: str, entry: "NetworkResult | EnsembleResult") -> str:
+    return f"{_scores(name, entry)}  {entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
 
 
 def _tell(result: "Result", page: Path | None) -> None:
     spent = (result["training_flops"] + result["scoring_flops"]) / 1e15
     lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
+    lines += ["accuracy with its 95 % interval, and balanced accuracy (every class counts the same) on test:"]
     lines += [_row(f"best ({result['best']['id']})", result["best"])]
     lines += [_row(entry["id"], entry) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
-    lines += [_row(f"{entry['method']} ensemble", entry) for entry in result["ensemble"] or ()]
+    for ensemble in result["ensemble"] or ():
+        chosen = ensemble["method"] == result["recommended"]
+        lines += [_row(f"{ensemble['method']} ensemble", ensemble) + ("  (recommended)" if chosen else "")]
     if result["seed_network"]:
         lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
+    lines += [_scores(f"always {plain(result['majority']['name'])!r}", result["majority"])]
     if page is not None:
         lines += [f"report: {page}"]
     tell("\n".join(lines))

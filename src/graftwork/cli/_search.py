@@ -41,6 +41,13 @@ def search(
         str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]")
     ] = None,
     selection: Annotated[str | None, option("Population", "Who survives: {selectors}. [default: greedy]")] = None,
+    metric: Annotated[
+        str | None,
+        option(
+            "Population",
+            "What members are compared by: accuracy, balanced-accuracy, macro-f1 or log-loss. [default: accuracy]",
+        ),
+    ] = None,
     population_size: Annotated[int | None, option("Population", "M, members after mutation.")] = None,
     num_survivors: Annotated[int | None, option("Population", "K, members selected in each generation.")] = None,
     num_generations: Annotated[int | None, option("Population", "Rounds of select, mutate, train.")] = None,

@@ -1,7 +1,6 @@
 """Stratified splits from a seed."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -92,9 +91,10 @@ def split(
     needed = 1 + sum(1 for _, value in wanted if value)
     short = min(range(classes), key=lambda label: len(rows[label]))
     if len(rows[short]) < needed:
+        spare = ", or set --blend 0" if blend and len(rows[short]) == needed - 1 else ", or leave the class out"
         raise DataError(
             f"{dataset.name}: expected {needed} images of every class, one for each split, got {len(rows[short])} of "
-            f"{dataset.class_names[short]!r}; add images, or set --blend 0"
+            f"{dataset.class_names[short]!r}; add images{spare}"
         )
     for name, value in wanted:
         number = _count(name, value, available if name == "test" else sum(map(len, rows)), classes)
@@ -106,38 +106,3 @@ def split(
             available = sum(map(len, rows))
     train = np.sort(np.concatenate(rows))
     return Splits(train, held["validation"], held["blend"], held["test"], _interleave(rows))
-
-
-def describe(dataset: ImageDataset, splits: Splits) -> dict[str, Any]:
-    """What was found, as plain data: shape, classes, images per split and class, fingerprint, skipped files."""
-    test_labels = dataset.labels if dataset.test_labels is None else dataset.test_labels
-
-    def count(labels: Labels, rows: Labels) -> dict[str, int]:
-        counts = np.bincount(labels[rows], minlength=len(dataset.class_names))
-        return {name: int(number) for name, number in zip(dataset.class_names, counts, strict=True)}
-
-    height, width, channels = dataset.shape
-    return {
-        "name": dataset.name,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "classes": len(dataset.class_names),
-        "class_names": list(dataset.class_names),
-        "images": len(dataset.images),
-        "test_split": "given" if dataset.test_images is not None else "held out",
-        "fingerprint": dataset.fingerprint,
-        "splits": {
-            "train": len(splits.train),
-            "validation": len(splits.validation),
-            "blend": len(splits.blend),
-            "test": len(splits.test),
-        },
-        "per_class": {
-            "train": count(dataset.labels, splits.train),
-            "validation": count(dataset.labels, splits.validation),
-            "blend": count(dataset.labels, splits.blend),
-            "test": count(test_labels, splits.test),
-        },
-        "skipped": [list(entry) for entry in dataset.skipped],
-    }

@@ -4,10 +4,12 @@ Arrays keep the order [example, member, class] throughout, so what is computed f
 
 * ``mean``: the mean of probabilities.
 * ``greedy``: forward selection with replacement, a weighted mean (Caruana et al. 2004).
-* ``stacked``: the report's hierarchical ensemble, a small network over all outputs.
-* ``grafted``: the same, added to the mean and starting from zero.
+* ``stacked``: regularised logistic regression on the log-probabilities of all members.
+* ``stacked-network``: a small network like the report's hierarchical ensemble, added to the mean of the
+  log-probabilities, and kept where held-out examples are more likely with it.
 
-Each can be calibrated by one temperature. ``fit_combiner`` makes a combiner, ``Ensemble`` joins it to its members.
+Each can be calibrated by one temperature. ``fit_combiner`` makes a combiner and says what it does on held-out examples,
+``Ensemble`` joins it to its members.
 """
 
 from graftwork.ensembles._arrays import (
@@ -16,26 +18,34 @@ from graftwork.ensembles._arrays import (
     greedy_forward_selection,
     mean_probabilities,
 )
-from graftwork.ensembles._combiners import Combiner, MeanCombiner, StackedCombiner, TemperatureCombiner
+from graftwork.ensembles._combiners import (
+    Combiner,
+    LinearCombiner,
+    MeanCombiner,
+    NetworkCombiner,
+    TemperatureCombiner,
+)
 from graftwork.ensembles._ensemble import Ensemble
-from graftwork.ensembles._fit import COMBINERS, fit_combiner
-from graftwork.ensembles._stack import StackFit, StackSettings, fit_stacked
+from graftwork.ensembles._fit import COMBINERS, CombinerFit, fit_combiner
+from graftwork.ensembles._network import NetworkFit, NetworkSettings, fit_network
 from graftwork.ensembles._state import combiner_from, describe_combiner
 
 __all__ = [
     "COMBINERS",
     "Combiner",
+    "CombinerFit",
     "Ensemble",
     "ForwardSelection",
+    "LinearCombiner",
     "MeanCombiner",
-    "StackFit",
-    "StackSettings",
-    "StackedCombiner",
+    "NetworkCombiner",
+    "NetworkFit",
+    "NetworkSettings",
     "TemperatureCombiner",
     "combiner_from",
     "describe_combiner",
     "fit_combiner",
-    "fit_stacked",
+    "fit_network",
     "fit_temperature",
     "greedy_forward_selection",
     "mean_probabilities",

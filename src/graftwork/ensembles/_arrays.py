@@ -59,6 +59,7 @@ def greedy_forward_selection(
     *,
     num_steps: int = 20,
     criterion: Literal["nll", "accuracy"] = "nll",
+    weights: NDArray[np.floating] | None = None,
 ) -> ForwardSelection:
     """Build an ensemble by repeatedly adding the member that helps most (Caruana et al. 2004).
 
@@ -71,6 +72,7 @@ def greedy_forward_selection(
         num_steps: Number of members to add, at least 1. More steps make finer weights.
         criterion: ``nll`` minimizes the negative log-likelihood, and ``accuracy`` maximizes the number of correct
             examples, equals by likelihood. Full ties go to the lower member.
+        weights: Weight of each example in both criteria, float [example]. None: 1.
 
     Raises:
         InputError: If shapes don't fit, a label names no class, or there are no examples.
@@ -82,11 +84,12 @@ def greedy_forward_selection(
             f"num_steps and criterion: expected a number >= 1, and nll or accuracy, got {num_steps!r} and {criterion!r}"
         )
     candidates = probabilities.astype(np.float64).swapaxes(0, 1)  # [member, example, class]
+    shares: NDArray[np.float64] = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
     total = np.zeros_like(candidates[0])
     order: list[int] = []
     scores: list[tuple[float, float]] = []
     for step in range(1, num_steps + 1):
-        trials = [_score((total + one) / step, labels, criterion) for one in candidates]
+        trials = [_score((total + one) / step, labels, criterion, shares) for one in candidates]
         chosen = trials.index(max(trials))
         order.append(chosen)
         scores.append(trials[chosen])
@@ -98,19 +101,24 @@ def greedy_forward_selection(
     )
 
 
-def _score(probabilities: NDArray[np.float64], labels: NDArray[np.int64], criterion: str) -> tuple[float, float]:
+def _score(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], criterion: str, weights: NDArray[np.float64]
+) -> tuple[float, float]:
     """Return (score, tie-break) of [example, class]; more is better, whatever the order of examples."""
     if labels.max() >= probabilities.shape[1]:
         raise InputError(f"labels: expected classes in 0 … {probabilities.shape[1] - 1}, got up to {labels.max()}")
     likelihood = probabilities[np.arange(len(labels)), labels]
     # Rounded so that (p + p + p) / 3, which isn't quite p, is no progress.
-    mean_log = round(math.fsum(np.log(np.maximum(likelihood, _FLOOR))) / len(labels), 12)
+    whole = math.fsum(weights)
+    mean_log = round(math.fsum(weights * np.log(np.maximum(likelihood, _FLOOR))) / whole, 12)
     if criterion == "nll":
         return mean_log, 0.0
-    return int((probabilities.argmax(axis=1) == labels).sum()) / len(labels), mean_log
+    return math.fsum(weights[probabilities.argmax(axis=1) == labels]) / whole, mean_log
 
 
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+def fit_temperature(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], *, weights: NDArray[np.floating] | None = None
+) -> float:
     """Find the temperature T that minimizes the negative log-likelihood of softmax(logits / T) (Guo et al. 2017).
 
     The likelihood is convex in 1/T, so the slope is bisected. Scaling keeps the order of classes.
@@ -118,6 +126,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     Args:
         logits: Logits, float [example, class]; log-probabilities are logits too.
         labels: True class of each example, int64 [example].
+        weights: Weight of each example in the likelihood, float [example]. None: 1.
 
     Returns:
         T in [0.01, 100]; an end of that range where the best lies beyond, as when every example is right.
@@ -130,13 +139,13 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         raise InputError(f"labels: expected classes in 0 … {logits.shape[1] - 1}, got up to {labels.max()}")
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
-    true_mean = scores[np.arange(len(labels)), labels].mean()
+    true_mean = np.average(scores[np.arange(len(labels)), labels], weights=weights)
     low, high = math.log(0.01), math.log(100)  # of 1/T
     for _ in range(60):
         middle = (low + high) / 2
-        weights = np.exp(scores * math.exp(middle))
-        expected = (weights * scores).sum(axis=1) / weights.sum(axis=1)
-        if expected.mean() < true_mean:  # the slope of the loss in 1/T is their difference
+        powers = np.exp(scores * math.exp(middle))
+        expected = (powers * scores).sum(axis=1) / powers.sum(axis=1)
+        if np.average(expected, weights=weights) < true_mean:  # the slope of the loss in 1/T is their difference
             low = middle
         else:
             high = middle

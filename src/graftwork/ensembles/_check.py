@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftwork.errors import InputError
+from graftwork.errors import ConfigError, InputError
 
 
 def check_outputs(outputs: Tensor, num_members: int) -> None:
@@ -32,3 +32,13 @@ def check_blend(outputs: NDArray[np.floating] | Tensor, labels: NDArray[np.int64
     classes = torch.as_tensor(labels)
     if classes.is_floating_point() or int(classes.min()) < 0:
         raise InputError(f"labels: expected whole numbers ≥ 0, got {classes.dtype} from {classes.min().item()}")
+
+
+def check_stackable(labels: Tensor, num_classes: int) -> None:
+    """Raise ConfigError unless each class has two labels, one for each side of cross-fitting, and no other is there."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    if len(counts) > num_classes or int(counts.min()) < 2:
+        raise ConfigError(
+            f"stacking: expected labels in 0 … {num_classes - 1}, two examples of each at least, got labels up to "
+            f"{len(counts) - 1} and {int(counts.min())} examples of {int(counts.argmin())}; give a larger blend split"
+        )

@@ -41,23 +41,69 @@ def _empty_linear(num_in: int, num_out: int) -> nn.Linear:
     return nn.Linear(num_in, num_out, device="meta").to_empty(device="cpu")
 
 
-class StackedCombiner(nn.Module):
+class LinearCombiner(nn.Module):
+    """One linear layer over all members' outputs: multinomial logistic regression, fitted elsewhere.
+
+    Args:
+        num_members: K, number of members.
+        num_features: Width of each member's output.
+        num_classes: Number of classes of the prediction.
+        log_probabilities: Whether outputs are logits, to be read as log-probabilities; otherwise they are read as they
+            are.
+
+    Raises:
+        ConfigError: If a size is below 1.
+    """
+
+    def __init__(self, num_members: int, num_features: int, *, num_classes: int, log_probabilities: bool) -> None:
+        super().__init__()
+        sizes = (num_members, num_features, num_classes)
+        if min(sizes) < 1:
+            raise ConfigError(f"stacking: expected sizes ≥ 1, got {sizes!r}")
+        self.num_members = num_members
+        self.num_features = num_features
+        self.log_probabilities = log_probabilities
+        self.out = _empty_linear(num_members * num_features, num_classes)
+        with torch.no_grad():
+            self.out.weight.zero_()
+            self.out.bias.zero_()
+
+    @classmethod
+    @torch.no_grad()
+    def mean(cls, num_members: int, num_classes: int) -> "LinearCombiner":
+        """The mean of the members' log-probabilities."""
+        combiner = cls(num_members, num_classes, num_classes=num_classes, log_probabilities=True)
+        combiner.out.weight.copy_(torch.eye(num_classes).repeat(1, num_members) / num_members)
+        return combiner.requires_grad_(requires_grad=False)
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """What the layer reads, [B, K · features], of outputs [B, K, features]."""
+        check_outputs(outputs, self.num_members)
+        return (F.log_softmax(outputs, dim=2) if self.log_probabilities else outputs).flatten(1)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Combine outputs [B, K, features] to log-probabilities [B, classes]."""
+        return F.log_softmax(self.out(self.rows(outputs)), dim=1)
+
+
+class NetworkCombiner(nn.Module):
     """The report's hierarchical ensemble (algorithm 6): a small network that learns which member to believe.
 
     The members' outputs for *one* example are put side by side, standardized, and fed to FC → ReLU → FC. With
-    ``residual`` the small network, whose last layer starts at zero, is added to the log of the mean probability:
-    the ensemble then starts as the mean and learns only corrections of it.
+    ``residual`` the small network is added to the mean of the log-probabilities. Its hidden units are then twins whose
+    outputs cancel, as those of a graft: the ensemble starts as that mean, and every weight learns corrections of it
+    from the first step on.
 
     Args:
         num_members: K, number of members.
         num_features: Width of each member's output; the number of classes, unless other features are stacked.
         num_classes: Number of classes of the prediction.
-        hidden_features: Width of the hidden layer.
+        hidden_features: Width of the hidden layer; even with ``residual``.
         residual: Whether to start from the mean; outputs then have to be logits.
         generator: Source of the initial weights. None: they stay zero, to be loaded.
 
     Raises:
-        ConfigError: If a size is below 1, or ``residual`` is set for features that aren't logits.
+        ConfigError: If a size is below 1, or ``residual`` is set for features that aren't logits, or with an odd width.
     """
 
     mean: Tensor
@@ -75,9 +121,10 @@ class StackedCombiner(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (num_members, num_features, num_classes, hidden_features)
-        if min(sizes) < 1 or (residual and num_features != num_classes):
+        if min(sizes) < 1 or (residual and (num_features != num_classes or hidden_features % 2)):
             raise ConfigError(
-                f"stacking: expected sizes ≥ 1, and logits where residual is set, got {sizes=!r} and {residual=!r}"
+                "stacking: expected sizes ≥ 1, and where residual is set logits and an even width, got "
+                f"{sizes=!r} and {residual=!r}"
             )
         self.num_members = num_members
         self.residual = residual
@@ -91,7 +138,9 @@ class StackedCombiner(nn.Module):
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.zero_()
             if residual:
-                self.out.weight.zero_()
+                half = hidden_features // 2
+                self.hidden.weight[half:] = self.hidden.weight[:half]
+                self.out.weight[:, half:] = -self.out.weight[:, :half]
 
     @torch.no_grad()
     def standardize(self, outputs: Tensor) -> None:
@@ -107,7 +156,7 @@ class StackedCombiner(nn.Module):
         rows = ((outputs - self.mean) / self.scale).flatten(1)  # [B, K · features]: one row is one example
         logits: Tensor = self.out(F.relu(self.hidden(rows)))
         if self.residual:
-            logits = logits + torch.logsumexp(F.log_softmax(outputs, dim=2), dim=1)
+            logits = logits + F.log_softmax(outputs, dim=2).mean(dim=1)
         return F.log_softmax(logits, dim=1)
 
 
@@ -127,7 +176,7 @@ class TemperatureCombiner(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, combiner: "MeanCombiner | StackedCombiner", temperature: float) -> None:
+    def __init__(self, combiner: "MeanCombiner | LinearCombiner | NetworkCombiner", temperature: float) -> None:
         super().__init__()
         if not temperature > 0:
             raise ConfigError(f"temperature: expected a number > 0, got {temperature!r}")
@@ -139,5 +188,5 @@ class TemperatureCombiner(nn.Module):
         return F.log_softmax(self.combiner(outputs) / self.temperature, dim=1)
 
 
-Combiner = MeanCombiner | StackedCombiner | TemperatureCombiner
+Combiner = MeanCombiner | LinearCombiner | NetworkCombiner | TemperatureCombiner
 """Every combiner maps [B, K, features] to log-probabilities [B, classes], row by row."""

@@ -6,7 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from graftwork._files import damaged
-from graftwork.ensembles._combiners import Combiner, MeanCombiner, StackedCombiner, TemperatureCombiner
+from graftwork.ensembles._combiners import (
+    Combiner,
+    LinearCombiner,
+    MeanCombiner,
+    NetworkCombiner,
+    TemperatureCombiner,
+)
 
 
 def describe_combiner(combiner: Combiner) -> dict[str, Any]:
@@ -15,8 +21,16 @@ def describe_combiner(combiner: Combiner) -> dict[str, Any]:
         return {"kind": "temperature", "combiner": describe_combiner(combiner.combiner)}
     if isinstance(combiner, MeanCombiner):
         return {"kind": "mean", "num_members": len(combiner.log_weights)}
+    if isinstance(combiner, LinearCombiner):
+        return {
+            "kind": "linear",
+            "num_members": combiner.num_members,
+            "num_features": combiner.num_features,
+            "num_classes": combiner.out.out_features,
+            "log_probabilities": combiner.log_probabilities,
+        }
     return {
-        "kind": "stacked",
+        "kind": "network",
         "num_members": combiner.num_members,
         "num_features": combiner.mean.shape[1],
         "num_classes": combiner.out.out_features,
@@ -53,16 +67,17 @@ def _blank(description: Mapping[str, Any], limit: int) -> Combiner:
         if isinstance(inner, TemperatureCombiner):
             raise ValueError("a temperature inside a temperature")
         return TemperatureCombiner(inner, 1.0)
-    if kind not in ("mean", "stacked"):
+    if kind not in ("mean", "linear", "network"):
         raise ValueError(f"no combiner of kind {kind!r}")
-    residual = bool(options.pop("residual", False))
+    residual, log_probabilities = (bool(options.pop(name, False)) for name in ("residual", "log_probabilities"))
     if not all(type(size) is int and 0 < size <= limit for size in options.values()):
         raise ValueError(f"sizes beyond the {limit:,} numbers that are there: {options}")
     if kind == "mean":
         return MeanCombiner([1.0] * options["num_members"])
-    members, features, hidden, classes = (
-        options[name] for name in ("num_members", "num_features", "hidden_features", "num_classes")
-    )
-    if max(members * features, classes) * hidden > limit:
+    members, features, classes = (options[name] for name in ("num_members", "num_features", "num_classes"))
+    hidden = options["hidden_features"] if kind == "network" else classes
+    if max(members * features, classes if kind == "network" else 1) * hidden > limit:
         raise ValueError(f"more weights than the {limit:,} numbers that are there: {options}")
-    return StackedCombiner(members, features, num_classes=classes, hidden_features=hidden, residual=residual)
+    if kind == "linear":
+        return LinearCombiner(members, features, num_classes=classes, log_probabilities=log_probabilities)
+    return NetworkCombiner(members, features, num_classes=classes, hidden_features=hidden, residual=residual)

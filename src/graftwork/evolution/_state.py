@@ -121,13 +121,18 @@ class Generation:
 
     @property
     def best(self) -> MemberId:
-        """The member with the highest validation accuracy; of equals, the older one."""
-        return self.members[int(np.argmax(self.evaluation.correct.sum(axis=1)))]
+        """The member that is best by the metric; of equals, the older one."""
+        return self.members[int(np.argmax(self.evaluation.scores))]
 
     @property
     def best_accuracy(self) -> float:
         """Fraction of validation examples that `best` gets right."""
         return self.accuracies[self.best]
+
+    @property
+    def best_score(self) -> float:
+        """Score of `best` by the metric."""
+        return float(self.evaluation.scores.max())
 
     def __repr__(self) -> str:
         top = f"best {self.best} at {self.best_accuracy:.4f} validation"

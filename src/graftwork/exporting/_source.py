@@ -213,6 +213,7 @@ def render_ensemble(
         scaled="" if first.head.scale == 1 or without_last else f" * {first.head.scale}",
         kinds={combiner["kind"], inner["kind"]},
         residual=inner.get("residual", False),
+        log_probabilities=inner.get("log_probabilities", False),
         combiner=_combiner_text(combiner),
         **_common(first, transform, class_names, [line for part in lines for line in part]),
     )
@@ -224,8 +225,9 @@ def _combiner_text(combiner: Mapping[str, Any]) -> str:
         return f"TemperatureCombiner({_combiner_text(combiner['combiner'])})"
     if combiner["kind"] == "mean":
         return f"MeanCombiner({combiner['num_members']})"
-    sizes = (combiner[key] for key in ("num_members", "num_features", "hidden_features", "num_classes"))
-    return f"StackedCombiner({', '.join(map(str, sizes))})"
+    middle = ["hidden_features"] if combiner["kind"] == "network" else []
+    sizes = [combiner[key] for key in ("num_members", "num_features", *middle, "num_classes")]
+    return f"{combiner['kind'].capitalize()}Combiner({', '.join(map(str, sizes))})"
 
 
 def load_source(text: str) -> ModuleType:

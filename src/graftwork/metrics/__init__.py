@@ -1,6 +1,7 @@
 """Metrics: numbers about predictions, on plain arrays.
 
 * accuracy: over all, by class, as a confusion matrix;
+* classes: precision, recall and F1 of each, and the means that count every class the same;
 * calibration: expected calibration error, negative log-likelihood, the bins of a calibration plot;
 * diversity: how differently members err, what their vote and their oracle get right;
 * intervals: how sure a share or a mean is;
@@ -17,6 +18,14 @@ from graftwork.metrics._calibration import (
     negative_log_likelihood,
     reliability,
 )
+from graftwork.metrics._classes import (
+    METRICS,
+    ClassScores,
+    Metric,
+    balanced_accuracies,
+    class_scores,
+    class_shares,
+)
 from graftwork.metrics._diversity import (
     Diversity,
     disagreement,
@@ -32,14 +41,20 @@ from graftwork.metrics._profiles import Profile, ProfileRow, make_profile, order
 from graftwork.metrics._rank import kendall_tau
 
 __all__ = [
+    "METRICS",
+    "ClassScores",
     "Diversity",
     "Entry",
+    "Metric",
     "Profile",
     "ProfileRow",
     "Reliability",
     "accuracy",
     "accuracy_by_class",
+    "balanced_accuracies",
     "bootstrap_interval",
+    "class_scores",
+    "class_shares",
     "confusion_matrix",
     "difference",
     "disagreement",

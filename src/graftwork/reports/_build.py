@@ -113,8 +113,9 @@ def _calibration(run: RunData) -> "Figure":
     test, colors = run.predictions["test"], member_colors(run.ranked)
     assert run.best is not None
     series = [(str(run.best), test.probabilities(run.best), colors[run.best])]
-    ensembles = sorted(name for name in test.logits if name.startswith("ensemble/"))
-    series += [(name.removeprefix("ensemble/"), test.probabilities(name), "#7b5ea7") for name in ensembles[:1]]
+    ensemble = f"ensemble/{run.recommended}"
+    if ensemble in test.logits:
+        series.append((str(run.recommended), test.probabilities(ensemble), "#7b5ea7"))
     if CONTROL in test.logits:
         series.append(("seed network", test.probabilities(CONTROL), INK))
     return calibration_figure(series, test.labels)

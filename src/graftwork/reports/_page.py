@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graftwork._version import __version__
-from graftwork.metrics import Profile, confusion_matrix
+from graftwork.metrics import Profile, confusion_matrix, wilson_interval
 from graftwork.reports._confusion import Mistake, confused_pairs, worst_mistakes
 from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform
 from graftwork.reports._images import ImageSource, sheet_uri
@@ -57,6 +57,7 @@ def render_page(
         "genomes": [name for name in figures if name.startswith("genome_")],
         "facts": _facts(run),
         "unfinished": _unfinished(run),
+        "warnings": _warnings(run),
         "headline": _headline(run),
         "table": _table(run),
         "has_control": bool(run.entry(CONTROL)),
@@ -64,6 +65,7 @@ def render_page(
         "mistakes": [_mistake_text(run, mistake, place, len(mistakes)) for place, mistake in enumerate(mistakes)],
         "mistakes_sheet": _mistake_sheet(mistakes, images),
         "pairs": _pairs(run),
+        "per_class": _per_class(run),
         "provenance": list(_flatten(run.provenance)),
         "result_json": json.dumps(run.result, indent=2, ensure_ascii=False) if run.result is not None else "",
     }
@@ -81,6 +83,13 @@ def _facts(run: RunData) -> list[str]:
     if result.get("test_opened_at"):
         facts.append(f"test split opened {result['test_opened_at']}")
     return facts
+
+
+def _warnings(run: RunData) -> list[str]:
+    """What the data make doubtful, as it was told before training."""
+    data = run.provenance.get("data")
+    found = data.get("warnings") if isinstance(data, Mapping) else None
+    return [str(text) for text in found] if isinstance(found, list) else []
 
 
 def _plain(value: object) -> str:
@@ -140,11 +149,24 @@ def _sentences(run: RunData) -> list[str]:
         )
     else:
         sentences.append("This run has no control: how the seed network alone would do for the same FLOPs is unknown.")
-    rows = [row for row in standings(run) if row.kind == "ensemble"]
-    if rows:
-        top = max(rows, key=lambda row: row.test_accuracy)
-        sentences.append(f"The best ensemble ({top.id}) reaches {percent(top.test_accuracy)} on test.")
+    if run.result is not None:
+        best, always = run.result["best"], run.result["majority"]
+        sentences.append(
+            f"Balanced accuracy, in which every class counts the same, is {percent(best['balanced_accuracy'])}. Always "
+            f"saying “{always['name']}”, the most frequent class, would reach an accuracy of "
+            f"{percent(always['test_accuracy'])} and a balanced one of {percent(always['balanced_accuracy'])}."
+        )
+    chosen = next((row for row in standings(run) if (row.kind, row.id) == ("ensemble", run.recommended)), None)
+    if chosen is not None:
+        sentences.append(
+            f"The recommended ensemble ({chosen.id}, chosen on the blend split) reaches "
+            f"{percent(chosen.test_accuracy)} on test{_interval(chosen)}."
+        )
     return sentences
+
+
+def _interval(row: Standing) -> str:
+    return "" if row.interval is None else f" (95 % interval {interval_text(*row.interval)})"
 
 
 def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]:
@@ -168,9 +190,15 @@ def _table(run: RunData) -> list[dict[str, Any]]:
     rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})", placed.get(i)) for i in run.survivors if i in colors]
     for entry in (run.result["ensemble"] if run.result else None) or ():
         method, text = entry["method"], f"{entry['num_members']} members"
-        rows.append(_cells(entry, f"ensemble: {method}", f"var(--c{INK[1:]})", placed.get(method), grown=text))
+        name = f"ensemble: {method}" + (", recommended" if method == run.recommended else "")
+        rows.append(_cells(entry, name, f"var(--c{INK[1:]})", placed.get(method), grown=text))
     if run.entry(CONTROL):
         rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})", placed.get(CONTROL)))
+    if run.result is not None:
+        always = run.result["majority"]
+        interval = interval_text(*always["test_interval"])
+        rows.append(_cells(always, f"always “{always['name']}”", f"var(--c{INK[1:]})", None, grown="–"))
+        rows[-1]["interval"] = interval
     return rows
 
 
@@ -210,7 +238,10 @@ def _cells(entry: Mapping[str, Any], name: str, color: str, standing: Standing |
         "best": False,
         "test": percent(entry.get("test_accuracy")),
         "interval": "–" if interval is None else interval_text(*interval),
+        "balanced": percent(entry.get("balanced_accuracy")),
+        "f1": percent(entry.get("macro_f1")),
         "validation": percent(entry.get("validation_accuracy")),
+        "validation_interval": interval_text(*entry["validation_interval"]) if "validation_interval" in entry else "–",
         "parameters": f"{entry['parameters']:,}" if entry.get("parameters") is not None else "–",
         "flops": compact(entry["flops"]) if entry.get("flops") is not None else "–",
         "layers": "–",
@@ -255,6 +286,23 @@ def _pairs(run: RunData) -> list[tuple[str, str, int]]:
     confusion = confusion_matrix(predictions.predicted(run.best), predictions.labels, len(run.class_names))
     names = run.class_names
     return [(names[label], names[taken], count) for label, taken, count in confused_pairs(confusion)]
+
+
+def _per_class(run: RunData) -> list[dict[str, Any]]:
+    """Rows of the table of classes, the worst told first."""
+    rows = run.result["per_class"] if run.result is not None else []
+    return [
+        {
+            "name": row["name"],
+            "recall": percent(row["recall"]) if row["support"] else "–",
+            "interval": interval_text(*wilson_interval(round(row["recall"] * row["support"]), row["support"]))
+            if row["support"]
+            else "–",
+            "precision": percent(row["precision"]),
+            "support": f"{row['support']:,}",
+        }
+        for row in sorted(rows, key=lambda row: row["recall"])
+    ]
 
 
 def _profile(run: RunData, profile: Profile, images: ImageSource | None) -> dict[str, Any]:

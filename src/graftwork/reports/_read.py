@@ -129,6 +129,11 @@ class RunData:
         return self.rounds[-1].best if self.rounds else None
 
     @property
+    def recommended(self) -> str | None:
+        """Name of the recommended ensemble; None without one."""
+        return None if self.result is None else self.result["recommended"]
+
+    @property
     def ranked(self) -> tuple[MemberId, ...]:
         """Survivors with the best one first; the others in order of choice."""
         first = () if self.best is None else (self.best,)

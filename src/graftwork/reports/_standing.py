@@ -62,7 +62,8 @@ def standings(run: RunData) -> list[Standing]:
             rows.append(_standing(run, member_id, name, "member", entry["test_accuracy"]))
     for ensemble in run.result["ensemble"] or ():
         method = ensemble["method"]
-        rows.append(_standing(run, method, f"ensemble: {method}", "ensemble", ensemble["test_accuracy"]))
+        name = f"ensemble: {method}" + (" (recommended)" if method == run.recommended else "")
+        rows.append(_standing(run, method, name, "ensemble", ensemble["test_accuracy"]))
     control = run.entry(CONTROL)
     if control is not None:
         rows.append(_standing(run, CONTROL, "seed network", "control", control["test_accuracy"]))

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from graftwork.runs._openings import record_opening
     from graftwork.runs._provenance import machine, now, provenance
     from graftwork.runs._records import (
+        Accuracies,
         AncestorEntry,
         BirthRow,
+        ClassResult,
         EnsembleResult,
         FinalScores,
         GenerationRow,
+        MajorityResult,
         MemberEntry,
         MemberRow,
         NetworkResult,
@@ -48,11 +51,14 @@ if TYPE_CHECKING:
     from graftwork.runs._tensors import load_tensors, save_tensors
 
 __all__ = [
+    "Accuracies",
     "AncestorEntry",
     "BirthRow",
+    "ClassResult",
     "EnsembleResult",
     "FinalScores",
     "GenerationRow",
+    "MajorityResult",
     "MemberEntry",
     "MemberRow",
     "NetworkResult",
@@ -95,11 +101,14 @@ _HOMES = {
     "_openings": ("record_opening",),
     "_provenance": ("machine", "now", "provenance"),
     "_records": (
+        "Accuracies",
         "AncestorEntry",
         "BirthRow",
+        "ClassResult",
         "EnsembleResult",
         "FinalScores",
         "GenerationRow",
+        "MajorityResult",
         "MemberEntry",
         "MemberRow",
         "NetworkResult",

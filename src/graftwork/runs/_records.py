@@ -125,24 +125,40 @@ _ROWS: Mapping[str, type[MemberRow] | type[GenerationRow] | type[SkippedRow]] = 
 }
 
 
-class NetworkResult(TypedDict):
-    """A final survivor or the control: its accuracies and costs."""
+class Accuracies(TypedDict):
+    """How good a network or ensemble is.
+
+    Intervals are Wilson's, of 95 %. Balanced accuracy (mean recall over classes) and macro F1 are those of the test
+    split.
+    """
+
+    validation_accuracy: Share
+    validation_interval: list[Share]
+    test_accuracy: Share
+    test_interval: list[Share]
+    balanced_accuracy: Share
+    macro_f1: Share
+
+
+class NetworkResult(Accuracies):
+    """A final survivor or the control; ``validation_score`` is that by the metric of the search, more is better."""
 
     id: Id
-    validation_accuracy: Share
-    test_accuracy: Share
+    validation_score: float
     parameters: Count
     flops: Count
 
 
-class EnsembleResult(TypedDict):
-    """An ensemble of the survivors; accuracies, calibration error and log-likelihood are those of the test split."""
+class EnsembleResult(Accuracies):
+    """An ensemble of the survivors.
+
+    ``ece`` and ``nll`` are those of the test split, ``held_out_nll`` is that of the blend split by cross-fitting.
+    """
 
     method: Id
-    test_accuracy: Share
-    validation_accuracy: Share
     ece: float
     nll: float
+    held_out_nll: float
     parameters: Count
     flops: Count
     num_members: Count
@@ -157,15 +173,33 @@ class Opening(TypedDict):
     members: list[Id]
 
 
+class MajorityResult(Accuracies):
+    """What always saying the most frequent class of the training split would give."""
+
+    name: str
+
+
+class ClassResult(TypedDict):
+    """One class on the test split, as the best member tells it."""
+
+    name: str
+    precision: Share
+    recall: Share
+    support: Count
+
+
 class FinalScores(TypedDict):
-    """What the opening of the test split gives."""
+    """What the opening of the test split gives; ``recommended`` is the ensemble to use, chosen on the blend split."""
 
     best: NetworkResult
+    majority: MajorityResult
+    per_class: list[ClassResult]
     seed_network: NetworkResult | None
     survivors: list[NetworkResult]
     test_opened_at: str
     test_openings: list[Opening]
     ensemble: list[EnsembleResult] | None
+    recommended: Id | None
 
 
 class Result(FinalScores):
@@ -182,6 +216,7 @@ class Result(FinalScores):
     classes: Count
     recipe: str
     selection: str
+    metric: str
 
 
 class AncestorEntry(TypedDict):

@@ -13,6 +13,7 @@ from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
 from graftwork.machine import parse_size
+from graftwork.metrics import METRICS, Metric
 from graftwork.session._budget import Budget, parse_budget
 from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
 
@@ -31,6 +32,8 @@ class SearchConfig:
         strategy: Name of a search strategy (`graftwork.evolution.strategies.STRATEGIES`).
         selection: Name of a selector (`graftwork.evolution.selection.SELECTORS`).
         selection_options: Keyword arguments of the selector.
+        metric: What members are compared by: ``accuracy``, ``balanced-accuracy`` (every class counts the same),
+            ``macro-f1`` or ``log-loss``.
         scoring_batch_size: Images in one pass of scoring; the last bits of the result depend on it.
         budget: Time, FLOPs or steps; ``None``: the steps of the recipe. Plain data hold its text (see `parse_budget`).
         seed: Seed of every random choice.
@@ -70,6 +73,7 @@ class SearchConfig:
     strategy: str = "neuroevolution"
     selection: str = "greedy"
     selection_options: Mapping[str, Any] = field(default_factory=dict)
+    metric: Metric = "accuracy"
     scoring_batch_size: int = 500
     budget: Budget | None = None
     seed: int = 0
@@ -95,7 +99,15 @@ class SearchConfig:
     checkpoint_every: float = 60.0
 
     def __post_init__(self) -> None:
-        make_selector(self.selection, **self.selection_options)  # refuses what it can't take
+        selector = make_selector(self.selection, **self.selection_options)  # refuses what it can't take
+        if self.metric not in METRICS:
+            hint = did_you_mean(self.metric, METRICS) or "; take one of these"
+            raise ConfigError(f"metric: expected one of {', '.join(METRICS)}, got {self.metric!r}{hint}")
+        if self.metric in ("macro-f1", "log-loss") and not selector.takes_scores:
+            raise ConfigError(
+                f"metric: expected accuracy or balanced-accuracy with {self.selection} selection, which looks at each "
+                f"example, got {self.metric}; take one of these, or --selection greedy or pareto"
+            )
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             hint = did_you_mean(self.strategy, STRATEGIES) or "; take one of these"

@@ -20,7 +20,7 @@ from graftwork.networks.genome import Genome, forward_flops, num_parameters, tra
 from graftwork.runs import Result, RunFolder, load_member, record_opening, save_member
 from graftwork.session._budget import parse_budget
 from graftwork.session._config import SearchConfig
-from graftwork.session._ensembles import ensemble_costs, load_ensemble, prediction_scores
+from graftwork.session._ensembles import accuracies, ensemble_costs, load_ensemble, prediction_scores
 from graftwork.session._predictions import problem_of
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
@@ -68,7 +68,7 @@ def distil(
             predictions and result go to ``distil/NAME/``.
         genome: Id of a stored member, or the file of a genome, whose blocks are new where no survivor has them;
             ``None``: the best member.
-        ensemble: Name of one of the run's ensembles; ``None``: the one that is best on validation.
+        ensemble: Name of one of the run's ensembles; ``None``: the recommended one.
         budget: FLOPs of each arm; ``None``: a tenth of those that the search spent.
         rate: Factor on the recipe's learning rates, which then follow the recipe's schedule.
         note: Called with a line of text on progress.
@@ -94,7 +94,7 @@ def _distil(
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     result = run.result()
-    teacher_name = ensemble or _best_ensemble(run, result)
+    teacher_name = ensemble or _recommended(run, result)
     teacher, _, _ = load_ensemble(run, teacher_name)
     name, student = _student(run, genome or result["best"]["id"])
     config = SearchConfig.load(run.config_path)
@@ -117,10 +117,10 @@ def _distil(
     return _finish(run, arms, setting)
 
 
-def _best_ensemble(run: RunFolder, result: Result) -> str:
-    if not result["ensemble"]:
+def _recommended(run: RunFolder, result: Result) -> str:
+    if result["recommended"] is None:
         raise RunError(f"{run.path}: expected an ensemble to learn from, got none; graftwork ensemble makes them")
-    return max(result["ensemble"], key=lambda row: row["validation_accuracy"])["method"]
+    return result["recommended"]
 
 
 def _student(run: RunFolder, wanted: str) -> tuple[str, Genome]:
@@ -227,19 +227,17 @@ def _finish(run: RunFolder, arms: Sequence[_Arm], setting: Mapping[str, Any]) ->
 
 
 def _row(arm: _Arm, validation: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> dict[str, Any]:
-    scores = {
-        "validation": prediction_scores(validation[arm.name].log_softmax(1), validation["labels"]),
-        "test": prediction_scores(test[arm.name].log_softmax(1), test["labels"]),
-    }
+    outputs = {"validation": validation[arm.name], "test": test[arm.name]}
+    labels = {"validation": validation["labels"], "test": test["labels"]}
+    scores = prediction_scores(outputs["test"].log_softmax(1), labels["test"])
     genome = arm.setup.population.genomes[0]
     return {
         "id": arm.name,
         "steps": arm.steps,
         "flops_spent": arm.steps * arm.cost,
-        "validation_accuracy": scores["validation"]["accuracy"],
-        "test_accuracy": scores["test"]["accuracy"],
-        "ece": scores["test"]["ece"],
-        "nll": scores["test"]["nll"],
+        **accuracies(outputs, labels),
+        "ece": scores["ece"],
+        "nll": scores["nll"],
         "parameters": num_parameters(genome),
         "flops": forward_flops(genome),
     }

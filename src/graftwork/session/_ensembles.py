@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from graftwork._files import damaged
+from graftwork.datasets import balanced_weights
 from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_combiner, fit_combiner
 from graftwork.errors import ConfigError, RunError
-from graftwork.metrics import expected_calibration_error, negative_log_likelihood
+from graftwork.metrics import class_scores, expected_calibration_error, negative_log_likelihood, wilson_interval
 from graftwork.networks.execution import InputTransform, Output, shared_flops
 from graftwork.networks.genome import Genome, parameters_per_entry
-from graftwork.runs import EnsembleResult, NetworkResult, RunFolder, load_member
+from graftwork.runs import Accuracies, EnsembleResult, NetworkResult, RunFolder, load_member
 from graftwork.session._predictions import StoredPredictions, run_together, store_penultimate
 
 METHODS: Mapping[str, tuple[str, bool]] = {
     "mean": ("mean", False),
     "greedy": ("greedy", False),
     "stacked": ("stacked", False),
-    "grafted": ("grafted", False),
+    "stacked-network": ("stacked-network", False),
     "mean-calibrated": ("mean", True),
     "stacked-calibrated": ("stacked", True),
 }
@@ -30,17 +31,31 @@ PENULTIMATE_METHODS = ("stacked", "stacked-calibrated")
 """Methods that can stack penultimate features."""
 
 
-_FOLDS = 5
-"""Examples of each class that a method which learns weights gets at least: one in every fold of cross-fitting."""
+_EXAMPLES_PER_CLASS = 5
+_MOST_PRODUCTS = 10**8
+"""Examples × features × classes up to which logistic regression takes seconds."""
 
 
-def methods_for(num_examples: int, num_classes: int) -> list[str]:
-    """Methods that so many examples of the blend split suffice for, in the order of `METHODS`.
+def methods_for(labels: Tensor, num_classes: int, num_members: int) -> list[str]:
+    """Methods that the blend split suffices for, in the order of `METHODS`.
 
-    Stacking on fewer would leave its network untrained or without a class in a fold; the others average.
+    All but the mean need five examples for each class on average. Those that stack need two of every class, and few
+    enough classes to be fitted in seconds.
+
+    Args:
+        labels: True class of each example of the blend split, int64 [example].
+        num_classes: Number of classes.
+        num_members: Number of members to be combined.
     """
-    few = num_examples < _FOLDS * num_classes
-    return [name for name, (method, _) in METHODS.items() if not (few and method in ("stacked", "grafted"))]
+    counts = torch.bincount(labels, minlength=num_classes)
+    few = len(labels) < _EXAMPLES_PER_CLASS * num_classes
+    large = len(labels) * num_members * num_classes**2 > _MOST_PRODUCTS
+    unfit = {"stacked", "stacked-network"} if int(counts.min()) < 2 or large else set[str]()
+    return [
+        name
+        for name, (method, calibrated) in METHODS.items()
+        if (method == "mean" and not calibrated) or not (few or method in unfit)
+    ]
 
 
 def ensemble_costs(genomes: Sequence[Genome], combiner: Combiner) -> tuple[int, int]:
@@ -60,6 +75,27 @@ def prediction_scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, fl
     }
 
 
+def accuracies(outputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Accuracies:
+    """Accuracies of one network or ensemble, as in ``result.json``.
+
+    Args:
+        outputs: Logits [example, class] on ``"validation"`` and ``"test"``.
+        labels: True class of each example [example], likewise.
+    """
+    predicted = {split: values.argmax(1) for split, values in outputs.items()}
+    right = {split: int((predicted[split] == labels[split]).sum()) for split in predicted}
+    count = {split: len(labels[split]) for split in predicted}
+    by_class = class_scores(predicted["test"].numpy(), labels["test"].numpy(), outputs["test"].shape[1])
+    return {
+        "validation_accuracy": right["validation"] / count["validation"],
+        "validation_interval": list(wilson_interval(right["validation"], count["validation"])),
+        "test_accuracy": right["test"] / count["test"],
+        "test_interval": list(wilson_interval(right["test"], count["test"])),
+        "balanced_accuracy": by_class.balanced_accuracy,
+        "macro_f1": by_class.macro_f1,
+    }
+
+
 def combine(
     run: RunFolder,
     members: Sequence[str],
@@ -70,24 +106,27 @@ def combine(
 ) -> list[EnsembleResult]:
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
 
+    Every class counts the same where it did in training, or does by the metric.
+
     Args:
         run: Folder of a run whose predictions are stored.
         members: Ids of members, at least one.
-        methods: Names in `METHODS`; ``None``: all that the blend split is large enough for (see `methods_for`).
-        seed: Seed of the stacker's weights and folds.
+        methods: Names in `METHODS`; ``None``: all that the blend split suffices for (see `methods_for`).
+        seed: Seed of folds and of a network's weights.
         features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
             and has to run the members once on all three splits; that opening of the test split is recorded.
 
     Returns:
-        One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``parameters`` with
-        shared blocks counted once, ``flops`` with shared prefixes run once, ``num_members``. Members count whole, also
-        where only their penultimate features are used.
+        One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``held_out_nll`` on
+        the blend split by cross-fitting, ``parameters`` with shared blocks counted once, ``flops`` with shared prefixes
+        run once, ``num_members``. Members count whole, also where only their penultimate features are used.
 
     Raises:
         RunError: If predictions are missing.
-        ConfigError: If a method is unknown, or can't take these features.
+        ConfigError: If a method is unknown, can't take these features, or needs a larger blend split.
     """
     load, suffix, options = StoredPredictions.load, "", dict[str, int]()
+    classes = load(run, "blend", members).outputs.shape[2]
     if features == "penultimate":
         methods = PENULTIMATE_METHODS if methods is None else methods
         wrong = [name for name in methods if name not in PENULTIMATE_METHODS]
@@ -95,43 +134,76 @@ def combine(
             known = " or ".join(PENULTIMATE_METHODS)
             raise ConfigError(f"method: expected {known} for penultimate features, got {wrong[0]!r}; or stack logits")
         store_penultimate(run, members)
-        options["num_classes"] = load(run, "blend", members).outputs.shape[2]
+        options["num_classes"] = classes
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
+    labels = {"validation": validation.labels, "test": test.labels}
     if methods is None:
-        methods = methods_for(len(blend.labels), blend.outputs.shape[2])
+        methods = methods_for(blend.labels, classes, len(members))
+    weights = None
+    if _weighs_classes(run):
+        counts = torch.bincount(blend.labels, minlength=classes).numpy()
+        weights = torch.from_numpy(balanced_weights(counts)).float()
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
     for wanted in methods:
         method, calibrated = METHODS.get(wanted, (wanted, False))
         name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
-        combiner = fit_combiner(
-            method, blend.outputs, blend.labels, generator=generator, calibrated=calibrated, **options
+        fit = fit_combiner(
+            method,
+            blend.outputs,
+            blend.labels,
+            generator=generator,
+            calibrated=calibrated,
+            class_weights=weights,
+            **options,
         )
-        _save(run, name, members, combiner, features)
+        _save(run, name, members, fit.combiner, features)
         with torch.no_grad():
-            said = {"validation": combiner(validation.outputs), "test": combiner(test.outputs)}
+            said = {"validation": fit.combiner(validation.outputs), "test": fit.combiner(test.outputs)}
         for split, log_probabilities in said.items():
             stored[split][f"ensemble/{name}"] = log_probabilities
-        scores = prediction_scores(said["test"], test.labels)
-        parameters, flops = ensemble_costs(genomes, combiner)
-        rows.append(
-            {
-                "method": name,
-                "test_accuracy": scores["accuracy"],
-                "validation_accuracy": prediction_scores(said["validation"], validation.labels)["accuracy"],
-                "ece": scores["ece"],
-                "nll": scores["nll"],
-                "parameters": parameters,
-                "flops": flops,
-                "num_members": len(members),
-                "members": list(members),
-            }
-        )
+        costs = ensemble_costs(genomes, fit.combiner)
+        rows.append(_row(name, members, said, labels, costs, fit.held_out_nll(blend.labels, weights)))
     for split, predictions in stored.items():
         name = f"predictions/{split}.safetensors"
         run.save_tensors(name, {**run.load_tensors(name), **predictions})
     return rows
+
+
+def _row(
+    name: str,
+    members: Sequence[str],
+    said: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    costs: tuple[int, int],
+    held_out_nll: float,
+) -> EnsembleResult:
+    """What ``result.json`` says of an ensemble; ``costs`` are parameters and FLOPs."""
+    scores = prediction_scores(said["test"], labels["test"])
+    return {
+        "method": name,
+        **accuracies(said, labels),
+        "ece": scores["ece"],
+        "nll": scores["nll"],
+        "held_out_nll": held_out_nll,
+        "parameters": costs[0],
+        "flops": costs[1],
+        "num_members": len(members),
+        "members": list(members),
+    }
+
+
+def _weighs_classes(run: RunFolder) -> bool:
+    """Whether every class counted the same in a run's training, or in its metric."""
+    with damaged(f"{run.path / 'provenance.json'}"):
+        training = run.read_json("provenance.json")["training"]
+        return bool(training["class_weights"] == "balanced" or training["metric"] == "balanced-accuracy")
+
+
+def recommend(rows: Sequence[EnsembleResult]) -> str:
+    """Name of the ensemble whose held-out predictions on the blend split are the most likely; of equals, the first."""
+    return min(rows, key=lambda row: row["held_out_nll"])["method"]
 
 
 def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner, features: Output) -> None:
@@ -172,7 +244,7 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
     if wanted == "survivors":
         return [row["id"] for row in rows]
     if wanted.startswith("best:") and wanted[5:].isdigit() and int(wanted[5:]) > 0:
-        ranked = sorted(rows, key=lambda row: -row["validation_accuracy"])
+        ranked = sorted(rows, key=lambda row: -row["validation_score"])
         return [row["id"] for row in ranked[: int(wanted[5:])]]
     if wanted == "pareto":
         return [row["id"] for row in rows if not any(_dominates(other, row) for other in rows)]
@@ -186,5 +258,5 @@ def members_of(run: RunFolder, wanted: str) -> list[str]:
 
 
 def _dominates(one: NetworkResult, other: NetworkResult) -> bool:
-    better = one["validation_accuracy"] >= other["validation_accuracy"] and one["flops"] <= other["flops"]
-    return better and (one["validation_accuracy"], one["flops"]) != (other["validation_accuracy"], other["flops"])
+    better = one["validation_score"] >= other["validation_score"] and one["flops"] <= other["flops"]
+    return better and (one["validation_score"], one["flops"]) != (other["validation_score"], other["flops"])

@@ -1,14 +1,27 @@
 """The end of a run: the one opening of the test split, and the members and predictions that are kept."""
 
-import numpy as np
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from graftwork.evolution import Population
+from graftwork.metrics import class_scores
 from graftwork.networks.genome import forward_flops, num_parameters
-from graftwork.runs import EnsembleResult, FinalScores, NetworkResult, RunFolder, record_opening, save_member
-from graftwork.session._ensembles import combine
+from graftwork.runs import (
+    ClassResult,
+    EnsembleResult,
+    FinalScores,
+    MajorityResult,
+    NetworkResult,
+    RunFolder,
+    record_opening,
+    save_member,
+)
+from graftwork.session._ensembles import accuracies, combine, recommend
 from graftwork.session._setup import Setup
+from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
 CONTROL = MemberId("seed_network")
@@ -52,18 +65,24 @@ class FinalScoring:
         blend = problem.splits.blend
         if len(blend):
             self._predictions("blend", logits[2], problem.labels(blend), torch.from_numpy(blend.copy()))
+        labels = {"validation": problem.labels(validation), "test": test_labels}
         rows = {
-            name: self._row(name, logits[0][name], problem.labels(validation), logits[1][name], test_labels)
+            name: self._row(name, {"validation": logits[0][name], "test": logits[1][name]}, labels)
             for name in self._candidates
         }
         survivors = [rows[name] for name in self._setup.state.survivors]
+        best = max(survivors, key=lambda row: row["validation_score"])
+        ensembles = self._ensembles()
         return {
-            "best": max(survivors, key=lambda row: row["validation_accuracy"]),
+            "best": best,
+            "majority": self._majority(labels),
+            "per_class": self._per_class(logits[1][best["id"]], test_labels),
             "seed_network": rows.get(CONTROL),
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
             "test_openings": openings,
-            "ensemble": self._ensembles(),
+            "ensemble": ensembles,
+            "recommended": recommend(ensembles) if ensembles else None,
         }
 
     def _ensembles(self) -> list[EnsembleResult] | None:
@@ -87,11 +106,10 @@ class FinalScoring:
     def _predictions(self, name: str, logits: dict[str, Tensor], labels: Tensor, index: Tensor) -> None:
         self._run.save_tensors(f"predictions/{name}.safetensors", {**logits, "labels": labels, "index": index})
 
-    def _row(
-        self, name: str, validation: Tensor, validation_labels: Tensor, test: Tensor, test_labels: Tensor
-    ) -> NetworkResult:
+    def _row(self, name: str, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> NetworkResult:
+        """Score a network on ``"validation"`` and ``"test"``, and store it."""
         population, member_id = self._candidates[name]
-        on_validation, on_test = _accuracy(validation, validation_labels), _accuracy(test, test_labels)
+        found = accuracies(logits, labels)
         problem = self._setup.problem
         save_member(
             self._run,
@@ -100,17 +118,38 @@ class FinalScoring:
             name=name,
             transform=problem.transform,
             class_names=problem.dataset.class_names,
-            scores={"validation_accuracy": on_validation, "test_accuracy": on_test},
+            scores={key: found[key] for key in ("validation_accuracy", "test_accuracy")},
         )
         genome = population[member_id].genome
         return {
             "id": name,
-            "validation_accuracy": on_validation,
-            "test_accuracy": on_test,
+            **found,
+            "validation_score": self._score(logits["validation"], labels["validation"]),
             "parameters": num_parameters(genome),
             "flops": forward_flops(genome),
         }
 
+    def _score(self, logits: Tensor, labels: Tensor) -> float:
+        """Score of one network by the metric of the search."""
+        likelihoods = -F.cross_entropy(logits, labels, reduction="none")[None].numpy()
+        predicted = logits.argmax(1)[None].numpy()
+        return float(Evaluation(predicted, labels.numpy(), 0, self._setup.config.metric, likelihoods).scores[0])
 
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return int(np.count_nonzero((logits.argmax(1) == labels).numpy())) / len(labels)
+    def _majority(self, labels: Mapping[str, Tensor]) -> MajorityResult:
+        """What the most frequent class of the training split would give."""
+        problem = self._setup.problem
+        names = problem.dataset.class_names
+        frequent = int(torch.bincount(problem.labels(problem.splits.train)).argmax())
+        always = F.one_hot(torch.tensor([frequent]), len(names))
+        said = {split: always.expand(len(values), -1) for split, values in labels.items()}
+        return {"name": names[frequent], **accuracies(said, labels)}
+
+    def _per_class(self, logits: Tensor, labels: Tensor) -> list[ClassResult]:
+        """Precision and recall of every class on the test split."""
+        names = self._setup.problem.dataset.class_names
+        scores = class_scores(logits.argmax(1).numpy(), labels.numpy(), len(names))
+        columns = (names, scores.precision.tolist(), scores.recall.tolist(), scores.support.tolist())
+        return [
+            {"name": name, "precision": precision, "recall": recall, "support": support}
+            for name, precision, recall, support in zip(*columns, strict=True)
+        ]

@@ -30,6 +30,8 @@ def make_plan(
 ) -> Plan:
     """Turn a budget into a plan: how much work each round gets, and how large images are.
 
+    A budget that does not reach for every generation of the recipe makes fewer, down to none: the seed network alone.
+
     Args:
         budget: What the search may spend; ``None``: the steps of the recipe, or `DEFAULT_STEPS` where it counts in
             FLOPs.
@@ -40,21 +42,22 @@ def make_plan(
         speed: Training FLOPs per second, which a budget of time needs (see `measure_speed`).
 
     Raises:
-        ConfigError: If the budget does not reach for one step a round, or is a time and no speed is given.
+        ConfigError: If the budget does not reach for one step of the seed network, or is a time and no speed is given.
     """
     size = small_size(recipe, genome)
     share = 0.0 if size is None else recipe.small_share
-    generations = recipe.num_generations
-    fraction = first_fraction(recipe) if generations else 1.0
+    fraction = first_fraction(recipe)
     update = training_flops(genome, batch_size)
     if budget is None and recipe.initial_steps is not None and recipe.steps_per_generation is not None:
-        return Plan(generations, recipe.initial_steps, recipe.steps_per_generation, small_share=share, small_size=size)
+        steps = (recipe.num_generations, recipe.initial_steps, recipe.steps_per_generation)
+        return Plan(*steps, small_share=share, small_size=size)
     if budget is not None and budget.kind == "steps":
-        return Plan(generations, *_divided(budget, generations, fraction), small_share=share, small_size=size)
+        return Plan(*_divided(budget, recipe.num_generations, fraction), small_share=share, small_size=size)
     flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed)
-    plan = Plan(generations, flops=flops, initial_fraction=fraction, small_share=share, small_size=size)
-    _check_reach(plan, flops, scoring_flops + update)
-    return plan
+    generations = _generations(recipe, flops, fraction, scoring=scoring_flops, update=update)
+    if generations == 0:
+        fraction = 1.0
+    return Plan(generations, flops=flops, initial_fraction=fraction, small_share=share, small_size=size)
 
 
 def first_fraction(recipe: Recipe) -> float:
@@ -127,16 +130,37 @@ def measure_speed(
     return 1 / seconds
 
 
-def _divided(budget: Budget, generations: int, fraction: float) -> tuple[int, int]:
-    """Updates of the first round and of each generation, divided as the recipe's own are."""
-    initial = max(1, round(budget.amount * fraction))
-    each = int((budget.amount - initial) // generations) if generations else 0
-    if generations and each < 1:
+def _divided(budget: Budget, generations: int, fraction: float) -> tuple[int, int, int]:
+    """Generations, and updates of the first round and of each generation, divided as the recipe's own are.
+
+    Raises:
+        ConfigError: If there is not one update.
+    """
+    steps = int(budget.amount)
+    if steps < 1:
+        raise ConfigError(f"budget: expected at least one step, got {budget}; raise the budget")
+    initial = max(1, round(budget.amount * fraction)) if generations else steps
+    generations = min(generations, steps - initial)
+    return (generations, initial, (steps - initial) // generations) if generations else (0, steps, 0)
+
+
+def _generations(recipe: Recipe, flops: int, fraction: float, *, scoring: int, update: int) -> int:
+    """Number of generations that the budget reaches for: each scores a population and makes one update at least.
+
+    Members are counted as large as the seed network, and apart: they grow, but share most of their scoring.
+
+    Raises:
+        ConfigError: If it does not reach for scoring and one update of the seed network.
+    """
+    if flops < scoring + update:
         raise ConfigError(
-            f"budget: expected at least one step for each of {generations} generations, got {budget}; raise the budget "
-            "or lower num_generations"
+            f"budget: expected at least {(scoring + update) / 1e12:.3g} TFLOP (scoring and one step of the seed "
+            f"network), got {flops / 1e12:.3g}; raise the budget"
         )
-    return initial, each
+    if flops * fraction < scoring + update:
+        return 0
+    fit = int(flops * (1 - fraction) // (recipe.population_size * scoring + update))
+    return min(recipe.num_generations, fit)
 
 
 def _flops(budget: Budget, speed: float | None) -> int:
@@ -145,16 +169,3 @@ def _flops(budget: Budget, speed: float | None) -> int:
     if speed is None:
         raise ConfigError(f"budget: expected a speed to turn {budget} into FLOPs, got none; measure it first")
     return int(speed * budget.amount * TIME_MARGIN)
-
-
-def _check_reach(plan: Plan, flops: int, needed: int) -> None:
-    """Refuse a budget that leaves less for a round than scoring and one step of the seed network need."""
-    first, generations = plan.flops_until(0), plan.num_generations
-    rounds = {"the first round": first, "a generation": (flops - first) / generations if generations else flops}
-    for name, share in rounds.items():
-        if share < needed:
-            raise ConfigError(
-                f"budget: expected at least {needed / 1e12:.3g} TFLOP for {name} (scoring and one step of the seed "
-                f"network), got {share / 1e12:.3g} of {flops / 1e15:.2g} PFLOP; raise the budget or lower "
-                "num_generations"
-            )

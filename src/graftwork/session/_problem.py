@@ -7,10 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graftwork.datasets import ImageDataset, Splits, describe, load_dataset, split
+from graftwork.datasets import (
+    ImageDataset,
+    Splits,
+    are_uneven,
+    balanced_weights,
+    class_counts,
+    describe,
+    load_dataset,
+    split,
+)
 from graftwork.networks.execution import InputTransform
 from graftwork.session._config import SearchConfig
-from graftwork.training import take_images
+from graftwork.training import Recipe, take_images
 
 CALIBRATION_VALUES = 2**23
 """Most pixel values that are run as one batch when statistics are made."""
@@ -77,6 +86,17 @@ class Problem:
     def describe(self) -> dict[str, Any]:
         """Describe the data, as plain data."""
         return describe(self.dataset, self.splits)
+
+    def fit(self, recipe: Recipe) -> Recipe:
+        """Decide what a recipe leaves to the data (see `graftwork.training.Recipe.fit`)."""
+        uneven = are_uneven(class_counts(self.dataset, self.splits.train))
+        return recipe.fit(self.input_shape, num_images=len(self.splits.train), uneven=uneven)
+
+    def class_weights(self, recipe: Recipe) -> Tensor | None:
+        """Weight of the training examples of each class, float32 [class], as a recipe that fits says; ``None``: 1."""
+        if recipe.class_weights != "balanced":
+            return None
+        return torch.from_numpy(balanced_weights(class_counts(self.dataset, self.splits.train))).float()
 
     def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
         """Choose the calibration subset: ``wanted`` rows, or as many as fit in one batch."""

@@ -139,7 +139,7 @@ class Session:
             dismiss(self.group)
             return self.folder.result()
         setup = self._prepare()
-        self._tell_what_is_left_out(setup)
+        self._tell_plan(setup)
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
         searched = self._stage("search", setup, numbers)
@@ -148,14 +148,29 @@ class Session:
         dismiss(self.group)
         return self._finish(setup, searched, control, digest)
 
-    def _tell_what_is_left_out(self, setup: Setup) -> None:
-        """Say before training which ensembles the blend split is too small for."""
-        blend, classes = len(setup.problem.splits.blend), len(setup.problem.dataset.class_names)
-        missing = [name for name in METHODS if name not in methods_for(blend, classes)]
-        if blend and missing and self.config.recipe.num_survivors > 1:
-            self.listener.on_note(
-                f"ensembles: {blend} blend images of {classes} classes are too few for {', '.join(missing)}, which are "
-                "left out; --blend takes more"
+    def _tell_plan(self, setup: Setup) -> None:
+        """Say before training what is doubtful about the data, and what was decided because of them."""
+        problem, recipe, note = setup.problem, setup.recipe, self.listener.on_note
+        for text in problem.describe()["warnings"]:
+            note(f"data: {text}")
+        if len(problem.splits.train) < recipe.few_images:
+            note(
+                f"training: {len(problem.splits.train)} images are few (few_images), so shifts reach "
+                f"{recipe.augmentation.shift} pixels, and weights decay by {recipe.rules['head'].weight_decay}"
+            )
+        if recipe.class_weights == "balanced" and self.config.recipe.class_weights == "auto":
+            note("training: examples count in inverse proportion to the size of their class (class_weights)")
+        if (generations := setup.plan.num_generations) < recipe.num_generations:
+            left = f"only {generations} are made" if generations else "the seed network is trained alone"
+            note(f"budget: {self.config.budget} does not reach for {recipe.num_generations} generations: {left}")
+        labels, classes = problem.labels(problem.splits.blend), len(problem.dataset.class_names)
+        if not len(labels) or recipe.num_survivors < 2 or not generations:
+            return
+        fit = methods_for(labels, classes, recipe.num_survivors)
+        if missing := [name for name in METHODS if name not in fit]:
+            note(
+                f"ensembles: {len(labels)} blend images of {classes} classes do not suffice for {', '.join(missing)}; "
+                f"only {', '.join(fit)} will be made (--blend takes more images)"
             )
 
     def _prepare(self) -> Setup:
@@ -168,6 +183,7 @@ class Session:
                 self.config.device,
                 data=problem.describe(),
                 plan=asdict(setup.plan),
+                training=setup.decided,
                 training_flops_per_second=setup.speed,
                 workers=self._workers(),
                 started_at=now(),
@@ -325,6 +341,7 @@ class Session:
             "classes": len(setup.problem.dataset.class_names),
             "recipe": self.config.recipe.name,
             "selection": self.config.selection,
+            "metric": self.config.metric,
         }
         self.folder.write_json("result.json", result)
         return result

@@ -29,7 +29,7 @@ from graftwork.session._config import SearchConfig
 from graftwork.session._growth import strategy_of, typical_genome
 from graftwork.session._planning import make_plan, measure_speed
 from graftwork.session._problem import Problem
-from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Scorer, Trainer
+from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Setup:
     Args:
         config: Options that it was made from.
         problem: The data.
+        recipe: The config's recipe, with what it leaves to the data decided.
         state: A population that holds the seed.
         trainer: Makes one update of one member.
         scorer: Scores members on the validation split.
@@ -50,6 +51,7 @@ class Setup:
 
     config: SearchConfig
     problem: Problem
+    recipe: Recipe
     state: SearchState
     trainer: Trainer
     scorer: Scorer
@@ -66,14 +68,23 @@ class Setup:
     @property
     def parts(self) -> dict[str, Any]:
         """Keyword arguments of `graftwork.search` beside the state."""
-        recipe = self.config.recipe
         return {
             "strategy": self.strategy,
             "trainer": self.trainer,
             "scorer": self.scorer,
             "plan": self.plan,
-            "num_survivors": recipe.num_survivors,
-            "population_size": recipe.population_size,
+            "num_survivors": self.recipe.num_survivors,
+            "population_size": self.recipe.population_size,
+        }
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """How members are trained and compared, as decided for these data; plain data."""
+        return {
+            "augmentation": self.recipe.augmentation.to_dict(),
+            "weight_decay": {role: rule.weight_decay for role, rule in self.recipe.rules.items()},
+            "class_weights": self.recipe.class_weights,
+            "metric": self.config.metric,
         }
 
     def __repr__(self) -> str:
@@ -105,8 +116,8 @@ def prepare(
         **options: Only without ``config``.
 
     Raises:
-        ConfigError: If an option is wrong, the budget is too small for one step a round, or the seed network does not
-            fit into memory.
+        ConfigError: If an option is wrong, the budget is too small for one step, or the seed network does not fit into
+            memory.
         DataError: If the data can't be used.
     """
     if config is not None and options:
@@ -119,7 +130,7 @@ def prepare(
     if threads is not None:  # otherwise they are measured further down
         torch.set_num_threads(threads)
     problem = problem or Problem.load(config)
-    recipe, device = config.recipe, device_of(config.device)
+    recipe, device = problem.fit(config.recipe), device_of(config.device)
     genome = seed_network or seed_of(config, problem)
     rows = problem.calibration_rows(recipe.num_calibration)
     most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
@@ -141,11 +152,12 @@ def prepare(
         problem.splits.train,
         batch_size=recipe.batch_size,
         seed=config.seed,
-        augmentation=recipe.augmentation.resolve(problem.input_shape),
+        augmentation=recipe.augmentation,
         transform=problem.transform,
         device=device,
     )
     machine = replace(_use_machine(config, genome, batches, device, memory=memory, followed=machine), memory=most)
+    weights = problem.class_weights(recipe)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
         batches=batches,
@@ -154,6 +166,7 @@ def prepare(
         precision=machine.precision,
         lr_scale=recipe.lr_scale,
         reference_parameters=num_parameters(genome),
+        class_weights=None if weights is None else weights.to(device),
     )
     scorer = Scorer(
         problem.images(problem.splits.validation),
@@ -163,6 +176,7 @@ def prepare(
         batch_size=config.scoring_batch_size,
         precision=machine.precision,
         device=device,
+        metric=config.metric,
     )
     speed, size = None, batches.batch_size
     if plan is None:
@@ -172,7 +186,7 @@ def prepare(
         plan = make_plan(config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed)
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
-    return Setup(config, problem, state, trainer, scorer, strategy_of(config, memory), plan, machine, speed)
+    return Setup(config, problem, recipe, state, trainer, scorer, strategy_of(config, memory), plan, machine, speed)
 
 
 def _memory_of(

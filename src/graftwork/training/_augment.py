@@ -35,7 +35,8 @@ class Augmentation:
             epochs show every example both ways (Jordan 2024); ``"auto"``: ``"alternate"`` for colour and ``"none"``
             for grey images, which often show signs that a mirror turns into others (digits, letters, scans).
         shift: Largest shift in pixels, in each direction of height and width; every shift is equally likely.
-            ``"auto"``: one sixteenth of the smaller side, at least 1 (2 for 32 pixels).
+            ``"auto"``: one sixteenth of the smaller side, at least 1 (2 for 32 pixels), or twice as far where images
+            are few.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -49,15 +50,19 @@ class Augmentation:
         if self.shift != "auto":
             check_range("augmentation: shift", self.shift, low=0, integer=True)
 
-    def resolve(self, input_shape: Shape) -> "Augmentation":
-        """Decide what is ``"auto"`` for images of a shape (channels, height, width).
+    def resolve(self, input_shape: Shape, *, few: bool = False) -> "Augmentation":
+        """Decide what is ``"auto"``.
+
+        Args:
+            input_shape: Channels, height and width of the images.
+            few: Whether there are few images to train on.
 
         Raises:
             ConfigError: If ``shift`` is not smaller than the images.
         """
         channels, height, width = input_shape
         flip: Flip = self.flip if self.flip != "auto" else ("none" if channels == 1 else "alternate")
-        shift = self.shift if self.shift != "auto" else max(1, round(min(height, width) / 16))
+        shift = self.shift if self.shift != "auto" else max(1, round(min(height, width) / (8 if few else 16)))
         _check_shift(shift, height, width)
         return Augmentation(flip, shift)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from graftwork.errors import ConfigError
 from graftwork.training._augment import Augmentation
@@ -10,7 +10,11 @@ from graftwork.training._options import check_choice, check_known, check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import Schedule, make_schedule
 from graftwork.training._step import LrScale
-from graftwork.typing import Initialisation, Role
+from graftwork.typing import Initialisation, Role, Shape
+
+ClassWeights = Literal["auto", "none", "balanced"]
+_DECAYED: tuple[Role, ...] = ("filter", "mixing", "head")
+"""Roles whose weights decay where images are few."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class Recipe:
         batch_size: Number of images in a step.
         augmentation: Flips and shifts.
         label_smoothing: Share of the target that is spread over all classes.
+        class_weights: Weight of an example in the loss: ``"none"``; ``"balanced"``: in inverse proportion to the number
+            of images of its class; ``"auto"``: balanced where classes are uneven (see `graftwork.datasets.UNEVEN`).
+        few_images: Number of training images below which they are few: what ``"auto"`` shifts is shifted twice as far,
+            and weights decay by ``few_weight_decay``. 0: they never are.
+        few_weight_decay: Decoupled decay of weight matrices where images are few, unless their rule has one.
         lr_scale: ``"parameter-ratio"`` scales rate and decay of a member by |θ_seed| / |θ_member|.
         num_survivors: K, members that are selected in each generation.
         population_size: M, members after mutation.
@@ -57,6 +66,9 @@ class Recipe:
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
+    class_weights: ClassWeights = "auto"
+    few_images: int = 0
+    few_weight_decay: float = 0.0
     lr_scale: LrScale = "none"
     num_survivors: int = 3
     population_size: int = 10
@@ -82,6 +94,8 @@ class Recipe:
             check_range(f"recipe: {key}", getattr(self, key), low=1, integer=True)
         check_range("recipe: num_generations", self.num_generations, low=0, integer=True)
         check_range("recipe: num_calibration", self.num_calibration, low=2, integer=True)
+        check_range("recipe: few_images", self.few_images, low=0, integer=True)
+        check_range("recipe: few_weight_decay", self.few_weight_decay, low=0)
         check_range("recipe: label_smoothing", self.label_smoothing, low=0, high=0.999)
         check_range("recipe: deepen_probability", self.deepen_probability, low=0, high=1)
         check_range("recipe: min_shared_fraction", self.min_shared_fraction, low=0, high=1)
@@ -89,6 +103,7 @@ class Recipe:
         check_range("recipe: small_share", self.small_share, low=0, high=1)
         check_range("recipe: small_scale", self.small_scale, low=0, high=1, open_low=True)
         check_range("recipe: hidden_multiple", self.hidden_multiple, low=0, open_low=True)
+        check_choice("recipe: class_weights", self.class_weights, get_args(ClassWeights))
         check_choice("recipe: lr_scale", self.lr_scale, get_args(LrScale))
         check_choice("recipe: initialisation", self.initialisation, get_args(Initialisation))
         self._check_steps()
@@ -123,6 +138,28 @@ class Recipe:
     def make_schedule(self) -> Schedule:
         """Make the schedule of the recipe."""
         return make_schedule(self.schedule, **self.schedule_options)
+
+    def fit(self, input_shape: Shape, *, num_images: int, uneven: bool) -> "Recipe":
+        """Decide what is left to the data.
+
+        Args:
+            input_shape: Channels, height and width of the images.
+            num_images: Number of images to train on.
+            uneven: Whether the sizes of the classes differ much.
+        """
+        few = num_images < self.few_images
+        weights = self.class_weights if self.class_weights != "auto" else ("balanced" if uneven else "none")
+        rules = dict(self.rules)
+        if few:
+            rules |= {role: self._decayed(rules[role]) for role in _DECAYED}
+        augmentation = self.augmentation.resolve(input_shape, few=few)
+        return self.replace(augmentation=augmentation, class_weights=weights, rules=rules)
+
+    def _decayed(self, rule: Rule) -> Rule:
+        """The rule with the decay of few images, unless it has one or keeps the norm of the weights."""
+        if rule.weight_decay or (rule.optimizer == "muon" and rule.variant == "norm-reset"):
+            return rule
+        return replace(rule, weight_decay=self.few_weight_decay, decoupled=True)
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked again.
@@ -185,6 +222,8 @@ DEFAULT = Recipe(
     batch_size=250,
     augmentation=Augmentation("auto", "auto"),
     label_smoothing=0.1,
+    few_images=1000,
+    few_weight_decay=0.1,
     num_survivors=3,
     population_size=6,
     num_generations=2,

@@ -1,5 +1,6 @@
 """Scorer: which validation examples each member gets right."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from graftwork.errors import DataError
+from graftwork.metrics import Metric, balanced_accuracies, class_scores
 from graftwork.networks import Member, recalibrate
 from graftwork.networks.execution import InputTransform, shared_flops, walk
 from graftwork.networks.genome import Genome
@@ -25,16 +28,34 @@ class Evaluation:
         predicted: Class of the largest logit, int64 [members, N].
         labels: True classes, int64 [N].
         flops: FLOPs of what was run, counted from the genomes.
+        metric: What members are compared by.
+        log_likelihoods: Log-probability of the true class, float32 [members, N]; ``None``: not wanted by the metric.
     """
 
     predicted: NDArray[np.int64]
     labels: NDArray[np.int64]
     flops: int
+    metric: Metric = "accuracy"
+    log_likelihoods: NDArray[np.float32] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Which examples each member gets right: bool [members, N]."""
         return np.equal(self.predicted, self.labels)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Each member by the metric, float64 [members]; more is better, so of the log loss it is the negative."""
+        if self.metric == "balanced-accuracy":
+            return balanced_accuracies(self.correct, self.labels)
+        if self.metric == "macro-f1":
+            classes = 1 + int(max(self.predicted.max(), self.labels.max()))
+            return np.array([class_scores(row, self.labels, classes).macro_f1 for row in self.predicted])
+        if self.metric == "log-loss":
+            rows = [] if self.log_likelihoods is None else self.log_likelihoods.astype(np.float64).tolist()
+            return np.array([math.fsum(row) / len(row) for row in rows])
+        counts: NDArray[np.float64] = np.count_nonzero(self.correct, axis=1) / len(self.labels)
+        return counts
 
 
 class Scorer:
@@ -52,6 +73,7 @@ class Scorer:
         batch_size: Number of images in one pass; it affects the bits of the result, so keep it fixed over a run.
         precision: Precision of the products.
         device: Device to score on; ``None``: where the images are.
+        metric: What members are compared by.
 
     Raises:
         DataError: If there are no images or calibration images, or labels do not match the images.
@@ -67,6 +89,7 @@ class Scorer:
         batch_size: int = 500,
         precision: Precision = "float32",
         device: torch.device | str | None = None,
+        metric: Metric = "accuracy",
     ) -> None:
         self._labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         if len(images) == 0 or len(images) != len(self._labels):
@@ -82,6 +105,7 @@ class Scorer:
         self.batch_size = batch_size
         self.precision: Precision = precision
         self._device = device
+        self.metric: Metric = metric
 
     @property
     def num_images(self) -> int:
@@ -109,6 +133,7 @@ class Scorer:
             batch_size=self.batch_size,
             precision=self.precision,
             device=self._device,
+            metric=self.metric,
         )
 
     def _input(self, images: Images, part: slice) -> Tensor:
@@ -139,11 +164,16 @@ class Scorer:
             members: Members over one bank; their weights, gradients and mode are left alone.
         """
         self.recalibrate(members)
-        predicted = np.zeros((len(members), len(self._labels)), dtype=np.int64)
+        shape = len(members), len(self._labels)
+        predicted, likelihoods = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         for part in self._parts(self._images):
             for index, logits in self._pass(members, self._images, part):
                 predicted[index, part] = logits.argmax(1).numpy()
-        return Evaluation(predicted, self.labels, self.flops([member.genome for member in members]))
+                if self.metric == "log-loss":
+                    likelihoods[index, part] = -F.cross_entropy(logits, self._labels[part], reduction="none").numpy()
+        flops = self.flops([member.genome for member in members])
+        wanted = likelihoods if self.metric == "log-loss" else None
+        return Evaluation(predicted, self.labels, flops, self.metric, wanted)
 
     def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
         """Which examples each member gets right, bool [members, N]; see `evaluate`."""

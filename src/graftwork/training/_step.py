@@ -60,8 +60,10 @@ class Outcome:
     skipped: frozenset[int] = frozenset()
 
 
-def _cross_entropy(x: Tensor, logits: Tensor, classes: Tensor, *, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(logits, classes, label_smoothing=label_smoothing)
+def _cross_entropy(
+    x: Tensor, logits: Tensor, classes: Tensor, *, label_smoothing: float, weights: Tensor | None
+) -> Tensor:
+    return F.cross_entropy(logits, classes, weights, label_smoothing=label_smoothing)
 
 
 class Trainer:
@@ -77,6 +79,8 @@ class Trainer:
             report); ``"none"``: the same for all.
         reference_parameters: Number of parameters of the seed network, ``|θ_reference|``; only for
             ``"parameter-ratio"``.
+        class_weights: Weight of the examples of each class in the loss, float [class], where the batches are; ``None``:
+            1.
 
     Attributes:
         loss: Cross-entropy; may be set to another `Loss`, such as one that reads a teacher.
@@ -95,6 +99,7 @@ class Trainer:
         precision: Precision = "float32",
         lr_scale: LrScale = "none",
         reference_parameters: int | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         check_range("label_smoothing", label_smoothing, low=0, high=0.999)
         check_choice("precision", precision, get_args(Precision))
@@ -113,7 +118,7 @@ class Trainer:
         self.precision: Precision = precision
         self.lr_scale: LrScale = lr_scale
         self.reference_parameters = reference_parameters
-        self.loss: Loss = partial(_cross_entropy, label_smoothing=label_smoothing)
+        self.loss: Loss = partial(_cross_entropy, label_smoothing=label_smoothing, weights=class_weights)
 
     def ratio(self, member: Member) -> float:
         """Factor on the member's learning rate and weight decay: α' = α · |θ_reference| / |θ_member|, or 1."""

@@ -164,13 +164,20 @@ class SharedScorer:
     def evaluate(self, members: Sequence[Member]) -> Evaluation:
         """What each member says about every example, on all ranks (see `Scorer.evaluate`)."""
         genomes = [member.genome for member in members]
-        predicted = torch.zeros((len(members), self.scorer.num_images), dtype=torch.int64)
+        shape = len(members), self.scorer.num_images
+        predicted, likelihoods = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape)
         for job in self._jobs(genomes)[self.group.rank]:
             part = slice(job.start, job.stop)
             found = self.scorer.shard(part).evaluate([members[row] for row in job.rows])
             predicted[list(job.rows), part] = torch.from_numpy(found.predicted)
+            if found.log_likelihoods is not None:
+                likelihoods[list(job.rows), part] = torch.from_numpy(found.log_likelihoods)
         self.group.add(predicted)
-        return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes))
+        metric, wanted = self.scorer.metric, None
+        if metric == "log-loss":
+            self.group.add(likelihoods)
+            wanted = likelihoods.numpy()
+        return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes), metric, wanted)
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         """FLOPs of all ranks together; what two ranks both compute counts twice."""

@@ -36,6 +36,6 @@ class AgeSelector(Selector):
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose among the members that do not retire."""
-        ranking = best_first(given.correct)
+        ranking = best_first(given.scores)
         num_retired = min(self.num_retired, len(ranking) - given.count)
         return hold_tournaments(ranking[ranking >= num_retired], given.count, size=self.size, rng=rng)

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
 from graftwork.evolution.selection._selector import Candidates, Selector
+from graftwork.metrics import class_shares
 
 MAX_POWER = 64.0
 """Above this power, weights no longer differ from "uncovered examples first" at any realistic size."""
@@ -33,8 +35,9 @@ class CoevolutionSelector(Selector):
     chosen members that get the example right. With ``power=0`` this is greedy; the larger the power, the less examples
     count that are covered already.
 
-    Scores are computed from the number of correct examples at each count of hits. So they don't depend on the
-    order of examples, and for whole powers they are exact integers. Of equal scores, the lower row wins.
+    Scores are computed from the number of correct examples at each count of hits, class by class where every class
+    counts the same. So they don't depend on the order of examples, and for whole powers they are exact integers. Of
+    equal scores, the lower row wins.
 
     Args:
         power: Exponent of the formula, from 0 to 64.
@@ -42,6 +45,8 @@ class CoevolutionSelector(Selector):
     Raises:
         ConfigError: If ``power`` is out of its range.
     """
+
+    takes_scores: ClassVar[bool] = False
 
     power: float = 2
 
@@ -53,19 +58,23 @@ class CoevolutionSelector(Selector):
         """Choose rows that complement each other."""
         correct, count = given.correct, given.count
         weights = _weights(self.power, count) if count else []
+        classes = np.zeros(correct.shape[1], dtype=np.int64) if given.classes is None else given.classes
+        shares = [1] if given.classes is None else class_shares(classes)
+        places = classes * len(weights)  # of the first weight of the example's class
         hits = np.zeros(correct.shape[1], dtype=np.int64)
         remaining = list(range(len(correct)))
         chosen: list[int] = []
         for _ in range(count):
-            best = max(remaining, key=lambda row: self._score(hits[correct[row]], weights))
+            best = max(remaining, key=lambda row: _score((places + hits)[correct[row]], weights, shares))
             remaining.remove(best)
             chosen.append(best)
             hits += correct[best]
         return np.array(chosen, dtype=np.int64)
 
-    @staticmethod
-    def _score(hits: NDArray[np.int64], weights: list[int] | list[float]) -> float:
-        """Return the sum of weights over int64 [num_correct]: the hits of a member's correct examples."""
-        counts = np.bincount(hits, minlength=len(weights)).tolist()
-        terms = [number * weight for number, weight in zip(counts, weights, strict=True)]
-        return sum(terms) if all(isinstance(term, int) for term in terms) else math.fsum(terms)
+
+def _score(places: NDArray[np.int64], weights: list[int] | list[float], shares: list[int]) -> float:
+    """Return the sum of share · weight over correct examples, whose class · len(weights) + hits are int64 [correct]."""
+    factors = [share * weight for share in shares for weight in weights]
+    counts = np.bincount(places, minlength=len(factors)).tolist()
+    terms = [number * factor for number, factor in zip(counts, factors, strict=True) if number]
+    return sum(terms) if all(isinstance(term, int) for term in terms) else math.fsum(terms)

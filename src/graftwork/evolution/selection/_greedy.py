@@ -14,4 +14,4 @@ class GreedySelector(Selector):
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose the most accurate rows."""
-        return best_first(given.correct)[: given.count]
+        return best_first(given.scores)[: given.count]

@@ -21,26 +21,25 @@ class ParetoSelector(Selector):
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose rows that trade accuracy for cost."""
-        counts = np.count_nonzero(given.correct, axis=1).astype(np.int64)
         chosen: list[int] = []
-        for front in non_dominated_fronts(counts, given.costs):
+        for front in non_dominated_fronts(given.scores, given.costs):
             if len(chosen) < given.count:
-                chosen += _least_crowded_first(front, counts, given.costs)
+                chosen += _least_crowded_first(front, given.scores, given.costs)
         return np.array(chosen[: given.count], dtype=np.int64)
 
 
-def non_dominated_fronts(counts: NDArray[np.int64], costs: NDArray[np.float64]) -> list[list[int]]:
+def non_dominated_fronts(scores: NDArray[np.float64], costs: NDArray[np.float64]) -> list[list[int]]:
     """Sort members into fronts: no member is dominated by another one of its front or of a later one.
 
     Args:
-        counts: Number of correct examples, int64 [member]; more is better.
+        scores: How good each member is, float64 [member]; more is better.
         costs: Cost of each member, float64 [member]; less is better.
 
     Returns:
         The fronts, best first; each lists its rows by falling accuracy, and so by falling cost.
     """
     # By falling accuracy, then rising cost, then row: a row is dominated only by rows before it.
-    remaining = np.lexsort((costs, -counts)).tolist()
+    remaining = np.lexsort((costs, -scores)).tolist()
     fronts: list[list[int]] = []
     while remaining:
         front: list[int] = []
@@ -53,15 +52,15 @@ def non_dominated_fronts(counts: NDArray[np.int64], costs: NDArray[np.float64]) 
     return fronts
 
 
-def _least_crowded_first(front: list[int], counts: NDArray[np.int64], costs: NDArray[np.float64]) -> list[int]:
+def _least_crowded_first(front: list[int], scores: NDArray[np.float64], costs: NDArray[np.float64]) -> list[int]:
     """Put the rows of a front, which are sorted by falling accuracy, into the order in which to choose them."""
-    count_range = max(int(counts[front[0]] - counts[front[-1]]), 1)
+    score_range = float(scores[front[0]] - scores[front[-1]]) or 1.0
     cost_range = float(costs[front[0]] - costs[front[-1]]) or 1.0
     kept = list(front)
     thinned: list[int] = []
     while len(kept) > 2:
         gaps = [
-            (counts[left] - counts[right]) / count_range + (costs[left] - costs[right]) / cost_range
+            (scores[left] - scores[right]) / score_range + (costs[left] - costs[right]) / cost_range
             for left, right in zip(kept, kept[2:], strict=False)
         ]
         thinned.append(kept.pop(1 + int(np.argmin(gaps))))

@@ -57,4 +57,4 @@ class TournamentSelector(Selector):
 
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose the winners."""
-        return hold_tournaments(best_first(given.correct), given.count, size=self.size, rng=rng)
+        return hold_tournaments(best_first(given.scores), given.count, size=self.size, rng=rng)

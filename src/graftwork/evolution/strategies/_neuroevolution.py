@@ -34,7 +34,15 @@ class Neuroevolution:
         """Let the selector choose, with forward FLOPs as costs."""
         members = list(state.population.members)
         costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
-        chosen = self.selector.select(evaluation.correct, costs, count, state.rng)
+        by_score = evaluation.metric in ("macro-f1", "log-loss")
+        chosen = self.selector.select(
+            evaluation.correct,
+            costs,
+            count,
+            state.rng,
+            classes=evaluation.labels if evaluation.metric == "balanced-accuracy" else None,
+            scores=evaluation.scores if by_score else None,
+        )
         return tuple(members[row] for row in chosen)
 
     def propose(self, state: SearchState, size: int) -> MutationReport:

@@ -1,24 +1,25 @@
-"""Training a stacker, and knowing when to stop without a further split."""
+"""Training the small network of a stacker, and knowing when to stop without a further split."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graftwork.ensembles._check import check_blend
-from graftwork.ensembles._combiners import StackedCombiner
+from graftwork.ensembles._check import check_blend, check_stackable
+from graftwork.ensembles._combiners import NetworkCombiner
+from graftwork.ensembles._folds import deal_folds
 from graftwork.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackSettings:
-    """How a stacker is trained.
+class NetworkSettings:
+    """How the network of a stacker is trained.
 
     Args:
         hidden_features: Width of its hidden layer.
-        residual: Whether it starts from the mean of the members; see ``StackedCombiner``.
-        num_folds: Number of folds of the blend split for cross-fitting, at least 2.
+        residual: Whether it starts from the mean of the members; see ``NetworkCombiner``. ``False``: the poster's form.
         max_epochs: Largest number of epochs, at least 1.
         patience: Number of epochs without a better held-out likelihood after which to stop.
         batch_size: Number of examples in a step.
@@ -30,8 +31,7 @@ class StackSettings:
     """
 
     hidden_features: int = 64
-    residual: bool = False
-    num_folds: int = 5
+    residual: bool = True
     max_epochs: int = 100
     patience: int = 10
     batch_size: int = 256
@@ -39,41 +39,44 @@ class StackSettings:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.num_folds < 2 or min(self.max_epochs, self.patience, self.batch_size, self.hidden_features) < 1:
-            raise ConfigError(f"stacking: expected num_folds >= 2 and all other counts >= 1, got {self!r}")
+        if min(self.max_epochs, self.patience, self.batch_size, self.hidden_features) < 1:
+            raise ConfigError(f"stacking: expected counts >= 1, got {self!r}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StackFit:
-    """A trained stacker and how it would do on new examples.
+class NetworkFit:
+    """A trained network and how it would do on new examples.
 
     Attributes:
-        combiner: The stacker, trained on the whole blend split for ``num_epochs``.
+        combiner: The network, trained on the whole blend split for ``num_epochs``.
         num_epochs: The number of epochs with the best held-out likelihood.
         held_out: Log-probabilities of each example by the fold model that never saw it, after that many epochs, float
             [example, class].
         held_out_nll: Mean negative log-likelihood of held-out examples after each epoch tried, from 0 on, in nats.
     """
 
-    combiner: StackedCombiner
+    combiner: NetworkCombiner
     num_epochs: int
     held_out: Tensor
     held_out_nll: tuple[float, ...]
 
 
-def fit_stacked(
+def fit_network(
     outputs: Tensor,
     labels: Tensor,
     *,
     num_classes: int,
     generator: torch.Generator,
-    settings: StackSettings | None = None,
-) -> StackFit:
-    """Train a stacker on the blend split.
+    settings: NetworkSettings | None = None,
+    folds: Tensor | None = None,
+    class_weights: Tensor | None = None,
+) -> NetworkFit:
+    """Train a network on the blend split.
 
     How long to train is cross-fitted: the examples are dealt into folds, one model a fold trains on the other folds,
     and the epoch after which the held-out examples of all folds together are most likely is the number of epochs
-    for which the final model trains on everything.
+    for which the final model trains on everything. With ``residual`` that may be none: the network is then left out,
+    and the result is the mean of the members' log-probabilities.
 
     Args:
         outputs: Outputs of frozen members on examples that none of them was trained on, float [example, member,
@@ -82,40 +85,41 @@ def fit_stacked(
         num_classes: Number of classes of the prediction.
         generator: Source of folds, initial weights and the order of examples. The result depends on nothing else.
         settings: How to train; None: the defaults.
+        folds: Fold of each example, int64 [example]. None: dealt here.
+        class_weights: Weight of the examples of each class in all losses, float [class]. None: 1.
 
     Raises:
         InputError: If shapes don't fit, or values aren't finite.
-        ConfigError: If the settings don't fit the data, such as fewer examples than folds.
+        ConfigError: If there are too few examples (see ``check_stackable``).
     """
-    settings = settings or StackSettings()
+    settings = settings or NetworkSettings()
     check_blend(outputs, labels)
-    if len(labels) < settings.num_folds or int(labels.max()) >= num_classes:
-        raise ConfigError(
-            f"stacking: expected at least num_folds={settings.num_folds} examples, with labels in "
-            f"0 … {num_classes - 1}, got {len(labels)} with labels up to {int(labels.max())}"
-        )
+    check_stackable(labels, num_classes)
     outputs = outputs.detach().float()
-    fold_of = torch.randperm(len(labels), generator=generator) % settings.num_folds
-    runs = [
-        _Run(outputs[fold_of != fold], labels[fold_of != fold], num_classes, generator, settings)
-        for fold in range(settings.num_folds)
-    ]
+    fold_of = deal_folds(labels, generator) if folds is None else folds
+    make = partial(_Run, num_classes=num_classes, generator=generator, settings=settings, class_weights=class_weights)
+    numbers = sorted(set(fold_of.tolist()))
+    runs = [make(outputs[fold_of != fold], labels[fold_of != fold]) for fold in numbers]
+    weights = None if class_weights is None else class_weights.double()
     held_out = torch.empty(len(labels), num_classes)
     best, best_epoch, likelihoods = held_out, 0, []
     for epoch in range(settings.max_epochs + 1):
-        for fold, run in enumerate(runs):
+        for fold, run in zip(numbers, runs, strict=True):
             if epoch > 0:
                 run.train_epoch()
             held_out[fold_of == fold] = run.predict(outputs[fold_of == fold])
-        likelihoods.append(float(F.nll_loss(held_out.double(), labels)))
+        likelihoods.append(float(F.nll_loss(held_out.double(), labels, weights)))
         if likelihoods[-1] < min(likelihoods[:-1], default=float("inf")):
             best, best_epoch = held_out.clone(), epoch
         if epoch - best_epoch >= settings.patience:
             break
-    final = _Run(outputs, labels, num_classes, generator, settings)
+    final = make(outputs, labels)
     for _ in range(best_epoch):
         final.train_epoch()
-    return StackFit(
+    if settings.residual and best_epoch == 0:  # twins cancel within rounding, zeros exactly
+        with torch.no_grad():
+            final.model.out.weight.zero_()
+    return NetworkFit(
         combiner=final.model.eval().requires_grad_(requires_grad=False),
         num_epochs=best_epoch,
         held_out=best,
@@ -124,21 +128,23 @@ def fit_stacked(
 
 
 class _Run:
-    """One stacker in training on one set of examples."""
+    """One network in training on one set of examples."""
 
     def __init__(
         self,
         outputs: Tensor,
         labels: Tensor,
+        *,
         num_classes: int,
         generator: torch.Generator,
-        settings: StackSettings,
+        settings: NetworkSettings,
+        class_weights: Tensor | None,
     ) -> None:
-        self.outputs, self.labels = outputs, labels
+        self.outputs, self.labels, self.class_weights = outputs, labels, class_weights
         self.generator = generator
         self.batch_size = settings.batch_size
         _, num_members, num_features = outputs.shape
-        self.model = StackedCombiner(
+        self.model = NetworkCombiner(
             num_members,
             num_features,
             num_classes=num_classes,
@@ -156,7 +162,7 @@ class _Run:
         """Go once through the examples in a new order."""
         order = torch.randperm(len(self.labels), generator=self.generator)
         for rows in torch.split(order, self.batch_size):
-            loss = F.nll_loss(self.model(self.outputs[rows]), self.labels[rows])
+            loss = F.nll_loss(self.model(self.outputs[rows]), self.labels[rows], self.class_weights)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()

@@ -1,0 +1,52 @@
+"""Cross-fitting: every example predicted by a combiner that was fitted without it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+NUM_FOLDS = 5
+
+Predictor = Callable[[Tensor], Tensor]
+"""Function of outputs [example, member, feature] that returns log-probabilities [example, class]."""
+
+
+def deal_folds(labels: Tensor, generator: torch.Generator, *, num_folds: int = NUM_FOLDS) -> Tensor:
+    """Deal examples into folds at random, the examples of each class evenly.
+
+    A class of two examples or more is in the rest of every fold.
+
+    Args:
+        labels: Class of each example, int64 [example].
+        generator: Source of all randomness.
+        num_folds: Number of folds.
+
+    Returns:
+        Fold of each example, int64 [example].
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[torch.argsort(labels[order], stable=True)]  # by class, and at random within
+    folds = torch.empty_like(order)
+    folds[order] = torch.arange(len(order)) % num_folds
+    return folds
+
+
+def cross_fit(fit: Callable[[Tensor, Tensor], Predictor], outputs: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
+    """Predict each fold by what was fitted on the others.
+
+    Args:
+        fit: Function of outputs and labels that returns a fitted predictor.
+        outputs: Outputs of the members, float [example, member, feature].
+        labels: True class of each example, int64 [example].
+        folds: Fold of each example, int64 [example]; at least two different ones.
+
+    Returns:
+        Log-probabilities, float [example, class].
+    """
+    numbers = sorted(set(folds.tolist()))
+    parts = [(folds == fold, fit(outputs[folds != fold], labels[folds != fold])) for fold in numbers]
+    predicted = [(where, predict(outputs[where])) for where, predict in parts]
+    held_out = predicted[0][1].new_empty(len(labels), predicted[0][1].shape[1])
+    for where, values in predicted:
+        held_out[where] = values
+    return held_out
