@@ -21,15 +21,16 @@ BYTES = 256
 
 
 class _Watch(TrainerCallback):
-    """Measures after every update, growths included."""
+    """Measures after every update from one on, growths included."""
 
-    def __init__(self, training: "LlamaTraining") -> None:
-        self._training = training
+    def __init__(self, training: "LlamaTraining", start: int) -> None:
+        self._training, self._start = training, start
         self.losses: list[tuple[float, float]] = []
 
-    def on_step_end(self, *_: Any, model: LlamaForCausalLM, **__: Any) -> None:
+    def on_step_end(self, _: Any, state: Any, *__: Any, model: LlamaForCausalLM, **___: Any) -> None:
         """Note the held-out loss."""
-        self.losses.append(self._training.held_out(model))
+        if state.global_step >= self._start:
+            self.losses.append(self._training.held_out(model))
 
 
 class _Save(TrainerCallback):
@@ -85,6 +86,7 @@ class LlamaTraining:
         warmup: Updates of warm-up.
         moment: Number of updates at the growth.
         until: Number of updates at the end.
+        watched: Number of updates before the growth that are watched.
         precision: Precision of the products.
     """
 
@@ -94,6 +96,7 @@ class LlamaTraining:
     warmup: int
     moment: int
     until: int
+    watched: int
     precision: Precision = "float32"
 
     def model(self) -> LlamaForCausalLM:
@@ -152,9 +155,9 @@ class LlamaTraining:
             folder: Gets a checkpoint of the state one update before the moment, from which `go_on` starts.
 
         Returns:
-            What was seen from the first update on.
+            What was seen in the last ``watched`` updates, and after the one before them.
         """
-        watch = _Watch(self)
+        watch = _Watch(self, self.moment - self.watched)
         callbacks = [watch, _Save(self.moment - 1)]
         return _run(self._trainer(self.model(), folder, self.moment, callbacks), watch)
 
@@ -169,7 +172,7 @@ class LlamaTraining:
         Returns:
             What was seen from the moment on.
         """
-        watch, schedule = _Watch(self), GrowthSchedule({} if growth is None else {self.moment: growth})
+        watch, schedule = _Watch(self, self.moment), GrowthSchedule({} if growth is None else {self.moment: growth})
         example, generator = {"input_ids": self.task.batch(0)[0]}, generator_for("growth", self.seed)
         callback = GrowthCallback(schedule, example_input=example, generator=generator)
         callbacks = [callback, *([] if carry else [_Forget(self.moment)]), watch]

@@ -22,7 +22,7 @@ from graftwork.surgery import InsertLayers, ModelGrowth, WidenAll, WidenOutputs,
 if TYPE_CHECKING:
     from experiments.growing._llama import Around, LlamaTraining
 
-BEFORE, AFTER, WARMUP = 120, 12, 10
+BEFORE, AFTER, WARMUP = 80, 8, 10
 """Updates before and after the growth at scale 1; updates of warm-up."""
 WINDOW = 20
 """Updates before the growth whose changes of the held-out loss are the noise of a step."""
@@ -34,7 +34,7 @@ SHAPE: Mapping[str, int] = {
     "num_key_value_heads": 4,
 }
 """20.9 M parameters over bytes."""
-CONTEXT, BATCH_SIZE, LR, WINDOWS = 128, 2, 5e-4, 4
+CONTEXT, BATCH_SIZE, LR, WINDOWS = 128, 2, 5e-4, 2
 GROWTHS: Mapping[str, ModelGrowth] = {
     "layers-zero-out": InsertLayers("model.layers", count=2),
     "layers-r2r": InsertLayers("model.layers", count=2, init="r2r"),
@@ -56,7 +56,7 @@ def _training(setting: Setting, seed: int) -> "LlamaTraining":
 
     task = TextTask(families.corpus(), seed, CONTEXT, BATCH_SIZE, LR, windows=WINDOWS)
     before = max(WINDOW + 2, round(BEFORE * setting.scale))
-    return LlamaTraining(task, SHAPE, seed, WARMUP, before, before + AFTER, setting.precision)
+    return LlamaTraining(task, SHAPE, seed, WARMUP, before, before + AFTER, WINDOW, setting.precision)
 
 
 @lru_cache(1)
@@ -83,7 +83,7 @@ def run_cell(setting: Setting, cell: Cell) -> Row:
     began = perf_counter()
     growth, seed = GROWTHS[cell.options["growth"]], int(cell.options["seed"])
     folder, trunk, plain = _trunk(setting, seed)
-    found: Row = {"before": {"train": trunk.train[-WINDOW:], "held_out": trunk.held_out[-WINDOW - 1 :]}}
+    found: Row = {"before": {"train": trunk.train, "held_out": trunk.held_out}}
     variants = {NONE: plain}
     for name, carry in VARIANTS.items():
         variants[name] = _training(setting, seed).go_on(Path(folder.name), growth, carry=carry)
