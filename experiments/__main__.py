@@ -22,7 +22,7 @@ def reproduce(
         str,
         typer.Argument(
             help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, poster-growth, "
-            "deep-growth, carry or trainer-growth."
+            "deep-growth, carry, trainer-growth or score-sites."
         ),
     ],
     data: Annotated[

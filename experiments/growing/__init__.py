@@ -3,8 +3,9 @@
 `GRIDS` holds every `GridExperiment` by name: ``growth`` (a small network grown in mid-training, by
 every method and schedule), ``poster-growth`` (the poster's widening and deepening at their own size),
 ``deep-growth`` (a transformer and a ResNet deepened late, once, against the envelope of networks from scratch),
-``carry`` (the loss through a growth, with and without the optimizer's state) and ``trainer-growth`` (the same for a
-Llama and every growth, inside Hugging Face's `Trainer`). `run_grid` runs one.
+``carry`` (the loss through a growth, with and without the optimizer's state), ``trainer-growth`` (the same for a Llama
+and every growth, inside Hugging Face's `Trainer`) and ``score-sites`` (whether scores of sites rank them as training
+does). `run_grid` runs one.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from experiments.growing._grid import Cell, GridExperiment, Setting, Table, run_
 from experiments.growing._growth import GROWTH
 from experiments.growing._poster_growth import POSTER_GROWTH
 from experiments.growing._trainer_growth import TRAINER_GROWTH
+from experiments.growing._where import SCORE_SITES
 
 __all__ = [
     "CARRY",
@@ -22,6 +24,7 @@ __all__ = [
     "GRIDS",
     "GROWTH",
     "POSTER_GROWTH",
+    "SCORE_SITES",
     "TRAINER_GROWTH",
     "Cell",
     "GridExperiment",
@@ -30,5 +33,7 @@ __all__ = [
     "run_grid",
 ]
 
-GRIDS: Mapping[str, GridExperiment] = {e.name: e for e in (GROWTH, POSTER_GROWTH, DEEP_GROWTH, CARRY, TRAINER_GROWTH)}
+GRIDS: Mapping[str, GridExperiment] = {
+    e.name: e for e in (GROWTH, POSTER_GROWTH, DEEP_GROWTH, CARRY, TRAINER_GROWTH, SCORE_SITES)
+}
 """Experiments by the name that ``python -m experiments`` takes."""

@@ -1,0 +1,288 @@
+"""Do scores of sites rank them as training does, and do new weights gain from the gradient?"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments._common import Row, mean_and_spread
+from experiments.growing import _families as families
+from experiments.growing._aim import aim
+from experiments.growing._grid import Cell, GridExperiment, Setting, Table
+from experiments.growing._learner import Learner, seeded
+from experiments.growing._models import ByteGPT, StageNet
+from experiments.growing._tasks import ImageTask, Task, TextTask
+from graftwork.surgery import Deepen, ModelGrowth, Widen, grow, score_sites
+from graftwork.surgery import SiteScore as Score
+from graftwork.training import generator_for
+
+BEFORE, AFTER = 150, 60
+"""Updates before the growth, and after it, at scale 1."""
+FACTOR, DRAWS = 1.25, 2
+"""Ratio of new to old width; draws of new weights at every site, over which gains are averaged."""
+SCORED, UNSEEN = 8, 100_000
+"""Number of training batches that are scored and measured on, and the number of the first of them."""
+WIDTHS = (24, 12, 32, 8, 16)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to grow.
+
+    Args:
+        model: Setting and seed → a fresh model.
+        task: Setting and seed → what it learns.
+    """
+
+    model: Callable[[Setting, int], nn.Module]
+    task: Callable[[Setting, int], Task]
+
+    def learner(self, setting: Setting, seed: int) -> Learner:
+        """The model, untrained, with its optimizer."""
+        return Learner(self.model(setting, seed), self.task(setting, seed), precision=setting.precision)
+
+
+def _mlp(setting: Setting, seed: int) -> nn.Module:
+    problem = families.problem_of(setting.data)
+    sizes = [math.prod(problem.input_shape), *WIDTHS]
+
+    def build() -> nn.Module:
+        parts = [part for a, b in zip(sizes, WIDTHS, strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(nn.Flatten(), *parts, nn.Linear(WIDTHS[-1], len(problem.dataset.class_names)))
+
+    return seeded(build, seed)
+
+
+def _resnet(setting: Setting, seed: int) -> nn.Module:
+    problem = families.problem_of(setting.data)
+    channels, classes = problem.input_shape[0], len(problem.dataset.class_names)
+    return seeded(lambda: StageNet(2, channels=(8, 16), in_channels=channels, num_classes=classes), seed)
+
+
+def _images(setting: Setting, seed: int) -> Task:
+    problem = families.problem_of(setting.data)
+    return ImageTask.of(problem, seed=seed, batch_size=64, lr=3e-3, kind="adam", flips=False)
+
+
+def _gpt(setting: Setting, seed: int) -> nn.Module:
+    return seeded(lambda: ByteGPT(2, width=64, num_heads=4, context=64), seed)
+
+
+def _text(setting: Setting, seed: int) -> Task:
+    return TextTask(families.corpus(), seed, context=64, batch_size=8, lr=2e-3, windows=64)
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    "mlp": Subject(_mlp, _images),
+    "resnet": Subject(_resnet, _images),
+    "gpt": Subject(_gpt, _text),
+}
+"""By name."""
+
+
+def _steps(setting: Setting) -> tuple[int, int]:
+    return max(2, round(BEFORE * setting.scale)), max(2, round(AFTER * setting.scale))
+
+
+def cells(setting: Setting) -> list[Cell]:
+    """Every model with every seed; the cost is that of about thirty growths."""
+    before, after = _steps(setting)
+    found = []
+    for name, subject in SUBJECTS.items():
+        cost = subject.learner(setting, 0).step_flops * (before + 30 * DRAWS * after)
+        found += [Cell(f"{name}-s{seed}", cost, {"subject": name, "seed": seed}) for seed in setting.seeds]
+    return found
+
+
+def run_cell(setting: Setting, cell: Cell) -> Row:
+    """Score a trained model, then grow it at every scored place and train it on, beside an ungrown one."""
+    subject, seed = SUBJECTS[cell.options["subject"]], int(cell.options["seed"])
+    before, after = _steps(setting)
+    trunk = subject.learner(setting, seed)
+    while trunk.steps < before:
+        trunk.step(min(1.0, (trunk.steps + 1) / 20))
+    batches = [trunk.task.batch(UNSEEN + number) for number in range(SCORED)]
+    scores = score_sites(trunk.model, batches, _loss, factor=FACTOR)
+    trial = _Trial(trunk, batches, after, seed)
+    places = [trial.place(score) for score in scores]
+    spent = trial.flops - trunk.flops * trial.branches + trunk.flops
+    return {"loss": scores.loss, "places": places, "spent_flops": spent, "spent_seconds": trial.seconds}
+
+
+def _loss(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float().flatten(0, -2), target)
+
+
+class _Trial:
+    """Growths of one trained model, each followed by training, against the same training without it."""
+
+    def __init__(self, trunk: Learner, batches: list[tuple[Tensor, Tensor]], after: int, seed: int) -> None:
+        self.trunk, self.batches, self.after, self.seed = trunk, batches, after, seed
+        self.flops, self.seconds, self.branches = 0.0, 0.0, 0
+        self._control = trunk.fork()
+        self._levels: dict[int, float] = {}
+
+    def place(self, score: Score) -> Row:
+        """What a score says of a place, and what growing there brings."""
+        gains = [self._gains(score, draw, aimed=False) for draw in range(DRAWS)]
+        row: Row = {
+            "site": score.site,
+            "kind": score.kind,
+            "score": score.gain,
+            "score_per_parameter": score.per_parameter,
+            "parameters": score.parameters,
+        }
+        for key in ("equal_steps", "equal_flops"):
+            row[key] = sum(gain[key] for gain in gains) / DRAWS
+        if score.kind == "widen" and gains[0]["can_be_aimed"]:
+            aimed = [self._gains(score, draw, aimed=True)["equal_steps"] for draw in range(DRAWS)]
+            row["equal_steps_aimed"] = sum(aimed) / DRAWS
+        return row
+
+    def _gains(self, score: Score, draw: int, *, aimed: bool) -> dict[str, Any]:
+        branch, generator = self.trunk.fork(), generator_for("growth", self.seed, draw)
+        growth: ModelGrowth = Deepen(score.site, check="fast")
+        if score.kind == "widen":
+            growth = Widen(score.site, factor=FACTOR, method="netmorph", check="fast")
+        example = branch.example(4)
+        receipt = grow(branch.model, growth, example_input=example, optimizer=branch.optimizer, generator=generator)
+        can = aim(branch.model, receipt, self.batches, _loss, rounds=3 if aimed else 0)
+        branch.recount()
+        for _ in range(self.after):
+            branch.step(1.0)
+        ratio = branch.step_flops / self.trunk.step_flops
+        self.flops, self.seconds = self.flops + branch.flops, self.seconds + branch.seconds
+        self.branches += 1
+        loss = self._level_of(branch)
+        return {
+            "equal_steps": self._control_after(self.after) - loss,
+            "equal_flops": self._control_after(round(self.after * ratio)) - loss,
+            "can_be_aimed": can,
+        }
+
+    def _control_after(self, steps: int) -> float:
+        """Loss without growth after so many updates more."""
+        if steps not in self._levels:
+            if self._control.steps > self.trunk.steps + steps:
+                self._control = self.trunk.fork()
+            while self._control.steps < self.trunk.steps + steps:
+                self._control.step(1.0)
+            self._levels[steps] = self._level_of(self._control)
+        return self._levels[steps]
+
+    def _level_of(self, learner: Learner) -> float:
+        """Loss on the scored batches, in evaluation mode."""
+        model = learner.model.eval()
+        with torch.no_grad():
+            level = sum(float(_loss(model(x), y)) for x, y in self.batches) / len(self.batches)
+        model.train()
+        return level
+
+
+PAIRS: Mapping[str, tuple[Callable[[Row], float], Callable[[Row], float]]] = {
+    "score, gain at equal steps": (lambda p: p["score"], lambda p: p["equal_steps"]),
+    "score, gain at equal FLOPs": (lambda p: p["score"], lambda p: p["equal_flops"]),
+    "score per parameter, gain per parameter": (
+        lambda p: p["score_per_parameter"],
+        lambda p: p["equal_steps"] / p["parameters"],
+    ),
+    "number of parameters, gain at equal steps": (lambda p: p["parameters"], lambda p: p["equal_steps"]),
+}
+"""What is correlated: of a score, of a real gain. The last is what a score has to beat."""
+KINDS: Mapping[str, tuple[str, ...]] = {"wider": ("widen",), "deeper": ("deepen",), "both": ("widen", "deepen")}
+
+
+def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
+    """By model and kind of growth: Spearman's correlation in every seed; and what aimed weights gain over random."""
+    return {"subjects": {name: _subject(chosen) for name in SUBJECTS if (chosen := _select(rows, name))}}
+
+
+def _select(rows: Mapping[str, Row], subject: str) -> list[Row]:
+    return [row for row in rows.values() if row["options"]["subject"] == subject]
+
+
+def _subject(rows: Sequence[Row]) -> dict[str, Any]:
+    from scipy.stats import spearmanr
+
+    found: dict[str, Any] = {"correlations": {}}
+    for label, kinds in KINDS.items():
+        for pair, (first, second) in PAIRS.items():
+            values = []
+            for row in rows:
+                places = [place for place in row["places"] if place["kind"] in kinds]
+                values.append(float(spearmanr([first(p) for p in places], [second(p) for p in places]).statistic))
+            number = len([place for place in rows[0]["places"] if place["kind"] in kinds])
+            found["correlations"].setdefault(label, {"places": number})[pair] = mean_and_spread(values)
+    aimed = [[p for p in row["places"] if "equal_steps_aimed" in p] for row in rows]
+    mean: Callable[[list[Row], str], float] = lambda ps, key: sum(p[key] for p in ps) / len(ps)  # noqa: E731
+    found["new_weights"] = {
+        "places": len(aimed[0]),
+        "random": mean_and_spread([mean(places, "equal_steps") for places in aimed]),
+        "aimed": mean_and_spread([mean(places, "equal_steps_aimed") for places in aimed]),
+        "aimed_minus_random": mean_and_spread(
+            [mean(places, "equal_steps_aimed") - mean(places, "equal_steps") for places in aimed]
+        ),
+        "share_of_places_better": mean_and_spread(
+            [sum(p["equal_steps_aimed"] > p["equal_steps"] for p in places) / len(places) for places in aimed]
+        ),
+    }
+    return found
+
+
+def tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Rank correlations, and new weights."""
+    lines, weights = [], []
+    for name, subject in summary["subjects"].items():
+        for label, found in subject["correlations"].items():
+            values = [f"{found[pair]['mean']:+.2f} ± {found[pair]['std']:.2f}" for pair in PAIRS]
+            lines.append([name, label, str(found["places"]), *values])
+        new = subject["new_weights"]
+        gains = [
+            f"{new[key]['mean']:+.4f} ± {new[key]['std']:.4f}" for key in ("random", "aimed", "aimed_minus_random")
+        ]
+        weights.append([name, str(new["places"]), *gains, f"{100 * new['share_of_places_better']['mean']:.0f} %"])
+    columns = ["model", "growth", "places", "gain", "random", "aimed", "difference", "places where aimed is better"]
+    return [
+        Table("Spearman's rank correlation over places", [*columns[:3], *PAIRS], lines),
+        Table("Gain of wider sites, in nats, by their new weights", [columns[0], *columns[2:3], *columns[4:]], weights),
+    ]
+
+
+def draw(rows: Mapping[str, Row], out: Path) -> None:
+    """One point a place: score and real gain."""
+    from graftwork.reports import Curve, curves_figure, write_figure
+
+    for name in SUBJECTS:
+        series = []
+        for row in _select(rows, name):
+            points = sorted((p["score"], p["equal_steps"]) for p in row["places"])
+            series.append(Curve(f"seed {row['options']['seed']}", [p[0] for p in points], [p[1] for p in points]))
+        if series:
+            title = f"Scores and gains: {name}"
+            figure = curves_figure(series, xlabel="score", ylabel="gain, nats", title=title, log_x=True)
+            write_figure(figure, out / name)
+
+
+def probe(setting: Setting) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """The transformer and a batch."""
+    learner = SUBJECTS["gpt"].learner(setting, 0)
+    return learner.model, learner.task.batch(0)
+
+
+SCORE_SITES = GridExperiment(
+    "score-sites",
+    "Do scores of sites rank them as training does, and do new weights gain from the gradient?",
+    cells,
+    run_cell,
+    probe,
+    summarise,
+    tables,
+    draw,
+    partial=True,
+)
+"""The experiment over a grid."""
