@@ -51,6 +51,7 @@ def test_the_loss_of_a_llama_is_watched_through_a_growth_in_trainer(
     assert (tmp_path / "tables.md").read_text().count("## ") == 2
 
 
+@pytest.mark.slow
 def test_scores_are_correlated_with_gains_of_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(where, "SUBJECTS", {"mlp": where.SUBJECTS["mlp"]})
     monkeypatch.setattr(where, "WIDTHS", (4, 6))
