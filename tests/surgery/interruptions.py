@@ -7,18 +7,23 @@ import argparse
 import itertools
 import json
 import random
+import shlex
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
 
 import torch
 
@@ -33,51 +38,51 @@ SOURCES = (str(Path(surgery.__file__).parent), str(Path(gw.__file__).parent / "_
 KINDS = ("SIGINT", "KeyboardInterrupt", "RuntimeError")
 
 
+Line: TypeAlias = tuple[str, int]
+"""Path of a source file, number of a line."""
+
+
 @dataclass
-class Fault:
-    """Raises at the n-th line that runs in surgery; with ``at=None`` it only notes the lines."""
+class Fault(ABC):
+    """An exception or a signal that falls into an action once.
+
+    Attributes:
+        kind: One of `KINDS`.
+        at: Which time that its place is passed; None only counts.
+        count: How often the place was passed.
+    """
 
     kind: str = ""
     at: int | None = None
-    lines: list[tuple[str, int]] = field(default_factory=list, init=False)
     count: int = field(default=0, init=False)
 
-    def _global(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._local if frame.f_code.co_filename.startswith(SOURCES) else None
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where it falls, for a reader."""
 
-    def _local(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event != "line":
-            return self._local
+    @abstractmethod
+    def armed(self) -> AbstractContextManager[None]:
+        """Inside, it may strike."""
+
+    def passed(self) -> bool:
+        """Count a pass of the place; returns whether it is the one to strike at."""
         self.count += 1
-        if self.at is None:
-            self.lines.append((frame.f_code.co_filename, frame.f_lineno))
-        elif self.count == self.at:
-            sys.settrace(None)
-            self._strike()
-            return None
-        return self._local
+        return self.count == self.at
 
-    def _strike(self) -> None:
+    def strike(self) -> None:
+        """Raise."""
         if self.kind == "SIGINT":
             signal.raise_signal(signal.SIGINT)
             return
         raise KeyboardInterrupt if self.kind == "KeyboardInterrupt" else RuntimeError("injected")
-
-    @contextmanager
-    def _armed(self) -> Iterator[None]:
-        before = sys.gettrace()
-        sys.settrace(self._global)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
 
     def run(self, action: Callable[[Subject], object], subject: Subject) -> BaseException | None:
         """Run an action under the fault; returns what it has raised."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # a file is closed with the frames that held it
             try:
-                with self._armed():
+                with self.armed():
                     action(subject)
             except BaseException as error:
                 traceback.clear_frames(error.__traceback__)
@@ -87,15 +92,81 @@ class Fault:
         return None
 
 
+@contextmanager
+def _tracing(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@dataclass
+class Record(Fault):
+    """No fault: it counts how often every line of surgery runs."""
+
+    lines: Counter[Line] = field(default_factory=Counter, init=False)
+    place = "nowhere"
+
+    def armed(self) -> AbstractContextManager[None]:
+        """See `Fault.armed`."""
+        return _tracing(self._called)
+
+    def _called(self, frame: FrameType, event: str, _: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(SOURCES) else None
+
+    def _line(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            self.lines[frame.f_code.co_filename, frame.f_lineno] += 1
+        return self._line
+
+
+@dataclass
+class LineFault(Fault):
+    """Strikes before the n-th run of a line; only functions that have the line are traced, as tracing takes long."""
+
+    line: Line = ("", 0)
+
+    @property
+    def place(self) -> str:
+        """See `Fault.place`."""
+        return f"{Path(self.line[0]).name}:{self.line[1]}"
+
+    def armed(self) -> AbstractContextManager[None]:
+        """See `Fault.armed`."""
+        return _tracing(self._called)
+
+    def _called(self, frame: FrameType, event: str, _: Any) -> Any:
+        code = frame.f_code
+        return self._line if code.co_filename == self.line[0] and self.line[1] in _lines_of(code) else None
+
+    def _line(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line" and frame.f_lineno == self.line[1] and self.passed():
+            sys.settrace(None)
+            self.strike()
+            return None
+        return self._line
+
+
+@cache
+def _lines_of(code: CodeType) -> frozenset[int | None]:
+    return frozenset(line for _, _, line in code.co_lines())
+
+
+@dataclass
 class StepFault(Fault):
-    """Raises before the n-th step of a growth; with ``at=None`` it only counts them."""
+    """Strikes before the n-th step of a growth."""
+
+    place = "step"
 
     @contextmanager
-    def _armed(self) -> Iterator[None]:
+    def armed(self) -> Iterator[None]:
+        """See `Fault.armed`."""
+
         def before_step(_: Transaction, __: str) -> None:
-            self.count += 1
-            if self.count == self.at:
-                self._strike()
+            if self.passed():
+                self.strike()
 
         original = Transaction.before_step
         Transaction.before_step = before_step  # type: ignore[method-assign]
@@ -112,7 +183,7 @@ class Known:
     Attributes:
         name: The action.
         folder: Where its subject saves.
-        lines: Every line that it runs in surgery, in order.
+        lines: Every line that it runs in surgery, and how often.
         steps: Number of steps of its transactions.
         after: Everything afterwards.
         saves: What the folder may hold afterwards.
@@ -120,7 +191,7 @@ class Known:
 
     name: str
     folder: Path
-    lines: list[tuple[str, int]] = field(init=False)
+    lines: Counter[Line] = field(init=False)
     steps: int = field(init=False)
     after: Any = field(init=False)
     saves: list[Any] = field(init=False)
@@ -130,18 +201,16 @@ class Known:
         assert counter.run(action, subject_of(self.name, self.folder)) is None  # fills caches, too
         self.steps = counter.count
         subject = subject_of(self.name, self.folder)
-        old, fault = subject.saved(), Fault()
-        problem = fault.run(action, subject)
+        old, record = subject.saved(), Record()
+        problem = record.run(action, subject)
         assert problem is None, problem
-        self.lines, self.after, self.saves = fault.lines, subject.values(), [old, subject.saved()]
+        self.lines, self.after, self.saves = record.lines, subject.values(), [old, subject.saved()]
+        self._places = sorted(self.lines)
 
-        self._places: dict[tuple[str, int], list[int]] = {}
-        for number, line in enumerate(self.lines, start=1):
-            self._places.setdefault(line, []).append(number)
-
-    def draw(self, rng: random.Random) -> int:
-        """A random line, and a random one of the times that it runs."""
-        return rng.choice(self._places[rng.choice(sorted(self._places))])
+    def draw(self, rng: random.Random, kind: str) -> LineFault:
+        """A fault at a random line, and at a random one of the times that it runs."""
+        line = rng.choice(self._places)
+        return LineFault(kind, rng.randint(1, self.lines[line]), line=line)
 
     def outcome(self, fault: Fault) -> str:
         """What a fault leads to: ``before``, ``complete``, ``another way`` (it was worked around), or a damage."""
@@ -178,28 +247,47 @@ def _lasting(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Tally:
-    """Outcomes of faults, by action and by the way they were placed.
+    """What faults into one action have led to.
 
     Attributes:
-        note: Is told of progress and of every damage.
-        lines: Action → outcome → number of faults at random lines.
+        name: The action.
+        lines: Outcome → number of faults at random lines.
         steps: The same at every step.
+        lines_run: Lines of surgery that the action runs.
+        lines_hit: Those that a fault fell on.
         damages: A line for each.
     """
 
-    note: Callable[[str], None]
-    lines: dict[str, Counter[str]] = field(default_factory=dict)
-    steps: dict[str, Counter[str]] = field(default_factory=dict)
+    name: str
+    lines: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    lines_run: set[Line] = field(default_factory=set)
+    lines_hit: set[Line] = field(default_factory=set)
     damages: list[str] = field(default_factory=list)
 
-    def add(self, counts: dict[str, Counter[str]], known: Known, fault: Fault, place: str) -> None:
+    def add(self, counts: Counter[str], known: Known, fault: Fault) -> None:
         """Try a fault and count what it leads to."""
         outcome = known.outcome(fault)
         if outcome.startswith("damaged"):
-            self.damages.append(f"{known.name}: {fault.kind} at {place} ({fault.at}): {outcome}")
-            self.note(self.damages[-1])
+            self.damages.append(f"{self.name}: {fault.kind} at {fault.place} ({fault.at}): {outcome}")
             outcome = "damaged"
-        counts.setdefault(known.name, Counter())[outcome] += 1
+        counts[outcome] += 1
+
+
+def tally(name: str, *, points: int, seed: int, steps: bool) -> Tally:
+    """Try faults in one action; the arguments are those of `run`."""
+    torch.set_num_threads(1)
+    rng, found = random.Random(f"{seed}, {name}"), Tally(name)
+    with tempfile.TemporaryDirectory() as folder:
+        known = Known(name, Path(folder) / "save")
+        found.lines_run = set(known.lines)
+        for point in range(points):
+            fault = known.draw(rng, KINDS[point % len(KINDS)])
+            found.lines_hit.add(fault.line)
+            found.add(found.lines, known, fault)
+        for at, kind in itertools.product(range(1, known.steps + 1 if steps else 1), KINDS):
+            found.add(found.steps, known, StepFault(kind, at))
+    return found
 
 
 def run(
@@ -208,6 +296,7 @@ def run(
     *,
     actions: Sequence[str] = tuple(ACTIONS),
     steps: bool = True,
+    jobs: int = 1,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Try faults at random lines and at every step.
@@ -217,34 +306,31 @@ def run(
         seed: Seed of their places.
         actions: Names of what they fall into.
         steps: Whether every kind of fault is tried at every step, too.
+        jobs: Number of processes; 1: in this one.
         note: Is told of progress and of every damage.
 
     Returns:
         Counts by action and by outcome, and the places of damages.
     """
-    tally, lines_run, lines_hit = Tally(note), set[tuple[str, int]](), set[tuple[str, int]]()
-    for number, name in enumerate(actions):
-        rng = random.Random(f"{seed}, {name}")
-        with tempfile.TemporaryDirectory() as folder:
-            known = Known(name, Path(folder) / "save")
-            lines_run |= set(known.lines)
-            for point in range(points):
-                at = known.draw(rng)
-                path, line = known.lines[at - 1]
-                lines_hit.add((path, line))
-                tally.add(tally.lines, known, Fault(KINDS[point % len(KINDS)], at), f"{Path(path).name}:{line}")
-            for at, kind in itertools.product(range(1, known.steps + 1 if steps else 1), KINDS):
-                tally.add(tally.steps, known, StepFault(kind, at), "step")
-        note(f"{number + 1} of {len(actions)}: {name}")
+    found = []
+    one = partial(tally, points=points, seed=seed, steps=steps)
+    with ExitStack() as stack:
+        mapped = map
+        if jobs > 1:
+            mapped = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))).map
+        for result in mapped(one, actions):
+            found.append(result)
+            for text in (*result.damages, f"{len(found)} of {len(actions)}: {result.name}"):
+                note(text)
     return {
         "points_of_each": points,
         "seed": seed,
         "kinds": list(KINDS),
-        "lines_run": len(lines_run),
-        "lines_hit": len(lines_hit),
-        "at_random_lines": {name: dict(sorted(found.items())) for name, found in tally.lines.items()},
-        "at_every_step": {name: dict(sorted(found.items())) for name, found in tally.steps.items()},
-        "damages": tally.damages,
+        "lines_run": len(set().union(*(one.lines_run for one in found))),
+        "lines_hit": len(set().union(*(one.lines_hit for one in found))),
+        "at_random_lines": {one.name: dict(sorted(one.lines.items())) for one in found},
+        "at_every_step": {one.name: dict(sorted(one.steps.items())) for one in found},
+        "damages": [damage for one in found for damage in one.damages],
     }
 
 
@@ -252,13 +338,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--points", type=int, default=1000, help="faults at random lines of each action")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", choices=list(ACTIONS), default=list(ACTIONS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--only", nargs="*", choices=list(ACTIONS), default=list(ACTIONS), metavar="ACTION")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    command = f"python -m tests.surgery.interruptions --points {options.points} --seed {options.seed}"
+    command = shlex.join(["python", "-m", "tests.surgery.interruptions", *sys.argv[1:]])
     about = {"command": command, "commit": provenance()["git_commit"], "machine": machine()}  # before it can change
-    found = run(options.points, options.seed, actions=options.only, note=lambda text: print(text, flush=True))
+    found = run(
+        options.points,
+        options.seed,
+        actions=options.only,
+        jobs=options.jobs,
+        note=lambda text: print(text, flush=True),
+    )
     print(json.dumps(found, indent=2))
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
