@@ -22,7 +22,7 @@ def reproduce(
         str,
         typer.Argument(
             help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, poster-growth, "
-            "deep-growth, carry, trainer-growth or score-sites."
+            "deep-growth, carry, trainer-growth, score-sites or new-weights."
         ),
     ],
     data: Annotated[

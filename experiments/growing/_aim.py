@@ -59,7 +59,8 @@ def _turned(rows: Tensor, direction: Tensor) -> Tensor:
     """Rows of their old lengths along new directions, orthogonal to each other where there is room."""
     old, new = rows.flatten(1), direction.flatten(1)
     if len(new) <= new.shape[1]:
-        new = torch.linalg.qr(new.T)[0].T * (new.norm(dim=1, keepdim=True) > 0)
+        q, r = torch.linalg.qr(new.T)
+        new = q.T * r.diagonal().sign()[:, None]  # a unit that is turned around may never be active again
     lengths = new.norm(dim=1, keepdim=True)
     return torch.where(lengths > 0, new * old.norm(dim=1, keepdim=True) / lengths.clamp_min(1e-12), old).view_as(rows)
 

@@ -1,4 +1,4 @@
-"""Do scores of sites rank them as training does, and do new weights gain from the gradient?"""
+"""Do scores of sites rank them as training does?"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,11 @@ from torch.nn import functional as F
 
 from experiments._common import Row, mean_and_spread
 from experiments.growing import _families as families
-from experiments.growing._aim import aim
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table
 from experiments.growing._learner import Learner, seeded
 from experiments.growing._models import ByteGPT, StageNet
-from experiments.growing._tasks import ImageTask, Task, TextTask
-from graftwork.surgery import Deepen, ModelGrowth, Widen, grow, score_sites
-from graftwork.surgery import SiteScore as Score
+from experiments.growing._tasks import ImageTask, Task, TextTask, evaluation_mode
+from graftwork.surgery import Deepen, ModelGrowth, SiteScore, SurgeryReceipt, Widen, grow, score_sites
 from graftwork.training import generator_for
 
 BEFORE, AFTER = 150, 60
@@ -85,13 +83,14 @@ SUBJECTS: Mapping[str, Subject] = {
 """By name."""
 
 
-def _steps(setting: Setting) -> tuple[int, int]:
+def steps_of(setting: Setting) -> tuple[int, int]:
+    """Updates before a growth, and after."""
     return max(2, round(BEFORE * setting.scale)), max(2, round(AFTER * setting.scale))
 
 
 def cells(setting: Setting) -> list[Cell]:
     """Every model with every seed; the cost is that of about thirty growths."""
-    before, after = _steps(setting)
+    before, after = steps_of(setting)
     found = []
     for name, subject in SUBJECTS.items():
         cost = subject.learner(setting, 0).step_flops * (before + 30 * DRAWS * after)
@@ -102,68 +101,84 @@ def cells(setting: Setting) -> list[Cell]:
 def run_cell(setting: Setting, cell: Cell) -> Row:
     """Score a trained model, then grow it at every scored place and train it on, beside an ungrown one."""
     subject, seed = SUBJECTS[cell.options["subject"]], int(cell.options["seed"])
-    before, after = _steps(setting)
-    trunk = subject.learner(setting, seed)
-    while trunk.steps < before:
-        trunk.step(min(1.0, (trunk.steps + 1) / 20))
-    batches = [trunk.task.batch(UNSEEN + number) for number in range(SCORED)]
-    scores = score_sites(trunk.model, batches, _loss, factor=FACTOR)
-    trial = _Trial(trunk, batches, after, seed)
-    places = [trial.place(score) for score in scores]
-    spent = trial.flops - trunk.flops * trial.branches + trunk.flops
-    return {"loss": scores.loss, "places": places, "spent_flops": spent, "spent_seconds": trial.seconds}
+    before, after = steps_of(setting)
+    trial = Trial(trained(subject.learner(setting, seed), before), after, seed)
+    scores = score_sites(trial.trunk.model, trial.batches, loss_of, factor=FACTOR)
+    places = [_place(trial, score) for score in scores]
+    return {"loss": scores.loss, "places": places, **trial.spent()}
 
 
-def _loss(logits: Tensor, target: Tensor) -> Tensor:
+def trained(learner: Learner, steps: int) -> Learner:
+    """The learner after so many updates, the first with a warm-up."""
+    while learner.steps < steps:
+        learner.step(min(1.0, (learner.steps + 1) / 20))
+    return learner
+
+
+def _place(trial: "Trial", score: SiteScore) -> Row:
+    """What a score says of a place, and what growing there brings."""
+    growth: ModelGrowth = Deepen(score.site, check="fast")
+    if score.kind == "widen":
+        growth = Widen(score.site, factor=FACTOR, method="netmorph", check="fast")
+    gains = [trial.gain(growth, draw) for draw in range(DRAWS)]
+    row = {key: sum(gain[key] for gain in gains) / DRAWS for key in gains[0]}
+    scored = {"score": score.gain, "score_per_parameter": score.per_parameter, "parameters": score.parameters}
+    return {"site": score.site, "kind": score.kind, **scored, **row}
+
+
+def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, -2), target)
 
 
-class _Trial:
-    """Growths of one trained model, each followed by training, against the same training without it."""
+class Trial:
+    """Growths of one trained model, each followed by training, against the same training without it.
 
-    def __init__(self, trunk: Learner, batches: list[tuple[Tensor, Tensor]], after: int, seed: int) -> None:
-        self.trunk, self.batches, self.after, self.seed = trunk, batches, after, seed
-        self.flops, self.seconds, self.branches = 0.0, 0.0, 0
+    Args:
+        trunk: The trained model.
+        after: Number of updates after a growth.
+        seed: Seed of new weights.
+
+    Attributes:
+        batches: Training batches to score and measure on.
+    """
+
+    def __init__(self, trunk: Learner, after: int, seed: int) -> None:
+        self.trunk, self._after, self._seed = trunk, after, seed
+        self.batches = [trunk.task.batch(UNSEEN + number) for number in range(SCORED)]
+        self._flops, self._seconds = trunk.flops, trunk.seconds
         self._control = trunk.fork()
         self._levels: dict[int, float] = {}
 
-    def place(self, score: Score) -> Row:
-        """What a score says of a place, and what growing there brings."""
-        gains = [self._gains(score, draw, aimed=False) for draw in range(DRAWS)]
-        row: Row = {
-            "site": score.site,
-            "kind": score.kind,
-            "score": score.gain,
-            "score_per_parameter": score.per_parameter,
-            "parameters": score.parameters,
-        }
-        for key in ("equal_steps", "equal_flops"):
-            row[key] = sum(gain[key] for gain in gains) / DRAWS
-        if score.kind == "widen" and gains[0]["can_be_aimed"]:
-            aimed = [self._gains(score, draw, aimed=True)["equal_steps"] for draw in range(DRAWS)]
-            row["equal_steps_aimed"] = sum(aimed) / DRAWS
-        return row
+    def gain(
+        self, growth: ModelGrowth, draw: int, prepare: Callable[[nn.Module, SurgeryReceipt], object] | None = None
+    ) -> dict[str, float]:
+        """Loss without a growth minus the loss with it, after as many updates and after as many FLOPs.
 
-    def _gains(self, score: Score, draw: int, *, aimed: bool) -> dict[str, Any]:
-        branch, generator = self.trunk.fork(), generator_for("growth", self.seed, draw)
-        growth: ModelGrowth = Deepen(score.site, check="fast")
-        if score.kind == "widen":
-            growth = Widen(score.site, factor=FACTOR, method="netmorph", check="fast")
-        example = branch.example(4)
-        receipt = grow(branch.model, growth, example_input=example, optimizer=branch.optimizer, generator=generator)
-        can = aim(branch.model, receipt, self.batches, _loss, rounds=3 if aimed else 0)
+        Args:
+            growth: The growth.
+            draw: Number of the draw of its new weights.
+            prepare: Is called with the grown model and the receipt, before training goes on.
+        """
+        branch, generator = self.trunk.fork(), generator_for("growth", self._seed, draw)
+        example, optimizer = branch.example(4), branch.optimizer
+        receipt = grow(branch.model, growth, example_input=example, optimizer=optimizer, generator=generator)
+        if prepare is not None:
+            prepare(branch.model, receipt)
         branch.recount()
-        for _ in range(self.after):
+        for _ in range(self._after):
             branch.step(1.0)
         ratio = branch.step_flops / self.trunk.step_flops
-        self.flops, self.seconds = self.flops + branch.flops, self.seconds + branch.seconds
-        self.branches += 1
+        self._flops += branch.flops - self.trunk.flops
+        self._seconds += branch.seconds - self.trunk.seconds
         loss = self._level_of(branch)
         return {
-            "equal_steps": self._control_after(self.after) - loss,
-            "equal_flops": self._control_after(round(self.after * ratio)) - loss,
-            "can_be_aimed": can,
+            "equal_steps": self._control_after(self._after) - loss,
+            "equal_flops": self._control_after(round(self._after * ratio)) - loss,
         }
+
+    def spent(self) -> dict[str, float]:
+        """What all training but the controls' has cost, for a row."""
+        return {"spent_flops": self._flops, "spent_seconds": self._seconds}
 
     def _control_after(self, steps: int) -> float:
         """Loss without growth after so many updates more."""
@@ -177,11 +192,8 @@ class _Trial:
 
     def _level_of(self, learner: Learner) -> float:
         """Loss on the scored batches, in evaluation mode."""
-        model = learner.model.eval()
-        with torch.no_grad():
-            level = sum(float(_loss(model(x), y)) for x, y in self.batches) / len(self.batches)
-        model.train()
-        return level
+        with evaluation_mode(learner.model) as model, torch.no_grad():
+            return sum(float(loss_of(model(x), y)) for x, y in self.batches) / len(self.batches)
 
 
 PAIRS: Mapping[str, tuple[Callable[[Row], float], Callable[[Row], float]]] = {
@@ -198,11 +210,12 @@ KINDS: Mapping[str, tuple[str, ...]] = {"wider": ("widen",), "deeper": ("deepen"
 
 
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
-    """By model and kind of growth: Spearman's correlation in every seed; and what aimed weights gain over random."""
-    return {"subjects": {name: _subject(chosen) for name in SUBJECTS if (chosen := _select(rows, name))}}
+    """By model and kind of growth: Spearman's correlation in every seed."""
+    return {"subjects": {name: _subject(chosen) for name in SUBJECTS if (chosen := select(rows, name))}}
 
 
-def _select(rows: Mapping[str, Row], subject: str) -> list[Row]:
+def select(rows: Mapping[str, Row], subject: str) -> list[Row]:
+    """The rows of a model."""
     return [row for row in rows.values() if row["options"]["subject"] == subject]
 
 
@@ -218,39 +231,17 @@ def _subject(rows: Sequence[Row]) -> dict[str, Any]:
                 values.append(float(spearmanr([first(p) for p in places], [second(p) for p in places]).statistic))
             number = len([place for place in rows[0]["places"] if place["kind"] in kinds])
             found["correlations"].setdefault(label, {"places": number})[pair] = mean_and_spread(values)
-    aimed = [[p for p in row["places"] if "equal_steps_aimed" in p] for row in rows]
-    mean: Callable[[list[Row], str], float] = lambda ps, key: sum(p[key] for p in ps) / len(ps)  # noqa: E731
-    found["new_weights"] = {
-        "places": len(aimed[0]),
-        "random": mean_and_spread([mean(places, "equal_steps") for places in aimed]),
-        "aimed": mean_and_spread([mean(places, "equal_steps_aimed") for places in aimed]),
-        "aimed_minus_random": mean_and_spread(
-            [mean(places, "equal_steps_aimed") - mean(places, "equal_steps") for places in aimed]
-        ),
-        "share_of_places_better": mean_and_spread(
-            [sum(p["equal_steps_aimed"] > p["equal_steps"] for p in places) / len(places) for places in aimed]
-        ),
-    }
     return found
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
-    """Rank correlations, and new weights."""
-    lines, weights = [], []
+    """Rank correlations."""
+    lines = []
     for name, subject in summary["subjects"].items():
         for label, found in subject["correlations"].items():
             values = [f"{found[pair]['mean']:+.2f} ± {found[pair]['std']:.2f}" for pair in PAIRS]
             lines.append([name, label, str(found["places"]), *values])
-        new = subject["new_weights"]
-        gains = [
-            f"{new[key]['mean']:+.4f} ± {new[key]['std']:.4f}" for key in ("random", "aimed", "aimed_minus_random")
-        ]
-        weights.append([name, str(new["places"]), *gains, f"{100 * new['share_of_places_better']['mean']:.0f} %"])
-    columns = ["model", "growth", "places", "gain", "random", "aimed", "difference", "places where aimed is better"]
-    return [
-        Table("Spearman's rank correlation over places", [*columns[:3], *PAIRS], lines),
-        Table("Gain of wider sites, in nats, by their new weights", [columns[0], *columns[2:3], *columns[4:]], weights),
-    ]
+    return [Table("Spearman's rank correlation over places", ["model", "growth", "places", *PAIRS], lines)]
 
 
 def draw(rows: Mapping[str, Row], out: Path) -> None:
@@ -259,7 +250,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
 
     for name in SUBJECTS:
         series = []
-        for row in _select(rows, name):
+        for row in select(rows, name):
             points = sorted((p["score"], p["equal_steps"]) for p in row["places"])
             series.append(Curve(f"seed {row['options']['seed']}", [p[0] for p in points], [p[1] for p in points]))
         if series:
@@ -276,7 +267,7 @@ def probe(setting: Setting) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 SCORE_SITES = GridExperiment(
     "score-sites",
-    "Do scores of sites rank them as training does, and do new weights gain from the gradient?",
+    "Do scores of sites rank them as training does?",
     cells,
     run_cell,
     probe,

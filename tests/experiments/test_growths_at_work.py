@@ -52,17 +52,20 @@ def test_the_loss_of_a_llama_is_watched_through_a_growth_in_trainer(
 
 
 @pytest.mark.slow
-def test_scores_are_correlated_with_gains_of_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_scores_and_aimed_weights_are_held_against_gains_of_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(where, "SUBJECTS", {"mlp": where.SUBJECTS["mlp"]})
     monkeypatch.setattr(where, "WIDTHS", (4, 6))
     monkeypatch.setattr(where, "DRAWS", 1)
-    summary = run_grid(GRIDS["score-sites"], tmp_path, note=lambda _: None, **OPTIONS)
-    places = json.loads((tmp_path / "cells" / "mlp-s0.json").read_text())["places"]
+    summary = run_grid(GRIDS["score-sites"], tmp_path / "scores", note=lambda _: None, **OPTIONS)
+    places = json.loads((tmp_path / "scores" / "cells" / "mlp-s0.json").read_text())["places"]
     assert {place["kind"] for place in places} == {"widen", "deepen"}
     assert all(place["score"] >= 0 and place["equal_steps"] == place["equal_steps"] for place in places)
-    found = summary["subjects"]["mlp"]
-    assert set(found["correlations"]["both"]) == {"places", *where.PAIRS}
-    assert found["new_weights"]["places"] == 2
+    assert set(summary["subjects"]["mlp"]["correlations"]["both"]) == {"places", *where.PAIRS}
+    summary = run_grid(GRIDS["new-weights"], tmp_path / "weights", note=lambda _: None, **OPTIONS)
+    assert summary["subjects"]["mlp"]["places"] == 2
+    assert summary["subjects"]["mlp"]["difference"]["mean"] != 0.0
 
 
 def test_aimed_units_have_more_gradient_and_leave_the_function_alone() -> None:
