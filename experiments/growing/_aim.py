@@ -35,12 +35,12 @@ def aim(
         Whether the growth has the form that this is for: one weight with new rows, and others with new columns.
     """
     named = dict(model.named_parameters())
-    into = [c for c in receipt.tensors if c.old_shape and len(c.new_shape) > 1 and c.old_shape[0] < c.new_shape[0]]
-    out = [c for c in receipt.tensors if c.old_shape and len(c.new_shape) > 1 and c.old_shape[1] < c.new_shape[1]]
-    if len(into) != 1 or not out or into[0] in out:
+    grown = [(named[c.name], c.old_shape) for c in receipt.tensors if c.old_shape and len(c.new_shape) > 1]
+    into = [(weight, old[0]) for weight, old in grown if old[0] < len(weight)]
+    readers = [(weight, old[1]) for weight, old in grown if old[1] < weight.shape[1]]
+    if len(into) != 1 or not readers or any(weight is into[0][0] for weight, _ in readers):
         return False
-    weight, first = named[into[0].name], into[0].old_shape[0]
-    readers = [(named[c.name], c.old_shape[1]) for c in out]
+    weight, first = into[0]
     for _ in range(rounds):
         gradients = _gradients(model, [reader for reader, _ in readers], batches, loss)
         size = sum(float(g[:, start:].square().sum()) for g, (_, start) in zip(gradients, readers, strict=True)) ** 0.5

@@ -103,7 +103,8 @@ def run_cell(setting: Setting, cell: Cell) -> Row:
 
 def _noise(row: Row) -> float:
     """Standard deviation of what one update changes the held-out loss by, over the last updates before the growth."""
-    return stdev(after - before for before, after in pairwise(row["before"]["held_out"]))
+    levels: list[float] = row["before"]["held_out"]
+    return stdev(after - before for before, after in pairwise(levels))
 
 
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def select(rows: Mapping[str, Row], subject: str) -> list[Row]:
 
 
 def _subject(rows: Sequence[Row]) -> dict[str, Any]:
-    from scipy.stats import spearmanr
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
     found: dict[str, Any] = {"correlations": {}}
     for label, kinds in KINDS.items():

@@ -154,7 +154,7 @@ def _tensor_gap(old: Tensor, new: Tensor, cancelled: float) -> float:
         return 0.0 if torch.equal(old, new) else math.inf
     delta, size = 0.0, cancelled
     # Piece by piece: all of a language model's logits in double precision, several times over, are a large part of it.
-    pieces = (tensor.detach().reshape(-1).split(_PIECE) for tensor in (old, new))
+    pieces = (torch.split(tensor.detach().reshape(-1), _PIECE) for tensor in (old, new))
     for before, after in zip(*pieces, strict=True):
         worst, largest = _extremes(before, after)
         if not math.isfinite(worst):
