@@ -22,6 +22,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from _resident import reset_peak, resident
+
 GPT2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
 LLAMA = {
     "hidden_size": 1024,
@@ -43,14 +45,6 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "insert 4 layers into a Llama of 300 M": {"model": "llama", "length": 64, "goals": {"seconds": 60.0}},
 }
-
-
-def _resident(field: str) -> int:
-    """Bytes: ``VmRSS`` now, ``VmHWM`` the largest since the last reset. Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    sys.exit(f"/proc/self/status has no {field}: the benchmark needs Linux")
 
 
 def _build(case: dict[str, Any], quick: bool) -> tuple[Any, Any]:
@@ -108,7 +102,7 @@ def worker(case: dict[str, Any], quick: bool) -> dict[str, Any]:
     plan_growth(model, growth, example_input=example, optimizer=optimizer).apply()
     del model, optimizer
     gc.collect()
-    baseline = _resident("VmRSS")
+    baseline = resident("VmRSS")
     model, growth, example, optimizer = _ready(case, quick)
     with torch.no_grad():
         model(**example)
@@ -116,12 +110,12 @@ def worker(case: dict[str, Any], quick: bool) -> dict[str, Any]:
         model(**example)
     forward_seconds, calls = time.perf_counter() - began, _count(model)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before, began = _resident("VmRSS"), time.perf_counter()
+    reset_peak()
+    before, began = resident("VmRSS"), time.perf_counter()
     plan = plan_growth(model, growth, example_input=example, optimizer=optimizer)
     planned = time.perf_counter()
     receipt = plan.apply()
-    done, peak = time.perf_counter(), _resident("VmHWM")
+    done, peak = time.perf_counter(), resident("VmHWM")
     states = [t for state in optimizer.state.values() for t in state.values()]
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers(), *states])
     return {
