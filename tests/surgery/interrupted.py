@@ -29,11 +29,19 @@ from graftwork.surgery import (
 from graftwork.surgery.carry import _first_update
 
 
+@dataclass
 class Config:
-    """As in the models of transformers: sizes that a model is built from, and that it holds."""
+    """As in the models of transformers: sizes that a model is built from, and that follow its growths."""
 
-    def __init__(self) -> None:
-        self.width, self.hidden, self.num_layers = 8, 12, 2
+    hidden_size: int = 8
+    intermediate_size: int = 12
+    num_hidden_layers: int = 2
+    num_labels: int = 3
+    num_channels: int = 5
+
+    @classmethod
+    def from_dict(cls, held: dict[str, Any]) -> "Config":
+        return cls(**held)
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -43,9 +51,10 @@ class Block(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.config, self.index = config, index
-        self.norm, self.inner = nn.LayerNorm(config.width), nn.BatchNorm1d(config.hidden)
-        self.up, self.down = nn.Linear(config.width, config.hidden), nn.Linear(config.hidden, config.width)
-        self.size = config.hidden
+        self.norm, self.inner = nn.LayerNorm(config.hidden_size), nn.BatchNorm1d(config.intermediate_size)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.size = config.intermediate_size
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.inner(self.up(self.norm(x)))
@@ -55,12 +64,14 @@ class Block(nn.Module):
 class Net(nn.Module):
     """A residual stream, normed by layer, with branches normed by batch: every growth has a place."""
 
-    def __init__(self) -> None:
+    config_class = Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__()
-        self.config = Config()
-        self.stem, self.norm = nn.Linear(5, 8), nn.LayerNorm(8)
-        self.blocks = nn.ModuleList(Block(self.config, index) for index in range(2))
-        self.drop, self.head = nn.Dropout(0.1), nn.Linear(8, 3)
+        self.config = config = config or Config()
+        self.stem, self.norm = nn.Linear(config.num_channels, config.hidden_size), nn.LayerNorm(config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.num_hidden_layers))
+        self.drop, self.head = nn.Dropout(0.1), nn.Linear(config.hidden_size, config.num_labels)
         self.calls = [0]
 
     def forward(self, x: Tensor) -> Tensor:
