@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import _ratio
+from _resident import resident
 from graftwork.machine import TimedNetwork, choose_kernels, keep_memory
 from graftwork.networks.execution import InputTransform, set_kernels
 from graftwork.networks.genome import Genome, forward_flops, num_parameters, seed_genome
@@ -52,11 +53,6 @@ def grown(recipe: str, growths: int) -> Genome:
     return genome
 
 
-def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
-
-
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Train three steps and score once; returns estimate and peak in bytes. Runs in a process of its own."""
     recipe, genome, batch_size = RECIPES[case["recipe"]], grown(case["recipe"], case["growths"]), case["batch_size"]
@@ -65,7 +61,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     set_kernels(choose_kernels(case["passes"], torch.device("cpu")))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2000, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     network = TimedNetwork(
         genome,
         rules=recipe.rules,
@@ -75,14 +71,14 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     )
     for _ in range(3):
         network.step()
-    trained = _status("VmHWM") - before
+    trained = resident("VmHWM") - before
     transform = InputTransform((0.5,) * 3, (0.25,) * 3)
     calibration = images[: recipe.num_calibration]
     scorer = Scorer(images, torch.zeros(2000), transform=transform, calibration=calibration, batch_size=500)
     scorer.evaluate([network.member])
     limit = MemoryLimit(0, batch_size, max(500, len(calibration)), recipe.rules, case["precision"], case["passes"])
     found = {"parameters": num_parameters(genome), "flops": forward_flops(genome), "estimate": limit.needed(genome)}
-    return {**case, **found, "trained": trained, "peak": _status("VmHWM") - before}
+    return {**case, **found, "trained": trained, "peak": resident("VmHWM") - before}
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ import sys
 import time
 from pathlib import Path
 
+from _resident import reset_peak, resident
+
 FACTOR = 1.25
 
 
@@ -60,14 +62,6 @@ def _network(base: int):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width_in, 1000))
 
 
-def _resident(field: str) -> int:
-    """Bytes: ``VmRSS`` now, ``VmHWM`` the largest since the last reset. Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    sys.exit(f"/proc/self/status has no {field}: the benchmark needs Linux")
-
-
 def worker(base: int, side: int) -> None:
     """One repetition, in a process of its own; prints one line of JSON."""
     import torch
@@ -83,14 +77,14 @@ def worker(base: int, side: int) -> None:
     with torch.no_grad():
         model(x)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    baseline = _resident("VmRSS")
+    reset_peak()
+    baseline = resident("VmRSS")
     began = time.perf_counter()
     plan = plan_growth(model, WidenAll(FACTOR), example_input=x)
     planned = time.perf_counter()
     receipt = plan.apply()
     done = time.perf_counter()
-    peak = _resident("VmHWM")
+    peak = resident("VmHWM")
     after = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     result = {
         "plan_seconds": planned - began,

@@ -22,14 +22,15 @@ def reproduce(
         str,
         typer.Argument(
             help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, poster-growth, "
-            "deep-growth or carry."
+            "deep-growth, carry, trainer-growth, score-sites or new-weights."
         ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Data set, as of graftwork search. \\[default: digits]", envvar="GRAFTWORK_DATA")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; poster-growth, carry: 5]")
+        int | None,
+        typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; poster-growth, carry, trainer-growth: 5]"),
     ] = None,
     scale: Annotated[
         float | None,
@@ -45,7 +46,7 @@ def reproduce(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Cells of poster-growth, by a pattern such as 'widen-at-50-*'; repeatable. \\[default: all]"),
+        typer.Option(help="Cells of a grid, by a pattern such as 'widen-at-50-*'; repeatable. \\[default: all]"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time; not for the first four.")] = 1,
     config: Annotated[Path | None, typer.Option(help="TOML file with options of the searches.")] = None,

@@ -63,6 +63,17 @@ def test_the_gap_sees_a_change_a_missing_output_and_new_nans() -> None:
     assert output_gap(torch.tensor([1, 2]), torch.tensor([1, 3])) == math.inf
 
 
+def test_the_gap_of_large_outputs_is_that_of_all_their_pieces() -> None:
+    y = torch.zeros(3, 1 << 19)
+    y[0, 5], y[2, 7] = 4.0, 1.0
+    moved, broken = y.clone(), y.clone()
+    moved[2, 9] = -2.0
+    broken[2, 9] = math.nan
+    assert output_gap(y, moved) == 0.5
+    assert output_gap(y, y.clone()) == 0.0
+    assert output_gap(y, broken) == math.inf
+
+
 def test_a_type_without_rounding_has_no_tolerance() -> None:
     with pytest.raises(InputError, match="int64"):
         tolerance_for(torch.int64)

@@ -2,8 +2,10 @@
 
 `GRIDS` holds every `GridExperiment` by name: ``growth`` (a small network grown in mid-training, by
 every method and schedule), ``poster-growth`` (the poster's widening and deepening at their own size),
-``deep-growth`` (a transformer and a ResNet deepened late, once, against the envelope of networks from scratch) and
-``carry`` (the loss through a growth, with and without the optimizer's state). `run_grid` runs one.
+``deep-growth`` (a transformer and a ResNet deepened late, once, against the envelope of networks from scratch),
+``carry`` (the loss through a growth, with and without the optimizer's state), ``trainer-growth`` (the same for a Llama
+and every growth, inside Hugging Face's `Trainer`), ``score-sites`` (whether scores of sites rank them as training does)
+and ``new-weights`` (whether new units gain from the gradient). `run_grid` runs one.
 """
 
 from collections.abc import Mapping
@@ -12,14 +14,20 @@ from experiments.growing._carry import CARRY
 from experiments.growing._deep_growth import DEEP_GROWTH
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table, run_grid
 from experiments.growing._growth import GROWTH
+from experiments.growing._new_weights import NEW_WEIGHTS
 from experiments.growing._poster_growth import POSTER_GROWTH
+from experiments.growing._trainer_growth import TRAINER_GROWTH
+from experiments.growing._where import SCORE_SITES
 
 __all__ = [
     "CARRY",
     "DEEP_GROWTH",
     "GRIDS",
     "GROWTH",
+    "NEW_WEIGHTS",
     "POSTER_GROWTH",
+    "SCORE_SITES",
+    "TRAINER_GROWTH",
     "Cell",
     "GridExperiment",
     "Setting",
@@ -27,5 +35,7 @@ __all__ = [
     "run_grid",
 ]
 
-GRIDS: Mapping[str, GridExperiment] = {e.name: e for e in (GROWTH, POSTER_GROWTH, DEEP_GROWTH, CARRY)}
+GRIDS: Mapping[str, GridExperiment] = {
+    e.name: e for e in (GROWTH, POSTER_GROWTH, DEEP_GROWTH, CARRY, TRAINER_GROWTH, SCORE_SITES, NEW_WEIGHTS)
+}
 """Experiments by the name that ``python -m experiments`` takes."""

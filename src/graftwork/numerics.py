@@ -29,6 +29,7 @@ _TOLERANCES = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
+_PIECE = 1 << 20  # entries that are compared at a time
 
 
 def matched_uniform(
@@ -151,19 +152,30 @@ def _tensor_gap(old: Tensor, new: Tensor, cancelled: float) -> float:
         return 0.0
     if not (old.is_floating_point() or old.is_complex()):
         return 0.0 if torch.equal(old, new) else math.inf
-    wide = torch.complex128 if old.is_complex() else torch.float64
-    a, b = old.detach().to(wide), new.detach().to(wide)
+    delta, size = 0.0, cancelled
+    # Piece by piece: all of a language model's logits in double precision, several times over, are a large part of it.
+    pieces = (torch.split(tensor.detach().reshape(-1), _PIECE) for tensor in (old, new))
+    for before, after in zip(*pieces, strict=True):
+        worst, largest = _extremes(before, after)
+        if not math.isfinite(worst):
+            return math.inf
+        delta, size = max(delta, worst), max(size, largest)
+    if delta == 0.0:
+        return 0.0
+    return delta / size if size > 0.0 else math.inf
+
+
+def _extremes(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """The largest difference, and the largest finite entry of the first."""
+    wide = torch.complex128 if before.is_complex() else torch.float64
+    a, b = before.to(wide), after.to(wide)
+    finite = a[a.isfinite()]
+    largest = finite.abs().max().item() if finite.numel() else 0.0
     # Masked scores are −inf before and after: equal entries count as no difference, whatever they are.
     differing = ~((a == b) | (a.isnan() & b.isnan()))
     if not bool(differing.any()):
-        return 0.0
-    delta = (a - b)[differing].abs().max().item()
-    finite = a[a.isfinite()]
-    size = finite.abs().max().item() if finite.numel() else 0.0
-    scale = max(size, cancelled)
-    if not math.isfinite(delta) or scale == 0.0:
-        return math.inf
-    return float(delta / scale)
+        return 0.0, largest
+    return (a - b)[differing].abs().max().item(), largest
 
 
 def _tensors(value: object) -> list[Tensor]:

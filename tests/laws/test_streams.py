@@ -9,27 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from graftwork.numerics import output_gap
-from graftwork.surgery import WidenStream, grow
-from tests.surgery.streams_models import NORMS, Shape, build
+from graftwork.surgery import WidenAll, WidenStream, grow
+from tests.surgery.streams_models import Shape, build, shapes
 
 EXAMPLES, MANY = 6, 150
-
-
-@st.composite
-def shapes(draw: st.DrawFn) -> Shape:
-    """Any model of the kind that has an exact way to become wider."""
-    kind = draw(st.sampled_from(NORMS))
-    bare = kind.endswith("bare")  # without a gain nothing can undo what a tied head makes of a scaled stream
-    return Shape(
-        kind,
-        width=draw(st.sampled_from([5, 6, 9])),
-        depth=draw(st.integers(1, 2)),
-        tied=draw(st.booleans()) and not bare,
-        bias=draw(st.booleans()),
-        factors=draw(st.booleans()),
-        positions=draw(st.booleans()),
-        rooted=draw(st.booleans()) and not bare,
-    )
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
@@ -66,4 +49,25 @@ def _law(shape: Shape, extra: int, seed: int) -> None:
     with torch.no_grad():
         rows = model.blocks[0].down.weight[shape.width :]
         rows += torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
+    assert output_gap(before, _output(model, x)) > 1e-6
+
+
+@given(shape=shapes(), extra=st.integers(0, 13), seed=st.integers(0, 2**31))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_heads_and_inner_widths_grow_alone_or_with_the_stream_and_keep_the_function(
+    shape: Shape, extra: int, seed: int
+) -> None:
+    """Without more channels of the stream, everything else grows; the control writes into it what does not cancel."""
+    model, x = build(shape)
+    before, up = _output(model, x), model.blocks[0].up.out_features
+    width = (shape.width + extra) / shape.width if extra else None
+    generator = torch.Generator().manual_seed(seed)
+    receipt = grow(model, WidenAll(1.5, width=width, check="fast"), example_input=x, generator=generator)
+    assert receipt.parameters[1] > receipt.parameters[0]
+    assert model.embed.embedding_dim == shape.width + extra
+    assert output_gap(before, _output(model, x)) <= 1e-10
+    with torch.no_grad():
+        new = model.blocks[0].down.weight[:, up:]
+        assert new.numel() > 0
+        new += torch.randn(new.shape, generator=generator, dtype=new.dtype)
     assert output_gap(before, _output(model, x)) > 1e-6

@@ -1,243 +1,222 @@
-"""Exceptions and SIGINT at random source lines of surgery: afterwards all is as before, or complete.
+"""Exceptions and SIGINT in surgery, at random source lines and at every step: afterwards all is as before, or complete.
 
-python -m tests.surgery.interruptions --points 2000 --seed 0 --out results/faults/surgery.json
+python -m tests.surgery.interruptions --points 1000 --seed 0 --out results/faults/surgery.json
 """
 
 import argparse
+import itertools
 import json
 import random
-import shutil
+import shlex
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import graftwork as gw
 from graftwork import surgery
 from graftwork._files import as_json
 from graftwork.runs import machine, provenance
-from graftwork.surgery.carry import _first_update
+from graftwork.surgery._transaction import Transaction
+from tests.surgery.interrupted import ACTIONS, Subject, subject_of
 
 SOURCES = (str(Path(surgery.__file__).parent), str(Path(gw.__file__).parent / "_files.py"))
 KINDS = ("SIGINT", "KeyboardInterrupt", "RuntimeError")
 
 
-class Config:
-    """As in the models of transformers: sizes that a model is built from, and that it holds."""
-
-    def __init__(self) -> None:
-        self.width, self.hidden, self.num_layers = 8, 12, 2
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-class Block(nn.Module):
-    def __init__(self, config: Config, index: int) -> None:
-        super().__init__()
-        self.config, self.index = config, index
-        self.up, self.down = nn.Linear(config.width, config.hidden), nn.Linear(config.hidden, config.width)
-        self.size = config.hidden
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.relu(self.up(x)).view(-1, self.size))  # type: ignore[no-any-return]
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.config = Config()
-        self.stem, self.norm = nn.Linear(5, 8), nn.BatchNorm1d(8)
-        self.blocks = nn.ModuleList(Block(self.config, index) for index in range(2))
-        self.drop, self.head = nn.Dropout(0.1), nn.Linear(8, 3)
-        self.calls = [0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls[0] += 1
-        x = self.norm(self.stem(x))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.drop(x))  # type: ignore[no-any-return]
+Line: TypeAlias = tuple[str, int]
+"""Path of a source file, number of a line."""
 
 
 @dataclass
-class Subject:
-    """A trained model with its optimizer, and a folder that holds an older save of it."""
+class Fault(ABC):
+    """An exception or a signal that falls into an action once.
 
-    folder: Path
-    model: nn.Module = field(init=False)
-    optimizer: torch.optim.Optimizer = field(init=False)
-    x: Tensor = field(init=False)
-    receipt: surgery.SurgeryReceipt = field(init=False)
+    Attributes:
+        kind: One of `KINDS`.
+        at: Which time that its place is passed; None only counts.
+        count: How often the place was passed.
+    """
 
-    def __post_init__(self) -> None:
-        torch.manual_seed(0)
-        self.model, self.x = Net(), torch.randn(4, 5)
-        self.model.norm.eval()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.model(self.x).sum().backward()
-        self.optimizer.step()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        gw.save_model(self.model, self.folder)
+    kind: str = ""
+    at: int | None = None
+    count: int = field(default=0, init=False)
 
     @property
-    def along(self) -> dict[str, Any]:
-        return {"example_input": self.x, "optimizer": self.optimizer, "generator": torch.Generator().manual_seed(1)}
+    @abstractmethod
+    def place(self) -> str:
+        """Where it falls, for a reader."""
 
-    def values(self) -> dict[str, Any]:
-        """All that can be compared with another run; tensors as bytes."""
-        model, optimizer = self.model, self.optimizer
-        return {
-            "tensors": {
-                name: (_plain(t), t.requires_grad, _plain(t.grad))
-                for name, t in [*model.named_parameters(), *model.named_buffers()]
-            },
-            "modules": {name: _about(module) for name, module in model.named_modules()},
-            "optimizer": _plain(optimizer.state_dict()),
-            "waiting": len(_first_update._unsettled.get(optimizer, {})),
-            "hooks": len(optimizer._optimizer_step_pre_hooks),
-            "random": (_plain(torch.get_rng_state()), random.getstate()),
-            "modes": (torch.is_grad_enabled(), len(_get_current_function_mode_stack())),
-            "dispatch": len(_get_current_dispatch_mode_stack()),
-            "kernels": (torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()),
-        }
+    @abstractmethod
+    def armed(self) -> AbstractContextManager[None]:
+        """Inside, it may strike."""
 
-    def identities(self) -> list[int]:
-        """Of every object that a user may hold."""
-        model = self.model
-        configs = [module.config for module in model.modules() if hasattr(module, "config")]
-        return [id(one) for one in (*model.parameters(), *model.buffers(), *model.modules(), *configs)]
-
-    def saved(self) -> Any:
-        """What the folder gives back: an older or a newer save, whole."""
-        return _plain(gw.load_model(Net, self.folder).state_dict())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (value.dtype, tuple(value.shape), value.detach().contiguous().numpy().tobytes())
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _about(module: nn.Module) -> Any:
-    held = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple | list)}
-    hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-    config = module.config.to_dict() if hasattr(module, "config") else None
-    return type(module).__name__, _plain(held), hooks, config, list(module._modules)
-
-
-def _saved_again(subject: Subject) -> None:
-    own = subject.model.head.weight.detach().clone()
-    subject.model.head.weight.data.fill_(1.0)
-    try:
-        gw.save_model(subject.model, subject.folder)
-    finally:
-        subject.model.head.weight.data.copy_(own)
-
-
-ACTIONS: dict[str, Callable[[Subject], object]] = {
-    "widen": lambda s: gw.widen(s.model, "blocks.0.up", extra=4, **s.along),
-    "widen_all": lambda s: gw.widen_all(s.model, 1.5, **s.along),
-    "deepen": lambda s: gw.deepen(s.model, "norm", **s.along),
-    "insert": lambda s: gw.grow(s.model, gw.InsertLayers("blocks", after=(0,)), **s.along),
-    "save": _saved_again,
-    "remove": lambda s: gw.remove(s.model, s.receipt, example_input=s.x, optimizer=s.optimizer),
-}
-
-
-def subject_of(action: str, folder: Path) -> Subject:
-    """The subject of an action, as it is before: grown, where a growth is taken out."""
-    subject = Subject(folder)
-    if action == "remove":
-        subject.receipt = gw.widen_all(subject.model, 1.5, **subject.along)
-    return subject
-
-
-class Fault:
-    """Raises at the n-th line that runs in surgery; with ``at=None`` it only notes the lines."""
-
-    def __init__(self, kind: str = "", at: int | None = None) -> None:
-        self.kind, self.at = kind, at
-        self.lines: list[tuple[str, int]] = []
-        self.count = 0
-
-    def _global(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._local if frame.f_code.co_filename.startswith(SOURCES) else None
-
-    def _local(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event != "line":
-            return self._local
+    def passed(self) -> bool:
+        """Count a pass of the place; returns whether it is the one to strike at."""
         self.count += 1
-        if self.at is None:
-            self.lines.append((frame.f_code.co_filename, frame.f_lineno))
-        elif self.count == self.at:
-            sys.settrace(None)
-            if self.kind == "SIGINT":
-                signal.raise_signal(signal.SIGINT)
-                return None
-            raise KeyboardInterrupt if self.kind == "KeyboardInterrupt" else RuntimeError("injected")
-        return self._local
+        return self.count == self.at
+
+    def strike(self) -> None:
+        """Raise."""
+        if self.kind == "SIGINT":
+            signal.raise_signal(signal.SIGINT)
+            return
+        raise KeyboardInterrupt if self.kind == "KeyboardInterrupt" else RuntimeError("injected")
 
     def run(self, action: Callable[[Subject], object], subject: Subject) -> BaseException | None:
         """Run an action under the fault; returns what it has raised."""
-        before = sys.gettrace()
-        sys.settrace(self._global)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # a file is closed with the frames that held it
             try:
-                action(subject)
+                with self.armed():
+                    action(subject)
             except BaseException as error:
                 traceback.clear_frames(error.__traceback__)
                 return error.with_traceback(None)
             finally:
-                sys.settrace(before)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         return None
 
 
+@contextmanager
+def _tracing(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 @dataclass
-class Lines:
-    """The lines that an action runs, and what it leads to."""
+class Record(Fault):
+    """No fault: it counts how often every line of surgery runs."""
+
+    lines: Counter[Line] = field(default_factory=Counter, init=False)
+    place = "nowhere"
+
+    def armed(self) -> AbstractContextManager[None]:
+        """See `Fault.armed`."""
+        return _tracing(self._called)
+
+    def _called(self, frame: FrameType, event: str, _: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(SOURCES) else None
+
+    def _line(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            self.lines[frame.f_code.co_filename, frame.f_lineno] += 1
+        return self._line
+
+
+@dataclass
+class LineFault(Fault):
+    """Strikes before the n-th run of a line; only functions that have the line are traced, as tracing takes long."""
+
+    line: Line = ("", 0)
+
+    @property
+    def place(self) -> str:
+        """See `Fault.place`."""
+        return f"{Path(self.line[0]).name}:{self.line[1]}"
+
+    def armed(self) -> AbstractContextManager[None]:
+        """See `Fault.armed`."""
+        return _tracing(self._called)
+
+    def _called(self, frame: FrameType, event: str, _: Any) -> Any:
+        code = frame.f_code
+        return self._line if code.co_filename == self.line[0] and self.line[1] in _lines_of(code) else None
+
+    def _line(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line" and frame.f_lineno == self.line[1] and self.passed():
+            sys.settrace(None)
+            self.strike()
+            return None
+        return self._line
+
+
+@cache
+def _lines_of(code: CodeType) -> frozenset[int | None]:
+    return frozenset(line for _, _, line in code.co_lines())
+
+
+@dataclass
+class StepFault(Fault):
+    """Strikes before the n-th step of a growth."""
+
+    place = "step"
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """See `Fault.armed`."""
+
+        def before_step(_: Transaction, __: str) -> None:
+            if self.passed():
+                self.strike()
+
+        original = Transaction.before_step
+        Transaction.before_step = before_step  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Transaction.before_step = original  # type: ignore[method-assign]
+
+
+@dataclass
+class Known:
+    """What an action runs and leads to, undisturbed.
+
+    Attributes:
+        name: The action.
+        folder: Where its subject saves.
+        lines: Every line that it runs in surgery, and how often.
+        steps: Number of steps of its transactions.
+        after: Everything afterwards.
+        saves: What the folder may hold afterwards.
+    """
 
     name: str
     folder: Path
-    lines: list[tuple[str, int]] = field(init=False)
+    lines: Counter[Line] = field(init=False)
+    steps: int = field(init=False)
     after: Any = field(init=False)
     saves: list[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        action = ACTIONS[self.name]
-        action(subject_of(self.name, self.folder))  # fills caches
+        action, counter = ACTIONS[self.name], StepFault()
+        assert counter.run(action, subject_of(self.name, self.folder)) is None  # fills caches, too
+        self.steps = counter.count
         subject = subject_of(self.name, self.folder)
-        old, fault = subject.saved(), Fault()
-        problem = fault.run(action, subject)
+        old, record = subject.saved(), Record()
+        problem = record.run(action, subject)
         assert problem is None, problem
-        self.lines, self.after, self.saves = fault.lines, subject.values(), [old, subject.saved()]
+        self.lines, self.after, self.saves = record.lines, subject.values(), [old, subject.saved()]
+        self._places = sorted(self.lines)
 
-    def draw(self, rng: random.Random) -> int:
-        """A random line, and a random one of the times that it runs."""
-        line = rng.choice(sorted(set(self.lines)))
-        return rng.choice([number for number, one in enumerate(self.lines, start=1) if one == line])
+    def draw(self, rng: random.Random, kind: str) -> LineFault:
+        """A fault at a random line, and at a random one of the times that it runs."""
+        line = rng.choice(self._places)
+        return LineFault(kind, rng.randint(1, self.lines[line]), line=line)
 
-    def try_point(self, kind: str, at: int) -> str:
+    def outcome(self, fault: Fault) -> str:
         """What a fault leads to: ``before``, ``complete``, ``another way`` (it was worked around), or a damage."""
         subject = subject_of(self.name, self.folder)
         before, identities = subject.values(), subject.identities()
-        error = Fault(kind, at).run(ACTIONS[self.name], subject)
+        error = fault.run(ACTIONS[self.name], subject)
         now = subject.values()
         if subject.saved() not in self.saves:
             return f"damaged save after {error!r}"
@@ -266,62 +245,112 @@ def _lasting(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "random": None}
 
 
+@dataclass
+class Tally:
+    """What faults into one action have led to.
+
+    Attributes:
+        name: The action.
+        lines: Outcome → number of faults at random lines.
+        steps: The same at every step.
+        lines_run: Lines of surgery that the action runs.
+        lines_hit: Those that a fault fell on.
+        damages: A line for each.
+    """
+
+    name: str
+    lines: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    lines_run: set[Line] = field(default_factory=set)
+    lines_hit: set[Line] = field(default_factory=set)
+    damages: list[str] = field(default_factory=list)
+
+    def add(self, counts: Counter[str], known: Known, fault: Fault) -> None:
+        """Try a fault and count what it leads to."""
+        outcome = known.outcome(fault)
+        if outcome.startswith("damaged"):
+            self.damages.append(f"{self.name}: {fault.kind} at {fault.place} ({fault.at}): {outcome}")
+            outcome = "damaged"
+        counts[outcome] += 1
+
+
+def tally(name: str, *, points: int, seed: int, steps: bool) -> Tally:
+    """Try faults in one action; the arguments are those of `run`."""
+    torch.set_num_threads(1)
+    rng, found = random.Random(f"{seed}, {name}"), Tally(name)
+    with tempfile.TemporaryDirectory() as folder:
+        known = Known(name, Path(folder) / "save")
+        found.lines_run = set(known.lines)
+        for point in range(points):
+            fault = known.draw(rng, KINDS[point % len(KINDS)])
+            found.lines_hit.add(fault.line)
+            found.add(found.lines, known, fault)
+        for at, kind in itertools.product(range(1, known.steps + 1 if steps else 1), KINDS):
+            found.add(found.steps, known, StepFault(kind, at))
+    return found
+
+
 def run(
     points: int,
     seed: int,
     *,
     actions: Sequence[str] = tuple(ACTIONS),
+    steps: bool = True,
+    jobs: int = 1,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Try faults at random lines.
+    """Try faults at random lines and at every step.
 
     Args:
-        points: Number of faults.
+        points: Number of faults at random lines, for each action.
         seed: Seed of their places.
-        actions: Names of what they fall into, in turn.
+        actions: Names of what they fall into.
+        steps: Whether every kind of fault is tried at every step, too.
+        jobs: Number of processes; 1: in this one.
         note: Is told of progress and of every damage.
 
     Returns:
         Counts by action and by outcome, and the places of damages.
     """
-    rng, counts, damages = random.Random(seed), dict[str, Counter[str]](), list[str]()
-    lines_hit: set[tuple[str, int]] = set()
-    with tempfile.TemporaryDirectory() as folder:
-        known = {name: Lines(name, Path(folder) / name) for name in actions}
-        for number in range(points):
-            name, kind = actions[number % len(actions)], KINDS[number // len(actions) % len(KINDS)]
-            at = known[name].draw(rng)
-            outcome = known[name].try_point(kind, at)
-            line = known[name].lines[at - 1]
-            lines_hit.add(line)
-            if outcome.startswith("damaged"):
-                damages.append(f"{name}: {kind} at {Path(line[0]).name}:{line[1]} ({at}): {outcome}")
-                note(damages[-1])
-                outcome = "damaged"
-            counts.setdefault(name, Counter())[outcome] += 1
-            if number % 100 == 99:
-                note(f"{number + 1} of {points}")
+    found = []
+    one = partial(tally, points=points, seed=seed, steps=steps)
+    with ExitStack() as stack:
+        mapped = map
+        if jobs > 1:
+            mapped = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))).map
+        for result in mapped(one, actions):
+            found.append(result)
+            for text in (*result.damages, f"{len(found)} of {len(actions)}: {result.name}"):
+                note(text)
     return {
-        "points": points,
+        "points_of_each": points,
         "seed": seed,
         "kinds": list(KINDS),
-        "lines_run": len({line for one in known.values() for line in one.lines}),
-        "lines_hit": len(lines_hit),
-        "outcomes": {name: dict(sorted(found.items())) for name, found in counts.items()},
-        "damages": damages,
+        "lines_run": len(set().union(*(one.lines_run for one in found))),
+        "lines_hit": len(set().union(*(one.lines_hit for one in found))),
+        "at_random_lines": {one.name: dict(sorted(one.lines.items())) for one in found},
+        "at_every_step": {one.name: dict(sorted(one.steps.items())) for one in found},
+        "damages": [damage for one in found for damage in one.damages],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--points", type=int, default=2000)
+    parser.add_argument("--points", type=int, default=1000, help="faults at random lines of each action")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--only", nargs="*", choices=list(ACTIONS), default=list(ACTIONS), metavar="ACTION")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    command = f"python -m tests.surgery.interruptions --points {options.points} --seed {options.seed}"
+    command = shlex.join(["python", "-m", "tests.surgery.interruptions", *sys.argv[1:]])
     about = {"command": command, "commit": provenance()["git_commit"], "machine": machine()}  # before it can change
-    found = run(options.points, options.seed, note=lambda text: print(text, flush=True))
+    found = run(
+        options.points,
+        options.seed,
+        actions=options.only,
+        jobs=options.jobs,
+        note=lambda text: print(text, flush=True),
+    )
     print(json.dumps(found, indent=2))
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

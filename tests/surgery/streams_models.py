@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 VOCABULARY, LENGTH = 11, 5
@@ -130,3 +131,20 @@ def build(shape: Shape) -> tuple[Model, Tensor]:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model, torch.randint(VOCABULARY, (3, LENGTH))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """Any model of the kind that has an exact way to become wider."""
+    kind = draw(st.sampled_from(NORMS))
+    bare = kind.endswith("bare")  # without a gain nothing can undo what a tied head makes of a scaled stream
+    return Shape(
+        kind,
+        width=draw(st.sampled_from([5, 6, 9])),
+        depth=draw(st.integers(1, 2)),
+        tied=draw(st.booleans()) and not bare,
+        bias=draw(st.booleans()),
+        factors=draw(st.booleans()),
+        positions=draw(st.booleans()),
+        rooted=draw(st.booleans()) and not bare,
+    )

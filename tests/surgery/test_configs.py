@@ -76,6 +76,24 @@ def test_widening_a_layer_of_gpt_2_takes_six_forward_passes_or_two(check: Any, m
     assert "h.0.mlp.c_fc.nf: 32 → 36" in str(receipt)
 
 
+@pytest.mark.parametrize(("heads", "kv", "new"), [(4, 4, (6, 6)), (4, 2, (8, 4)), (8, 4, (12, 6))])
+def test_more_heads_are_followed_by_their_number_and_not_by_their_width(
+    heads: int, kv: int, new: tuple[int, int], tmp_path: Path
+) -> None:
+    """The first has as many heads as a head is wide: wider heads would give the same shapes and another function."""
+    sizes = {"hidden_size": 24, "intermediate_size": 12, "num_hidden_layers": 2, "head_dim": 4}
+    config = transformers.LlamaConfig(**SHAPE, **sizes, num_attention_heads=heads, num_key_value_heads=kv)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    before = model(IDS).logits
+    receipt = widen_all(model, 1.5, only="*.self_attn.*", example_input=IDS)
+    assert not receipt.notes
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim) == (*new, 4)
+    model.save_pretrained(tmp_path)
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(IDS).logits, before)
+
+
 def test_a_growth_of_one_layer_leaves_the_config_and_says_so() -> None:
     model = _build(_bert())
     config, before = model.config, model.config.to_dict()

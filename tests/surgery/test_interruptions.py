@@ -8,24 +8,38 @@ from typing import Any
 import pytest
 
 import graftwork as gw
+from graftwork.surgery import interface, layers
 from graftwork.surgery._guard import Guard
 from graftwork.surgery._transaction import Transaction
-from tests.surgery.interruptions import ACTIONS, Subject, run
+from graftwork.surgery.growths import KINDS
+from tests.surgery.interrupted import ACTIONS, GROWTHS, Subject
+from tests.surgery.interruptions import run
+
+FEW = ("widen", "widen all, width", "widen outputs, zero", "widen inputs", "deepen", "insert layers, zero-out")
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", [*FEW, "remove: widen all", "save"])
 def test_an_exception_at_a_random_line_leaves_everything_as_before_or_complete(action: str) -> None:
     """A sample; ``results/faults/surgery.json`` has the counts of the whole."""
-    found = run(9, seed=len(action), actions=[action])
+    found = run(3, seed=0, actions=[action], steps=False)
     assert found["damages"] == []
-    assert found["outcomes"][action]["before"] > 0
+    assert sum(found["at_random_lines"][action].values()) == 3
 
 
 @pytest.mark.slow
-def test_exceptions_at_two_thousand_random_lines_leave_everything_as_before_or_complete() -> None:
-    found = run(2000, seed=0)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_exceptions_at_many_random_lines_and_every_step_leave_everything_as_before_or_complete(action: str) -> None:
+    found = run(120, seed=0, actions=[action])
     assert found["damages"] == []
-    assert found["lines_hit"] > 1000
+    assert found["at_random_lines"][action]["before"] > 0
+    assert action == "save" or found["at_every_step"][action]["before"] > 0
+
+
+def test_every_kind_of_growth_and_every_way_to_fill_it_is_interrupted() -> None:
+    assert {growth.kind for growth in GROWTHS.values()} == set(KINDS)
+    fillings = {(growth.kind, getattr(growth, "init", None)) for growth in GROWTHS.values()}
+    assert fillings >= {("insert-layers", init) for init in layers.INITS}
+    assert fillings >= {("widen-outputs", init) for init in interface.INITS}
 
 
 @pytest.mark.parametrize("action", ["widen", "remove"])

@@ -332,6 +332,18 @@ def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched:
     return {old: new for old, new in lengths.items() if old > 1}
 
 
+def changed_counts(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
+    """Return the numbers of units, such as heads, that change where a dimension has so many: before → after."""
+    counts: dict[int, int] = {}
+    for name in touched:
+        for segment in (segment for expr in graph.trace.spaces[name] for segment in resolve(expr)):
+            for end in range(1, len(segment)):
+                outer = layout_of((segment[:end],), growth)
+                if outer.grows:
+                    counts.setdefault(outer.size, outer.new_size)
+    return counts
+
+
 def _ancestors(touched: list[str], reach: int) -> list[str]:
     found: dict[str, None] = {}
     for name in touched:

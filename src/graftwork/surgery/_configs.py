@@ -17,12 +17,13 @@ from graftwork.surgery._transaction import Transaction
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
+_HEAD_WIDTHS = ("d_kv",)
 _MOST_BUILDS = 8  # each makes a whole model, if an empty one
 _REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
 
 def config_changes(
-    model: nn.Module, shapes: Shapes, lengths: Mapping[int, int]
+    model: nn.Module, shapes: Shapes, lengths: Mapping[int, int], counts: Mapping[int, int]
 ) -> tuple[list[AttributeChange], list[str]]:
     """Find the numbers of a config with which it builds the model as it will be.
 
@@ -33,6 +34,7 @@ def config_changes(
         model: The model, before the growth.
         shapes: Name of every parameter, aliases too → shape after the growth.
         lengths: Lengths of dimensions before → after.
+        counts: Numbers of units in a dimension, such as heads, before → after.
 
     Returns:
         The changes (paths end in ``config``), and a note for each config that can't describe the grown model.
@@ -45,7 +47,7 @@ def config_changes(
         wanted = {name: shapes[prefix + name] for name in parameters}
         if all(wanted[name] == tuple(parameter.shape) for name, parameter in parameters.items()):
             continue
-        found = _search(type(module), module.config, wanted, lengths)
+        found = _search(type(module), module.config, wanted, list(_candidates(module.config, lengths, counts)))
         if found is None:
             notes.append(f"{prefix}config is left as it was: {_REBUILD}")
         else:
@@ -117,10 +119,12 @@ def owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
-def _search(kind: type[nn.Module], config: Any, wanted: Shapes, lengths: Mapping[int, int]) -> dict[str, Any] | None:
-    candidates = list(_candidates(config, lengths))
+def _search(
+    kind: type[nn.Module], config: Any, wanted: Shapes, candidates: list[tuple[str, Any]]
+) -> dict[str, Any] | None:
+    heads = tuple(one for one in candidates if _counts_heads(one[0]))
     guesses = itertools.chain(
-        ((one,) for one in candidates), [tuple(candidates)], itertools.combinations(candidates, 2)
+        ((one,) for one in candidates), [heads, tuple(candidates)], itertools.combinations(candidates, 2)
     )
     for guess in itertools.islice(guesses, _MOST_BUILDS):
         values = dict(guess)
@@ -129,17 +133,24 @@ def _search(kind: type[nn.Module], config: Any, wanted: Shapes, lengths: Mapping
     return None
 
 
-def _candidates(config: Any, lengths: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
+def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
+    """Numbers that may follow. A model with as many heads as a head is wide has equal shapes where either grows."""
+    widths = {old: new for old, new in lengths.items() if old not in counts}
     for name, value in vars(config).items():
         if name.startswith("_"):
             continue
-        if type(value) is int and value in lengths:
-            yield name, lengths[value]
+        known = counts if _counts_heads(name) else widths if "head" in name or name in _HEAD_WIDTHS else lengths
+        if type(value) is int and value in known:
+            yield name, known[value]
         elif value is None and name in _DERIVED:
             for new in sorted(set(lengths.values()), reverse=True)[:3]:
                 yield name, new
-        elif isinstance(value, (list, tuple)) and any(type(one) is int and one in lengths for one in value):
-            yield name, type(value)(lengths.get(one, one) if type(one) is int else one for one in value)
+        elif isinstance(value, (list, tuple)) and any(type(one) is int and one in known for one in value):
+            yield name, type(value)(known.get(one, one) if type(one) is int else one for one in value)
+
+
+def _counts_heads(name: str) -> bool:
+    return "head" in name and "dim" not in name and "size" not in name
 
 
 def _built(kind: type[nn.Module], config: Any, values: Mapping[str, Any]) -> Shapes | None:
@@ -148,6 +159,8 @@ def _built(kind: type[nn.Module], config: Any, values: Mapping[str, Any]) -> Sha
     try:
         for name, value in values.items():
             setattr(changed, name, value)
+        if hasattr(changed, "validate"):  # what it refuses can't be saved
+            changed.validate()
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
             warnings.simplefilter("ignore")
             built = kind(changed)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.surgery._attributes import (
     AttributeChange,
+    changed_counts,
     changed_lengths,
     check_claim,
     guessed_attributes,
@@ -67,7 +68,8 @@ class Resize(Edit):
         shapes = graph.shapes_after(self._layouts)
         self.attributes = tuple(standard_attributes(graph, self._maps, shapes))
         lengths = changed_lengths(graph, self._maps, list(self._layouts))
-        configs, notes = config_changes(graph.model, shapes, lengths)
+        counts = changed_counts(graph, self._maps, list(self._layouts))
+        configs, notes = config_changes(graph.model, shapes, lengths, counts)
         self.configs, self.notes = tuple(configs), (*graph.notes, *notes)
 
     def make(self, transaction: Transaction) -> list[str]:
