@@ -1,7 +1,7 @@
 """The way in which a stream can grow: which volumes, which numbers, and what every parameter becomes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
+from graftwork.surgery.streams._find import growable, normed
 from graftwork.surgery.streams._heads import heads
 from graftwork.surgery.streams._read import read
 from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
@@ -70,18 +71,19 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
     _refuse(tape, added, problems)
     owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
     unfit: list[str] = []
-    copies = _copies(added)
+    copies, norms = _copies(added), normed(tape)
     for target in _targets(graph, tape, wish, owner, unfit):
         graph.refuse_left_behind(target.growth)
-        maps = _maps(target.growth, wish)
+        like = {var: more for var, more in target.growth.items() if var in added or not growable(var, norms)}
+        maps = _maps(target.growth, wish, like)
         layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
         for found, after in _runs(graph, target, maps, layouts, call):
             numbers = powers(tape, after, unit)
-            reading = _read(tape, added, numbers, problems, copies=copies and not target.epsilon)
+            reading = _read(tape, like, numbers, problems, copies=copies and not target.epsilon)
             if reading is not None:
-                _refuse_unread(graph, added, reading)
+                _refuse_unread(graph, like, reading)
                 if reading.new is Kind.COPY:
-                    maps |= {var: _copied(var.size, more) for var, more in added.items()}
+                    maps |= {var: _copied(var.size, more) for var, more in like.items()}
                     layouts = {name: graph.layouts(name, maps) for name in layouts}
                 return Way(found, reading, maps, layouts, unit)
     if not problems:
@@ -158,14 +160,14 @@ def _read(
     return None
 
 
-def _maps(growth: Mapping[Var, int], wish: Wish) -> dict[Var, UnitMap]:
-    """Layouts: free places in the streams; what grows along by its method, or is not heard yet where that can't be."""
+def _maps(growth: Mapping[Var, int], wish: Wish, like: Container[Var]) -> dict[Var, UnitMap]:
+    """Layouts: free places in the streams and what grows like them; what grows along by its method, or is not heard yet where that can't be."""
     rng = np.random.default_rng(0)
     chosen, silent = method_named(wish.method), method_named("netmorph")
     maps = {}
     for var, more in growth.items():
         method = chosen if more % chosen.step == 0 else silent
-        free = var in wish.streams
+        free = var in like
         maps[var] = free_units(var.size, more) if free else method.unit_map(var.size, more, rng=rng)
     return maps
 
@@ -173,7 +175,7 @@ def _maps(growth: Mapping[Var, int], wish: Wish) -> dict[Var, UnitMap]:
 def _targets(graph: ChannelGraph, tape: Tape, wish: Wish, owner: str | None,
              unfit: list[str]) -> Iterator[Target]:  # fmt: skip
     if owner is not None:
-        yield from config_targets(graph, owner, wish, unfit)
+        yield from config_targets(graph, owner, wish, unfit, normed(tape))
         return
     epsilons = tuple(_epsilons(graph, tape, wish.streams, wish.ratio))
     tied = {**wish.streams, **heads(graph, wish.ratio), **wish.others}

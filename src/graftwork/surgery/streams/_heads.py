@@ -6,7 +6,7 @@ from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._space import Segment, Var, resolve
 
 _SUMMED = "head dimension"
-_STOCK = "torch.nn.MultiheadAttention"
+STOCK = "torch.nn.MultiheadAttention"
 
 
 def heads(graph: ChannelGraph, ratio: float) -> dict[Var, int]:
@@ -21,7 +21,7 @@ def heads(graph: ChannelGraph, ratio: float) -> dict[Var, int]:
         for segment in (segment for expr in dims for segment in resolve(expr)):
             for var in _counts(segment):
                 more = var.size * (ratio - 1.0)
-                if more.is_integer() and all(reason.text.startswith(_STOCK) for reason in var.reasons):
+                if more.is_integer() and all(reason.text.startswith(STOCK) for reason in var.reasons):
                     found[var] = int(more)
     return found
 
