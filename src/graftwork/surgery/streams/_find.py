@@ -5,11 +5,13 @@ from collections.abc import Container, Iterable, Iterator
 from graftwork.errors import SurgeryError
 from graftwork.surgery._space import Var, atoms, resolve
 from graftwork.surgery._trace import INPUT, OUTPUT
-from graftwork.surgery.streams._heads import STOCK
+from graftwork.surgery.streams._heads import STOCK, SUMMED
 from graftwork.surgery.streams._tape import Node, Ref, Tape
 
 _NORMS = {"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm", "group_norm"}
 _MOMENTS = {"mean", "var", "var_mean", "linalg_vector_norm"}
+_LAYER_NORMS = {"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm"}
+_SHOWN = {"alias", "clone", "detach", "contiguous", "view", "_unsafe_view", "native_dropout"}
 _MOVED = {
     "alias", "clone", "detach", "_to_copy", "contiguous", "view", "_unsafe_view", "pow", "square", "permute",
     "transpose", "native_dropout", "abs", "mul", "div", "slice", "select", "avg_pool2d", "_adaptive_avg_pool2d",
@@ -20,7 +22,7 @@ _UNDERSTOOD = ("(transposed tying)", "sum runs over", "linalg_vector_norm runs o
 
 
 def streams(tape: Tape) -> list[Var]:
-    """Return the volumes of channels to which branches are added and over which a norm then runs.
+    """Return the volumes of channels to which branches are added and over which a norm runs, of the sum or of a branch.
 
     Args:
         tape: A run of the model.
@@ -36,6 +38,7 @@ def streams(tape: Tape) -> list[Var]:
         elif node.name in _NORMS | _MOMENTS and node.inputs and node.inputs[0].number in sums:
             for var in _normed(tape, node, node.inputs[0]):
                 found[id(var)] = var
+    found |= {id(var): var for var in _added_normed(tape)}
     if not found:
         raise SurgeryError(
             "the model has no residual stream: no norm over channels follows a sum of branches; widen its sites with "
@@ -46,6 +49,19 @@ def streams(tape: Tape) -> list[Var]:
         reason = next(reason for var in found.values() for reason in _forbidden(var))
         raise SurgeryError(f"the residual stream can't grow: it is {_article(reason)}")
     return free
+
+
+def _added_normed(tape: Tape) -> Iterator[Var]:
+    """The volumes of branches that end with a norm and are then added to something."""
+    ends: dict[int, list[Var]] = {}  # what a norm has made → what it runs over
+    for node in tape.nodes:
+        if node.name in _LAYER_NORMS:
+            ends[node.outputs[0].number] = list(_normed(tape, node, node.inputs[0]))
+        elif node.name in _SHOWN and node.inputs[0].number in ends:
+            ends[node.outputs[0].number] = ends[node.inputs[0].number]
+        elif node.name in ("add", "add_") and _is_sum(tape, node):
+            for ref in node.inputs:
+                yield from ends.get(ref.number, ())
 
 
 def _article(text: str) -> str:
@@ -80,8 +96,8 @@ def growable(var: Var, normed: Container[int]) -> bool:
 
 
 def follows(var: Var) -> bool:
-    """Whether a volume over which norms run may grow like a stream: nothing but what readings understand forbids it."""
-    return not _forbidden(var)
+    """Whether a volume may grow like a stream: norms run over it, products of queries and keys sum over it."""
+    return all(reason.approximable or any(text in reason.text for text in (SUMMED, OUTPUT)) for reason in var.reasons)
 
 
 def holds(tape: Tape, ref: Ref, volumes: Iterable[Var]) -> bool:

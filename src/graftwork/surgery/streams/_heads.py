@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._space import Segment, Var, resolve
 
-_SUMMED = "head dimension"
+SUMMED = "head dimension"
 STOCK = "torch.nn.MultiheadAttention"
 
 
@@ -28,5 +28,5 @@ def heads(graph: ChannelGraph, ratio: float) -> dict[Var, int]:
 
 def _counts(segment: Segment) -> Iterator[Var]:
     """The outermost volume of a product whose innermost is summed over by queries and keys."""
-    if len(segment) > 1 and any(_SUMMED in reason.text for reason in segment[-1].reasons):
+    if len(segment) > 1 and any(SUMMED in reason.text for reason in segment[-1].reasons):
         yield segment[0]

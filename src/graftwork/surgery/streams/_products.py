@@ -20,6 +20,8 @@ def _matmul(reading: Reading, node: Node) -> None:
     other = 1 if node.name == "linear" else inner - 1
     bias = node.values.get("bias" if node.name == "linear" else "self") if node.name not in ("mm", "bmm") else None
     made = contracted(reading, (left, inner), (right, other), node.outputs[0])
+    made = replace(made, power=product(made.power, reading.number("alpha")))
+    reading.equal(reading.number("beta"), {})
     put_all(reading, node, _biased_sum(reading, made, bias))
 
 
@@ -68,7 +70,8 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
     writers = [_made(reading, ref, dim) for ref, dim in sides]
     writer = next((writer for writer in writers if writer is not None), None)
     if not reading.along(out):
-        if summed:
+        weighed = any(reading.tape.facts[ref.number].parameter is not None for ref, _ in sides)
+        if summed and weighed:  # the scores of attention may be divided by a root of the width yet
             reading.equal(power, {}, "what is read from the stream would change")
         return Value(Kind.NONE, power)
     passing = [value for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]

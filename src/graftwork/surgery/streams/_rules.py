@@ -148,7 +148,8 @@ def _joined(reading: Reading, node: Node) -> None:
     if isinstance(condition, Ref) and reading.along(condition) and reading.new is not Kind.COPY:
         raise reading.refuse("a choice is made channel by channel")
     names = [name for name in ("self", "other") if name in node.values]
-    values = [operand(reading, node, name) for name in names] or [reading.value(r) for r in node.inputs]
+    filled = [ref for ref in node.inputs if 0 not in reading.tape.facts[ref.number].shape]  # a cache is empty at first
+    values = [operand(reading, node, name) for name in names] or [reading.value(ref) for ref in filled]
     put_all(reading, node, common(reading, [v for v in values if v is not NOTHING]))
 
 
