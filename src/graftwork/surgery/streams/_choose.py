@@ -18,9 +18,10 @@ from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
+from graftwork.surgery.streams._dealt import dealt
 from graftwork.surgery.streams._find import growable, normed
 from graftwork.surgery.streams._heads import heads
-from graftwork.surgery.streams._read import read
+from graftwork.surgery.streams._read import read, stuck
 from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
 from graftwork.surgery.streams._reference import Target, Wish, config_targets
 from graftwork.surgery.streams._tape import Tape, UnevenError, powers
@@ -72,6 +73,7 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
     owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
     unfit: list[str] = []
     copies, norms = _copies(added), normed(tape)
+    spare: Way | None = None
     for target in _targets(graph, tape, wish, owner, unfit):
         graph.refuse_left_behind(target.growth)
         like = {var: more for var, more in target.growth.items() if var in added or not growable(var, norms)}
@@ -85,7 +87,12 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
                 if reading.new is Kind.COPY:
                     maps |= {var: _copied(var.size, more) for var, more in like.items()}
                     layouts = {name: graph.layouts(name, maps) for name in layouts}
-                return Way(found, reading, maps, layouts, unit)
+                way = Way(found, reading, maps, dealt(graph, (tape, after), maps, layouts), unit)
+                if not copies or not stuck(reading):
+                    return way
+                spare = spare or way  # copies of heads may train where zeros can't
+    if spare is not None:
+        return spare
     if not problems:
         raise SurgeryError(_no_width(added, owner, unfit))
     raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
@@ -149,11 +156,17 @@ def _read(
 ) -> Reading | None:
     """Read a run with zeros, means or copies in the new channels; without numbers, powers don't count."""
     found: dict[Kind, str] = {}
+    best: Reading | None = None
     for new in (Kind.ZERO, Kind.MEAN, *([Kind.COPY] if copies else [])):
         try:
-            return read(tape, set(added), new, numbers)
+            reading = read(tape, set(added), new, numbers)
+            best = best or reading
+            if not stuck(reading):
+                return reading
         except (Refusal, UnevenError) as error:
             found[new] = str(error)
+    if best is not None:
+        return best
     layered = any(node.name in _LAYER_NORMS for node in tape.nodes)
     nor = f"; nor by copies: {found[Kind.COPY]}" if Kind.COPY in found else ""
     problems.append(f"{found[Kind.MEAN if layered else Kind.ZERO]}{nor}")

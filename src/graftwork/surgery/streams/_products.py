@@ -77,6 +77,8 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
     passing = [value for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]
     free = [value.kind for value in passing]
     if len(free) > 1:
+        if set(free) == {Kind.ZERO}:
+            reading.roles.twice.append((passing[0].rows, passing[1].rows))
         return _by_channel(reading, writer, free, power)
     if writer is not None:
         if not all(reading.plain(out, dim) for dim in reading.along(out)) and reading.new is Kind.MEAN:
@@ -168,6 +170,8 @@ def _attention(reading: Reading, node: Node) -> None:
     query, key, value = (reading.settled(reading.value(ref), Kind.FREE, role="in attention") for ref in refs)
     scores = product(product(query.power, key.power), reading.number("scale"))
     reading.equal(scores, {}, "attention meets what changes with the width")
+    if query.kind is key.kind is Kind.ZERO:
+        reading.roles.twice.append((query.rows, key.rows))
     kinds = {one.kind for one in (query, key, value)} - {Kind.NONE}
     kind = Kind.COPY if kinds == {Kind.COPY} else Kind.ZERO if value.kind is Kind.ZERO else Kind.FREE
     reading.put(node.outputs[0], Value(kind if kinds else Kind.NONE, value.power, why="heads attend by themselves"))

@@ -14,7 +14,7 @@ def read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None) -> R
     """Return the reading of a run with zeros or means in the new channels.
 
     Where new channels of two factors are zero, neither would ever get gradient. Then the rows that make one of them
-    are free, if nothing else needs them to make zeros.
+    are free, if nothing else needs them to make zeros; otherwise the reading is stuck.
 
     Args:
         tape: The run.
@@ -35,3 +35,8 @@ def read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None) -> R
                 alive.run(RULES)
                 return alive
     return reading
+
+
+def stuck(reading: Reading) -> bool:
+    """Whether new channels of two factors are zero in a reading, so that no gradient reaches what makes them."""
+    return bool(reading.roles.twice)

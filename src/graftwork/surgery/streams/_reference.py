@@ -122,7 +122,12 @@ def _fitting(
             yield values, growth
         else:
             found.append((values, growth))
-    yield from sorted(found, key=lambda pair: (len(pair[1]), len(pair[0])))
+    yield from sorted(found, key=lambda pair: (_tied(pair[1], wish, normed), len(pair[1]), len(pair[0])))
+
+
+def _tied(growth: Mapping[Var, int], wish: Wish, normed: Container[int]) -> int:
+    """How many volumes grow that can only grow like a stream: as few of them as can be."""
+    return sum(var not in wish.streams and not growable(var, normed) for var in growth)
 
 
 def _target(owner: str, whole: Any, before: nn.Module, after: nn.Module, values: dict[str, Any],
