@@ -34,8 +34,8 @@ def dealt(
     tapes: tuple[Tape, Tape],
     maps: Mapping[Var, UnitMap],
     layouts: Mapping[str, list[Layout]],
-) -> dict[str, list[Layout]]:
-    """Return the layouts of grown tensors, with rows where the wider model deals them to.
+) -> dict[str, list[Layout]] | None:
+    """Return the layouts of grown tensors, with rows where the wider model deals them to; None where no order fits.
 
     Args:
         graph: The model, as it was traced.
@@ -51,11 +51,13 @@ def dealt(
         if not _differs(before, after, maps):
             continue
         old = _matched([way for way in before if way.used], [way for way in after if way.used], own[0])
+        if old is None and len(before) == len(after):
+            return None
         expr = resolve(graph.trace.spaces[name][0])
-        for other in found:
+        for other, dims in found.items():
             for dim, same in enumerate(graph.trace.spaces[other]):
                 if resolve(same) == expr and old is not None:
-                    found[other][dim] = replace(found[other][dim], old=old)
+                    dims[dim] = replace(dims[dim], old=old)
     return found
 
 
@@ -114,7 +116,9 @@ def _matched(
     if len(before) != len(after) or not all(way.followed for way in before):
         return None
     for way, wider in zip(before, after, strict=True):
-        if way.rows.dim() != wider.rows.dim() or any(m > n for m, n in zip(way.rows.shape, wider.rows.shape, strict=True)):
+        if way.rows.dim() != wider.rows.dim() or any(
+            m > n for m, n in zip(way.rows.shape, wider.rows.shape, strict=True)
+        ):
             return None
         old[wider.rows[tuple(slice(n) for n in way.rows.shape)].flatten().numpy()] = way.rows.flatten().numpy()
     return old if sorted(old[old >= 0].tolist()) == list(range(layout.size)) else None

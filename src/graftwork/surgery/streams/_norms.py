@@ -107,7 +107,10 @@ def _norm(reading: Reading, node: Node) -> None:
         what = "the root mean square" if needed is Kind.ZERO else "mean and variance"
         why = f", as {value.why}" if value.why and value.kind is Kind.FREE else ""
         if value.kind is Kind.ZERO and reading.new is Kind.MEAN:
-            why = ", as another norm has run over them before (post-norm, or a norm of embeddings)"
+            why = (
+                ", as another norm has made them (post-norm, or a norm of embeddings): it weighs each channel alone, "
+                "and no gain makes the mean of all"
+            )
         raise reading.refuse(f"a norm by {what} meets channels whose new ones can't hold {needed.value}{why}")
     epsilon = reading.number("eps")
     if node.numbers.get("eps") != 0.0:

@@ -25,6 +25,12 @@ def _matmul(reading: Reading, node: Node) -> None:
     put_all(reading, node, _biased_sum(reading, made, bias))
 
 
+@rule("_grouped_mm")
+def _grouped_matmul(reading: Reading, node: Node) -> None:
+    left, right = node.values["self"], node.values["mat2"]
+    put_all(reading, node, contracted(reading, (left, 1), (right, 1), node.outputs[0]))
+
+
 @rule("convolution", "_convolution", "mkldnn_convolution")
 def _convolution(reading: Reading, node: Node) -> None:
     x, weight, groups = node.values["input"], node.values["weight"], node.values["groups"]
