@@ -88,17 +88,16 @@ def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
 
 
 def _part(trace: Trace, info: Info, indices: list[Any]) -> Info | None:
-    """What ``x[..., [-2], :]`` gives: constant places one after the other are a part of a dimension, as a slice is."""
-    dim = next((dim for dim, index in enumerate(indices) if index is not None), -1)
+    """What ``x[..., [-2], :]`` gives: neighbours that are counted from the end are a part, as a slice is."""
+    dim = next(dim for dim, index in enumerate(indices) if index is not None)
     if sum(index is not None for index in indices) != 1 or indices[dim].dim() != 1 or trace.depends(indices[dim]):
         return None
     places, length = indices[dim].tolist(), size_of(info.dims[dim])
-    start = wrap(places[0], length) if places else 0
-    if not 0 < len(places) < length or [wrap(place, length) for place in places] != list(range(start, start + len(places))):
+    if not places or places[-1] >= 0 or places != list(range(places[0], places[-1] + 1)):
         return None
     for at in range(len(info.dims)):
         trace.use(info, at, consumed=False)
-    _, rest = cut(info.dims[dim], start)
+    _, rest = cut(info.dims[dim], length + places[0])
     dims = list(info.dims)
     dims[dim], _ = cut(rest, len(places))
     return Info(dims, computed=_from_parameters(info))
