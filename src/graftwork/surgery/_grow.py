@@ -9,7 +9,7 @@ from torch import nn, optim
 from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._guard import Guard
+from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
 from graftwork.surgery.carry import check_optimizers, unwrapped
 from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, WidenAll
@@ -17,6 +17,7 @@ from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, Widen
 Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
 
 
+@plain_numbers()
 def plan(
     model: nn.Module,
     growth: ModelGrowth,

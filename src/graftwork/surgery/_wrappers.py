@@ -52,6 +52,8 @@ def _refuse_tensors(model: nn.Module) -> None:
             raise _unfit(f"one in which {name!r} is lazy", "run the model once before growing it")
         if tensor.is_meta:
             raise _unfit(f"one in which {name!r} is on the meta device", "load its weights first")
+        if tensor.is_inference():
+            raise _unfit(f"one in which {name!r} was made in inference mode", "copy.deepcopy the model outside of it")
         if type(tensor).__name__ == "DTensor":
             raise _unfit(f"one in which {name!r} is a DTensor, sharded over processes", _UNWRAP)
         if tensor.is_quantized or tensor.layout is not torch.strided:
