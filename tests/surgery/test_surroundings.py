@@ -93,7 +93,7 @@ def test_weights_that_autocast_has_cached_are_not_used_any_longer() -> None:
 def test_tensors_made_in_inference_mode_are_refused_as_weights_and_taken_as_examples() -> None:
     with torch.inference_mode():
         made, x = _model(), torch.randn(3, 3, 8, 8)
-    with pytest.raises(SurgeryError, match="'0.weight' was made in inference mode"):
+    with pytest.raises(SurgeryError, match=r"was made in inference mode"):
         grow(made, Widen("0", extra=4), example_input=x)
     grow(copy.deepcopy(made), Widen("0", extra=4), example_input=x)
 
