@@ -111,9 +111,10 @@ def _differs(before: list[_Way], after: list[_Way], maps: Mapping[Var, UnitMap])
 def _matched(
     before: list[_Way], after: list[_Way], layout: Layout
 ) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
-    """Which old row every new one is: what stands in the same place where it is computed with."""
+    """Which old row every new one is, as they stand in the same place where they are computed with; None if unknown."""
     old = np.full(layout.new_size, -1, dtype=np.int64)
-    if len(before) != len(after) or not all(way.followed for way in before):
+    twins = not np.array_equal(layout.source, np.arange(layout.new_size))  # or copies, whose places are not free
+    if twins or len(before) != len(after) or not all(way.followed for way in before):
         return None
     for way, wider in zip(before, after, strict=True):
         if way.rows.dim() != wider.rows.dim() or any(
