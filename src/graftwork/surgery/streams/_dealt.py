@@ -19,7 +19,7 @@ from torch import Tensor
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout, UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
-from graftwork.surgery.streams._tape import Fact, Node, Tape
+from graftwork.surgery.streams._tape import Fact, Node, Ref, Tape
 
 _MAPS = {"mm": "mat2", "addmm": "mat2", "linear": "weight"}
 _PICKS = {"index", "index_select", "gather", "flip", "roll"}
@@ -44,13 +44,12 @@ def dealt(
         layouts: Name → the layout of each dimension, as the volumes say; kept where rows can't be followed.
     """
     found = {name: list(own) for name, own in layouts.items()}
+    chains = [_chains(tape) for tape in tapes]
     for name, own in layouts.items():
-        if not own[0].grows:
+        before, after = (chain.get(name, []) for chain in chains)
+        if not own[0].grows or not _differs(before, after, maps):
             continue
-        before, after = (list(_ways(tape, name)) for tape in tapes)
-        if not _differs(before, after, maps):
-            continue
-        old = _matched([way for way in before if way.used], [way for way in after if way.used], own[0])
+        old = _matched(before, after, own[0])
         if old is None and len(before) == len(after):
             return None
         expr = resolve(graph.trace.spaces[name][0])
@@ -62,64 +61,84 @@ def dealt(
 
 
 @dataclass(frozen=True)
-class _Way:
-    """A tensor that shows products of a weight's rows.
+class _Step:
+    """A tensor that shows products of a weight's rows, and the operation that makes it from another such or uses it.
 
     Attributes:
-        fact: What is known of it.
-        rows: The number of the row that made each of its entries.
+        node: The operation.
+        fact: What is known of the tensor.
+        number: Its number.
+        source: Number of the tensor that the operation has moved; None where it is the product itself, or used.
         used: Whether something is computed from it as it is.
-        followed: Whether the operation that takes it could not have moved its entries.
     """
 
+    node: Node
     fact: Fact
-    rows: Tensor
-    used: bool
-    followed: bool = True
+    number: int
+    source: int | None = None
+    used: bool = False
 
 
-def _ways(tape: Tape, name: str) -> Iterator[_Way]:
-    rows: dict[int, Tensor] = {}
+def _chains(tape: Tape) -> dict[str, list[_Step]]:
+    """Name of a weight → the steps of its products, in order."""
+    names: dict[int, str] = {}
+    found: dict[str, list[_Step]] = {}
+
+    def note(name: str, node: Node, ref: Ref, source: int | None = None, *, used: bool = False) -> None:
+        found.setdefault(name, []).append(_Step(node, tape.facts[ref.number], ref.number, source, used))
+        if not used:
+            names[ref.number] = name
+
     for node in tape.nodes:
-        if node.name in _MAPS and tape.facts[node.values[_MAPS[node.name]].number].parameter == name:
-            shape = tape.facts[node.outputs[0].number].shape
-            rows[node.outputs[0].number] = torch.arange(shape[-1]).expand(shape).contiguous()
-        elif node.name in _MOVES and node.inputs and node.inputs[0].number in rows:
-            for ref, own in zip(node.outputs, _moved(node, rows[node.inputs[0].number]), strict=True):
-                rows[ref.number] = own
-                yield _Way(tape.facts[ref.number], own, used=False)
-        else:
-            for ref in node.inputs:
-                if ref.number in rows:
-                    yield _Way(tape.facts[ref.number], rows[ref.number], used=True, followed=node.name not in _PICKS)
+        weight = node.values.get(_MAPS.get(node.name, ""))
+        taken = [ref for ref in node.inputs if ref.number in names]
+        if isinstance(weight, Ref) and (maker := tape.facts[weight.number].parameter) is not None:
+            note(maker, node, node.outputs[0])
+        elif taken and node.name in _MOVES and node.inputs[0].number in names:
+            for ref in node.outputs:
+                note(names[node.inputs[0].number], node, ref, node.inputs[0].number)
+            continue
+        for ref in taken:
+            note(names[ref.number], node, ref, used=True)
+    return found
 
 
-def _moved(node: Node, rows: Tensor) -> list[Tensor]:
-    names = list(node.values)
-    made = node.func(**{**node.values, names[0]: rows})
-    return list(made) if isinstance(made, (list, tuple)) else [made]
-
-
-def _differs(before: list[_Way], after: list[_Way], maps: Mapping[Var, UnitMap]) -> bool:
+def _differs(before: list[_Step], after: list[_Step], maps: Mapping[Var, UnitMap]) -> bool:
     """Whether the wider model takes other steps, or its tensors have other lengths than the volumes say."""
     return len(before) != len(after) or any(
-        tuple(layout_of(expr, maps).new_size for expr in way.fact.dims) != wider.rows.shape
-        for way, wider in zip(before, after, strict=True)
+        tuple(layout_of(expr, maps).new_size for expr in step.fact.dims) != wider.fact.shape
+        for step, wider in zip(before, after, strict=True)
     )
 
 
 def _matched(
-    before: list[_Way], after: list[_Way], layout: Layout
+    before: list[_Step], after: list[_Step], layout: Layout
 ) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
     """Which old row every new one is, as they stand in the same place where they are computed with; None if unknown."""
-    old = np.full(layout.new_size, -1, dtype=np.int64)
     twins = not np.array_equal(layout.source, np.arange(layout.new_size))  # or copies, whose places are not free
-    if twins or len(before) != len(after) or not all(way.followed for way in before):
+    if twins or any(step.used and step.node.name in _PICKS for step in before):
         return None
-    for way, wider in zip(before, after, strict=True):
-        if way.rows.dim() != wider.rows.dim() or any(
-            m > n for m, n in zip(way.rows.shape, wider.rows.shape, strict=True)
-        ):
+    old = np.full(layout.new_size, -1, dtype=np.int64)
+    pairs = [list(_places(steps)) for steps in (before, after)]
+    if len(pairs[0]) != len(pairs[1]):
+        return None
+    for rows, wider in zip(*pairs, strict=True):
+        if rows.dim() != wider.dim() or any(m > n for m, n in zip(rows.shape, wider.shape, strict=True)):
             return None
-        old[wider.rows[tuple(slice(n) for n in way.rows.shape)].flatten().numpy()] = way.rows.flatten().numpy()
+        old[wider[tuple(slice(n) for n in rows.shape)].flatten().numpy()] = rows.flatten().numpy()
     return old if sorted(old[old >= 0].tolist()) == list(range(layout.size)) else None
+
+
+def _places(steps: list[_Step]) -> Iterator[Tensor]:
+    """The numbers of the rows that made each entry of every tensor that is used."""
+    rows: dict[int, Tensor] = {}
+    for step in steps:
+        if step.used:
+            yield rows[step.number]
+        elif step.source is None:
+            rows[step.number] = torch.arange(step.fact.shape[-1]).expand(step.fact.shape).contiguous()
+        else:
+            first = next(iter(step.node.values))
+            made = step.node.func(**{**step.node.values, first: rows[step.source]})
+            parts = made if isinstance(made, (list, tuple)) else [made]
+            rows[step.number] = parts[[ref.number for ref in step.node.outputs].index(step.number)]

@@ -73,8 +73,8 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
     if summed:
         _read(reading, sides, values)
         power = _summed_copies(reading, sides, power)
-    writers = [_made(reading, ref, dim) for ref, dim in sides]
-    writer = next((writer for writer in writers if writer is not None), None)
+    rows = next((rows for ref, dim in sides if (rows := _made(reading, ref, dim)) is not None), None)
+    writer = None if rows is None else Writer((rows.name, rows.dim))
     if not reading.along(out):
         weighed = any(reading.tape.facts[ref.number].parameter is not None for ref, _ in sides)
         if summed and weighed:  # the scores of attention may be divided by a root of the width yet
@@ -86,23 +86,15 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
         if set(free) == {Kind.ZERO}:
             reading.roles.twice.append((passing[0].rows, passing[1].rows))
         return _by_channel(reading, writer, free, power)
-    if writer is not None:
+    if writer is not None and rows is not None:
         if not all(reading.plain(out, dim) for dim in reading.along(out)) and reading.new is Kind.MEAN:
             raise reading.refuse(f"{writer.weight[0]!r} makes channels of the stream among others")
-        made = reading.made_by(_rows(reading, writer))
-        whole = made.rows in reading.roles.free
+        made = reading.made_by(rows)
+        whole = rows in reading.roles.free
         fill = {Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(reading.new, Fill.ZERO)
         reading.fill(*writer.weight, Fill.FREE if whole else fill, why="added to the stream")
         return replace(made, power=power, writer=writer)
     return Value(free[0], power, why=passing[0].why)
-
-
-def _rows(reading: Reading, writer: Writer) -> Rows:
-    """All rows of a weight that make channels."""
-    name, dim = writer.weight
-    shapes = (fact.shape[fact.sources.index(frozenset({dim}))] for fact in reading.tape.facts
-              if fact.parameter == name and frozenset({dim}) in fact.sources)  # fmt: skip
-    return Rows(name, dim, 0, max(shapes))
 
 
 def _by_channel(reading: Reading, writer: Writer | None, kinds: list[Kind], power: Power | None) -> Value:
@@ -137,12 +129,12 @@ def _read(reading: Reading, sides: tuple[tuple[Ref, int], ...], values: list[Val
         raise reading.refuse("two tensors that are computed are multiplied and summed over the stream")
 
 
-def _made(reading: Reading, ref: Ref, dim: int) -> Writer | None:
-    """The weight and its dimension that make channels of the stream."""
+def _made(reading: Reading, ref: Ref, dim: int) -> Rows | None:
+    """The rows of a weight that make channels of the stream."""
     fact = reading.tape.facts[ref.number]
     for free in reading.along(ref):
         if free != dim and fact.parameter is not None:
-            return Writer((fact.parameter, reading.source(ref, free)))
+            return Rows(fact.parameter, reading.source(ref, free), 0, fact.shape[free])
     return None
 
 
