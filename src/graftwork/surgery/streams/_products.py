@@ -46,7 +46,7 @@ def _biased_sum(reading: Reading, made: Value, bias: Any) -> Value:
     if not isinstance(bias, Ref):
         return made
     value = reading.value(bias)
-    kind = None if made.kind is Kind.NONE else made.kind
+    kind: Kind | None = None if made.kind is Kind.NONE else made.kind
     if made.rows is not None and made.rows not in reading.roles.free:
         kind = reading.new  # where some rows are free, their biases start as the others'
     settled = reading.settled(value, kind)
