@@ -1,5 +1,6 @@
 """Architectures with stacks of layers, for the table of growths that must come back to their ecosystem."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -194,8 +195,10 @@ VISION = (
 
 
 def _stock(*, norm_first: bool) -> nn.Module:
+    """PyTorch's encoder in a model, which makes and reads the channels of its stream."""
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
-    return nn.TransformerEncoder(layer, 3, enable_nested_tensor=not norm_first)
+    encoder = nn.TransformerEncoder(layer, 3, nn.LayerNorm(16) if norm_first else None, enable_nested_tensor=False)
+    return nn.Sequential(OrderedDict(embed=nn.Linear(16, 16), encoder=encoder, head=nn.Linear(16, 5)))
 
 
 def _known(name: str, architecture: str, stack: str, **more: Any) -> Stacked:
@@ -210,9 +213,9 @@ PLAIN = (
     Stacked(name="resnet-50", build=lambda: ResNet(Bottleneck, (3, 4, 6, 3), width=4), batch=images(32),
             stack="layers.2", after=(0, 3)),
     Stacked(name="nn.TransformerEncoder, norm_first", build=lambda: _stock(norm_first=True), batch=_vectors,
-            stack="layers"),
-    Stacked(name="nn.TransformerEncoder", build=lambda: _stock(norm_first=False), batch=_vectors, stack="layers",
-            refused="post-norm"),
+            stack="encoder.layers"),
+    Stacked(name="nn.TransformerEncoder", build=lambda: _stock(norm_first=False), batch=_vectors,
+            stack="encoder.layers", refused="post-norm"),
     _known("mlp-mixer", "mlp-mixer", "blocks"),
     _known("vit-pytorch vit", "vit-pytorch vit", "transformer.layers"),
     _known("pytorchcv resnet", "pytorchcv resnet", "features.stage2"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from graftwork.errors import SurgeryError
 from graftwork.surgery import WidenAll, deepen, load_model, plan, save_model, widen, widen_all
 from graftwork.surgery._transaction import Transaction
 
@@ -139,3 +140,20 @@ def test_a_model_inside_another_one_is_saved_and_loaded_with_its_config(tmp_path
     again = load_model(Tagger, tmp_path).eval()
     assert again.body.config.intermediate_size == model.body.config.intermediate_size == 24
     assert torch.equal(model(IDS), again(IDS))
+
+
+@pytest.mark.parametrize("method", ["r2r", "netmorph"])
+def test_queries_grow_under_fixed_keys(method: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 12}
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, **sizes, num_key_value_heads=2)).eval()
+    before = model(IDS).logits
+    receipt = widen_all(model, 2, only="*.q_proj", axis=1, method=method, example_input={"input_ids": IDS})
+    torch.testing.assert_close(model(IDS).logits, before, rtol=0, atol=2e-6)
+    assert {change.name.split(".")[-2] for change in receipt.tensors} == {"q_proj", "o_proj"}
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (8, 2)
+    model.save_pretrained(tmp_path)
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again(IDS).logits, model(IDS).logits)
+    with pytest.raises(SurgeryError, match="expected an axis below 3, got 3; its width is 2 × 4 × "):
+        widen(model, "model.layers.0.self_attn.q_proj", factor=2, axis=3, example_input={"input_ids": IDS})

@@ -100,6 +100,7 @@ def check_claim(number: int, before: int, what: str) -> None:
 
 
 _ROOM, _MOST_TIMES = 2**24, 4096
+_MOST_SIZES = 16
 _NEVER = ("training", "dump_patches", "call_super_init")
 
 
@@ -275,9 +276,9 @@ def _complete(module: nn.Module, own: Mapping[str, Shape]) -> bool:
 
 
 def guessed_attributes(
-    graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str], *, reach: int
+    graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str], *, reach: int, entry: int | None = None
 ) -> list[AttributeChange]:
-    """Return integer attributes of a user's own modules that equal a length that changes.
+    """Return attributes of a user's own modules, numbers or tuples and lists of them, that hold a length that changes.
 
     They are tried only where the grown model fails or changes its function without them, and kept only if it
     then passes the check.
@@ -288,6 +289,7 @@ def guessed_attributes(
         touched: Tensors that change.
         reach: How many levels above the owners of changed tensors to look; objects that modules hold (a
             ``config``) count as belonging to their module.
+        entry: Which of several entries of a tuple or list changes that equal such a length; None for all of them.
     """
     lengths = changed_lengths(graph, growth, touched)
     standard = tuple(kind for kind, _ in _STANDARD)
@@ -305,9 +307,22 @@ def guessed_attributes(
         if isinstance(module, standard):
             continue
         for name, value in vars(module).items():
-            if type(value) is int and value in lengths and not name.startswith("_"):
-                changes.append(AttributeChange(path, name, value, lengths[value]))
+            new = _followed(value, lengths, entry)
+            if new != value and not name.startswith("_"):
+                changes.append(AttributeChange(path, name, value, new))
     return changes
+
+
+def _followed(value: Any, lengths: Mapping[int, int], entry: int | None) -> Any:
+    """A size, or several, after a growth; anything else as it is."""
+    if type(value) is int:
+        return lengths.get(value, value)
+    if type(value) not in (tuple, list) or len(value) > _MOST_SIZES or not all(type(n) is int for n in value):
+        return value
+    places = [at for at, size in enumerate(value) if size in lengths]
+    if entry is not None and len(places) > 1:
+        places = places[entry : entry + 1]
+    return type(value)(lengths[size] if at in places else size for at, size in enumerate(value))
 
 
 def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
@@ -329,6 +344,11 @@ def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched:
                             lengths.setdefault(tail.size, tail.new_size)
     for var, layout in growth.items():
         lengths.setdefault(var.size, layout.new_size)
+    for segment in [one for name in touched for expr in graph.trace.spaces[name] for one in resolve(expr)]:
+        for stop in range(2, len(segment)):  # the number of all heads where each of some serves several
+            run = layout_of((segment[:stop],), growth)
+            if run.grows:
+                lengths.setdefault(run.size, run.new_size)
     return {old: new for old, new in lengths.items() if old > 1}
 
 

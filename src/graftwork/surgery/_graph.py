@@ -202,10 +202,20 @@ class ChannelGraph:
         name, dim = self.find(site)
         return self._hidden_size(name) or size_of(self.trace.spaces[name][dim])
 
-    def candidates(self, site: str) -> list[Var]:
-        """Return the volumes that can widen a site, outermost first."""
+    def candidates(self, site: str, axis: int | None = None) -> list[Var]:
+        """Return the volumes that can widen a site, outermost first; with an axis, that one of all its volumes.
+
+        Raises:
+            SurgeryError: The site has no such axis.
+        """
         name, dim = self.find(site)
-        return [var for var in atoms(self.trace.spaces[name][dim]) if self.can_grow(var)]
+        volumes = atoms(self.trace.spaces[name][dim])
+        if axis is not None:
+            if axis >= len(volumes):
+                sizes = " × ".join(str(var.size) for var in volumes)
+                raise SurgeryError(f"{site!r}: expected an axis below {len(volumes)}, got {axis}; its width is {sizes}")
+            volumes = [volumes[axis]]
+        return [var for var in volumes if self.can_grow(var)]
 
     def can_grow(self, var: Var) -> bool:
         """Whether nothing forbids a volume to grow: exactly, or (with ``approximate``) with a gap."""

@@ -10,7 +10,7 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._agreement import agreed
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._guard import Guard
+from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._plan import GrowthPlan, SurgeryReceipt
 from graftwork.surgery._stand_in import is_on_meta, stand_in
 from graftwork.surgery.carry import check_optimizers, inner_optimizer
@@ -19,6 +19,7 @@ from graftwork.surgery.growths import Deepen, ModelGrowth, Subject, Widen, Widen
 Optimizers: TypeAlias = optim.Optimizer | Sequence[optim.Optimizer] | None
 
 
+@plain_numbers()
 def plan(
     model: nn.Module,
     growth: ModelGrowth,

@@ -3,6 +3,8 @@
 import random
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -14,6 +16,25 @@ from torch.utils import _python_dispatch
 
 from graftwork.surgery._snapshot import Snapshot
 from graftwork.surgery._transaction import Transaction
+
+
+@contextmanager
+def plain_numbers() -> Iterator[None]:
+    """Work in the model's own types inside, and make tensors that train: no ``autocast``, no ``inference_mode``.
+
+    Copies of weights that ``autocast`` has cached go: they would be used in place of grown ones.
+    """
+    kinds = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        try:
+            yield
+        finally:
+            if kinds:
+                torch.clear_autocast_cache()
 
 
 class Guard:

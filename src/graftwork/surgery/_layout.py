@@ -73,6 +73,12 @@ class Layout:
         """Which of the new indices are new; [new size]."""
         return self.old < 0
 
+    @property
+    def places(self) -> Ints:
+        """The new index of every old one; [size]."""
+        spots = np.flatnonzero(self.old >= 0)
+        return np.asarray(spots[np.argsort(self.old[spots], kind="stable")])
+
     def unweighted(self) -> "Layout":
         """Return the same layout for a dimension that makes channels and does not sum over them."""
         return replace(self, factor=np.ones(self.new_size))

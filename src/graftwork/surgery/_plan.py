@@ -11,7 +11,7 @@ from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import repeat_changes
-from graftwork.surgery._guard import Guard
+from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import Edit, ModelGrowth, Subject, Undo
 
@@ -156,6 +156,7 @@ class GrowthPlan:
         lines += [f"  approximate: {text}" for text in self.approximations]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
+    @plain_numbers()
     def apply(self) -> SurgeryReceipt:
         """Make the growth, or leave everything as it was.
 

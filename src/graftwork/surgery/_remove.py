@@ -12,7 +12,7 @@ from graftwork.surgery._agreement import agreed
 from graftwork.surgery._calls import Call, ExampleInput, call_of, sandbox
 from graftwork.surgery._check import plain
 from graftwork.surgery._grow import Optimizers, given_optimizers
-from graftwork.surgery._guard import Guard
+from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._plan import LOG, SurgeryReceipt, count_parameters
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry import check_optimizers
@@ -41,6 +41,7 @@ class Removal:
         return f"removed {self.growth!r}: {before:,} → {after:,} parameters, outputs changed by {self.gap:.1e}"
 
 
+@plain_numbers()
 def remove(
     model: nn.Module,
     receipt: SurgeryReceipt,

@@ -8,7 +8,7 @@ from torch import nn
 from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_mean
 from graftwork.surgery._calls import ExampleInput, call_of
 from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._guard import Guard
+from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._methods import method_named
 
 
@@ -96,6 +96,7 @@ class GrowthSites:
         return "\n".join([*lines, f"followed by: {self.source}", *(f"note: {note}" for note in self.notes)])
 
 
+@plain_numbers()
 def growth_sites(model: nn.Module, example_input: ExampleInput, *, method: str = "r2r") -> GrowthSites:
     """List what can be widened or deepened, with width, cost and, where not, why not.
 

@@ -227,15 +227,23 @@ def split(expr: Expr, inner: int) -> tuple[Expr, Expr]:
         raise Misaligned
     if total == inner:
         return ONE, resolve(expr)
-    segments = resolve(expr)
-    if len(segments) == 1:
-        return _split_segment(segments[0], inner)
-    if all(_segment_size(segment) % inner == 0 for segment in segments):
-        pairs = [_split_segment(segment, inner) for segment in segments]
+    groups = _groups(resolve(expr), inner)
+    if all(len(group) == 1 or size_of(group) == inner for group in groups):
+        pairs = [_split_segment(group[0], inner) if len(group) == 1 else (ONE, group) for group in groups]
         for _, other in pairs[1:]:
             unify(pairs[0][1], other)
         return concat([outer for outer, _ in pairs]), resolve(pairs[0][1])
     return _split_rows(expr, inner)
+
+
+def _groups(segments: Expr, inner: int) -> list[Expr]:
+    """Segments side by side whose lengths are together a multiple of another one, as few in a group as can be."""
+    groups: list[Expr] = [()]
+    for segment in segments:
+        groups[-1] = (*groups[-1], segment)
+        if size_of(groups[-1]) % inner == 0:
+            groups.append(())
+    return groups[:-1]
 
 
 def _split_rows(expr: Expr, inner: int) -> tuple[Expr, Expr]:

@@ -64,7 +64,7 @@ def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 
         result = fill.to(dtype=old.dtype, device=old.device).clone()
     else:
         result = old.new_full(shape, fill)
-    spots = [np.flatnonzero(layout.old >= 0) for layout in layouts]
+    spots = [layout.places for layout in layouts]
     if not any(layout.grows for layout in layouts):
         return old.clone()
     result[_grid(spots, old.device)] = old
@@ -73,7 +73,7 @@ def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 
 
 def old_entries(new: Tensor, layouts: Sequence[Layout]) -> Tensor:
     """Return the old entries of a grown tensor, in the shape before: what `place_old` has placed."""
-    return new[_grid([np.flatnonzero(layout.old >= 0) for layout in layouts], new.device)] if layouts else new
+    return new[_grid([layout.places for layout in layouts], new.device)] if layouts else new
 
 
 def _grid(indices: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:
@@ -110,7 +110,7 @@ def grow_tensor(
         reduced = _continued(old, layouts) if fixed else None
         if reduced is None:
             reduced = _fresh_like(old, reduced_shape, generator=generator, scale=scale)
-        kept = [layout.source[layout.old >= 0] for layout in layouts]
+        kept = [layout.source[layout.places] for layout in layouts]
         reduced[_grid(kept, old.device)] = old
         # One gather over all dimensions: nothing else of the tensor's size is alive beside these two.
         result = reduced[_grid([layout.source for layout in layouts], old.device)] if layouts else reduced

@@ -60,6 +60,8 @@ def _refuse_tensors(model: nn.Module) -> None:
             raise _unfit(
                 f"one in which {name!r} is on the meta device", "load its weights first (graftwork.plan needs none)"
             )
+        if tensor.is_inference():
+            raise _unfit(f"one in which {name!r} was made in inference mode", "copy.deepcopy the model outside of it")
         if type(tensor).__name__ == "DTensor":
             raise _unfit(f"one in which {name!r} is a DTensor, sharded over processes", _OPEN)
         if tensor.is_quantized or tensor.layout is not torch.strided:

@@ -214,7 +214,7 @@ class _Changed(nn.Module):
 
 _REFUSED = {
     "a rectifier over means": ("layer", torch.relu, "relu acts on the stream"),
-    "a norm over the sum": ("layer", nn.LayerNorm(8).double(), "another norm has run over them before"),
+    "a norm over the sum": ("layer", nn.LayerNorm(8).double(), "another norm has made them"),
     "no gain to undo a tied head": ("rms-bare-tied", lambda x: x, "read from the stream would change"),
     "softmax over channels": ("rms", lambda x: x + x.softmax(-1), "_softmax mixes"),
     "a constant for zeros": ("rms", lambda x: x + 1.0, "a norm by the root|mean runs"),
@@ -293,9 +293,9 @@ def test_a_wrong_reading_is_caught_by_the_check(monkeypatch: pytest.MonkeyPatch)
             grow(model, WidenStream(1.5), example_input=x)
 
 
-def test_streams_at_the_model_s_ends_are_refused() -> None:
+def test_a_stream_that_the_caller_makes_is_refused() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, dropout=0.0)
-    with pytest.raises(SurgeryError, match=r"a dimension of the model's (in|out)put"):
+    with pytest.raises(SurgeryError, match="so that the caller makes its channels"):
         grow(layer, WidenStream(2.0), example_input=torch.randn(2, 3, 8))
     with pytest.raises(SurgeryError, match="no residual stream"):
         grow(

@@ -119,6 +119,83 @@ def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
     assert any("returns the stream itself" in note for note in receipt.notes)
 
 
+HEADS_OF_THEIR_OWN = {
+    # an RMSNorm runs over all heads of the queries, and one over those of the keys
+    "Olmoe": {**TEXT, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 2, "num_experts_per_tok": 1},
+    # a gated RMSNorm runs over all heads; one projection makes what is normed, the gate and more
+    "Mamba2": {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "num_heads": 4,
+               "head_dim": 8, "n_groups": 1, "chunk_size": 4, "pad_token_id": 0},
+    "Falcon": {**TEXT, "num_attention_heads": 4},  # the heads of keys and values are picked by an index from the end
+    "CodeGen": {**GPT, "n_head": 4, "rotary_dim": 2},  # queries, values and keys lie in four parts, however wide
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEADS_OF_THEIR_OWN)
+def test_heads_follow_the_width_as_the_forward_deals_them_out(kind: str, tmp_path: Path) -> None:
+    options = {**HEADS_OF_THEIR_OWN[kind], "num_hidden_layers": 1, "n_layer": 1}
+    # The grouped product of experts takes no doubles.
+    model = build(f"{kind}ForCausalLM", f"{kind}Config", options, torch.float32 if kind == "Olmoe" else torch.float64)
+    before = logits(model)
+    receipt = grow(model, WidenStream(1.5), example_input={"input_ids": IDS})
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-5)  # norms compute in single precision
+    assert receipt.largest_gap <= 2e-5
+    assert model.config.hidden_size == 24
+    if kind != "CodeGen":  # its table of sines is made anew, in single precision
+        _comes_back(model, tmp_path)
+
+
+def test_a_row_of_a_fused_projection_stands_where_the_wider_forward_reads_it() -> None:
+    model = build("CodeGenForCausalLM", "CodeGenConfig", HEADS_OF_THEIR_OWN["CodeGen"])
+    old = model.transformer.h[0].attn.qkv_proj.weight.detach().clone()
+    grow(model, WidenStream(1.5), example_input={"input_ids": IDS})
+    new = model.transformer.h[0].attn.qkv_proj.weight[:, :16]
+    # Four parts of 4 queries, 4 values and 4 keys become four parts of 6 each; query 10 is the fourth of the second.
+    assert torch.equal(new.view(4, 3, 6, 16).transpose(0, 1).reshape(3, 24, 16)[:, :16],
+                       old.view(4, 3, 4, 16).transpose(0, 1).reshape(3, 16, 16))  # fmt: skip
+
+
+def test_copies_of_heads_train_where_zeros_can_not() -> None:
+    options = {**HEADS_OF_THEIR_OWN["Olmoe"], "num_key_value_heads": 4}
+    model = build("OlmoeForCausalLM", "OlmoeConfig", options, torch.float32)
+    with pytest.raises(SurgeryError, match="would not train"):  # queries and keys of new heads would both be zero
+        grow(model, WidenStream(1.5), example_input={"input_ids": IDS})
+    assert _grown(model, WidenStream(2.0)).method == "copies"
+
+
+def test_heads_get_wider_where_their_number_says_how_they_attend() -> None:
+    model = build("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 2, "n_head": 2})
+    receipt = _grown(model, WidenStream(2.0))
+    assert receipt.largest_gap <= 1e-10
+    assert (model.config.n_head, model.transformer.h[0].self_attention.head_dim) == (2, 16)
+
+
+def test_a_pooling_head_grows_with_the_stream(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = build("SiglipVisionModel", "SiglipVisionConfig", {**sizes, "image_size": 8, "patch_size": 4})
+    example = {"pixel_values": torch.randn(2, 3, 8, 8, dtype=torch.float64)}
+    with torch.no_grad():
+        before = model(**example)
+    receipt = grow(model, WidenStream(1.5), example_input=example)
+    with torch.no_grad():
+        after = model(**example)
+    assert receipt.largest_gap <= 1e-10
+    assert model.head.attention.num_heads == 3
+    for name in ("last_hidden_state", "pooler_output"):
+        torch.testing.assert_close(after[name][..., :16], before[name], rtol=0, atol=1e-12)
+
+
+def test_a_model_without_a_head_returns_a_wider_stream() -> None:
+    model = build("LlamaModel", "LlamaConfig", GROUPED)
+    with torch.no_grad():
+        before = model(IDS).last_hidden_state
+    receipt = grow(model, WidenStream(1.5), example_input={"input_ids": IDS})
+    with torch.no_grad():
+        after = model(IDS).last_hidden_state
+    torch.testing.assert_close(after[..., :16], before, rtol=0, atol=1e-5)
+    assert not after[..., 16:].any()
+    assert any("returns the stream itself" in note for note in receipt.notes)
+
+
 def test_a_bert_is_doubled_by_copies(tmp_path: Path) -> None:
     model = build("BertForMaskedLM", "BertConfig", {**TEXT, "num_hidden_layers": 1})
     receipt = _grown(model, WidenStream(2.0))
@@ -141,7 +218,7 @@ def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pyte
     for name, _, row in measured("model width", monkeypatch):
         found.setdefault(row["outcome"], []).append(name)
     assert "WRONG" not in found
-    assert len(found["exact"]) >= 37, found
+    assert len(found["exact"]) >= 43, found
 
 
 @pytest.mark.parametrize(
@@ -149,9 +226,8 @@ def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pyte
     [
         ("BertForMaskedLM", "BertConfig", TEXT, "post-norm"),
         ("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 2, "n_head": 2}, "a norm of embeddings"),
-        ("LlamaModel", "LlamaConfig", GROUPED, "a dimension of the model's output"),
     ],
-    ids=["bert", "bloom", "llama without a head"],
+    ids=["bert", "bloom"],
 )
 def test_what_has_no_exact_form_is_refused_by_name(
     kind: str, config: str, options: dict[str, Any], reason: str

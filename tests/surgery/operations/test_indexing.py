@@ -106,3 +106,28 @@ def test_shuffled_groups_that_deal_unevenly_are_refused_by_name() -> None:
         with pytest.raises(SurgeryError, match=r"shuffle .*has interleaved.*in 'mix'"):
             widen(model, site, extra=8, example_input=x)
     assert model.stem.out_channels == 6
+
+
+class Last(nn.Module):
+    """Heads of queries beside one of keys, which an index picks from the end."""
+
+    def __init__(self, *, places: list[int]) -> None:
+        super().__init__()
+        self.project, self.out, self.places = nn.Linear(6, 5 * 4), nn.Linear(4 * 4, 2), places
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.project(x).view(x.shape[0], -1, 4)
+        return self.out((heads[:, :-1] * heads[:, self.places]).flatten(1))
+
+
+def test_what_is_picked_from_the_end_is_a_part_like_a_slice() -> None:
+    model, x = Last(places=[-1]).double(), torch.randn(3, 6, dtype=torch.float64)
+    before = model(x)
+    widen(model, "project", extra=8, example_input=x)
+    assert (model.project.out_features, model.out.in_features) == (28, 24)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+
+
+def test_where_heads_are_picked_from_the_start_only_their_width_grows() -> None:
+    with pytest.raises(SurgeryError, match="steps of 10, got 8"):  # two more units in each of five heads
+        widen(Last(places=[4]).double(), "project", extra=8, example_input=torch.randn(3, 6, dtype=torch.float64))

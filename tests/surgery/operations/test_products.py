@@ -82,3 +82,26 @@ class Sorted(nn.Module):
 def test_a_place_with_an_operation_that_is_not_understood_is_refused_by_its_name() -> None:
     with pytest.raises(UnsupportedOperationError, match="linalg_qr"):
         widen(nn.Sequential(Sorted()), "0", extra=2, example_input=torch.randn(2, 4))
+
+
+class Experts(nn.Module):
+    """Experts whose rows are multiplied in one grouped product, as transformers does it by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(3, 16, 8)), nn.Parameter(torch.randn(3, 8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = torch.tensor([2, 5, 6], dtype=torch.int32)
+        hidden = torch.nn.functional.silu(torch._grouped_mm(x, self.up.transpose(-2, -1), offs=ends))
+        return torch._grouped_mm(hidden, self.down.transpose(-2, -1), offs=ends)
+
+
+def test_experts_of_a_grouped_product_grow_together() -> None:
+    model, x = Experts(), torch.randn(6, 8)
+    before = model(x)
+    widen(model, "up", extra=8, example_input=x)
+    assert (model.up.shape, model.down.shape) == ((3, 24, 8), (3, 8, 24))
+    assert output_gap(before, model(x)) <= 2e-5
+    with pytest.raises(SurgeryError, match="model's output"):
+        widen(model, "down", extra=8, example_input=x)

@@ -16,6 +16,7 @@ def choices(
     extra: int | None = None,
     width: int | None = None,
     factor: float | None = None,
+    axis: int | None = None,
 ) -> Iterator[dict[Var, int]]:
     """Yield the ways to make a site as wide as asked, the outermost volume first.
 
@@ -29,6 +30,7 @@ def choices(
         extra: Number of new channels. One of ``extra``, ``width`` and ``factor`` is given.
         width: Number of channels afterwards.
         factor: Ratio of the new width to the old one, rounded up to what the volume allows.
+        axis: Number of the volume that grows, the outermost first; None for any.
 
     Yields:
         Volume → new units.
@@ -37,7 +39,7 @@ def choices(
         SurgeryError: There is no way.
     """
     wanted = _wanted(graph.width(site), site, extra=extra, width=width, factor=factor)
-    candidates = graph.candidates(site)
+    candidates = graph.candidates(site, axis)
     if not candidates:
         raise graph.refusal(site)
     problem: SurgeryError | None = None

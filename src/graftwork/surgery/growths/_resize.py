@@ -138,13 +138,13 @@ class Resize(Edit):
         problem = self._problem(transaction, check)
         if problem is None:
             return ()
-        tried: set[frozenset[AttributeChange]] = set()
-        for reach in (0, 1, 2, 99):
-            found = guessed_attributes(self._graph, self._maps, list(self._layouts), reach=reach)
+        tried: set[frozenset[str]] = set()
+        for reach, entry in itertools.product((0, 1, 2, 99), (None, 0, 1, 2)):
+            found = guessed_attributes(self._graph, self._maps, list(self._layouts), reach=reach, entry=entry)
             for guess in _subsets(found):
-                if not guess or frozenset(guess) in tried:
+                if not guess or frozenset(map(str, guess)) in tried:
                     continue
-                tried.add(frozenset(guess))
+                tried.add(frozenset(map(str, guess)))
                 with Attempt(transaction) as attempt:
                     for attribute in guess:
                         set_attribute(transaction, self._graph.model, attribute)

@@ -32,17 +32,22 @@ class Widening(ModelGrowth):
             states the measured gap. ``net2net`` with ``factor=2`` copies every channel once, which keeps mean and
             variance. What is exact without it stays exact and checked.
         scale: Standard deviation of new weights. None matches the old ones.
+        axis: Which of the volumes that a width is made of grows, the outermost first. The queries of grouped attention
+            are heads of keys (0) × heads of queries for each (1) × their width (2). None takes the first that fits.
     """
 
     method: str = "r2r"
     approximate: bool = False
     scale: float | None = None
+    axis: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         method_named(self.method)
         if self.scale is not None and not (_is_number(self.scale) and self.scale >= 0):
             raise self.wrong("scale", "a number of at least 0, or None")
+        if self.axis is not None and not (type(self.axis) is int and self.axis >= 0):
+            raise self.wrong("axis", "a whole number of at least 0, or None")
         if self.approximate and self.check is False:
             raise SurgeryError(
                 f"{type(self).__name__}: approximate=True: expected check=True, got check=False; the gap that a growth "
@@ -116,7 +121,7 @@ class Widen(Widening):
 
     def _edits(self, subject: Subject) -> Iterator[Resize]:
         subject, method = self.allowed(subject), method_named(self.method)
-        size = {"extra": self.extra, "width": self.width, "factor": self.factor}
+        size = {"extra": self.extra, "width": self.width, "factor": self.factor, "axis": self.axis}
         for growth in choices(subject.graph, self.site, method, **size):  # type: ignore[arg-type]
             yield Resize(subject, {self.site: growth}, method, scale=self.scale)
 

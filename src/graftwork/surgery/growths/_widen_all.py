@@ -53,6 +53,8 @@ class WidenAll(Widening):
         check_factor(self, self.width, "width")
         if self.width is not None and self.approximate:
             raise self.wrong("width", "None beside approximate=True: a wider stream is exact")
+        if self.width is not None and self.axis is not None:
+            raise self.wrong("axis", "None beside width: what grows along is read off the config")
         if isinstance(self.only, (str, list)):
             object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
         if self.only is not None and not all(isinstance(name, str) for name in self.only):
@@ -141,7 +143,9 @@ class WidenAll(Widening):
             if not (self._wanted(site) if names is None else site in names):
                 continue
             with suppress(SurgeryError):  # this site can't be widened: growth_sites says why
-                growth = next(choices(subject.graph, site, method_named(self.method), factor=self.factor))
+                growth = next(
+                    choices(subject.graph, site, method_named(self.method), factor=self.factor, axis=self.axis)
+                )
                 if any(id(var) in taken for var in growth):
                     continue  # coupled with a site that grows already
                 taken |= {id(var) for var in growth}

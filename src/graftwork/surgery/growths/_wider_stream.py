@@ -151,7 +151,11 @@ class WiderStream(Edit):
         offset = roles.offsets.get(name, 0.0)
         old = scaled(tensor.data, self._way.factor(name), offset)
         fixed = not isinstance(tensor, nn.Parameter)
-        new = filled(old, own, fills, weights=weights, generator=generator, fixed=fixed)
+        free: dict[int, list[tuple[int, int]]] = {}
+        for rows in sorted(roles.free, key=lambda rows: rows.start):
+            if rows.name == name:
+                free.setdefault(rows.dim, []).append((rows.start, rows.stop))
+        new = filled(old, own, fills, weights=weights, free=free, generator=generator, fixed=fixed)
         if name in roles.scaling:
             value = average_gain(old)
             dim = next(d for d, layout in enumerate(own) if layout.grows)

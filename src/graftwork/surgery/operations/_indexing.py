@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.surgery._space import Expr, Misaligned, Reason, fresh, size_of
+from graftwork.surgery._space import Expr, Misaligned, Reason, cut, fresh, size_of
 from graftwork.surgery._trace import Info, Trace
 from graftwork.surgery.operations._registry import OPERATIONS, bind, broadcast, op_name, wrap
 
@@ -70,6 +70,9 @@ def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
     indices += [None] * (len(info.dims) - len(indices))
     if len(indices) != len(info.dims):
         raise Misaligned
+    if (part := _part(trace, info, indices)) is not None:
+        trace.put(result, part)
+        return
     for dim, index in enumerate(indices):
         trace.use(info, dim, consumed=False)
         if index is not None:
@@ -82,6 +85,22 @@ def _index(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> 
     adjacent = used == list(range(used[0], used[-1] + 1))
     at = used[0] if adjacent else 0
     trace.put(result, Info(kept[:at] + picked + kept[at:], computed=_from_parameters(info)))
+
+
+def _part(trace: Trace, info: Info, indices: list[Any]) -> Info | None:
+    """What ``x[..., [-2], :]`` gives: neighbours that are counted from the end are a part, as a slice is."""
+    dim = next(dim for dim, index in enumerate(indices) if index is not None)
+    if sum(index is not None for index in indices) != 1 or indices[dim].dim() != 1 or trace.depends(indices[dim]):
+        return None
+    places, length = indices[dim].tolist(), size_of(info.dims[dim])
+    if not places or places[-1] >= 0 or places != list(range(places[0], places[-1] + 1)):
+        return None
+    for at in range(len(info.dims)):
+        trace.use(info, at, consumed=False)
+    _, rest = cut(info.dims[dim], length + places[0])
+    dims = list(info.dims)
+    dims[dim], _ = cut(rest, len(places))
+    return Info(dims, computed=_from_parameters(info))
 
 
 def _select_by_mask(trace: Trace, info: Info, indices: list[Any], result: Any) -> None:

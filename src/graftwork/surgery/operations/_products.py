@@ -81,6 +81,19 @@ def _matmul(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) ->
     trace.put(result, Info(dims, computed=_both_computed(a, b)))
 
 
+@OPERATIONS.handles("_grouped_mm")
+def _grouped_matmul(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
+    """Runs of rows times one matrix each, as experts share them out: ``[rows, in] × [experts, in, out]``."""
+    values = bind(func, args, kwargs)
+    a, b = trace.info(values["self"]), trace.info(values["mat2"])
+    if (len(a.dims), len(b.dims)) != (2, 3) or values.get("bias") is not None:
+        raise Misaligned
+    trace.freeze(b.dims[0], "experts, which a router chooses from")
+    trace.use(b, 0, consumed=False)
+    contract(trace, (a, 1), (b, 1))
+    trace.put(result, Info([a.dims[0], _free(trace, b, 2)]))
+
+
 @OPERATIONS.handles("mv", "addmv", "dot", "vdot")
 def _matvec(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> None:
     bias = args[0] if "addmv" in str(func) else None

@@ -64,6 +64,8 @@ def multiplied(reading: Reading, left: Value, right: Value) -> Value:
             return _scaled(reading, left, right, power)
         return Value(left.kind, power)
     kinds = {left.kind, right.kind}
+    if kinds == {Kind.ZERO} and power is not None:
+        reading.roles.twice.append((left.rows, right.rows))
     if Kind.ZERO in kinds:
         return Value(Kind.ZERO, power)
     if Kind.NONE in kinds:
@@ -147,4 +149,5 @@ def _pointwise(reading: Reading, node: Node) -> None:
     for name in node.numbers:
         reading.equal(reading.number(name), {})
     kind = (Kind.ZERO if kept else reading.spread if reading.new is Kind.COPY else Kind.FREE) if held else Kind.NONE
-    put_all(reading, node, Value(kind, why=f"{node.name} acts on the stream"))
+    rows = reading.value(node.inputs[0]).rows if len(node.inputs) == 1 else None
+    put_all(reading, node, Value(kind, why=f"{node.name} acts on the stream", rows=rows))

@@ -1,7 +1,7 @@
 """The way in which a stream can grow: which volumes, which numbers, and what every parameter becomes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +18,10 @@ from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
+from graftwork.surgery.streams._dealt import dealt
+from graftwork.surgery.streams._find import growable, normed
 from graftwork.surgery.streams._heads import heads
-from graftwork.surgery.streams._read import read
+from graftwork.surgery.streams._read import read, stuck
 from graftwork.surgery.streams._reading import PowerOf, Reading, Refusal
 from graftwork.surgery.streams._reference import Target, Wish, config_targets
 from graftwork.surgery.streams._tape import Tape, UnevenError, powers
@@ -70,23 +72,59 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
     _refuse(tape, added, problems)
     owner = owner_of(graph.model, next(iter(graph.touched(added))).rpartition(".")[0])
     unfit: list[str] = []
-    copies = _copies(added)
-    for target in _targets(graph, tape, wish, owner, unfit):
+    norms, copies = normed(tape), _copies(added)
+    spare: Way | None = None
+    for target in _targets(graph, tape, wish, owner, unfit, norms):
         graph.refuse_left_behind(target.growth)
-        maps = _maps(target.growth, wish)
-        layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
-        for found, after in _runs(graph, target, maps, layouts, call):
-            numbers = powers(tape, after, unit)
-            reading = _read(tape, added, numbers, problems, copies=copies and not target.epsilon)
-            if reading is not None:
-                _refuse_unread(graph, added, reading)
-                if reading.new is Kind.COPY:
-                    maps |= {var: _copied(var.size, more) for var, more in added.items()}
-                    layouts = {name: graph.layouts(name, maps) for name in layouts}
-                return Way(found, reading, maps, layouts, unit)
+        like = {var: more for var, more in target.growth.items() if var in added or not growable(var, norms)}
+        for way in _ways(graph, tape, call, target, _Asked(wish, like, unit, copies and not target.epsilon, problems)):
+            if not copies or not stuck(way.reading):
+                return way
+            spare = spare or way  # copies of heads may train where zeros can't
+    if spare is not None:
+        return spare
     if not problems:
         raise SurgeryError(_no_width(added, owner, unfit))
     raise SurgeryError(f"the residual stream can't grow without changing the function: {problems[-1]}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a way.
+
+    Attributes:
+        wish: What shall grow.
+        like: The streams, and what grows like them → new units.
+        unit: See `Way`.
+        copies: Whether new channels may be copies.
+        problems: Gets why there is no way.
+    """
+
+    wish: Wish
+    like: Mapping[Var, int]
+    unit: float
+    copies: bool
+    problems: list[str]
+
+
+def _ways(graph: ChannelGraph, tape: Tape, call: Call, target: Target, asked: _Asked) -> Iterator[Way]:
+    """Yield the ways in which a model can take a target's widths."""
+    maps = _maps(target.growth, asked.wish, asked.like)
+    layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
+    for found, after in _runs(graph, target, maps, layouts, call):
+        numbers = powers(tape, after, asked.unit)
+        reading = _read(tape, asked.like, numbers, asked.problems, copies=asked.copies)
+        if reading is None:
+            continue
+        _refuse_unread(graph, asked.like, reading)
+        if reading.new is Kind.COPY:
+            maps |= {var: _copied(var.size, more) for var, more in asked.like.items()}
+            layouts = {name: graph.layouts(name, maps) for name in layouts}
+        placed = dealt(graph, (tape, after), maps, layouts)
+        if placed is None:
+            asked.problems.append("the forward deals out channels or heads by a rule of its own")
+            continue
+        yield Way(found, reading, maps, placed, asked.unit)
 
 
 def _refuse_unread(graph: ChannelGraph, added: Mapping[Var, int], reading: Reading) -> None:
@@ -147,33 +185,40 @@ def _read(
 ) -> Reading | None:
     """Read a run with zeros, means or copies in the new channels; without numbers, powers don't count."""
     found: dict[Kind, str] = {}
+    best: Reading | None = None
     for new in (Kind.ZERO, Kind.MEAN, *([Kind.COPY] if copies else [])):
         try:
-            return read(tape, set(added), new, numbers)
+            reading = read(tape, set(added), new, numbers)
+            best = best or reading
+            if not stuck(reading):
+                return reading
         except (Refusal, UnevenError) as error:
             found[new] = str(error)
+    if best is not None:
+        return best
     layered = any(node.name in _LAYER_NORMS for node in tape.nodes)
     nor = f"; nor by copies: {found[Kind.COPY]}" if Kind.COPY in found else ""
     problems.append(f"{found[Kind.MEAN if layered else Kind.ZERO]}{nor}")
     return None
 
 
-def _maps(growth: Mapping[Var, int], wish: Wish) -> dict[Var, UnitMap]:
-    """Layouts: free places in the streams; what grows along by its method, or is not heard yet where that can't be."""
+def _maps(growth: Mapping[Var, int], wish: Wish, like: Container[Var]) -> dict[Var, UnitMap]:
+    """Layouts: free places in what grows like a stream; the rest by its method, or not heard yet."""
     rng = np.random.default_rng(0)
     chosen, silent = method_named(wish.method), method_named("netmorph")
     maps = {}
     for var, more in growth.items():
         method = chosen if more % chosen.step == 0 else silent
-        free = var in wish.streams
+        free = var in like
         maps[var] = free_units(var.size, more) if free else method.unit_map(var.size, more, rng=rng)
     return maps
 
 
-def _targets(graph: ChannelGraph, tape: Tape, wish: Wish, owner: str | None,
-             unfit: list[str]) -> Iterator[Target]:  # fmt: skip
+def _targets(
+    graph: ChannelGraph, tape: Tape, wish: Wish, owner: str | None, unfit: list[str], norms: Container[int]
+) -> Iterator[Target]:
     if owner is not None:
-        yield from config_targets(graph, owner, wish, unfit)
+        yield from config_targets(graph, owner, wish, unfit, norms)
         return
     epsilons = tuple(_epsilons(graph, tape, wish.streams, wish.ratio))
     tied = {**wish.streams, **heads(graph, wish.ratio), **wish.others}
@@ -203,14 +248,15 @@ def _runs(graph: ChannelGraph, target: Target, maps: dict[Var, UnitMap], layouts
     """Run the model at its new widths, to see which numbers of the forward follow; new weights are zero."""
     stock = [c for c in standard_attributes(graph, maps, graph.shapes_after(layouts))
              if (c.path, c.name) not in {(d.path, d.name) for d in target.attributes}]  # fmt: skip
-    tried: set[tuple[AttributeChange, ...]] = set()
+    tried: set[tuple[str, ...]] = set()
     for reach in (-1, 0, 1, 2, 99):
         guessed = [] if reach < 0 else guessed_attributes(graph, maps, list(layouts), reach=reach)
         known = {(c.path, c.name) for c in (*stock, *target.attributes)}
         numbers = (*target.attributes, *stock, *(c for c in guessed if (c.path, c.name) not in known))
-        if numbers in tried:
+        key = tuple(map(str, numbers))
+        if key in tried:
             continue
-        tried.add(numbers)
+        tried.add(key)
         found = Target(target.growth, target.configs, numbers, target.buffers, target.epsilon)
         tape = trial(graph, found, layouts, call)
         if tape is not None:

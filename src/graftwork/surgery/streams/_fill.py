@@ -26,6 +26,7 @@ def filled(
     fills: Mapping[int, Fill],
     *,
     weights: Mapping[int, Tensor],
+    free: Mapping[int, Sequence[tuple[int, int]]],
     generator: torch.Generator,
     fixed: bool,
 ) -> Tensor:
@@ -37,6 +38,7 @@ def filled(
         fills: Dimension that holds the stream → how new entries along it start.
         weights: Dimension → gains of its old entries, relative to those of the new ones: the average is taken over
             products.
+        free: Dimension → stretches of old entries behind whose parts new ones are free, whatever the dimension's fill.
         generator: Source of free entries, on the CPU.
         fixed: Whether it is a buffer.
     """
@@ -47,7 +49,9 @@ def filled(
                 _share(result, old, layouts, dim, generator)
         for dim, fill in fills.items():
             if fill is Fill.ZERO:
-                result.index_fill_(dim, _places(layouts[dim].new, old.device), 0)
+                within = [_behind(layouts[dim], *stretch) for stretch in free.get(dim, ())]
+                zero = np.logical_and.reduce([layouts[dim].new, *(~one for one in within)])
+                result.index_fill_(dim, _places(zero, old.device), 0)
         for dim, fill in fills.items():
             if fill is Fill.MEAN:
                 kept, new = (_places(mask, old.device) for mask in (~layouts[dim].new, layouts[dim].new))
@@ -76,6 +80,12 @@ def _share(result: Tensor, old: Tensor, layouts: Sequence[Layout], dim: int, gen
             factor = torch.as_tensor(layout.factor, dtype=part.dtype, device=part.device)
             part = part * factor.reshape([-1 if d == other else 1 for d in range(part.dim())])
     result += part
+
+
+def _behind(layout: Layout, start: int, stop: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Which entries stand behind some old ones: the new entries of their part."""
+    before = np.maximum.accumulate(layout.old)
+    return np.asarray((before >= start) & (before < stop))
 
 
 def _places(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]", device: torch.device) -> Tensor:

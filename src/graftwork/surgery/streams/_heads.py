@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._space import Segment, Var, resolve
 
-_SUMMED = "head dimension"
-_STOCK = "torch.nn.MultiheadAttention"
+SUMMED = "head dimension"
+STOCK = "torch.nn.MultiheadAttention"
 
 
 def heads(graph: ChannelGraph, ratio: float) -> dict[Var, int]:
@@ -21,12 +21,12 @@ def heads(graph: ChannelGraph, ratio: float) -> dict[Var, int]:
         for segment in (segment for expr in dims for segment in resolve(expr)):
             for var in _counts(segment):
                 more = var.size * (ratio - 1.0)
-                if more.is_integer() and all(reason.text.startswith(_STOCK) for reason in var.reasons):
+                if more.is_integer() and all(reason.text.startswith(STOCK) for reason in var.reasons):
                     found[var] = int(more)
     return found
 
 
 def _counts(segment: Segment) -> Iterator[Var]:
     """The outermost volume of a product whose innermost is summed over by queries and keys."""
-    if len(segment) > 1 and any(_SUMMED in reason.text for reason in segment[-1].reasons):
+    if len(segment) > 1 and any(SUMMED in reason.text for reason in segment[-1].reasons):
         yield segment[0]

@@ -25,7 +25,7 @@ def _reduced(reading: Reading, node: Node) -> None:
     if value.kind is Kind.COPY:
         _over_copies(reading, node, value)
         return
-    if not all(reading.plain(ref, dim) for dim in along):
+    if not reading.whole(ref, set(over) & set(along)):
         raise reading.refuse(f"{node.name} runs over several streams side by side")
     positions = [dim for dim in over if dim not in along and reading.tape.facts[ref.number].shape[dim] > 1]
     _over_channels(reading, node, value, several=bool(positions))
@@ -100,14 +100,17 @@ def _norm(reading: Reading, node: Node) -> None:
         raise reading.refuse("a norm runs over other dimensions than the stream's channels")
     if len(node.values["normalized_shape"]) > 1:
         raise reading.refuse("a norm runs over channels and positions together")
-    if not reading.plain(ref, last):
+    if not reading.whole(ref, [last]):
         raise reading.refuse("a norm runs over several streams side by side")
     needed = Kind.ZERO if "rms" in node.name else Kind.MEAN
     if value.kind is not needed:
         what = "the root mean square" if needed is Kind.ZERO else "mean and variance"
         why = f", as {value.why}" if value.why and value.kind is Kind.FREE else ""
         if value.kind is Kind.ZERO and reading.new is Kind.MEAN:
-            why = ", as another norm has run over them before (post-norm, or a norm of embeddings)"
+            why = (
+                ", as another norm has made them (post-norm, or a norm of embeddings): it weighs each channel alone, "
+                "and no gain makes the mean of all"
+            )
         raise reading.refuse(f"a norm by {what} meets channels whose new ones can't hold {needed.value}{why}")
     epsilon = reading.number("eps")
     if node.numbers.get("eps") != 0.0:

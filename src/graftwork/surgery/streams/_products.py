@@ -8,7 +8,7 @@ from graftwork.surgery.streams._powers import Power, constant, plus
 from graftwork.surgery.streams._reading import Reading, product
 from graftwork.surgery.streams._rules import put_all, rule
 from graftwork.surgery.streams._tape import Node, Ref
-from graftwork.surgery.streams._values import Fill, Kind, Value, Writer
+from graftwork.surgery.streams._values import Fill, Kind, Rows, Value, Writer
 
 
 @rule("mm", "bmm", "addmm", "baddbmm", "linear")
@@ -20,7 +20,15 @@ def _matmul(reading: Reading, node: Node) -> None:
     other = 1 if node.name == "linear" else inner - 1
     bias = node.values.get("bias" if node.name == "linear" else "self") if node.name not in ("mm", "bmm") else None
     made = contracted(reading, (left, inner), (right, other), node.outputs[0])
+    made = replace(made, power=product(made.power, reading.number("alpha")))
+    reading.equal(reading.number("beta"), {})
     put_all(reading, node, _biased_sum(reading, made, bias))
+
+
+@rule("_grouped_mm")
+def _grouped_matmul(reading: Reading, node: Node) -> None:
+    left, right = node.values["self"], node.values["mat2"]
+    put_all(reading, node, contracted(reading, (left, 1), (right, 1), node.outputs[0]))
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution")
@@ -38,11 +46,14 @@ def _biased_sum(reading: Reading, made: Value, bias: Any) -> Value:
     if not isinstance(bias, Ref):
         return made
     value = reading.value(bias)
-    settled = reading.settled(value, None if made.kind is Kind.NONE else made.kind)
+    kind: Kind | None = None if made.kind is Kind.NONE else made.kind
+    if made.rows is not None and made.rows not in reading.roles.free:
+        kind = reading.new  # where some rows are free, their biases start as the others'
+    settled = reading.settled(value, kind)
     result = added(reading, replace(made, writer=None), replace(settled, writer=None))
     if made.writer is None or value.kind is not Kind.LEAF:
         return result
-    return replace(result, writer=Writer(made.writer.weight, value.name))
+    return replace(result, writer=Writer(made.writer.weight, value.name), rows=made.rows)
 
 
 def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], out: Ref) -> Value:
@@ -50,28 +61,39 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
     sides = (left, right)
     values = [reading.value(ref) for ref, _ in sides]
     summed = any(dim in reading.along(ref) for ref, dim in sides)
+    if summed:  # a parameter that is read as it is, such as a learned query, starts where its reader is free
+        computed = [reading.tape.facts[ref.number].parameter is None for ref, _ in sides]
+        values = [
+            reading.settled(value, Kind.ZERO, role="read as the stream is") if own else value
+            for value, own in zip(values, computed, strict=True)
+        ]
     power = product(values[0].power, values[1].power)
     if any(value.offset for value in values):
         raise reading.refuse("a weight of the stream is computed from parameters")
     if summed:
         _read(reading, sides, values)
         power = _summed_copies(reading, sides, power)
-    writers = [_made(reading, ref, dim) for ref, dim in sides]
-    writer = next((writer for writer in writers if writer is not None), None)
+    rows = next((rows for ref, dim in sides if (rows := _made(reading, ref, dim)) is not None), None)
+    writer = None if rows is None else Writer((rows.name, rows.dim))
     if not reading.along(out):
-        if summed:
+        weighed = any(reading.tape.facts[ref.number].parameter is not None for ref, _ in sides)
+        if summed and weighed:  # the scores of attention may be divided by a root of the width yet
             reading.equal(power, {}, "what is read from the stream would change")
         return Value(Kind.NONE, power)
     passing = [value for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]
     free = [value.kind for value in passing]
     if len(free) > 1:
+        if set(free) == {Kind.ZERO}:
+            reading.roles.twice.append((passing[0].rows, passing[1].rows))
         return _by_channel(reading, writer, free, power)
-    if writer is not None:
+    if writer is not None and rows is not None:
         if not all(reading.plain(out, dim) for dim in reading.along(out)) and reading.new is Kind.MEAN:
             raise reading.refuse(f"{writer.weight[0]!r} makes channels of the stream among others")
+        made = reading.made_by(rows)
+        whole = rows in reading.roles.free
         fill = {Kind.MEAN: Fill.MEAN, Kind.COPY: Fill.COPY}.get(reading.new, Fill.ZERO)
-        reading.fill(*writer.weight, fill, why="added to the stream")
-        return Value(reading.new, power, writer=writer)
+        reading.fill(*writer.weight, Fill.FREE if whole else fill, why="added to the stream")
+        return replace(made, power=power, writer=writer)
     return Value(free[0], power, why=passing[0].why)
 
 
@@ -107,12 +129,12 @@ def _read(reading: Reading, sides: tuple[tuple[Ref, int], ...], values: list[Val
         raise reading.refuse("two tensors that are computed are multiplied and summed over the stream")
 
 
-def _made(reading: Reading, ref: Ref, dim: int) -> Writer | None:
-    """The weight and its dimension that make channels of the stream."""
+def _made(reading: Reading, ref: Ref, dim: int) -> Rows | None:
+    """The rows of a weight that make channels of the stream."""
     fact = reading.tape.facts[ref.number]
     for free in reading.along(ref):
         if free != dim and fact.parameter is not None:
-            return Writer((fact.parameter, reading.source(ref, free)))
+            return Rows(fact.parameter, reading.source(ref, free), 0, fact.shape[free])
     return None
 
 
@@ -131,3 +153,25 @@ def _grouped(reading: Reading, x: Ref, weight: Ref, out: Ref) -> Value:
         raise reading.refuse("a convolution in groups reads the stream")
     why = "a convolution weighs each channel by itself"
     return Value(value.kind if value.kind in (Kind.ZERO, Kind.COPY) else Kind.FREE, power, why=why)
+
+
+@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+      "_scaled_dot_product_attention_math", "scaled_dot_product_attention")  # fmt: skip
+def _attention(reading: Reading, node: Node) -> None:
+    """Heads that stand for channels of a stream, as where a norm runs over all of them."""
+    refs = [node.values[name] for name in ("query", "key", "value")]
+    for ref in refs:
+        last = len(reading.tape.facts[ref.number].dims) - 1
+        if {last - 1, last} & set(reading.along(ref)):
+            raise reading.refuse("attention sums over the stream")
+    query, key, value = (reading.settled(reading.value(ref), Kind.FREE, role="in attention") for ref in refs)
+    scores = product(product(query.power, key.power), reading.number("scale"))
+    reading.equal(scores, {}, "attention meets what changes with the width")
+    if query.kind is key.kind is Kind.ZERO:
+        reading.roles.twice.append((query.rows, key.rows))
+    kinds = {one.kind for one in (query, key, value)} - {Kind.NONE}
+    kind = Kind.COPY if kinds == {Kind.COPY} else Kind.ZERO if value.kind is Kind.ZERO else Kind.FREE
+    reading.put(node.outputs[0], Value(kind if kinds else Kind.NONE, value.power, why="heads attend by themselves"))
+    for ref in node.outputs[1:]:
+        reading.put(ref, Value(Kind.FREE if reading.along(ref) else Kind.NONE))

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 from graftwork.surgery._space import Var, atoms, resolve
 from graftwork.surgery.streams._powers import ContradictionError, Power, Powers, constant, plus, times
 from graftwork.surgery.streams._tape import Node, Ref, Tape
-from graftwork.surgery.streams._values import Fill, Kind, Roles, Value, Writer
+from graftwork.surgery.streams._values import Fill, Kind, Roles, Rows, Value, Writer
 
 PowerOf: TypeAlias = Callable[[int, str], float]
 """Number of a node and name of an argument → the power by which it changes."""
@@ -39,15 +39,18 @@ class Reading:
         streams: The volumes that grow, by their identity.
         new: What new channels of the stream hold: zeros, means or copies.
         numbers: The power by which a number of an operation changes with the width; None leaves scales out of account.
+        free: Rows that make no zeros, since what they are multiplied with is zero.
 
     Attributes:
         roles: What the wider model asks of its parameters.
         powers: By how much they are scaled.
     """
 
-    def __init__(self, tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None) -> None:
+    def __init__(
+        self, tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None, *, free: Iterable[Rows] = ()
+    ) -> None:
         self.tape, self.new, self.numbers = tape, new, numbers
-        self.roles, self.powers = Roles(), Powers()
+        self.roles, self.powers = Roles(free=set(free)), Powers()
         self._streams = {id(var) for var in streams}
         self._values: dict[int, Value] = {}
         self._at, self._node = 0, Node("", "", {}, {}, ())
@@ -91,6 +94,10 @@ class Reading:
         segments = [segment for dim in dims for segment in resolve(self.tape.facts[ref.number].dims[dim])]
         holds = [any(id(var) in self._streams for var in atoms((segment,))) for segment in segments]
         return any(holds) and (all(holds) or len(segments) == len(set(dims)))
+
+    def whole(self, ref: Ref, dims: Iterable[int]) -> bool:
+        """Whether a norm may run over some dimensions: one stream; where new channels are zero, also one of heads."""
+        return self.even(ref, dims) if self.new is Kind.ZERO else all(self.plain(ref, dim) for dim in dims)
 
     @property
     def spread(self) -> Kind:
@@ -182,6 +189,12 @@ class Reading:
             old = self.roles.offsets.setdefault(value.name, value.offset)
             if old != value.offset:
                 raise self.refuse(f"{value.name!r} has {old:g} and {value.offset:g} added to it")
+
+    def made_by(self, rows: Rows) -> Value:
+        """Return what stands in new channels that some rows make, where others of the weight may be free."""
+        within = [one for one in self.roles.free if (one.name, one.dim) == (rows.name, rows.dim)]
+        meet = [one for one in within if one.start < rows.stop and rows.start < one.stop]
+        return Value(Kind.FREE if meet else self.new, rows=rows, why=f"{rows.name!r} makes them freely" if meet else "")
 
     # -- one operation
     # ------------------------------------------------------------------------------------------------------------

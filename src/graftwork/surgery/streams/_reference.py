@@ -7,8 +7,9 @@ modules hold beside its parameters, sizes, ``embed_scale``, is what the grown mo
 """
 
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +20,9 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import free_units, layout_of
-from graftwork.surgery._space import Expr, Var, atoms, size_of
+from graftwork.surgery._space import Expr, Var, atoms, resolve, size_of
 from graftwork.surgery.layers import built_from, config_entries, followed, parameters_on_meta, shapes_of
+from graftwork.surgery.streams._find import follows, growable
 
 _WIDTHS = re.compile(r"(^|\.)(hidden_sizes?|d_model|n_embd|embed_dim|dim|width|word_embed_proj_dim|embedding_size)$")
 _HEADS = re.compile(r"(heads?|n_head|num_heads|attention_heads)$")
@@ -71,7 +73,9 @@ class Target:
     epsilon: bool = False
 
 
-def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[str]) -> Iterator[Target]:
+def config_targets(
+    graph: ChannelGraph, owner: str, wish: Wish, problems: list[str], normed: Container[int]
+) -> Iterator[Target]:
     """Yield ways to widen a model that a config builds: with the eps of its norms in step, then without.
 
     Args:
@@ -79,6 +83,7 @@ def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[s
         owner: Path of the module that is built from a config.
         wish: What shall grow.
         problems: Gets why a change of the config does not fit.
+        normed: Identities of volumes over which norms run.
     """
     whole = graph.model.get_submodule(owner)
     config: Any = whole.config
@@ -91,7 +96,7 @@ def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[s
         for name, value in config_entries(config)
         if type(value) is float and _EPSILON.search(name)
     }
-    for values, growth in _fitting(graph, owner, wish, problems):
+    for values, growth in _fitting(graph, owner, wish, problems, normed):
         for more in ([epsilons] if epsilons else []) + [{}]:
             after = _built(whole, config, {**values, **more})
             if after is not None:
@@ -99,7 +104,7 @@ def config_targets(graph: ChannelGraph, owner: str, wish: Wish, problems: list[s
 
 
 def _fitting(
-    graph: ChannelGraph, owner: str, wish: Wish, problems: list[str]
+    graph: ChannelGraph, owner: str, wish: Wish, problems: list[str], normed: Container[int]
 ) -> Iterator[tuple[dict[str, Any], dict[Var, int]]]:
     """Changes of a config that the model can follow, with what then grows; best first."""
     whole = graph.model.get_submodule(owner)
@@ -109,14 +114,19 @@ def _fitting(
         guesses = itertools.chain(_larger_guesses(config, wish), guesses)
     for values in itertools.islice(guesses, _MOST_BUILDS):
         built = _built(whole, config, values)
-        growth = None if built is None else fit(graph, owner, shapes_of(built), wish.streams, problems)
-        if growth is None or not _counted(config, values, growth, wish.streams):
+        growth = None if built is None else fit(graph, owner, shapes_of(built), wish, problems, normed)
+        if growth is None or not _counted(config, values, growth, graph):
             continue
         if wish.factor is not None or len(growth) == len(wish.streams):
             yield values, growth
         else:
             found.append((values, growth))
-    yield from sorted(found, key=lambda pair: (len(pair[1]), len(pair[0])))
+    yield from sorted(found, key=lambda pair: (_tied(pair[1], wish, normed), len(pair[1]), len(pair[0])))
+
+
+def _tied(growth: Mapping[Var, int], wish: Wish, normed: Container[int]) -> int:
+    """How many volumes grow that can only grow like a stream: as few of them as can be."""
+    return sum(var not in wish.streams and not growable(var, normed) for var in growth)
 
 
 def _target(owner: str, whole: Any, before: nn.Module, after: nn.Module, values: dict[str, Any],
@@ -229,8 +239,9 @@ def fit(
     graph: ChannelGraph,
     owner: str,
     shapes: Mapping[str, tuple[int, ...]],
-    streams: Mapping[Var, int],
+    wish: Wish,
     problems: list[str],
+    normed: Container[int],
 ) -> dict[Var, int] | None:
     """Return which volumes have to grow, and by what, for a model to have given shapes; None where it can't.
 
@@ -238,8 +249,9 @@ def fit(
         graph: The model.
         owner: Path of the part that has the shapes.
         shapes: Name of every tensor → wanted shape.
-        streams: Volumes that grow in any case → new units.
+        wish: What grows in any case, the streams.
         problems: Gets what can't grow.
+        normed: Identities of volumes over which norms run: they grow by the ratio of the streams, or not at all.
     """
     names = {id(tensor): name for name, tensor in graph.trace.tensors.items()}
     own = graph.model.get_submodule(owner).state_dict(keep_vars=True)
@@ -253,11 +265,14 @@ def fit(
         for expr, size in zip(dims, shapes[name], strict=True):
             if wanted.setdefault(id(expr), _Wanted(name, expr, size, tuple(atoms(expr)))).size != size:
                 return None
-    growth = dict(streams)
+    growth = dict(wish.streams)
     for one in wanted.values():
         missing = one.size - one.length(growth)
-        if missing > 0 and not any(var in streams for var in one.volumes):
-            var = next((var for var in one.volumes if _fits(graph, var, one, missing, growth, wanted)), None)
+        if missing > 0 and not any(var in wish.streams for var in one.volumes):
+            free = [var for var in one.volumes if growable(var, normed)]
+            like = [var for var in one.volumes if var not in free and follows(var)]
+            like = [var for var in like if one.length_of(var) * var.size * (wish.ratio - 1) == missing]
+            var = next((var for var in free + like if _fits(var, one, missing, growth, wanted)), None)
             if var is None:
                 reasons = [reason.text for var in one.volumes for reason in var.reasons] or ["it does not divide"]
                 problems.append(f"{one.name!r} would have to grow along, and can't: {reasons[0]}")
@@ -289,25 +304,19 @@ class _Wanted:
         return self.length({var: 1}) - size_of(self.expr)
 
 
-def _fits(
-    graph: ChannelGraph,
-    var: Var,
-    one: _Wanted,
-    missing: int,
-    growth: Mapping[Var, int],
-    wanted: Mapping[int, _Wanted],
-) -> bool:
+def _fits(var: Var, one: _Wanted, missing: int, growth: Mapping[Var, int], wanted: Mapping[int, _Wanted]) -> bool:
     """Whether a volume can make a dimension as long as wanted, and none too long."""
     rows = one.length_of(var)
-    if var in growth or not graph.can_grow(var) or missing % rows:
+    if var in growth or missing % rows:
         return False
     grown = {**growth, var: missing // rows}
     return all(other.length(grown) <= other.size for other in wanted.values() if var in other.volumes)
 
 
-def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], streams: Mapping[Var, int]) -> bool:
-    """Whether numbers of heads are changed just where heads grow, whatever the shapes say."""
-    grown = {var.size: (var.size + added) / var.size for var, added in growth.items() if var not in streams}
+def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], graph: ChannelGraph) -> bool:
+    """Whether numbers of heads change just where heads grow, whatever the shapes say."""
+    counts = _counts(graph, growth)
+    ratios = {(var.size + added) / var.size for var, added in growth.items()}
     for name, value in config_entries(config):
         if not _HEADS.search(name):
             continue
@@ -315,9 +324,20 @@ def _counted(config: Any, values: Mapping[str, Any], growth: Mapping[Var, int], 
         for old, new in zip(olds, news, strict=True):
             if type(old) is not int or old <= 1:
                 continue
-            if (new == old and old in grown) or (new != old and new / old not in grown.values()):
+            if new not in counts[old] if old in counts else new != old and new / old not in ratios:
                 return False
     return True
+
+
+def _counts(graph: ChannelGraph, growth: Mapping[Var, int]) -> dict[int, set[int]]:
+    """What may be numbers of heads, before → after: runs of volumes in products, but the innermost."""
+    found: dict[int, set[int]] = {}
+    for segment in {segment for dims in graph.trace.spaces.values() for expr in dims for segment in resolve(expr)}:
+        for start, stop in itertools.combinations(range(len(segment)), 2):
+            run = segment[start:stop]
+            after = math.prod(var.size + growth.get(var, 0) for var in run)
+            found.setdefault(math.prod(var.size for var in run), set()).add(after)
+    return found
 
 
 # -- building

@@ -62,7 +62,7 @@ def unknown(reading: Reading, node: Node) -> None:
 @rule(
     "alias", "clone", "detach", "_to_copy", "contiguous", "lift_fresh_copy", "lift_fresh", "lift", "to", "view",
     "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand",
-    "slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "native_dropout", "unfold",
+    "select", "unbind", "native_dropout", "unfold",
     "flip", "roll", "repeat", "im2col", "as_strided_",
 )  # fmt: skip
 def _moved(reading: Reading, node: Node) -> None:
@@ -72,7 +72,48 @@ def _moved(reading: Reading, node: Node) -> None:
         for ref in node.outputs:
             reading.put(ref, value)  # harmless where only its shape is used
         return
+    if value.kind is Kind.NONE and value.power is not None and any(reading.along(ref) for ref in node.outputs):
+        value = Value(reading.spread, value.power, why=f"{node.name} puts one number into every channel")
     put_all(reading, node, value)
+
+
+@rule("slice", "narrow", "split", "split_with_sizes", "chunk")
+def _cut(reading: Reading, node: Node) -> None:
+    """Parts of a dimension; of channels that the rows of one weight make, each part has its rows."""
+    value, ref = reading.value(node.inputs[0]), node.inputs[0]
+    length = reading.tape.facts[ref.number].shape
+    dim = int(node.values.get("dim") or 0) % len(length)
+    if value.rows is None or value.rows.stop - value.rows.start != length[dim] or reading.along(ref) != [dim]:
+        _moved(reading, node)
+        return
+    start = int(node.values.get("start") or 0)
+    start = min(max(start + length[dim] if start < 0 else start, 0), length[dim])
+    for out in node.outputs:
+        stop = start + reading.tape.facts[out.number].shape[dim]
+        part = value.rows.part(start, stop)
+        start = stop
+        if reading.along(out):
+            reading.put(out, replace(reading.made_by(part), power=value.power) if value.kind is Kind.FREE else
+                        replace(value, rows=part, root=-1))  # fmt: skip
+        else:
+            reading.put(out, Value(Kind.NONE, value.power))
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "tril", "triu", "_softmax", "_log_softmax", "_safe_softmax")
+def _along_others(reading: Reading, node: Node) -> None:
+    """What runs along other dimensions than the stream."""
+    ref = node.inputs[0]
+    last = len(reading.tape.facts[ref.number].dims) - 1
+    dim = node.values.get("dim")
+    over = {last - 1, last} if dim is None else {dim % (last + 1)}
+    if over & set(reading.along(ref)):
+        raise reading.refuse(f"{node.name} runs over the stream")
+    value = reading.settled(reading.value(ref), Kind.FREE, role=f"under {node.name}")
+    if not node.name.startswith("tri") and node.name != "cumsum":
+        reading.still(value)
+        keeps = value.kind in (Kind.NONE, Kind.COPY) or (value.kind is Kind.ZERO and node.name == "cumprod")
+        value = replace(value, kind=value.kind if keeps else Kind.FREE, why=value.why or f"{node.name} acts on it")
+    put_all(reading, node, replace(value, root=-1))
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
@@ -107,7 +148,8 @@ def _joined(reading: Reading, node: Node) -> None:
     if isinstance(condition, Ref) and reading.along(condition) and reading.new is not Kind.COPY:
         raise reading.refuse("a choice is made channel by channel")
     names = [name for name in ("self", "other") if name in node.values]
-    values = [operand(reading, node, name) for name in names] or [reading.value(r) for r in node.inputs]
+    filled = [ref for ref in node.inputs if 0 not in reading.tape.facts[ref.number].shape]  # a cache is empty at first
+    values = [operand(reading, node, name) for name in names] or [reading.value(ref) for ref in filled]
     put_all(reading, node, common(reading, [v for v in values if v is not NOTHING]))
 
 

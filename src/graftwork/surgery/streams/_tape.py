@@ -57,6 +57,7 @@ class Node:
         numbers: Arguments that are one number (also tensors without dimensions), by name.
         outputs: Tensors that came out.
         written: For an operation in place on a view, the other tensors that share its memory, before and after.
+        func: The operation itself.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Node:
     numbers: dict[str, float]
     outputs: tuple[Ref, ...]
     written: tuple[tuple[Ref, Ref], ...] = ()
+    func: Any = None
 
     @property
     def inputs(self) -> list[Ref]:
@@ -133,7 +135,7 @@ class _Recorder:
                 written += self._rewritten(leaf)
             outputs.append(self._new(leaf))
         name = str(func._overloadpacket).removeprefix("aten.")  # noqa: SLF001 - the only way to the name
-        self._tape.nodes.append(Node(name, self._trace.place, noted, numbers, tuple(outputs), tuple(written)))
+        self._tape.nodes.append(Node(name, self._trace.place, noted, numbers, tuple(outputs), tuple(written), func))
 
     def _number(self, value: Any) -> float | None:
         """A number that does not hang on data: of Python, of a tensor that is a constant or shows a parameter."""

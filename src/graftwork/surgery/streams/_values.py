@@ -56,6 +56,27 @@ class Writer:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of a weight that make channels of the stream.
+
+    Attributes:
+        name: Name of the weight.
+        dim: Its dimension.
+        start: The first of the old rows.
+        stop: The first behind them.
+    """
+
+    name: str
+    dim: int
+    start: int
+    stop: int
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Return some of them, counted from their first."""
+        return Rows(self.name, self.dim, self.start + start, self.start + stop)
+
+
+@dataclass(frozen=True)
 class Value:
     """What a tensor of the run becomes in the wider model.
 
@@ -69,6 +90,7 @@ class Value:
         mean_of: Root of the tensor whose mean over the stream it is.
         writer: The linear map that has made it, with nothing but scaling in between.
         why: For `Kind.FREE`, how it came to that.
+        rows: The rows whose products it holds, with nothing in between but what acts on each number alone.
     """
 
     kind: Kind
@@ -80,6 +102,7 @@ class Value:
     mean_of: int = -1
     writer: Writer | None = None
     why: str = ""
+    rows: Rows | None = None
 
 
 @dataclass
@@ -92,6 +115,8 @@ class Roles:
         weighted: Weight and dimension, or bias and 0 → gains by which the average over old rows is weighted.
         scaling: The gains among them.
         plain: Weights and biases that are added to the stream as they are.
+        twice: What is multiplied though new channels of both are zero, by the rows that make the one and the other.
+        free: Rows whose new entries are free, among others that are not.
     """
 
     fills: dict[tuple[str, int], tuple[Fill, str]] = field(default_factory=dict)
@@ -99,3 +124,5 @@ class Roles:
     weighted: dict[tuple[str, int], str] = field(default_factory=dict)
     scaling: set[str] = field(default_factory=set)
     plain: set[tuple[str, int]] = field(default_factory=set)
+    twice: list[tuple[Rows | None, Rows | None]] = field(default_factory=list)
+    free: set[Rows] = field(default_factory=set)
