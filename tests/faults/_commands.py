@@ -78,6 +78,7 @@ def readings() -> dict[str, Reading]:
             named="seed_genome.json config.toml",
         ),
         "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"], named="config.toml"),
+        "grow": Reading(lambda place: ["grow", place.run, "--layers", "+1", "--out", place.new / "x"], every=11),
         "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"], named="config.toml"),
     }
 

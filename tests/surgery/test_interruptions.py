@@ -12,7 +12,7 @@ from graftwork.surgery import interface, layers
 from graftwork.surgery._guard import Guard
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import KINDS
-from tests.surgery.interrupted import ACTIONS, GROWTHS, Subject
+from tests.surgery.interrupted import ACTIONS, GROWTHS, Subject, subject_of
 from tests.surgery.interruptions import run
 
 FEW = ("widen", "widen all, width", "widen outputs, zero", "widen inputs", "deepen", "insert layers, zero-out")
@@ -42,9 +42,9 @@ def test_every_kind_of_growth_and_every_way_to_fill_it_is_interrupted() -> None:
     assert fillings >= {("widen-outputs", init) for init in interface.INITS}
 
 
-@pytest.mark.parametrize("action", ["widen", "remove"])
+@pytest.mark.parametrize("action", ["widen", "remove: deepen"])
 def test_sigint_waits_while_a_model_is_put_back(action: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    subject, done = Subject(tmp_path), []
+    subject, done = subject_of(action, tmp_path), []
     put_back, heard = Guard._put_back, signal.getsignal(signal.SIGINT)
 
     def interrupted(self: Guard) -> None:

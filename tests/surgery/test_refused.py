@@ -84,7 +84,7 @@ def test_wrapped_models_are_refused_with_advice() -> None:
     with pytest.raises(SurgeryError, match="lazy"):
         widen(nn.LazyLinear(3), "weight", extra=2, example_input=x)
     with pytest.raises(SurgeryError, match="meta"):
-        widen(nn.Linear(4, 3, device="meta"), "weight", extra=2, example_input=x)
+        widen(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).to("meta"), "0", extra=2, example_input=x)
     with pytest.raises(SurgeryError, match="fails on example_input"):
         widen(nn.Linear(4, 3), "weight", extra=2, example_input=torch.randn(2, 5))
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,17 @@ def test_a_growth_that_will_be_refused_is_told_before_the_first_step(tmp_path: P
     assert lit.losses == []
 
 
+@pytest.fixture
+def processes() -> Iterator[None]:
+    """Of the group of processes that Lightning opens, nothing stays for later tests."""
+    before = dict(os.environ)
+    yield
+    torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("module", ["net", None])
 def test_it_grows_under_ddp_as_on_one_device(module: str | None, tmp_path: Path) -> None:
     prefix = "" if module else "net."
