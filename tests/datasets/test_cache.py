@@ -99,13 +99,13 @@ def test_leftovers_of_a_killed_process_are_removed(table: Path, tmp_path: Path) 
 def test_a_source_that_changes_while_it_is_read_is_refused(table: Path, tmp_path: Path, monkeypatch: Any) -> None:
     import graftwork.datasets._load as module
 
-    read = module.read_parquet
+    read = module._read_tables
 
     def read_and_change(files: list[Path], options: Any) -> Any:
         os.utime(files[0], ns=(1, 1))
         return read(files, options)
 
-    monkeypatch.setattr(module, "read_parquet", read_and_change)
+    monkeypatch.setattr(module, "_read_tables", read_and_change)
     with pytest.raises(DataError, match="changed"):
         load_dataset(table, cache_dir=tmp_path / "cache")
     assert entries(tmp_path / "cache") == []

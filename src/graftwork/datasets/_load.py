@@ -14,7 +14,6 @@ from graftwork.datasets._sources import (
     read_digits,
     read_folder,
 )
-from graftwork.datasets._tables import open_hub, read_hub, read_parquet
 from graftwork.datasets._walk import IMAGE_SUFFIXES, files_below, images_among
 from graftwork.errors import DataError
 
@@ -55,6 +54,8 @@ def load_dataset(
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, str) and not path.suffix and not path.is_absolute() and source.count("/") <= 1:
+            from graftwork.datasets._tables import open_hub, read_hub
+
             state, splits = open_hub(source)
             key = f"hub-{source_key([], (source, state, options))}"
             read_named = partial(read_hub, source, splits, options)
@@ -81,7 +82,7 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
     """The function that reads a path, and the files that make up the data set."""
     if path.is_file():
         if path.suffix == ".parquet":
-            return lambda: read_parquet([path], options), [path]
+            return partial(_read_tables, [path], options), [path]
         if path.name.lower().endswith(_ARCHIVES):
             return lambda: read_cifar(path, options), [path]
         raise DataError(f"data: expected a folder, or a file of .parquet, {', '.join(_ARCHIVES)}, got {path}")
@@ -93,7 +94,7 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
             f"{tables[0].relative_to(path)}; name the folder or the file that is meant"
         )
     if tables:
-        return lambda: read_parquet(tables, options), tables
+        return partial(_read_tables, tables, options), tables
     if is_cifar_folder(path):
         return lambda: read_cifar(path, options), sorted(p for p in path.iterdir() if p.is_file())
     if not files and not any(p.is_dir() for p in path.iterdir()):
@@ -102,3 +103,9 @@ def _reader(path: Path, options: ReadOptions) -> tuple[Callable[[], Raw], list[P
             f"{path}, got none of them"
         )
     return lambda: read_folder(path, options), [path, *files]
+
+
+def _read_tables(paths: list[Path], options: ReadOptions) -> Raw:
+    from graftwork.datasets._tables import read_parquet  # pyarrow takes a tenth of a second, also where none is read
+
+    return read_parquet(paths, options)
