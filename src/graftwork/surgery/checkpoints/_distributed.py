@@ -4,7 +4,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-from graftwork._files import gave_out
+from graftwork._files import check_id, gave_out
 from graftwork.errors import SurgeryError
 from graftwork.surgery.checkpoints._source import Source
 
@@ -25,14 +25,17 @@ _WRITTEN = "model."
 """What stands before the names of parameters: state dictionaries of trainings hold a model beside an optimizer."""
 _PREFIXES = (_WRITTEN, "", "module.", "state_dict.", "app.model.")
 _ADMITTED = {
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.filesystem",
-}
-_ALSO = {
-    ("torch", "Size"), ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict"),
-    ("pathlib", "Path"), ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"),
-    ("torch.serialization", "_get_layout"),
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"},
+    "collections": {"OrderedDict"},
 }  # fmt: skip
+"""Module → names. Whole names: one with dots would reach into what the module itself imports."""
+_PATHS = ("pathlib", "pathlib._local")  # the latter in Python 3.13
 
 
 def is_part(path: Path) -> bool:
@@ -46,8 +49,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """Return a class that such a file needs; any other name ends the reading."""
         is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
-        if module_name in _ADMITTED or (module_name, global_name) in _ALSO or is_dtype:
+        if is_dtype or global_name in _ADMITTED.get(module_name, ()):
             return super().find_class(module_name, global_name)
+        if module_name in _PATHS and global_name.endswith("Path"):  # the folder that was written to
+            return PurePath
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}; nothing of it was executed")
 
 
@@ -59,11 +64,11 @@ class _Reader(FileSystemReader):
         path = Path(str(self.path)) / METADATA
         try:
             with path.open("rb") as file:
-                found = _Unpickler(file).load()
+                found: Metadata = _Unpickler(file).load()
+            for part in found.storage_data.values():
+                check_id(part.relative_path, "name of a file")
         except Exception as error:  # whatever a damaged pickle leads to
             raise SurgeryError(f"{path}: expected what torch.distributed.checkpoint writes, got {error}") from error
-        if not isinstance(found, Metadata):
-            raise SurgeryError(f"{path}: expected what torch.distributed.checkpoint writes, got {type(found).__name__}")
         if found.storage_meta is None:
             found.storage_meta = StorageMeta()
         found.storage_meta.load_id = self.load_id
