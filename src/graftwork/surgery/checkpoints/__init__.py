@@ -7,12 +7,9 @@ and reads it back. Needs the extra ``graftwork[transformers]``, which is importe
 from graftwork.surgery.checkpoints._grow import CheckpointReceipt, grow_checkpoint, refuse_existing
 from graftwork.surgery.checkpoints._plan import CheckpointPlan, plan_checkpoint
 from graftwork.surgery.checkpoints._sizes import Sizes
-from graftwork.surgery.checkpoints._source import DTYPES, Source
-from graftwork.surgery.checkpoints._weights import FORMATS
+from graftwork.surgery.checkpoints._source import Source
 
 __all__ = [
-    "DTYPES",
-    "FORMATS",
     "CheckpointPlan",
     "CheckpointReceipt",
     "Sizes",

@@ -190,7 +190,7 @@ def _hashes(source: Source, found: Weights, optimizer: Any) -> dict[str, str]:
 
 def _read_back(aside: Path, plan: CheckpointPlan, work: _Work, bits: str) -> None:
     try:
-        again = Source.open(aside, str(plan.source.dtype).removeprefix("torch."))
+        again = Source.open(aside, plan.source.precision)
         model = load(again, Weights.find(aside))
         same = fingerprint(model) == bits
         gaps = work.proof.gaps(model) if same else {}

@@ -50,7 +50,7 @@ class CheckpointPlan:
         """Return it as plain data."""
         return {
             "architecture": self.source.kind.__name__,
-            "dtype": str(self.source.dtype).removeprefix("torch."),
+            "dtype": self.source.precision,
             "growths": [growth.to_dict() for growth in self.growths],
             "plan": [line for text in self.details for line in text.splitlines()],
             "parameters": list(self.parameters),
@@ -60,8 +60,7 @@ class CheckpointPlan:
 
     def __str__(self) -> str:
         (before, after), (small, large) = self.parameters, self.bytes
-        dtype = str(self.source.dtype).removeprefix("torch.")
-        head = f"{self.source.kind.__name__} in {dtype}: {before:,} → {after:,} parameters"
+        head = f"{self.source.kind.__name__} in {self.source.precision}: {before:,} → {after:,} parameters"
         tail = (
             f"weights: {_amount(small)} → {_amount(large)}; while they grow, {_amount(self.memory)} are in memory, "
             f"with Adam's state {_amount(3 * self.memory)}"

@@ -18,9 +18,7 @@ from graftwork.errors import SurgeryError, did_you_mean
 from graftwork.surgery.checkpoints._library import library, quiet
 from graftwork.surgery.layers import parameters_on_meta
 
-DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16, torch.float16,
-                                                               torch.float64)}  # fmt: skip
-"""Precisions by name."""
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 CONFIG = "config.json"
 
 
@@ -66,6 +64,11 @@ class Source:
         if hasattr(config, "auto_map"):  # code of a repository, which the class here does without
             del config.auto_map
         return cls(folder, kind, config, chosen)
+
+    @property
+    def precision(self) -> str:
+        """Name of the precision."""
+        return str(self.dtype).removeprefix("torch.")
 
     def skeleton(self, config: Any = None) -> nn.Module:
         """Return the model without weights: parameters on the meta device, buffers for real.
@@ -136,7 +139,7 @@ def _refuse_unfit(described: dict[str, Any], folder: Path) -> None:
 
 def _dtype(name: str | None, described: dict[str, Any], folder: Path) -> torch.dtype:
     asked = name if name is not None else described.get("dtype", described.get("torch_dtype")) or "float32"
-    if asked in DTYPES:
-        return DTYPES[asked]
+    if asked in _DTYPES:
+        return _DTYPES[asked]
     where = "dtype" if name is not None else f"{inside(folder, CONFIG)}: dtype"
-    raise SurgeryError(f"{where}: expected one of {list(DTYPES)}, got {asked!r}{did_you_mean(asked, DTYPES)}")
+    raise SurgeryError(f"{where}: expected one of {list(_DTYPES)}, got {asked!r}{did_you_mean(asked, _DTYPES)}")
