@@ -75,6 +75,7 @@ def _tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
         (_config(hidden_size=-3), "config"),
         (_config(num_attention_heads="four"), "config"),
         (_config(dtype="float12"), "dtype: expected one of"),
+        (_config(dtype=["float32"]), "dtype: expected one of"),
         (_write("adapter_config.json", "{}"), "with an adapter"),
         (_rename("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin, a pickle.*save_pretrained"),
         (_rename("model.safetensors", "weights.safetensors"), "got none; name their folder"),

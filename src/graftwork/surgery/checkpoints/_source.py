@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graftwork._files import inside, parse_json, read_named
+from graftwork._files import parse_json, read_named
 from graftwork.errors import SurgeryError, did_you_mean
 from graftwork.surgery.checkpoints._library import library, quiet
 from graftwork.surgery.layers import parameters_on_meta
@@ -139,7 +139,7 @@ def _refuse_unfit(described: dict[str, Any], folder: Path) -> None:
 
 def _dtype(name: str | None, described: dict[str, Any], folder: Path) -> torch.dtype:
     asked = name if name is not None else described.get("dtype", described.get("torch_dtype")) or "float32"
-    if asked in _DTYPES:
+    if isinstance(asked, str) and asked in _DTYPES:
         return _DTYPES[asked]
-    where = "dtype" if name is not None else f"{inside(folder, CONFIG)}: dtype"
+    where = "dtype" if name is not None else f"{folder / CONFIG}: dtype"
     raise SurgeryError(f"{where}: expected one of {list(_DTYPES)}, got {asked!r}{did_you_mean(asked, _DTYPES)}")
