@@ -31,7 +31,7 @@ def stand_in(model: nn.Module) -> nn.Module:
     seen no data.
 
     Args:
-        model: Any module; left as it is. What has numbers is shared with the copy.
+        model: Any module; left as it is. Parameters that have numbers are shared with the copy.
 
     Raises:
         SurgeryError: A buffer is on the meta device, and what it holds can't be known.
@@ -40,7 +40,7 @@ def stand_in(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         value = stand_in_tensor(parameter.shape, parameter.dtype) if parameter.is_meta else None
         held[id(parameter)] = parameter if value is None else nn.Parameter(value, requires_grad=parameter.requires_grad)
-    return copy.deepcopy(model, dict(held))
+    return copy.deepcopy(model, held)
 
 
 def _buffers(model: nn.Module) -> Iterator[tuple[int, Tensor]]:

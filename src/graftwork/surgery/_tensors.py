@@ -28,10 +28,7 @@ def stand_in_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         shape: Its lengths.
         dtype: Its type.
     """
-    sizes = tuple(shape)
-    steps = tuple(range(1, len(sizes) + 1))
-    if len(sizes) > 2:
-        steps = (*(_APART * (at + 1) for at in range(len(sizes) - 2)), sizes[-1], 1)
+    sizes, steps = tuple(shape), _steps(shape)
     length = 1 + sum(step * (size - 1) for step, size in zip(steps, sizes, strict=True)) if all(sizes) else 0
     draw = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5
     if not dtype.is_floating_point and not dtype.is_complex:
@@ -41,9 +38,16 @@ def stand_in_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return vector.to(dtype).as_strided(sizes, steps)
 
 
+def _steps(shape: Sequence[int]) -> tuple[int, ...]:
+    if len(shape) <= 2:
+        return tuple(range(1, len(shape) + 1))
+    return (*(_APART * (at + 1) for at in range(len(shape) - 2)), shape[-1], 1)
+
+
 def is_stand_in(tensor: Tensor) -> bool:
-    """Whether a tensor is one of `stand_in_tensor`: its entries share their memory."""
-    return tensor.dim() > 1 and tensor.numel() > tensor.untyped_storage().nbytes() // tensor.element_size()
+    """Whether a tensor is one of `stand_in_tensor`: its entries share their memory, and not as those of `expand` do."""
+    shared = tensor.numel() > tensor.untyped_storage().nbytes() // tensor.element_size()
+    return shared and tensor.stride() == _steps(tensor.shape)
 
 
 def place_old(old: Tensor, layouts: Sequence[Layout], *, fill: Tensor | float = 0.0) -> Tensor:

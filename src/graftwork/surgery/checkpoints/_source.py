@@ -18,7 +18,7 @@ from graftwork.errors import SurgeryError, did_you_mean
 from graftwork.surgery.checkpoints._library import library, quiet
 from graftwork.surgery.layers import parameters_on_meta
 
-_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 CONFIG = "config.json"
 
 
