@@ -80,7 +80,7 @@ class Source:
             SurgeryError: The class can't be built from it.
         """
         try:
-            with quiet(), torch.random.fork_rng(devices=[]), parameters_on_meta(dtype=self.dtype):
+            with quiet(), torch.random.fork_rng(devices=[]), parameters_on_meta(self.dtype):
                 return self.kind(copy.deepcopy(self.config if config is None else config)).eval()
         except Exception as error:  # whatever a constructor raises
             raise SurgeryError(

@@ -90,11 +90,9 @@ def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[
                 derived = built_from(type(whole), config, more)
                 if derived is not None and shapes_of(derived) == shapes_of(after):  # T5 counts its decoder apart
                     values = more
-                path = f"{owner}.config".lstrip(".")
-                configs = [AttributeChange(path, name, config_value(config, name), new) for name, new in values.items()]
-                numbers = _numbers(whole, before, after, inner, chosen)
-                inside = _inner_configs(whole, before, after)
-                return Reference((*configs, *_under(owner, inside)), chosen, tuple(_under(owner, numbers)))
+                configs, others = followed(owner, whole, values, before, after, but=inner.holds)
+                numbers = _under(owner, _numbers(before, after, inner, chosen))
+                return Reference(configs, chosen, (*numbers, *others))
             sources = chosen
     raise SurgeryError(
         f"{stack.path!r} can't get new entries after {list(stack.places)}: its config can't describe the grown model "
@@ -214,15 +212,14 @@ def built_from(
 
 
 @contextmanager
-def parameters_on_meta(whole: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
+def parameters_on_meta(like: nn.Module | torch.dtype) -> Iterator[None]:
     """Put every parameter that a module registers on the meta device; buffers are made for real.
 
     Args:
-        whole: Model whose precision new tensors get.
-        dtype: Or that precision. None for both takes torch's default.
+        like: Precision of new tensors, or a model that has it.
     """
     register, old = nn.Module.register_parameter, torch.get_default_dtype()
-    kinds = [p.dtype for p in whole.parameters() if p.is_floating_point()] if whole is not None else []
+    kinds = [like] if isinstance(like, torch.dtype) else [p.dtype for p in like.parameters() if p.is_floating_point()]
 
     def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(module, name, param)
@@ -231,7 +228,7 @@ def parameters_on_meta(whole: nn.Module | None = None, *, dtype: torch.dtype | N
 
     nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
-        torch.set_default_dtype(dtype or (kinds[0] if kinds else old))
+        torch.set_default_dtype(kinds[0] if kinds else old)
         yield
     finally:
         torch.set_default_dtype(old)
@@ -315,10 +312,8 @@ def _is_plain(value: Any) -> bool:
     return type(value) in PLAIN or (isinstance(value, (list, tuple)) and all(type(item) in PLAIN for item in value))
 
 
-def _numbers(
-    whole: nn.Module, before: nn.Module, after: nn.Module, stack: Stack, sources: Sequence[int]
-) -> Iterator[AttributeChange]:
-    """Numbers that the grown model's modules have to hold to be as the config builds them."""
+def _numbers(before: nn.Module, after: nn.Module, stack: Stack, sources: Sequence[int]) -> Iterator[AttributeChange]:
+    """Numbers that the entries have to hold to be as the config builds them."""
     keys = stack.grown_keys
     places = [*zip(range(stack.length), stack.old, strict=True), *zip(sources, stack.new, strict=True)]
     for position, place in places:
@@ -327,9 +322,6 @@ def _numbers(
         for inner, name, old, new in differences(_entry(before, stack, position), after.get_submodule(path)):
             if vars(live.get_submodule(inner)).get(name) == old:
                 yield AttributeChange(f"{path}.{inner}".rstrip("."), name, old, new)
-    for inner, name, old, new in differences(before, after):
-        if not stack.holds(inner) and vars(whole.get_submodule(inner)).get(name) == old:
-            yield AttributeChange(inner, name, old, new)
 
 
 def _inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Iterator[AttributeChange]:
@@ -349,7 +341,13 @@ def _inner_configs(whole: nn.Module, before: nn.Module, after: nn.Module) -> Ite
 
 
 def followed(
-    owner: str, whole: Any, values: Mapping[str, Any], before: nn.Module, after: nn.Module
+    owner: str,
+    whole: Any,
+    values: Mapping[str, Any],
+    before: nn.Module,
+    after: nn.Module,
+    *,
+    but: Callable[[str], bool] = lambda _path: False,
 ) -> tuple[tuple[AttributeChange, ...], tuple[AttributeChange, ...]]:
     """Return what changes in configs, and in the numbers of modules, where a config gets other values.
 
@@ -359,12 +357,13 @@ def followed(
         values: Entry of the config → new value.
         before: What the config builds as it is.
         after: What it builds with the values; of the same structure.
+        but: Whether numbers of the module of a path are left out.
     """
     path, live = f"{owner}.config".lstrip("."), dict(whole.named_modules())
     configs = [AttributeChange(path, name, config_value(whole.config, name), new) for name, new in values.items()]
     numbers = [
         AttributeChange(inner, name, old, new)
         for inner, name, old, new in differences(before, after)
-        if inner in live and vars(live[inner]).get(name) == old
+        if inner in live and not but(inner) and vars(live[inner]).get(name) == old
     ]
     return (*configs, *_under(owner, _inner_configs(whole, before, after))), tuple(_under(owner, numbers))
