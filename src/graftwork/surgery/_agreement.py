@@ -2,13 +2,13 @@
 
 import hashlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 
@@ -105,13 +105,15 @@ def agreed(model: nn.Module, *, weights: bool) -> Iterator[None]:
         one.tell(None, fingerprint(model) if weights else "")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a hash of the names, shapes and bits of all parameters.
-
-    Buffers are left out: running statistics differ between ranks until the next forward.
-    """
+def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a hash of the names, shapes, types and bits of tensors, in the order of their names."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a hash of the parameters alone: running statistics differ between ranks until the next forward."""
+    return digest_of(model.named_parameters())

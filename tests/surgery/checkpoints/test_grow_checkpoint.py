@@ -197,7 +197,7 @@ def test_a_changed_function_is_refused_and_nothing_is_written(tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-@pytest.mark.parametrize("place", ["save", "save_optimizer", "fingerprint", "write_json"])
+@pytest.mark.parametrize("place", ["save", "save_optimizer", "digest_of", "write_json"])
 def test_a_failure_at_any_step_leaves_nothing(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama(num_hidden_layers=1)
     source = saved(model, tmp_path / "old")

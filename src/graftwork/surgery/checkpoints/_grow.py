@@ -13,6 +13,7 @@ from torch import nn, optim
 from graftwork._files import gave_out, sha256_of, sweep, write_folder, write_json
 from graftwork._version import __version__
 from graftwork.errors import NotPreservedError, SurgeryError
+from graftwork.surgery._agreement import digest_of
 from graftwork.surgery._grow import grow
 from graftwork.surgery._saving import growth_log, log_document
 from graftwork.surgery.checkpoints._examples import examples
@@ -21,7 +22,7 @@ from graftwork.surgery.checkpoints._optimizer import copy_progress, load_optimiz
 from graftwork.surgery.checkpoints._plan import CheckpointPlan
 from graftwork.surgery.checkpoints._proof import Proof
 from graftwork.surgery.checkpoints._source import Source
-from graftwork.surgery.checkpoints._weights import FORMATS, Weights, fingerprint, load, save
+from graftwork.surgery.checkpoints._weights import FORMATS, Weights, load, save
 
 _RECEIPT, _OPTIMIZER = "growth.json", "optimizer.pt"
 _ALONG = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model",
@@ -168,7 +169,7 @@ def _write(aside: Path, *, plan: CheckpointPlan, found: Weights, work: _Work, to
     for path in _companions(plan.source.folder):
         if not (aside / path.name).exists():
             shutil.copyfile(path, aside / path.name)
-    growths, bits = growth_log(model), fingerprint(model)
+    growths, bits = growth_log(model), digest_of(model.state_dict().items())
     del model
     work.model = work.optimizer = None  # makes room for what is read back
     gc.collect()
@@ -192,7 +193,7 @@ def _read_back(aside: Path, plan: CheckpointPlan, work: _Work, bits: str) -> Non
     try:
         again = Source.open(aside, plan.source.precision)
         model = load(again, Weights.find(aside))
-        same = fingerprint(model) == bits
+        same = digest_of(model.state_dict().items()) == bits
         gaps = work.proof.gaps(model) if same else {}
     except SurgeryError as error:
         same, why = False, f" ({str(error).replace(f'{aside}: ', '')})"

@@ -1,12 +1,9 @@
 """The weights of a checkpoint: found, read into a model, written, and compared bit by bit."""
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -164,17 +161,3 @@ def save(model: nn.Module, folder: Path, *, to: str, shard_size: int) -> None:
             distributed.save(model, folder)
         else:
             kept.save_pretrained(folder, max_shard_size=shard_size)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a SHA-256 over names, shapes and bits of everything in a model's state."""
-    digest = hashlib.sha256()
-    for piece in _pieces(model):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _pieces(model: nn.Module) -> Iterator[Any]:
-    for name, tensor in sorted(model.state_dict().items()):
-        yield f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode()
-        yield tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() if tensor.numel() else b""
