@@ -21,7 +21,7 @@ from graftwork.surgery.checkpoints._library import library
 from graftwork.surgery.checkpoints._optimizer import copy_progress, load_optimizer, save_optimizer
 from graftwork.surgery.checkpoints._plan import CheckpointPlan
 from graftwork.surgery.checkpoints._proof import Proof
-from graftwork.surgery.checkpoints._source import Source
+from graftwork.surgery.checkpoints._source import CONFIG, Source
 from graftwork.surgery.checkpoints._weights import FORMATS, Weights, load, save
 
 _RECEIPT, _OPTIMIZER = "growth.json", "optimizer.pt"
@@ -67,11 +67,12 @@ class CheckpointReceipt:
 
 @dataclass
 class _Work:
-    """What is in memory while a checkpoint grows."""
+    """What is in memory while a checkpoint grows, and the hashes of the files that it was read from."""
 
     model: nn.Module | None
     optimizer: optim.Optimizer | None
     proof: Proof
+    read: dict[str, str]
     carried: int = 0
     gaps: dict[str, float] = field(default_factory=dict)
 
@@ -117,7 +118,6 @@ def grow_checkpoint(
     batches = partial(examples, dtype=plan.source.dtype, inputs=None if inputs is None else Path(inputs))
     work = _grown(plan, found, None if optimizer is None else Path(optimizer), batches)
     _refuse_change(work, approximate=plan.approximate)
-    target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, of=target.name)
     fill = partial(_write, plan=plan, found=found, work=work, to=to, optimizer=optimizer)
     try:
@@ -140,7 +140,7 @@ def refuse_existing(out: Path) -> None:
 def _grown(plan: CheckpointPlan, found: Weights, optimizer: Path | None, batches: Any) -> _Work:
     model = load(plan.source, found)
     held = None if optimizer is None else load_optimizer(optimizer, model)
-    work = _Work(model, held, Proof(model, batches(model)))
+    work = _Work(model, held, Proof(model, batches(model)), _hashes(plan.source, found, optimizer))
     for growth in plan.growths:
         example = next(iter(batches(model).values()))
         grow(model, growth, example_input=example, optimizer=held)
@@ -148,6 +148,11 @@ def _grown(plan: CheckpointPlan, found: Weights, optimizer: Path | None, batches
     work.carried = 0 if held is None else len(held.state)
     work.gaps = work.proof.gaps(model)
     return work
+
+
+def _hashes(source: Source, found: Weights, optimizer: Path | None) -> dict[str, str]:
+    paths = [source.folder / CONFIG, *found.files, *([] if optimizer is None else [optimizer])]
+    return {path.name: sha256_of(path.resolve()) for path in paths}
 
 
 def _refuse_change(work: _Work, *, approximate: bool) -> None:
@@ -175,18 +180,13 @@ def _write(aside: Path, *, plan: CheckpointPlan, found: Weights, work: _Work, to
     gc.collect()
     _read_back(aside, plan, work, bits)
     more = {k: v for k, v in plan.to_dict().items() if k != "growths"}
-    more |= {"gaps": work.gaps, "inputs": _hashes(plan.source, found, optimizer)}
+    more |= {"gaps": work.gaps, "inputs": work.read}
     more |= {"versions": {"graftwork": __version__, "transformers": library().__version__}}
     write_json(aside / _RECEIPT, log_document(growths, **more))
 
 
 def _companions(folder: Path) -> list[Path]:
     return sorted({path for pattern in _ALONG for path in folder.glob(pattern) if path.is_file()})
-
-
-def _hashes(source: Source, found: Weights, optimizer: Any) -> dict[str, str]:
-    paths = [source.folder / "config.json", *found.files, *([] if optimizer is None else [Path(optimizer)])]
-    return {path.name: sha256_of(path.resolve()) for path in paths}
 
 
 def _read_back(aside: Path, plan: CheckpointPlan, work: _Work, bits: str) -> None:
