@@ -1,5 +1,6 @@
 """A growth of one model: planned, shown, then made all or nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,8 +152,12 @@ class GrowthPlan:
         return self.edit.notes
 
     def __str__(self) -> str:
+        return self.told(self.tensors, self.attributes)
+
+    def told(self, tensors: Sequence[TensorChange], attributes: Sequence[AttributeChange]) -> str:
+        """Return the plan as text, with a table of the changes that are given."""
         lines = [f"{self.growth!r} ({self.edit.method})", *(f"  {line}" for line in self.edit.details)]
-        lines.append(describe(self.tensors, self.attributes))
+        lines.append(describe(tensors, attributes))
         lines += [f"  approximate: {text}" for text in self.approximations]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 

@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._changes import TensorChange, describe
+from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import plan
 from graftwork.surgery._plan import GrowthPlan, count_parameters
 from graftwork.surgery.checkpoints._examples import examples
@@ -97,7 +98,7 @@ def plan_checkpoint(
         config, model = _grown(source, config, planned, numbers=_numbers(model))
         memory = max(memory, _size(model) + _replaced(planned) * source.dtype.itemsize)
         growths.append(growth)
-        details.append(_summary(planned))
+        details.append(planned.told(_alike(planned.tensors), planned.edit.configs))
     return CheckpointPlan(
         source,
         tuple(growths),
@@ -128,7 +129,7 @@ def _grown(source: Source, config: Any, planned: GrowthPlan, *, numbers: int) ->
 
 
 def _size(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _replaced(planned: GrowthPlan) -> int:
@@ -149,20 +150,7 @@ def _amount(size: float) -> str:
     return f"{size:.3g} {_UNITS[-1]}"
 
 
-def _summary(planned: GrowthPlan) -> str:
-    """The plan with one line for tensors that differ by the number of their layer alone."""
-    edit = planned.edit
-    head = [f"{planned.growth!r} ({edit.method})", *(f"  {line}" for line in edit.details)]
-    tail = [*(f"  approximate: {text}" for text in edit.approximations), *(f"  note: {note}" for note in edit.notes)]
-    return "\n".join([*head, describe(tuple(_alike(planned.tensors)), edit.configs), *tail])
-
-
-def _alike(changes: Sequence[TensorChange]) -> Iterator[TensorChange]:
-    counts: dict[TensorChange, int] = {}
-    for change in changes:
-        name = re.sub(r"(?<=\.)\d+(?=\.)", "*", change.name)
-        key = TensorChange(name, change.old_shape, change.new_shape, change.role)
-        counts[key] = counts.get(key, 0) + 1
-    for key, count in counts.items():
-        many = f" (×{count})" if count > 1 else ""
-        yield TensorChange(f"{key.name}{many}", key.old_shape, key.new_shape, key.role)
+def _alike(changes: Sequence[TensorChange]) -> list[TensorChange]:
+    """Changes of tensors with one entry for those that differ by the number of their layer alone."""
+    counts = Counter(replace(change, name=re.sub(r"(?<=\.)\d+(?=\.)", "*", change.name)) for change in changes)
+    return [replace(one, name=f"{one.name} (×{count})") if count > 1 else one for one, count in counts.items()]
