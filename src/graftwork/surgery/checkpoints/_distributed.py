@@ -138,6 +138,6 @@ def _empty(source: Source) -> nn.Module:
     new: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            empty = new.setdefault(id(parameter), nn.Parameter(torch.empty_like(parameter, device="cpu")))
-            module._parameters[name] = empty  # noqa: SLF001 - `register_parameter` would refuse what is there
+            empty = nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=parameter.requires_grad)
+            module._parameters[name] = new.setdefault(id(parameter), empty)  # noqa: SLF001 - `register_parameter` would refuse what is there
     return model  # type: ignore[no-any-return]
