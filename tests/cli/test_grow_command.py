@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,9 +26,14 @@ def _run(capsys: Any, *words: object) -> tuple[Any, str, str]:
     return ended.value.code or 0, said.out, said.err
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(llama(num_hidden_layers=1), tmp_path_factory.mktemp("small"))
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return saved(llama(num_hidden_layers=1), tmp_path / "old")
+def folder(small: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(small, tmp_path / "old")
 
 
 def test_a_dry_run_prints_the_plan_and_reads_and_writes_nothing(folder: Path, capsys: Any) -> None:

@@ -1,6 +1,7 @@
 """A plan on the meta device is the plan of the model with weights."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import SurgeryError
+from graftwork.surgery._layout import free_units
 from graftwork.surgery._tensors import is_stand_in, place_old, stand_in_tensor
 from tests.surgery.checkpoints.folders import IDS, gpt2, llama
 
@@ -34,11 +36,10 @@ def _trained(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "growth"),
     [
-        (llama, gw.InsertLayers("model.layers", count=2)),
-        (llama, gw.WidenStream(1.5)),
-        (llama, gw.WidenAll(1.5, only="*.mlp.*")),
-        (gpt2, gw.InsertLayers("transformer.h", after=[0])),
-        (gpt2, gw.WidenOutputs(None, 3)),
+        (partial(llama, num_hidden_layers=2), gw.InsertLayers("model.layers", count=2)),
+        (partial(llama, num_hidden_layers=1), gw.WidenStream(1.5)),
+        (partial(llama, num_hidden_layers=1), gw.WidenAll(1.5, only="*.mlp.*")),
+        (partial(gpt2, n_layer=1), gw.WidenOutputs(None, 3)),
     ],
 )
 def test_a_plan_without_weights_is_the_plan_with_them(build: Any, growth: Any) -> None:
@@ -83,8 +84,6 @@ def test_stand_ins_take_no_memory_and_grow_into_stand_ins() -> None:
     assert not is_stand_in(torch.randn(4, 4))
     assert not is_stand_in(torch.ones(1, 4).expand(8, 4))  # a gradient may be one, and keeps its numbers
     assert torch.linalg.matrix_rank(stand_in_tensor((30, 20), torch.float32)) == 20
-    from graftwork.surgery._layout import free_units
-
     grown = place_old(tensor, [free_units(4000, 1000), free_units(3000, 0)])
     assert grown.shape == (5000, 3000)
     assert is_stand_in(grown)

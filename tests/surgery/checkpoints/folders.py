@@ -28,11 +28,11 @@ def llama(**sizes: Any) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**common, **heads, **_ENDS, **sizes})).eval()
 
 
-def gpt2() -> Any:
+def gpt2(**sizes: Any) -> Any:
     """A GPT-2 of two layers, whose embedding is its head."""
     torch.manual_seed(0)
-    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 16, "vocab_size": 64, "n_positions": 32}
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **_ENDS)).eval()
+    common = {"n_layer": 2, "n_head": 4, "n_embd": 16, "vocab_size": 64, "n_positions": 32}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**common, **_ENDS, **sizes})).eval()
 
 
 def vit() -> Any:

@@ -139,5 +139,6 @@ def _empty(source: Source) -> nn.Module:
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             empty = nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=parameter.requires_grad)
-            module._parameters[name] = new.setdefault(id(parameter), empty)  # noqa: SLF001 - `register_parameter` would refuse what is there
+            # `register_parameter` would refuse what is there.
+            module._parameters[name] = new.setdefault(id(parameter), empty)  # noqa: SLF001
     return model  # type: ignore[no-any-return]
