@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery.checkpoints import CheckpointPlan, Sizes, grow_checkpoint, plan_checkpoint
+from graftwork.surgery.checkpoints import CheckpointPlan, Sizes, Source, grow_checkpoint, plan_checkpoint
 from tests.surgery.checkpoints.folders import IDS, edit_config, llama, saved, transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -98,6 +98,11 @@ def test_weights_that_are_not_all_there_or_not_only_those(
 ) -> None:
     spoil(folder)
     _refused(folder, match, plan=deeper_plan, weights=folder)
+
+
+def test_code_beside_an_architecture_of_transformers_is_forgotten(folder: Path) -> None:
+    edit_config(folder, auto_map={"AutoModelForCausalLM": "code.Model"})
+    assert "auto_map" not in Source.open(folder).config.to_dict()
 
 
 def test_an_adapter_alone_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
