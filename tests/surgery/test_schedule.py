@@ -110,6 +110,9 @@ def test_a_plateau_comes_where_the_mean_loss_of_a_window_is_no_lower_than_that_o
     assert schedule.plateau is list(growths)[1]
     slower = [8.0] * 4 + [4.1] * 4  # by less than a half: the second plateau, counted from the first growth on
     assert _run(GrowthSchedule(growths), _model(), [*FALLING, *noisy, *slower]) == [12, 20]
+    for still, threshold in ((0.0, 0.01), (3.0, 0.0)):  # nothing is left to fall
+        schedule = GrowthSchedule({Plateau(2, threshold): Widen("0", extra=2)})
+        assert _run(schedule, _model(), [still] * 4) == [4]
 
 
 def test_losses_that_are_not_finite_are_passed_over_and_lost_ones_are_an_error() -> None:

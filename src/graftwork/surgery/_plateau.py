@@ -14,12 +14,12 @@ class Plateau:
     """The moment at which the loss stops falling, for a `GrowthSchedule`, whose ``observe`` is told the losses.
 
     Windows of steps follow each other from the start of the training, and start again at every growth. The moment has
-    come when the mean loss of a window is not lower than that of the window before by a share of ``threshold``. Each
-    plateau is one moment: two of them in a schedule come one after the other.
+    come when the mean loss of a window is not lower than that of the window before by more than the
+    share ``threshold``. Each plateau is one moment: two of them in a schedule come one after the other.
 
     Attributes:
         window: Optimizer steps in a window; long enough that the mean over one hardly varies by chance.
-        threshold: Share by which the mean loss has to fall from one window to the next.
+        threshold: Largest share by which the mean loss of a window may be lower than that of the one before.
 
     Example:
         >>> Plateau(200)
@@ -43,7 +43,7 @@ class Plateau:
             before: Mean loss of a window.
             now: Mean loss of the window after it.
         """
-        return now > before - self.threshold * abs(before)
+        return now >= before - self.threshold * abs(before)
 
 
 class LossWindows:
