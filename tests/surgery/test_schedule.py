@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from graftwork.errors import ConfigError, SurgeryError
 from graftwork.surgery import Deepen, GrowthSchedule, Plateau, Widen, WidenAll, grow
+from graftwork.surgery._plateau import LossWindows
 
 from .models import CASES, batch_of, scrambled
 
@@ -124,6 +125,20 @@ def test_losses_that_are_not_finite_are_passed_over_and_lost_ones_are_an_error()
         schedule.step(_model(), example_input=X)
 
 
+def test_a_loss_on_a_device_is_read_at_the_end_of_its_window_only() -> None:
+    """A tensor of the meta device can't be read; one that the next step writes over is told as it was."""
+    windows, plateau, loss = LossWindows(), Plateau(2), torch.tensor(3.0, requires_grad=True)
+    windows.add(loss)
+    with torch.no_grad():
+        loss.zero_()
+    windows.step(plateau)
+    assert windows.state_dict()["total"] == 3.0
+    windows.add(torch.empty((), device="meta"))
+    assert not windows.ends(plateau)
+    with pytest.raises(RuntimeError, match="meta"):
+        windows.step(plateau)
+
+
 @pytest.mark.parametrize("options", [{"window": 0}, {"window": 2.5}, {"window": 5, "threshold": 1}])
 def test_a_plateau_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="expected a"):
@@ -186,11 +201,11 @@ def test_a_check_makes_all_growths_on_a_copy_and_changes_nothing() -> None:
 
 
 class _Blocks(optim.SGD):
-    """Keeps what can't be carried, from its first step on."""
+    """Keeps what can't be carried, for large parameters only, as optimizers of 8 bits do."""
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
+            for parameter in [parameter for parameter in group["params"] if parameter.numel() > 36]:
                 self.state[parameter]["absmax"] = torch.ones(3)
 
 
@@ -204,8 +219,9 @@ def test_a_check_tells_at_the_start_what_will_be_refused_and_when(caplog: pytest
         skipping = GrowthSchedule(growths, total_steps=10, on_refused="skip")
         assert [r.kind for r in skipping.check(model, example_input=X, optimizer=optimizer)] == ["widen", "deepen"]
     assert "it will be skipped" in caplog.text
-    with pytest.raises(SurgeryError, match=r"at 1, .* will be refused: optimizer state 'absmax'"):
-        GrowthSchedule({1: Widen("0", extra=2)}).check(model, example_input=X, optimizer=_Blocks(model.parameters()))
+    twice = GrowthSchedule({1: Widen("0", extra=2), 2: Widen("0", extra=2)})
+    with pytest.raises(SurgeryError, match=r"at 2, .* will be refused: optimizer state 'absmax'"):
+        twice.check(model, example_input=X, optimizer=_Blocks(model.parameters()))
 
 
 class _Locked(nn.Linear):

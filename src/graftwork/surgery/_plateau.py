@@ -59,22 +59,34 @@ class LossWindows:
 
     def _begin(self) -> None:
         self._steps, self._count, self._total = 0, 0, 0.0
+        self._unread: list[Tensor] = []
 
     def add(self, loss: float | Tensor) -> None:
-        """Take a loss into the window; one that is not finite is passed over."""
-        number = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        """Take a loss into the window; one that is not finite is passed over.
+
+        A tensor is read at the end of the window, so that no other step waits for the device.
+        """
+        if isinstance(loss, Tensor):
+            self._unread.append(loss.detach().clone().reshape(()))
+        else:
+            self._count_in(float(loss))
+
+    def _count_in(self, number: float) -> None:
         if math.isfinite(number):
             self._count += 1
             self._total += number
 
+    def _read(self) -> None:
+        for loss in self._unread:
+            self._count_in(float(loss))
+        self._unread.clear()
+
     def ends(self, plateau: Plateau) -> bool:
         """Tell whether the next step is the last of its window, and the loss has stopped falling."""
-        return (
-            self._steps + 1 >= plateau.window
-            and self._count > 0
-            and self._before is not None
-            and plateau.reached(self._before, self._total / self._count)
-        )
+        if self._before is None or self._steps + 1 < plateau.window:
+            return False
+        self._read()
+        return self._count > 0 and plateau.reached(self._before, self._total / self._count)
 
     def step(self, plateau: Plateau) -> None:
         """Count a step.
@@ -85,6 +97,7 @@ class LossWindows:
         self._steps += 1
         if self._steps < plateau.window:
             return
+        self._read()
         if not self._count:
             raise ConfigError(
                 f"{plateau}: expected losses that are finite, got none in {self._steps} steps; call the schedule's "
@@ -95,6 +108,7 @@ class LossWindows:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
+        self._read()
         return {"before": self._before, "steps": self._steps, "count": self._count, "total": self._total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
