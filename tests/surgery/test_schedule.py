@@ -198,6 +198,7 @@ def test_a_check_makes_all_growths_on_a_copy_and_changes_nothing() -> None:
     assert schedule.state_dict() == GrowthSchedule(growths).state_dict()
     real = grow(model, Widen("0", extra=2), example_input=X, **along)
     assert str(real.tensors) == str(receipts[0].tensors)
+    assert real.gaps == receipts[0].gaps  # so the copy had the same weights, after its step
 
 
 class _Blocks(optim.SGD):
