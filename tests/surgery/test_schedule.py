@@ -108,7 +108,7 @@ def test_a_plateau_comes_where_the_mean_loss_of_a_window_is_no_lower_than_that_o
     assert _run(GrowthSchedule(growths), _model(), FALLING) == []
     schedule = GrowthSchedule(growths)
     assert _run(schedule, _model(), [*FALLING, *noisy, *[8.0] * 4, *[3.9] * 4]) == [12]
-    assert schedule.plateau is list(growths)[1]
+    assert schedule.plateaus == list(growths)[1:]
     slower = [8.0] * 4 + [4.1] * 4  # by less than a half: the second plateau, counted from the first growth on
     assert _run(GrowthSchedule(growths), _model(), [*FALLING, *noisy, *slower]) == [12, 20]
     for still, threshold in ((0.0, 0.01), (3.0, 0.0)):  # nothing is left to fall
@@ -145,24 +145,23 @@ def test_a_plateau_that_makes_no_sense_is_refused(options: dict[str, Any]) -> No
         Plateau(**options)
 
 
-@pytest.mark.parametrize("stop", [2, 7, 15])
-def test_a_schedule_goes_on_from_its_state_as_if_it_had_not_been_interrupted(stop: int) -> None:
+def test_a_schedule_goes_on_from_its_state_as_if_it_had_not_been_interrupted() -> None:
     losses = [*FALLING, *[5.0] * 12]
 
     def make() -> GrowthSchedule:
         growths = {3: [Deepen("0")] * 2, Plateau(3): Widen("0", extra=2), Plateau(2): Widen("nowhere", extra=2)}
         return GrowthSchedule({**growths, "80%": Widen("2", extra=2)}, total_steps=20, on_refused="skip")
 
-    straight, model = make(), _model()
-    steps = _run(straight, model, losses)
+    straight = make()
+    steps = _run(straight, _model(), losses)
     assert len(steps) == 4
-    first, model = make(), _model()
-    before = _run(first, model, losses[:stop])
-    second = make()
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    after = _run(second, model, losses[stop:])
-    assert [*before, *(stop + step for step in after)] == steps
-    assert second.state_dict() == straight.state_dict()
+    for stop in (2, 7, 15):
+        first, second, model = make(), make(), _model()
+        before = _run(first, model, losses[:stop])
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        after = _run(second, model, losses[stop:])
+        assert [*before, *(stop + step for step in after)] == steps
+        assert second.state_dict() == straight.state_dict()
 
 
 def test_the_state_of_another_schedule_is_refused() -> None:
@@ -204,9 +203,13 @@ def test_a_check_makes_all_growths_on_a_copy_and_changes_nothing() -> None:
 class _Blocks(optim.SGD):
     """Keeps what can't be carried, for large parameters only, as optimizers of 8 bits do."""
 
+    def __init__(self, parameters: Any, least: int) -> None:
+        super().__init__(parameters)
+        self.least = least
+
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in [parameter for parameter in group["params"] if parameter.numel() > 36]:
+            for parameter in [parameter for parameter in group["params"] if parameter.numel() >= self.least]:
                 self.state[parameter]["absmax"] = torch.ones(3)
 
 
@@ -222,7 +225,7 @@ def test_a_check_tells_at_the_start_what_will_be_refused_and_when(caplog: pytest
     assert "it will be skipped" in caplog.text
     twice = GrowthSchedule({1: Widen("0", extra=2), 2: Widen("0", extra=2)})
     with pytest.raises(SurgeryError, match=r"at 2, .* will be refused: optimizer state 'absmax'"):
-        twice.check(model, example_input=X, optimizer=_Blocks(model.parameters()))
+        twice.check(model, example_input=X, optimizer=_Blocks(model.parameters(), 48))
 
 
 class _Locked(nn.Linear):

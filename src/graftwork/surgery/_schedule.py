@@ -87,9 +87,9 @@ class GrowthSchedule:
         return list(dict.fromkeys(due.at for due in self._due if isinstance(due.at, int)))
 
     @property
-    def plateau(self) -> Plateau | None:
-        """The plateau that is waited for; None where none is to come."""
-        return next((due.at for due in self._due if isinstance(due.at, Plateau)), None)
+    def plateaus(self) -> list[Plateau]:
+        """Plateaus that are still to come, each once; the first is waited for."""
+        return list(dict.fromkeys(due.at for due in self._due if isinstance(due.at, Plateau)))
 
     @property
     def steps(self) -> int:
@@ -107,10 +107,9 @@ class GrowthSchedule:
         return tuple(due.growth for due in self._next())
 
     def _next(self) -> list[_Due]:
-        plateau = self.plateau
-        fallen = plateau if plateau is not None and self._losses.ends(plateau) else None
+        reached = [plateau for plateau in self.plateaus[:1] if self._losses.ends(plateau)]
         now = self._steps + 1
-        return [due for due in self._due if (due.at <= now if isinstance(due.at, int) else due.at is fallen)]
+        return [due for due in self._due if (due.at <= now if isinstance(due.at, int) else due.at in reached)]
 
     def observe(self, loss: Any) -> None:
         """Tell a loss, for a `Plateau`: before `step`, as often as there is one.
@@ -119,7 +118,7 @@ class GrowthSchedule:
             loss: A number or a tensor of one number; one that is not finite is passed over. With several processes,
                 the mean over all of them, so that they grow at the same step.
         """
-        if self.plateau is not None:
+        if self.plateaus:
             self._losses.add(loss)
 
     def step(self, model: nn.Module, *, example_input: ExampleInput, **along: Any) -> list[SurgeryReceipt]:
@@ -138,9 +137,9 @@ class GrowthSchedule:
             SurgeryError: A growth is refused and ``on_refused`` is ``"raise"``; those before it have been made.
             ConfigError: A plateau is waited for, and no loss was told.
         """
-        now, plateau = self._next(), self.plateau
+        now = self._next()
         self._steps += 1
-        if plateau is not None:
+        for plateau in self.plateaus[:1]:
             self._losses.step(plateau)
         if not now:
             return []
@@ -212,7 +211,7 @@ class GrowthSchedule:
         """
         steps, left = state["steps"], state.get("left")
         if left is None:
-            if self.plateau is not None:
+            if self.plateaus:
                 raise ConfigError("state: expected what state_dict returned, got steps alone, which tell no plateau")
             self._due = [due for due in self._all if isinstance(due.at, int) and due.at > steps]
             self._made = len(self._all) - len(self._due)

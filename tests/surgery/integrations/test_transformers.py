@@ -120,10 +120,11 @@ def test_a_training_resumes_between_the_windows_of_a_plateau(tmp_path: Path) -> 
     assert all(torch.equal(p, q) for p, q in zip(resumed.parameters(), straight.parameters(), strict=True))
 
 
-def test_a_window_that_is_shorter_than_the_logs_of_trainer_is_refused_at_the_start(tmp_path: Path) -> None:
-    schedule = GrowthSchedule({Plateau(3): Widen(UP, factor=1.25)})
+def test_a_window_that_is_no_longer_than_the_logs_of_trainer_is_refused_at_the_start(tmp_path: Path) -> None:
+    """At the end of step 5, `Trainer` tells of the step before it logs its loss."""
+    schedule = GrowthSchedule({Plateau(6): Widen(UP, factor=1.25), Plateau(5): Widen(UP, factor=1.25)})
     trainer, _ = _trainer(_model(), tmp_path, schedule=schedule, logging_steps=5)
-    with pytest.raises(ConfigError, match="logging_steps=5"):
+    with pytest.raises(ConfigError, match=r"window=5.*logging_steps=5"):
         trainer.train()
     assert trainer.state.global_step == 0
 

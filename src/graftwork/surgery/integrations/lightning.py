@@ -117,7 +117,7 @@ class GrowthCallback(Callback):
         target = self._target(pl_module)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         schedule, wrapper = self._runner.schedule, trainer.strategy.model
-        if loss is not None and schedule.plateau is not None:
+        if loss is not None and schedule.plateaus:
             schedule.observe(trainer.strategy.reduce(loss, reduce_op="mean"))  # the same on all processes
         self._runner.advance(target, trainer.global_step, optimizers=trainer.optimizers, wrapper=wrapper)
         self._growths = growth_log(target)

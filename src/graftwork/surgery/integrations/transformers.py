@@ -78,12 +78,12 @@ class GrowthCallback(TrainerCallback):
                 "devices, where wrappers hold the old shapes; train on one device (CUDA_VISIBLE_DEVICES=0), or stop at "
                 "the moment, grow, and start the distributed training again"
             )
-        plateau = self._runner.schedule.plateau
-        if plateau is not None and state.logging_steps > plateau.window:
-            raise ConfigError(
-                f"{plateau}: expected a window of at least logging_steps={state.logging_steps}, as Trainer tells "
-                "losses where it logs them; make one of them fit"
-            )
+        for plateau in self._runner.schedule.plateaus:
+            if plateau.window <= state.logging_steps:
+                raise ConfigError(
+                    f"{plateau}: expected a window of more than logging_steps={state.logging_steps}, as Trainer tells "
+                    "losses where it logs them; make one of them fit"
+                )
         optimizers, saved = [] if optimizer is None else [optimizer], state.stateful_callbacks.get(self._key)
         self._runner.resume(model, state.global_step, optimizers=optimizers, state=saved)
 
