@@ -56,9 +56,9 @@ def _schedule() -> GrowthSchedule:
     return GrowthSchedule({5: Widen("0", factor=1.5), "50%": Deepen("1")}, total_steps=24)
 
 
-def _fit(lit: Any, folder: Path, steps: int, *, module: str | None = "net", **given: Any) -> Any:
+def _fit(lit: Any, folder: Path, steps: int, *, module: str | None = "net", check: bool = False, **given: Any) -> Any:
     schedule, along = given.pop("schedule", None) or _schedule(), {"mirrors": given.pop("mirrors", ())}
-    callback = GrowthCallback(schedule, example_input=EXAMPLE, module=module, **along)
+    callback = GrowthCallback(schedule, example_input=EXAMPLE, module=module, check=check, **along)
     beside = given.pop("beside", [])
     path = given.pop("ckpt_path", None)
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -87,14 +87,23 @@ def test_it_grows_on_schedule_and_carries_the_optimizer(tmp_path: Path) -> None:
     assert "on_load_checkpoint" not in vars(lit)
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Lit:
+    """A module that was trained through both growths without interruption."""
+    lit = Lit()
+    _fit(lit, tmp_path_factory.mktemp("straight"), 24)
+    return lit
+
+
 @pytest.mark.parametrize("stop", [7, 13, 14])
-def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
-    straight = Lit()
-    _fit(straight, tmp_path, 24)
+def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
+    stop: int, straight: Lit, tmp_path: Path
+) -> None:
+    """Also where it checks the growths that are to come, and the other one has not."""
     trainer, _ = _fit(Lit(), tmp_path, stop)
     trainer.save_checkpoint(tmp_path / "stop.ckpt")
     resumed = Lit()
-    _, callback = _fit(resumed, tmp_path, 24, ckpt_path=tmp_path / "stop.ckpt")
+    _, callback = _fit(resumed, tmp_path, 24, ckpt_path=tmp_path / "stop.ckpt", check=True)
     assert len(callback.receipts) == (1 if stop == 7 else 0)
     ours, theirs = resumed.state_dict(), straight.state_dict()
     assert list(ours) == list(theirs)
@@ -121,7 +130,7 @@ def test_a_training_resumes_between_the_windows_of_a_plateau(stop: int, tmp_path
 def test_a_growth_that_will_be_refused_is_told_before_the_first_step(tmp_path: Path) -> None:
     lit = Lit()
     with pytest.raises(SurgeryError, match=r"at '50%', .* will be refused"):
-        _fit(lit, tmp_path, 24, schedule=GrowthSchedule({"50%": Widen("9", extra=2)}, total_steps=24))
+        _fit(lit, tmp_path, 24, schedule=GrowthSchedule({"50%": Widen("9", extra=2)}, total_steps=24), check=True)
     assert lit.losses == []
 
 
@@ -136,18 +145,14 @@ def processes() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("processes")
-@pytest.mark.parametrize("module", ["net", None])
-def test_it_grows_under_ddp_as_on_one_device(module: str | None, tmp_path: Path) -> None:
-    prefix = "" if module else "net."
-
+def test_it_grows_under_ddp_as_on_one_device(tmp_path: Path) -> None:
     def fit(folder: Path, **given: Any) -> tuple[Any, Any]:
-        schedule = GrowthSchedule({Plateau(2, 0.5): Widen(f"{prefix}0", factor=1.5), 9: Deepen(f"{prefix}1")})
-        lit = Lit()
-        _, callback = _fit(lit, folder, 12, module=module, schedule=schedule, **given)
+        schedule, lit = GrowthSchedule({Plateau(2, 0.5): Widen("0", factor=1.5), 9: Deepen("1")}), Lit()
+        _, callback = _fit(lit, folder, 12, schedule=schedule, **given)
         return lit, callback
 
     alone, callback = fit(tmp_path / "alone")
-    ddp, again = fit(tmp_path / "ddp", strategy="ddp", devices=1, use_distributed_sampler=False)
+    ddp, again = fit(tmp_path / "ddp", strategy="ddp", devices=1, use_distributed_sampler=False, check=True)
     assert [r.log for r in again.receipts] == [r.log for r in callback.receipts]
     assert len(again.receipts) == 2
     assert ddp.losses == alone.losses
@@ -161,7 +166,7 @@ def _rank(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
     lit = Lit()
     schedule = GrowthSchedule({Plateau(2, 0.5): Widen("0", factor=1.5), 9: Deepen("1")})
-    _, callback = _fit(lit, Path(folder), 12, schedule=schedule, strategy="ddp", devices=2)
+    _, callback = _fit(lit, Path(folder), 12, schedule=schedule, strategy="ddp", devices=2, check=True)
     kinds = [receipt.kind for receipt in callback.receipts]
     torch.save({"state": lit.state_dict(), "losses": lit.losses, "kinds": kinds}, Path(folder) / f"{rank}.pt")
 

@@ -33,10 +33,16 @@ def _model() -> Any:
 
 
 def _trainer(
-    model: Any, folder: Path, steps: int = 12, *, schedule: GrowthSchedule | None = None, **given: Any
+    model: Any,
+    folder: Path,
+    steps: int = 12,
+    *,
+    schedule: GrowthSchedule | None = None,
+    check: bool = False,
+    **given: Any,
 ) -> tuple[Any, Any]:
     schedule = schedule or GrowthSchedule({3: Widen(UP, factor=1.25), 7: Deepen("transformer.h.0.mlp")})
-    callback = GrowthCallback(schedule, example_input={"input_ids": IDS[:3]})
+    callback = GrowthCallback(schedule, example_input={"input_ids": IDS[:3]}, check=check)
     arguments = transformers.TrainingArguments(
         str(folder),
         max_steps=steps,
@@ -52,12 +58,21 @@ def _trainer(
     return trainer, callback
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A model that was trained through both growths without interruption, and the folder of its checkpoints."""
+    model, folder = _model(), tmp_path_factory.mktemp("straight")
+    trainer, _ = _trainer(model, folder)
+    trainer.train()
+    return model, folder
+
+
 def test_a_vocabulary_that_grew_trains_on_its_new_tokens(tmp_path: Path) -> None:
     model = _model()
     trainer, _ = _trainer(model, tmp_path, steps=6)
     schedule = GrowthSchedule({3: WidenOutputs(None, 4, init="mean")})
     trainer.pop_callback(GrowthCallback)
-    trainer.add_callback(GrowthCallback(schedule, example_input={"input_ids": IDS[:3]}))
+    trainer.add_callback(GrowthCallback(schedule, example_input={"input_ids": IDS[:3]}, check=False))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 6
@@ -75,7 +90,7 @@ def _saved(trainer: Any, folder: Path) -> Path:
 
 def test_it_grows_on_schedule_and_carries_the_wrapped_optimizer(tmp_path: Path) -> None:
     model = _model()
-    trainer, callback = _trainer(model, tmp_path, gradient_accumulation_steps=2)
+    trainer, callback = _trainer(model, tmp_path, 9, gradient_accumulation_steps=2, check=True)
     trainer.train()
     assert [receipt.kind for receipt in callback.receipts] == ["widen", "deepen"]
     assert callback.receipts[0].optimizer_state
@@ -84,23 +99,24 @@ def test_it_grows_on_schedule_and_carries_the_wrapped_optimizer(tmp_path: Path) 
     assert weight.shape == (8, 40)
     state = trainer.optimizer.state[weight]
     assert state["exp_avg"].shape == weight.shape
-    assert int(state["step"]) == 12
+    assert int(state["step"]) == 9
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in model.parameters()}
 
 
 @pytest.mark.parametrize("stop", [5, 10])
-def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
-    straight = _model()
-    trainer, _ = _trainer(straight, tmp_path / "run")
-    trainer.train()
-    checkpoint = tmp_path / "run" / f"checkpoint-{stop}"
+def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
+    stop: int, straight: tuple[Any, Path], tmp_path: Path
+) -> None:
+    """Also where it checks the growths that are to come, and the other one has not."""
+    uninterrupted, folder = straight
+    checkpoint = folder / f"checkpoint-{stop}"
     resumed = _model()
     replay(resumed, checkpoint)
-    trainer, callback = _trainer(resumed, tmp_path / "again")
+    trainer, callback = _trainer(resumed, tmp_path, check=True)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert len(callback.receipts) == (1 if stop == 5 else 0)
-    ours, theirs = resumed.state_dict(), straight.state_dict()
+    ours, theirs = resumed.state_dict(), uninterrupted.state_dict()
     assert list(ours) == list(theirs)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
@@ -129,12 +145,10 @@ def test_a_window_that_is_no_longer_than_the_logs_of_trainer_is_refused_at_the_s
     assert trainer.state.global_step == 0
 
 
-def test_resuming_a_model_without_its_growths_is_an_error(tmp_path: Path) -> None:
-    trainer, _ = _trainer(_model(), tmp_path, 5)
-    trainer.train()
+def test_resuming_a_model_without_its_growths_is_an_error(straight: tuple[Any, Path], tmp_path: Path) -> None:
     trainer, _ = _trainer(_model(), tmp_path)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+        trainer.train(resume_from_checkpoint=str(straight[1] / "checkpoint-5"))
     # Where only blocks were grafted, Trainer itself would load on and leave them out.
     trainer, callback = _trainer(_model(), tmp_path)
     trainer.state.global_step = 5
