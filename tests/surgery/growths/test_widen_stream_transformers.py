@@ -237,3 +237,12 @@ def test_what_has_no_exact_form_is_refused_by_name(
     with pytest.raises(SurgeryError, match=reason):
         grow(model, WidenStream(1.5), example_input={"input_ids": IDS})
     assert model.config.to_dict() == before
+
+
+def test_what_grows_along_and_does_not_run_is_named() -> None:
+    sizes = {**TEXT, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4, "encoder_stride": 4}
+    model = build("ViTForMaskedImageModeling", "ViTConfig", sizes)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    notes = grow(model, WidenStream(1.5, check="fast"), example_input={"pixel_values": images}).notes
+    assert model.vit.embeddings.mask_token.shape[-1] == 24
+    assert any("not checked: 'vit.embeddings.mask_token'" in note for note in notes)

@@ -25,6 +25,7 @@ from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import config_changes, replace_config
 from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._idle import idle_notes
 from graftwork.surgery._layout import Layout, UnitMap
 from graftwork.surgery._methods import Method
 from graftwork.surgery._space import Var, atoms
@@ -70,7 +71,7 @@ class Resize(Edit):
         lengths = changed_lengths(graph, self._maps, list(self._layouts))
         counts = changed_counts(graph, self._maps, list(self._layouts))
         configs, notes = config_changes(graph.model, shapes, lengths, counts)
-        self.configs, self.notes = tuple(configs), (*graph.notes, *notes)
+        self.configs, self.notes = tuple(configs), (*graph.notes, *notes, *idle_notes(graph, self._layouts))
 
     def make(self, transaction: Transaction) -> list[str]:
         """See `Edit.make`."""

@@ -13,6 +13,7 @@ from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import TRAINING, sandbox
 from graftwork.surgery._check import Check, Interface, OldChannels, Thoroughness, plain
+from graftwork.surgery._idle import idle_notes
 from graftwork.surgery._methods import method_named
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
@@ -75,7 +76,7 @@ class WiderStream(Edit):
         self.tensors = tuple(tensor_change(graph, name, own, way.maps) for name, own in way.layouts.items())
         self.attributes, self.configs = way.target.attributes, way.target.configs
         self.details = tuple(self._details())
-        self.notes = (*graph.notes, *self._dropouts())
+        self.notes = (*graph.notes, *idle_notes(graph, way.layouts), *self._dropouts())
         if wish.factor is not None and len(way.target.growth) == len(wish.streams):
             self.notes = (*self.notes, "only the stream grows: no model with more heads and larger inner widths fits")
         if returned:
