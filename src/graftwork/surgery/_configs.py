@@ -1,18 +1,14 @@
 """The ``config`` that a Hugging Face model is built from: which of its numbers a growth changes."""
 
-import copy
 import itertools
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from operator import attrgetter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from graftwork.surgery._attributes import AttributeChange, set_attribute
+from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.layers import built_from, replace_configs, set_numbers
 
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
@@ -62,50 +58,17 @@ def config_notes(model: nn.Module, after: str) -> list[str]:
     return [f"{path}.config knows nothing of the new block: {_REBUILD}".lstrip(".") for path in inside]
 
 
-def replace_config(
-    model: nn.Module, path: str, values: Mapping[str, Any], *, transaction: Transaction | None = None
-) -> None:
-    """Give a model, and every layer that holds it, a copy of its config with other values.
-
-    The config itself stays as it is: the user may build another model from it.
-
-    Args:
-        model: Changed in place.
-        path: Path of the config.
-        values: Name → value; names may have dots.
-        transaction: Notes how to undo. None just does it.
-    """
-    config = getattr(model.get_submodule(path.rpartition(".")[0]), "config")  # noqa: B009 - not a submodule
-    copies: dict[int, Any] = {}
-    changed = copy.deepcopy(config, copies)
-    for name, value in values.items():
-        inner, _, leaf = name.rpartition(".")
-        setattr(attrgetter(inner)(changed) if inner else changed, leaf, value)
-    for module in model.modules():
-        for key, held in list(vars(module).items()):
-            if id(held) not in copies or not hasattr(held, "to_dict"):
-                continue
-            put = partial(setattr, module, key)
-            if transaction is None:
-                put(copies[id(held)])
-            else:
-                transaction.step(f"config of {path}", partial(put, copies[id(held)]), partial(put, held))
-
-
-def repeat_changes(transaction: Transaction, mirror: nn.Module, changes: Iterable[AttributeChange]) -> None:
-    """Change the same numbers of a copy of the model, so that it too computes what it did.
+def set_values(transaction: Transaction, model: nn.Module, changes: Sequence[AttributeChange]) -> None:
+    """Give modules and configs new numbers.
 
     Args:
         transaction: The growth.
-        mirror: The copy, changed in place.
-        changes: What has changed in the model: numbers of modules and of configs.
+        model: The model, or a copy of it; changed in place.
+        changes: What has changed: numbers of modules and of configs.
     """
-    modules = dict(mirror.named_modules())
-    for change in changes:
-        if change.path in modules:
-            set_attribute(transaction, mirror, change)
-        else:
-            replace_config(mirror, change.path, {change.name: change.new}, transaction=transaction)
+    modules = dict(model.named_modules())
+    set_numbers(transaction, model, [change for change in changes if change.path in modules])
+    replace_configs(transaction, model, [change for change in changes if change.path not in modules])
 
 
 def owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -153,17 +116,9 @@ def _counts_heads(name: str) -> bool:
     return "head" in name and "dim" not in name and "size" not in name
 
 
-def _built(kind: type[nn.Module], config: Any, values: Mapping[str, Any]) -> Shapes | None:
+def _built(kind: type[nn.Module], config: Any, values: dict[str, Any]) -> Shapes | None:
     """Shapes of a model made from the config with other values; None where none can be made."""
-    changed = copy.deepcopy(config)
-    try:
-        for name, value in values.items():
-            setattr(changed, name, value)
-        if hasattr(changed, "validate"):  # what it refuses can't be saved
-            changed.validate()
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            built = kind(changed)
-    except Exception:  # a width that the heads don't divide, say: whatever the constructor raises
+    built = built_from(kind, config, values)
+    if built is None:
         return None
     return {name: tuple(parameter.shape) for name, parameter in built.named_parameters(remove_duplicate=False)}

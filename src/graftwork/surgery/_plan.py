@@ -11,7 +11,7 @@ from graftwork.surgery._agreement import agreed
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
-from graftwork.surgery._configs import repeat_changes
+from graftwork.surgery._configs import set_values
 from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import Edit, ModelGrowth, Subject, Undo
@@ -213,7 +213,7 @@ class GrowthPlan:
             settled = edit.settle(transaction, check)
             attributes = (*edit.attributes, *settled)
             for mirror in self._subject.mirrors:
-                repeat_changes(transaction, mirror, attributes)
+                set_values(transaction, mirror, attributes)
             log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
             _append_log(transaction, self.model, log)
             undo = edit.undo()

@@ -23,7 +23,7 @@ from graftwork.surgery._attributes import (
 )
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check
-from graftwork.surgery._configs import config_changes, replace_config
+from graftwork.surgery._configs import config_changes
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._idle import idle_notes
 from graftwork.surgery._layout import Layout, UnitMap
@@ -34,6 +34,7 @@ from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
+from graftwork.surgery.layers import replace_configs
 
 Sites: TypeAlias = dict[str, dict[Var, int]]
 """Site → volume → new units."""
@@ -123,9 +124,7 @@ class Resize(Edit):
             return self._follow(transaction, check)
         try:
             with Attempt(transaction) as attempt:
-                for path in dict.fromkeys(change.path for change in self.configs):
-                    values = {change.name: change.new for change in self.configs if change.path == path}
-                    replace_config(self._graph.model, path, values, transaction=transaction)
+                replace_configs(transaction, self._graph.model, self.configs)
                 guessed = self._follow(transaction, check)
                 attempt.keep()
         except SurgeryError:

@@ -11,12 +11,13 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import Call
 from graftwork.surgery._check import Interface
+from graftwork.surgery._configs import set_values
 from graftwork.surgery._graft import graft, grafts_of, ungraft
 from graftwork.surgery._layout import Layout
 from graftwork.surgery._tensors import memory_format, old_entries
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_back, release
-from graftwork.surgery.layers import find_stack, replace_configs, set_numbers
+from graftwork.surgery.layers import find_stack
 from graftwork.surgery.streams import scaled
 
 Optimizers = Sequence[optim.Optimizer]
@@ -212,7 +213,5 @@ def _fill(held: dict[str, nn.Module | None], content: Mapping[str, nn.Module | N
 
 def put_back(transaction: Transaction, model: nn.Module, numbers: Sequence[AttributeChange]) -> None:
     """Give modules and configs the numbers that they had before a growth."""
-    modules = dict(model.named_modules())
     back = [AttributeChange(change.path, change.name, change.new, change.old) for change in numbers]
-    set_numbers(transaction, model, [change for change in back if change.path in modules])
-    replace_configs(transaction, model, [change for change in back if change.path not in modules])
+    set_values(transaction, model, back)

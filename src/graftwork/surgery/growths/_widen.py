@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._attributes import is_size, logged_size
+from graftwork.surgery._attributes import AttributeChange, is_size, logged_size
 from graftwork.surgery._check import Check
-from graftwork.surgery._configs import replace_config
 from graftwork.surgery._methods import method_named
+from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths._choice import choices
 from graftwork.surgery.growths._growth import ModelGrowth, Subject, register_growth
 from graftwork.surgery.growths._resize import Resize, resize_tensors
+from graftwork.surgery.layers import replace_configs
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -61,15 +62,17 @@ class Widening(ModelGrowth):
     def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
         """See `ModelGrowth.rebuild`."""
         resize_tensors(model, changes["tensors"])
-        modules = dict(model.named_modules())
+        modules, configs = dict(model.named_modules()), []
         for path, name, value in changes["attributes"]:
             if path.rpartition(".")[2] == "config" and path not in modules:
                 if not all(map(is_size, value if isinstance(value, list) else [value])):
                     raise SurgeryError(f"growth log: {path}.{name}: expected whole numbers, got {value!r}")
-                replace_config(model, path, {name: value})
+                configs.append(AttributeChange(path, name, None, value))
                 continue
             owner = model.get_submodule(path)
             setattr(owner, name, logged_size(owner, path, name, value))
+        with Transaction() as transaction:
+            replace_configs(transaction, model, configs)
 
 
 @register_growth("widen")
