@@ -344,11 +344,7 @@ def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched:
                             lengths.setdefault(tail.size, tail.new_size)
     for var, layout in growth.items():
         lengths.setdefault(var.size, layout.new_size)
-    for segment in [one for name in touched for expr in graph.trace.spaces[name] for one in resolve(expr)]:
-        for stop in range(2, len(segment)):  # the number of all heads where each of some serves several
-            run = layout_of((segment[:stop],), growth)
-            if run.grows:
-                lengths.setdefault(run.size, run.new_size)
+    lengths = changed_counts(graph, growth, touched) | lengths  # all heads, where each of some serves several
     return {old: new for old, new in lengths.items() if old > 1}
 
 

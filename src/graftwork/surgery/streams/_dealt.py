@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from graftwork.surgery._graph import ChannelGraph
-from graftwork.surgery._layout import Layout, UnitMap, layout_of
+from graftwork.surgery._layout import Ints, Layout, UnitMap, layout_of
 from graftwork.surgery._space import Var, resolve
 from graftwork.surgery.streams._tape import Fact, Node, Ref, Tape
 
@@ -111,9 +111,7 @@ def _differs(before: list[_Step], after: list[_Step], maps: Mapping[Var, UnitMap
     )
 
 
-def _matched(
-    before: list[_Step], after: list[_Step], layout: Layout
-) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
+def _matched(before: list[_Step], after: list[_Step], layout: Layout) -> Ints | None:
     """Which old row every new one is, as they stand in the same place where they are computed with; None if unknown."""
     twins = not np.array_equal(layout.source, np.arange(layout.new_size))  # or copies, whose places are not free
     if twins or any(step.used and step.node.name in _PICKS for step in before):

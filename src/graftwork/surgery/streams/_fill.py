@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graftwork.numerics import matched_uniform, reference_scale
@@ -82,13 +83,13 @@ def _share(result: Tensor, old: Tensor, layouts: Sequence[Layout], dim: int, gen
     result += part
 
 
-def _behind(layout: Layout, start: int, stop: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _behind(layout: Layout, start: int, stop: int) -> NDArray[np.bool_]:
     """Which entries stand behind some old ones: the new entries of their part."""
     before = np.maximum.accumulate(layout.old)
     return np.asarray((before >= start) & (before < stop))
 
 
-def _places(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]", device: torch.device) -> Tensor:
+def _places(mask: NDArray[np.bool_], device: torch.device) -> Tensor:
     return torch.as_tensor(np.flatnonzero(mask), device=device)
 
 
