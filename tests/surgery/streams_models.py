@@ -69,7 +69,7 @@ class Shape:
 
     norm: str = "rms"
     width: int = 8
-    depth: int = 2
+    depth: int = 1
     tied: bool = False
     bias: bool = True
     factors: bool = False

@@ -56,7 +56,7 @@ def test_parameters_of_another_size_are_no_concern() -> None:
 
 
 def test_a_second_head_of_a_stream_is_named() -> None:
-    model, x = streams_models.build(streams_models.Shape("layer", width=8, depth=1))
+    model, x = streams_models.build(streams_models.Shape("layer"))
     model.register_module("second", nn.Linear(8, 3).double())
     (note,) = grow(model, WidenStream(1.5), example_input=x).notes
     assert "'second.weight', with 8 entries" in note

@@ -1,7 +1,6 @@
 """Model width: the residual stream grows, and what the model computes stays."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def test_a_wider_stream_keeps_the_function_and_every_new_entry_trains(kind: str)
     news = {change.name for change in receipt.tensors}
     held = {name: p.detach().clone() for name, p in model.named_parameters() if name in news}
     _trained(model, x, torch.optim.Adam(model.parameters(), lr=1e-3), 3)
-    assert len(held) == len(dict(model.named_parameters())) - 2 * 3  # all but the biases of qkv, gate and up
+    assert len(held) == len(dict(model.named_parameters())) - 3  # all but the biases of qkv, gate and up
     for name, old in held.items():
         new = torch.ones_like(old, dtype=torch.bool)
         new[tuple(slice(0, n) for n in shapes[name])] = False
@@ -52,7 +51,7 @@ def test_a_wider_stream_keeps_the_function_and_every_new_entry_trains(kind: str)
 
 
 @pytest.mark.parametrize("kind", ["layer", "rms", "rms-literal"])
-@pytest.mark.parametrize("more", [{"tied": True}, {"factors": True}, {"rooted": True}, {"tied": True, "rooted": True}])
+@pytest.mark.parametrize("more", [{"factors": True}, {"tied": True, "rooted": True}])
 def test_tied_heads_factors_of_branches_and_roots_of_the_width_are_followed(kind: str, more: dict[str, bool]) -> None:
     model, x = build(Shape(kind, **more))  # type: ignore[arg-type]
     before = _output(model, x)
@@ -68,9 +67,9 @@ def test_zeros_and_means_stand_where_the_norms_ask_for_them() -> None:
     assert "times 0.707107: blocks.0.norm_1.weight" in text
     grow(model, WidenStream(2.0), example_input=x)
     assert not model.embed.weight[:, 8:].any()
-    assert not model.blocks[1].down.weight[8:].any()
-    assert model.blocks[1].gate.weight[:, 8:].all()
-    assert torch.equal(model.blocks[1].gate.weight[:, :8], old["blocks.1.gate.weight"])
+    assert not model.blocks[0].down.weight[8:].any()
+    assert model.blocks[0].gate.weight[:, 8:].all()
+    assert torch.equal(model.blocks[0].gate.weight[:, :8], old["blocks.0.gate.weight"])
     assert model.norm.eps == 0.5e-3
 
     model, x = build(Shape("layer"))
@@ -174,27 +173,28 @@ def test_stream_and_inner_widths_grow_in_one_call(width: float, tmp_path: Path) 
     assert torch.equal(_output(again, x), _output(model, x))
 
 
-@pytest.mark.parametrize("step", range(0, 48, 7))
-def test_an_error_at_any_step_leaves_everything_as_it_was(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_at_any_step_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = build(Shape("layer"))
     planned = plan(model, WidenStream(1.5), example_input=x)
     before = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
-    count = 0
+    left = 0
 
     def fail(_transaction: Transaction, _name: str) -> None:
-        nonlocal count
-        count += 1
-        if count > step:
+        nonlocal left
+        left -= 1
+        if left < 0:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Transaction, "before_step", fail)
-    with pytest.raises(KeyboardInterrupt):
-        planned.apply()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        assert tensor is before[name][0]
-        assert torch.equal(tensor, before[name][1])
-    assert model.norm.eps == 1e-3
-    assert model.embed.embedding_dim == 8
+    for step in range(0, 29, 4):
+        left = step
+        with pytest.raises(KeyboardInterrupt):
+            planned.apply()
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            assert tensor is before[name][0]
+            assert torch.equal(tensor, before[name][1])
+        assert model.norm.eps == 1e-3
+        assert model.embed.embedding_dim == 8
 
 
 class _Changed(nn.Module):
@@ -260,11 +260,11 @@ def test_copies_keep_what_zeros_and_means_can_not() -> None:
         with pytest.raises(SurgeryError, match="an integer factor is exact, by copies"):
             plan(model, WidenStream(1.5), example_input=x)
         before, gate = _output(model, x), model.inner.blocks[0].gate.weight.detach().clone()
-        held = model.inner.blocks[1].down.weight.detach().clone()
+        held = model.inner.blocks[0].down.weight.detach().clone()
         receipt = grow(model, WidenStream(2.0), example_input=x)
         assert receipt.method == "copies"
         torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
-        rows, columns = model.inner.blocks[1].down.weight, model.inner.blocks[0].gate.weight
+        rows, columns = model.inner.blocks[0].down.weight, model.inner.blocks[0].gate.weight
         assert torch.equal(rows, torch.cat([held, held]))
         torch.testing.assert_close(columns[:, :8] + columns[:, 8:], gate)
         assert not torch.isclose(columns[:, :8], columns[:, 8:]).any()  # so that copies part
@@ -320,7 +320,7 @@ def test_widths_of_widen_all_are_checked() -> None:
 
 
 def test_a_width_that_is_not_larger_is_refused() -> None:
-    model, x = build(replace(Shape(), depth=1))
+    model, x = build(Shape())
     with pytest.raises(SurgeryError, match="more channels than the present 8"):
         plan(model, WidenStream(to=8), example_input=x)
 

@@ -14,9 +14,10 @@ from tests.surgery.growths.hugging import IDS, TEXT, USES, again, build, logits,
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+TEXT = {**TEXT, "num_hidden_layers": 1}
 GROUPED = {**TEXT, "num_key_value_heads": 1}
 HEADS = {**GROUPED, "head_dim": 8}
-GPT = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+GPT = {"vocab_size": 40, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
 
 
 def _grown(model: nn.Module, growth: ModelGrowth) -> SurgeryReceipt:
@@ -104,7 +105,7 @@ def test_heads_grow_along_where_a_config_ties_them_to_the_width(tmp_path: Path) 
 
 
 def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
-    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
     model = build("T5ForConditionalGeneration", "T5Config", {**sizes, "decoder_start_token_id": 0})
     example = {"input_ids": IDS, "decoder_input_ids": IDS}
     with torch.no_grad():
@@ -132,7 +133,7 @@ HEADS_OF_THEIR_OWN = {
 
 @pytest.mark.parametrize("kind", HEADS_OF_THEIR_OWN)
 def test_heads_follow_the_width_as_the_forward_deals_them_out(kind: str, tmp_path: Path) -> None:
-    options = {**HEADS_OF_THEIR_OWN[kind], "num_hidden_layers": 1, "n_layer": 1}
+    options = HEADS_OF_THEIR_OWN[kind]
     # The grouped product of experts takes no doubles.
     model = build(f"{kind}ForCausalLM", f"{kind}Config", options, torch.float32 if kind == "Olmoe" else torch.float64)
     before = logits(model)
@@ -163,7 +164,7 @@ def test_copies_of_heads_train_where_zeros_can_not() -> None:
 
 
 def test_heads_get_wider_where_their_number_says_how_they_attend() -> None:
-    model = build("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 2, "n_head": 2})
+    model = build("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 1, "n_head": 2})
     receipt = _grown(model, WidenStream(2.0))
     assert receipt.largest_gap <= 1e-10
     assert (model.config.n_head, model.transformer.h[0].self_attention.head_dim) == (2, 16)
@@ -197,7 +198,7 @@ def test_a_model_without_a_head_returns_a_wider_stream() -> None:
 
 
 def test_a_bert_is_doubled_by_copies(tmp_path: Path) -> None:
-    model = build("BertForMaskedLM", "BertConfig", {**TEXT, "num_hidden_layers": 1})
+    model = build("BertForMaskedLM", "BertConfig", TEXT)
     receipt = _grown(model, WidenStream(2.0))
     assert receipt.method == "copies"
     assert receipt.largest_gap <= 1e-10
@@ -225,7 +226,7 @@ def test_no_architecture_of_the_table_becomes_another_function(monkeypatch: pyte
     ("kind", "config", "options", "reason"),
     [
         ("BertForMaskedLM", "BertConfig", TEXT, "post-norm"),
-        ("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 2, "n_head": 2}, "a norm of embeddings"),
+        ("BloomForCausalLM", "BloomConfig", {**TEXT, "n_layer": 1, "n_head": 2}, "a norm of embeddings"),
     ],
     ids=["bert", "bloom"],
 )
@@ -240,7 +241,7 @@ def test_what_has_no_exact_form_is_refused_by_name(
 
 
 def test_what_grows_along_and_does_not_run_is_named() -> None:
-    sizes = {**TEXT, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4, "encoder_stride": 4}
+    sizes = {**TEXT, "image_size": 8, "patch_size": 4, "encoder_stride": 4}
     model = build("ViTForMaskedImageModeling", "ViTConfig", sizes)
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     notes = grow(model, WidenStream(1.5, check="fast"), example_input={"pixel_values": images}).notes
