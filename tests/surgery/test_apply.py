@@ -52,7 +52,7 @@ def _same(a: Any, b: Any) -> bool:
 def _trained(case_number: int) -> tuple[nn.Module, Tensor, torch.optim.Optimizer]:
     model, x = scrambled(CASES[case_number]), batch_of(CASES[case_number])
     model.register_forward_hook(lambda *_: None)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, amsgrad=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model(x).sum().backward()
     optimizer.step()
     return model, x, optimizer
