@@ -81,8 +81,12 @@ def test_widening_a_layer_of_gpt_2_takes_six_forward_passes_or_two(check: Any, m
 def test_more_heads_are_followed_by_their_number_and_not_by_their_width(
     heads: int, kv: int, new: tuple[int, int], tmp_path: Path
 ) -> None:
-    """The first has as many heads as a head is wide: wider heads would give the same shapes and another function."""
-    sizes = {"hidden_size": 24, "intermediate_size": 12, "num_hidden_layers": 2, "head_dim": 4}
+    """The first has as many heads as a head is wide: wider heads would give the same shapes and another function.
+
+    Other numbers equal the width of all its heads.
+    """
+    sizes = {"hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 4}
+    sizes["max_position_embeddings"] = 16
     config = transformers.LlamaConfig(**SHAPE, **sizes, num_attention_heads=heads, num_key_value_heads=kv)
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(config).eval()

@@ -49,6 +49,26 @@ def test_sizes_in_tuples_and_lists_follow(sizes: Any, use: Callable[..., Tensor]
     torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
 
 
+class Grouped(nn.Module):
+    """Each of its keys serves several heads; it keeps the number of all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.queries, self.out, self.heads = nn.Linear(6, 2 * 4), nn.Linear(6, 6 * 4), nn.Linear(6 * 4, 2), 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.keys(x).view(-1, 2, 1, 4).expand(-1, 2, self.heads // 2, 4).reshape(-1, self.heads, 4)
+        return self.out((self.queries(x).view(-1, self.heads, 4) * keys).flatten(1))
+
+
+def test_the_number_of_all_heads_follows_where_each_key_serves_several() -> None:
+    model, x = Grouped().double(), torch.randn(5, 6, dtype=torch.float64)
+    before = model(x)
+    grow(model, Widen("queries", factor=2, axis=1, method="netmorph"), example_input=x)
+    assert (model.heads, model.keys.out_features, model.queries.out_features) == (12, 8, 48)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+
+
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "inference mode": torch.inference_mode,
