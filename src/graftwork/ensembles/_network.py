@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork._eager import eager
 from graftwork.ensembles._check import check_blend, check_stackable
 from graftwork.ensembles._combiners import NetworkCombiner
 from graftwork.ensembles._folds import deal_folds
@@ -153,7 +154,7 @@ class _Run:
             generator=generator,
         )
         self.model.standardize(outputs)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = eager(torch.optim.AdamW)(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork._eager import eager
 from graftwork.errors import BankError, RunError
 from graftwork.networks.bank import BlockBank, tensor_key
-from graftwork.training._eager import eager
 from graftwork.training._muon import Muon
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules
 from graftwork.typing import BlockId

@@ -1,8 +1,7 @@
 """Optimizers that don't import torch's compiler."""
 
-from functools import cache
 from inspect import unwrap
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 
@@ -18,11 +17,5 @@ def eager(kind: type[T]) -> type[T]:
     Args:
         kind: A class of optimizers, not ``differentiable``.
     """
-    key: Any = kind  # to mypy a class is not always hashable
-    return cast("type[T]", _eager(key))
-
-
-@cache
-def _eager(kind: type[torch.optim.Optimizer]) -> type:
     methods = {name: unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad")}
     return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(unwrap(kind.step))})
