@@ -57,24 +57,23 @@ class CoevolutionSelector(Selector):
     def choose(self, given: Candidates, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose rows that complement each other."""
         correct, count = given.correct, given.count
-        weights = _weights(self.power, count) if count else []
+        weights = _weights(self.power, count)
         classes = np.zeros(correct.shape[1], dtype=np.int64) if given.classes is None else given.classes
         shares = [1] if given.classes is None else class_shares(classes)
-        places = classes * len(weights)  # of the first weight of the example's class
-        hits = np.zeros(correct.shape[1], dtype=np.int64)
+        factors = [share * weight for share in shares for weight in weights]
+        places = classes * len(weights)  # of the factor of each example, which moves on by its hits
         remaining = list(range(len(correct)))
         chosen: list[int] = []
         for _ in range(count):
-            best = max(remaining, key=lambda row: _score((places + hits)[correct[row]], weights, shares))
+            best = max(remaining, key=lambda row: _score(places[correct[row]], factors))
             remaining.remove(best)
             chosen.append(best)
-            hits += correct[best]
+            places += correct[best]
         return np.array(chosen, dtype=np.int64)
 
 
-def _score(places: NDArray[np.int64], weights: list[int] | list[float], shares: list[int]) -> float:
-    """Return the sum of share · weight over correct examples, whose class · len(weights) + hits are int64 [correct]."""
-    factors = [share * weight for share in shares for weight in weights]
+def _score(places: NDArray[np.int64], factors: list[int] | list[float]) -> float:
+    """Return the sum of the factors at the places int64 [num_correct] of a member's correct examples."""
     counts = np.bincount(places, minlength=len(factors)).tolist()
     terms = [number * factor for number, factor in zip(counts, factors, strict=True) if number]
     return sum(terms) if all(isinstance(term, int) for term in terms) else math.fsum(terms)
