@@ -20,6 +20,7 @@ from graftwork.metrics._calibration import (
 )
 from graftwork.metrics._classes import (
     METRICS,
+    OF_WHOLE_MEMBERS,
     ClassScores,
     Metric,
     balanced_accuracies,
@@ -42,6 +43,7 @@ from graftwork.metrics._rank import kendall_tau
 
 __all__ = [
     "METRICS",
+    "OF_WHOLE_MEMBERS",
     "ClassScores",
     "Diversity",
     "Entry",

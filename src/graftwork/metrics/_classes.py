@@ -13,6 +13,8 @@ from graftwork.metrics._check import check_predictions
 Metric = Literal["accuracy", "balanced-accuracy", "macro-f1", "log-loss"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """What members can be compared by."""
+OF_WHOLE_MEMBERS: tuple[Metric, ...] = ("macro-f1", "log-loss")
+"""Metrics that give a member one score, and do not count the examples that it gets right."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,7 +13,7 @@ from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
 from graftwork.machine import parse_size
-from graftwork.metrics import METRICS, Metric
+from graftwork.metrics import METRICS, OF_WHOLE_MEMBERS, Metric
 from graftwork.session._budget import Budget, parse_budget
 from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
 
@@ -103,7 +103,7 @@ class SearchConfig:
         if self.metric not in METRICS:
             hint = did_you_mean(self.metric, METRICS) or "; take one of these"
             raise ConfigError(f"metric: expected one of {', '.join(METRICS)}, got {self.metric!r}{hint}")
-        if self.metric in ("macro-f1", "log-loss") and not selector.takes_scores:
+        if self.metric in OF_WHOLE_MEMBERS and not selector.takes_scores:
             raise ConfigError(
                 f"metric: expected accuracy or balanced-accuracy with {self.selection} selection, which looks at each "
                 f"example, got {self.metric}; take one of these, or --selection greedy or pareto"

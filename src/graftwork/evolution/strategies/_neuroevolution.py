@@ -8,6 +8,7 @@ import numpy as np
 from graftwork.evolution._state import SearchState
 from graftwork.evolution.mutation import MutationReport, Mutator
 from graftwork.evolution.selection import Selector
+from graftwork.metrics import OF_WHOLE_MEMBERS
 from graftwork.networks.genome import forward_flops
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
@@ -34,14 +35,13 @@ class Neuroevolution:
         """Let the selector choose, with forward FLOPs as costs."""
         members = list(state.population.members)
         costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
-        by_score = evaluation.metric in ("macro-f1", "log-loss")
         chosen = self.selector.select(
             evaluation.correct,
             costs,
             count,
             state.rng,
             classes=evaluation.labels if evaluation.metric == "balanced-accuracy" else None,
-            scores=evaluation.scores if by_score else None,
+            scores=evaluation.scores if evaluation.metric in OF_WHOLE_MEMBERS else None,
         )
         return tuple(members[row] for row in chosen)
 
