@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from graftwork.errors import DataError
+from graftwork.errors import DataError, InputError
 from graftwork.metrics import METRICS
 from graftwork.networks import Member, bind
 from graftwork.networks.bank import grow_bank
 from graftwork.networks.execution import InputTransform
 from graftwork.networks.genome import Genome, Layer, forward_flops
-from graftwork.training import Scorer
+from graftwork.training import Evaluation, Scorer
 from tests.strategies import genomes, grown, scramble, seeds
 from tests.training.small import LEFT, RIGHT, ROOT, RULES, TRANSFORM, Setting, genome, images, layer, same, setting
 
@@ -208,3 +208,9 @@ def test_every_metric_scores_what_its_name_says() -> None:
         assert found["balanced-accuracy"][row] == pytest.approx(balanced)
         assert found["macro-f1"][row] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
         assert found["log-loss"][row] == pytest.approx(-float(F.cross_entropy(outputs, labels)), rel=1e-5)
+
+
+def test_a_log_loss_without_log_likelihoods_is_refused() -> None:
+    classes = np.zeros(3, dtype=np.int64)
+    with pytest.raises(InputError, match="expected log-likelihoods"):
+        _ = Evaluation(classes[None], classes, 0, "log-loss").scores

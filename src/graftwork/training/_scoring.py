@@ -1,8 +1,8 @@
 """Scorer: which validation examples each member gets right."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from graftwork.errors import DataError
+from graftwork.errors import DataError, InputError
 from graftwork.metrics import Metric, balanced_accuracies, class_scores
 from graftwork.networks import Member, recalibrate
 from graftwork.networks.execution import InputTransform, shared_flops, walk
@@ -20,7 +20,7 @@ from graftwork.training._batches import Images, take_images
 from graftwork.training._precision import Precision, in_precision
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evaluation:
     """What members say about a set of examples.
 
@@ -29,7 +29,8 @@ class Evaluation:
         labels: True classes, int64 [N].
         flops: FLOPs of what was run, counted from the genomes.
         metric: What members are compared by.
-        log_likelihoods: Log-probability of the true class, float32 [members, N]; ``None``: not wanted by the metric.
+        log_likelihoods: Log-probability of the true class, float32 [members, N]; ``None``: only the log
+            loss needs them.
     """
 
     predicted: NDArray[np.int64]
@@ -43,19 +44,25 @@ class Evaluation:
         """Which examples each member gets right: bool [members, N]."""
         return np.equal(self.predicted, self.labels)
 
-    @property
+    @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """Each member by the metric, float64 [members]; more is better, so of the log loss it is the negative."""
+        """Each member by the metric, float64 [members]; more is better, so of the log loss it is the negative.
+
+        Raises:
+            InputError: If the metric is the log loss and there are no log-likelihoods.
+        """
         if self.metric == "balanced-accuracy":
             return balanced_accuracies(self.correct, self.labels)
         if self.metric == "macro-f1":
             classes = 1 + int(max(self.predicted.max(), self.labels.max()))
             return np.array([class_scores(row, self.labels, classes).macro_f1 for row in self.predicted])
         if self.metric == "log-loss":
-            rows = [] if self.log_likelihoods is None else self.log_likelihoods.astype(np.float64).tolist()
-            return np.array([math.fsum(row) / len(row) for row in rows])
-        counts: NDArray[np.float64] = np.count_nonzero(self.correct, axis=1) / len(self.labels)
-        return counts
+            if self.log_likelihoods is None:
+                raise InputError(
+                    "scores: expected log-likelihoods for the log loss, got none; score by metric log-loss"
+                )
+            return np.asarray(self.log_likelihoods.mean(axis=1, dtype=np.float64))
+        return np.asarray(np.count_nonzero(self.correct, axis=1) / len(self.labels))
 
 
 class Scorer:
@@ -165,15 +172,15 @@ class Scorer:
         """
         self.recalibrate(members)
         shape = len(members), len(self._labels)
-        predicted, likelihoods = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+        predicted = np.zeros(shape, dtype=np.int64)
+        likelihoods = np.zeros(shape, dtype=np.float32) if self.metric == "log-loss" else None
         for part in self._parts(self._images):
             for index, logits in self._pass(members, self._images, part):
                 predicted[index, part] = logits.argmax(1).numpy()
-                if self.metric == "log-loss":
+                if likelihoods is not None:
                     likelihoods[index, part] = -F.cross_entropy(logits, self._labels[part], reduction="none").numpy()
         flops = self.flops([member.genome for member in members])
-        wanted = likelihoods if self.metric == "log-loss" else None
-        return Evaluation(predicted, self.labels, flops, self.metric, wanted)
+        return Evaluation(predicted, self.labels, flops, self.metric, likelihoods)
 
     def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
         """Which examples each member gets right, bool [members, N]; see `evaluate`."""

@@ -165,19 +165,17 @@ class SharedScorer:
         """What each member says about every example, on all ranks (see `Scorer.evaluate`)."""
         genomes = [member.genome for member in members]
         shape = len(members), self.scorer.num_images
-        predicted, likelihoods = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape)
+        predicted = torch.zeros(shape, dtype=torch.int64)
+        likelihoods = torch.zeros(shape) if self.scorer.metric == "log-loss" else None
         for job in self._jobs(genomes)[self.group.rank]:
             part = slice(job.start, job.stop)
             found = self.scorer.shard(part).evaluate([members[row] for row in job.rows])
             predicted[list(job.rows), part] = torch.from_numpy(found.predicted)
-            if found.log_likelihoods is not None:
-                likelihoods[list(job.rows), part] = torch.from_numpy(found.log_likelihoods)
+            if likelihoods is not None:
+                likelihoods[list(job.rows), part] = torch.as_tensor(found.log_likelihoods)
         self.group.add(predicted)
-        metric, wanted = self.scorer.metric, None
-        if metric == "log-loss":
-            self.group.add(likelihoods)
-            wanted = likelihoods.numpy()
-        return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes), metric, wanted)
+        said = None if likelihoods is None else self.group.add(likelihoods).numpy()
+        return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes), self.scorer.metric, said)
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         """FLOPs of all ranks together; what two ranks both compute counts twice."""
