@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import InputError
@@ -15,6 +15,7 @@ pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
+@settings(max_examples=30)
 @given(pairs)
 def test_class_scores_are_those_of_scikit_learn(found: list[tuple[int, int]]) -> None:
     predicted, labels = np.array(found).T
