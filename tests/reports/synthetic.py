@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from graftwork.evolution.transforms import R2RDeepen, R2RWiden
+from graftwork.metrics import wilson_interval
 from graftwork.networks.genome import Genome, forward_flops, num_parameters, seed_genome, training_flops
 
 __all__ = ["make_images", "make_run_folder"]
@@ -181,10 +182,12 @@ def make_run_folder(
     return folder
 
 
-def _accuracies(validation: float, test: float) -> dict[str, Any]:
-    found: dict[str, Any] = {"validation_accuracy": validation, "validation_interval": [0.0, 1.0]}
-    found |= {"test_accuracy": test, "test_interval": [0.0, 1.0]}
-    return found | {"balanced_accuracy": test, "macro_f1": test}
+def _accuracies(validation: float, test: float, count: int = 400) -> dict[str, Any]:
+    found: dict[str, Any] = {"balanced_accuracy": test, "macro_f1": test}
+    for split, share in (("validation", validation), ("test", test)):
+        interval = wilson_interval(round(share * count), count)
+        found |= {f"{split}_accuracy": share, f"{split}_interval": list(interval)}
+    return found
 
 
 def _finish(

@@ -10,6 +10,7 @@ import pytest
 
 from graftwork.errors import RunError
 from graftwork.reports import build_report, read_run, report_data
+from graftwork.reports._format import interval_text
 from tests.reports.synthetic import make_images, make_run_folder
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -188,11 +189,13 @@ def test_hundred_classes_are_a_map_without_crowded_labels(tmp_path: Path) -> Non
     assert (folder / "figures" / "confusion.svg").read_text().count("class ") == 0
 
 
-def test_members_without_predictions_are_reported_without_intervals(tmp_path: Path) -> None:
+def test_without_predictions_accuracies_have_intervals_and_their_difference_has_none(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path, num_generations=1, predictions=False)
     text = check(build_report(folder).read_text(encoding="utf-8")).text
     assert "no predictions are stored" in text
-    assert "95 % interval 8" not in text
+    low, high = json.loads((folder / "result.json").read_text())["best"]["test_interval"]
+    assert f"95 % interval {interval_text(low, high)}" in text
+    assert "same examples" not in text
 
 
 def test_the_recommended_ensemble_the_most_frequent_class_and_every_class_are_told(page: str) -> None:

@@ -130,9 +130,8 @@ def standing_figure(run: RunData, standings: list[Standing]) -> "Figure":
     for row, standing in enumerate(shown):
         color = colors.get(MemberId(standing.id), INK)
         value = 100 * standing.test_accuracy
-        if standing.interval is not None:
-            low, high = (100 * bound for bound in standing.interval)
-            axes.plot([low, high], [row, row], color=color, lw=2.2, alpha=0.55)
+        low, high = (100 * bound for bound in standing.interval)
+        axes.plot([low, high], [row, row], color=color, lw=2.2, alpha=0.55)
         marker = {"control": "D", "ensemble": "s"}.get(standing.kind, "o")
         axes.plot(value, row, marker, ms=6, color=color, mec=PAPER, mew=0.8)
         axes.annotate(
@@ -150,5 +149,5 @@ def standing_figure(run: RunData, standings: list[Standing]) -> "Figure":
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlabel("test accuracy, %" + (", with 95 % intervals" if any(s.interval for s in shown) else ""))
+    axes.set_xlabel("test accuracy, %, with 95 % intervals")
     return figure

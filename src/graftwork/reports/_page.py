@@ -14,7 +14,7 @@ from graftwork.reports._format import compact, flops_text, interval_text, percen
 from graftwork.reports._images import ImageSource, sheet_uri
 from graftwork.reports._profile import profile_geometry, ruler_of
 from graftwork.reports._read import CONTROL, RunData
-from graftwork.reports._standing import Standing, difference, standings
+from graftwork.reports._standing import difference, standings
 from graftwork.reports._style import DARK, INK, inline_svg, member_colors
 from graftwork.runs import MemberRow
 from graftwork.typing import MemberId
@@ -122,13 +122,10 @@ def _headline(run: RunData) -> dict[str, Any] | None:
             "tiles": _tiles(run, score.parameters, score.flops),
         }
     best = run.result["best"]
-    tested = best.get("test_accuracy") is not None
-    row = next((row for row in standings(run) if row.id == run.best), None)
-    interval = "" if row is None or row.interval is None else f"95 % interval {interval_text(*row.interval)}"
     return {
-        "label": f"{'test' if tested else 'validation'} accuracy of {run.best}, the best member on validation",
-        "number": percent(best["test_accuracy"] if tested else best["validation_accuracy"]),
-        "interval": interval,
+        "label": f"test accuracy of {run.best}, the best member on validation",
+        "number": percent(best["test_accuracy"]),
+        "interval": f"95 % interval {interval_text(*best['test_interval'])}",
         "sentences": _sentences(run),
         "tiles": _tiles(run, best["parameters"], best["flops"]),
     }
@@ -160,13 +157,9 @@ def _sentences(run: RunData) -> list[str]:
     if chosen is not None:
         sentences.append(
             f"The recommended ensemble ({chosen.id}, chosen on the blend split) reaches "
-            f"{percent(chosen.test_accuracy)} on test{_interval(chosen)}."
+            f"{percent(chosen.test_accuracy)} on test (95 % interval {interval_text(*chosen.interval)})."
         )
     return sentences
-
-
-def _interval(row: Standing) -> str:
-    return "" if row.interval is None else f" (95 % interval {interval_text(*row.interval)})"
 
 
 def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]:
@@ -186,23 +179,20 @@ def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]
 
 def _table(run: RunData) -> list[dict[str, Any]]:
     colors = member_colors(run.ranked)
-    placed = {row.id: row for row in standings(run)}
-    rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})", placed.get(i)) for i in run.survivors if i in colors]
+    rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})") for i in run.survivors if i in colors]
     for entry in (run.result["ensemble"] if run.result else None) or ():
         method, text = entry["method"], f"{entry['num_members']} members"
         name = f"ensemble: {method}" + (", recommended" if method == run.recommended else "")
-        rows.append(_cells(entry, name, f"var(--c{INK[1:]})", placed.get(method), grown=text))
+        rows.append(_cells(entry, name, f"var(--c{INK[1:]})", grown=text))
     if run.entry(CONTROL):
-        rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})", placed.get(CONTROL)))
+        rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})"))
     if run.result is not None:
         always = run.result["majority"]
-        interval = interval_text(*always["test_interval"])
-        rows.append(_cells(always, f"always “{always['name']}”", f"var(--c{INK[1:]})", None, grown="–"))
-        rows[-1]["interval"] = interval
+        rows.append(_cells(always, f"always “{always['name']}”", f"var(--c{INK[1:]})", grown="–"))
     return rows
 
 
-def _row(run: RunData, member_id: MemberId, name: str, color: str, standing: Standing | None) -> dict[str, Any]:
+def _row(run: RunData, member_id: MemberId, name: str, color: str) -> dict[str, Any]:
     entry: Mapping[str, Any] = run.entry(member_id) or _entry_of(run.scores.get(member_id, ()))
     ancestry = [birth for birth in run.ancestors(member_id) if birth.parent is not None]
     phrases = [f"{short_transform(birth.transform, limit=80)} ({birth.generation})" for birth in ancestry]
@@ -211,7 +201,7 @@ def _row(run: RunData, member_id: MemberId, name: str, color: str, standing: Sta
         grown = phrases[0] if len(phrases) == 1 else f"{len(phrases)} grafts, the last: {phrases[-1]}"
     member = run.members.get(member_id)
     return {
-        **_cells(entry, name, color, standing, grown=grown),
+        **_cells(entry, name, color, grown=grown),
         "history": " → ".join(phrases) if len(phrases) > 1 else "",
         "best": member_id == run.best,
         "layers": len(member.genome.layers) if member else "–",
@@ -230,14 +220,13 @@ def _entry_of(scores: tuple[MemberRow, ...]) -> dict[str, Any]:
     }
 
 
-def _cells(entry: Mapping[str, Any], name: str, color: str, standing: Standing | None, *, grown: str) -> dict[str, Any]:
-    interval = None if standing is None else standing.interval
+def _cells(entry: Mapping[str, Any], name: str, color: str, *, grown: str) -> dict[str, Any]:
     return {
         "name": name,
         "color": color,
         "best": False,
         "test": percent(entry.get("test_accuracy")),
-        "interval": "–" if interval is None else interval_text(*interval),
+        "interval": interval_text(*entry["test_interval"]) if "test_interval" in entry else "–",
         "balanced": percent(entry.get("balanced_accuracy")),
         "f1": percent(entry.get("macro_f1")),
         "validation": percent(entry.get("validation_accuracy")),

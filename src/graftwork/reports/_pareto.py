@@ -76,8 +76,8 @@ def _survivors(axes: "Axes", run: RunData, cost: str) -> _Marks:
             label_at = 100 * standing[member_id].test_accuracy
             tested.append((x, label_at))
             axes.plot([x, x], [validation, label_at], color=color, lw=0.8, alpha=0.6, zorder=2)
-            if (interval := standing[member_id].interval) is not None:
-                axes.plot([x, x], [100 * bound for bound in interval], color=color, lw=3, alpha=0.25, zorder=2)
+            interval = [100 * bound for bound in standing[member_id].interval]
+            axes.plot([x, x], interval, color=color, lw=3, alpha=0.25, zorder=2)
             axes.plot(x, label_at, "o", ms=7, color=color, mec=PAPER, mew=0.8, zorder=4)
         labels.append((x, label_at, member_id, color))
     return tested, labels

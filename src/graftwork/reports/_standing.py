@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.metrics import bootstrap_interval, wilson_interval
+from graftwork.metrics import bootstrap_interval
 from graftwork.reports._read import CONTROL, RunData
+from graftwork.runs import Accuracies
 from graftwork.typing import MemberId
 
 
@@ -17,14 +18,14 @@ class Standing:
 
     Attributes:
         name: what to write beside it.
-        interval: 95 % Wilson interval; None where the number of test examples is unknown.
+        interval: 95 %.
     """
 
     id: str
     name: str
     kind: Literal["member", "ensemble", "control"]
     test_accuracy: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +60,20 @@ def standings(run: RunData) -> list[Standing]:
         entry = run.entry(member_id)
         if entry is not None:
             name = f"{member_id} (best)" if member_id == run.best else str(member_id)
-            rows.append(_standing(run, member_id, name, "member", entry["test_accuracy"]))
+            rows.append(_standing(entry, member_id, name, "member"))
     for ensemble in run.result["ensemble"] or ():
         method = ensemble["method"]
         name = f"ensemble: {method}" + (" (recommended)" if method == run.recommended else "")
-        rows.append(_standing(run, method, name, "ensemble", ensemble["test_accuracy"]))
+        rows.append(_standing(ensemble, method, name, "ensemble"))
     control = run.entry(CONTROL)
     if control is not None:
-        rows.append(_standing(run, CONTROL, "seed network", "control", control["test_accuracy"]))
+        rows.append(_standing(control, CONTROL, "seed network", "control"))
     return rows
 
 
-def _standing(
-    run: RunData, item_id: str, name: str, kind: Literal["member", "ensemble", "control"], accuracy: float
-) -> Standing:
-    predictions = run.predictions.get("test")
-    if predictions is None:
-        return Standing(item_id, name, kind, accuracy, None)
-    count = len(predictions.labels)
-    return Standing(item_id, name, kind, accuracy, wilson_interval(round(accuracy * count), count))
+def _standing(entry: Accuracies, item_id: str, name: str, kind: Literal["member", "ensemble", "control"]) -> Standing:
+    low, high = entry["test_interval"]
+    return Standing(item_id, name, kind, entry["test_accuracy"], (low, high))
 
 
 def difference(run: RunData) -> Difference | None:
