@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -28,6 +29,7 @@ from graftwork.ensembles import (
     fit_temperature,
     mean_probabilities,
 )
+from graftwork.ensembles._folds import deal_folds
 from graftwork.ensembles._linear import STRENGTHS, _solve
 from graftwork.errors import ConfigError, InputError, RunError
 
@@ -185,16 +187,28 @@ def test_a_stacker_learns_which_member_to_believe() -> None:
     assert min(accuracies.values()) > 0.85
 
 
-def test_logistic_regression_is_that_of_scikit_learn() -> None:
-    outputs, labels = blend(num_examples=300)
+def test_logistic_regression_is_that_of_scikit_learn_of_the_likeliest_strength() -> None:
+    outputs, labels = blend(num_examples=60)
     found = fit_combiner("stacked", outputs, labels, generator=generator()).combiner
     rows = F.log_softmax(outputs.double(), dim=2).flatten(1).numpy()
-    gaps = []
+    folds = PredefinedSplit(deal_folds(labels, generator()).numpy())
+    gaps, scores = [], []
     for strength in STRENGTHS:
         oracle = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        scores.append(cross_val_score(oracle, rows, labels, cv=folds, scoring="neg_log_loss").mean())
         expected = oracle.fit(rows, labels.numpy()).predict_log_proba(rows)
         gaps.append(np.abs(found(outputs).numpy() - expected).max())
     assert min(gaps) < 1e-3 < sorted(gaps)[1]
+    assert np.argmin(gaps) == np.argmax(scores)
+
+
+@pytest.mark.parametrize("num_examples", [12, 63])
+def test_folds_have_their_share_of_every_class(num_examples: int) -> None:
+    labels = torch.randint(4, (num_examples,), generator=generator())
+    folds = deal_folds(labels, generator(1))
+    counts = torch.stack([torch.bincount(folds[labels == label], minlength=5) for label in range(4)])
+    assert int((counts.amax(dim=1) - counts.amin(dim=1)).max()) <= 1
+    assert int(counts.sum(dim=0).max() - counts.sum(dim=0).min()) <= 1
 
 
 @pytest.mark.parametrize("num_examples", [10, 40])

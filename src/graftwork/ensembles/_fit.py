@@ -18,7 +18,7 @@ from graftwork.ensembles._combiners import (
     NetworkCombiner,
     TemperatureCombiner,
 )
-from graftwork.ensembles._folds import cross_fit, deal_folds
+from graftwork.ensembles._folds import cross_fit, deal_folds, mean_loss
 from graftwork.ensembles._linear import fit_linear
 from graftwork.ensembles._network import NetworkSettings, fit_network
 from graftwork.errors import ConfigError, did_you_mean
@@ -39,8 +39,7 @@ class CombinerFit:
 
     def held_out_nll(self, labels: Tensor, class_weights: Tensor | None = None) -> float:
         """Mean negative log-likelihood of the held-out predictions, in nats; arguments as in ``fit_combiner``."""
-        weights = None if class_weights is None else class_weights.double()
-        return float(F.nll_loss(self.held_out.double(), labels, weights))
+        return mean_loss(self.held_out, labels, class_weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 NUM_FOLDS = 5
 
@@ -50,3 +51,9 @@ def cross_fit(fit: Callable[[Tensor, Tensor], Predictor], outputs: Tensor, label
     for where, values in predicted:
         held_out[where] = values
     return held_out
+
+
+def mean_loss(log_probabilities: Tensor, labels: Tensor, class_weights: Tensor | None) -> float:
+    """Mean negative log-likelihood in nats, summed in double precision; weights float [class], None: 1."""
+    weights = None if class_weights is None else class_weights.double()
+    return float(F.nll_loss(log_probabilities.double(), labels, weights))

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from graftwork.ensembles._combiners import LinearCombiner
-from graftwork.ensembles._folds import cross_fit
+from graftwork.ensembles._folds import cross_fit, mean_loss
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C, scikit-learn's inverse strength of the L2 penalty, that are tried."""
@@ -53,19 +52,15 @@ def fit_linear(
     held_out = torch.empty(0)
     if log_probabilities:
         held_out = LinearCombiner.mean(outputs.shape[1], num_classes)(outputs)
-        best = _loss(held_out, labels, class_weights)
+        best = mean_loss(held_out, labels, class_weights)
     for strength in STRENGTHS:
         found = cross_fit(partial(make, strength=strength), outputs, labels, folds)
-        loss = _loss(found, labels, class_weights)
+        loss = mean_loss(found, labels, class_weights)
         if loss < best:
             best, chosen, held_out = loss, strength, found
     if chosen is None:
         return LinearCombiner.mean(outputs.shape[1], num_classes), held_out
     return make(outputs, labels, strength=chosen), held_out
-
-
-def _loss(log_probabilities: Tensor, labels: Tensor, weights: Tensor | None) -> float:
-    return float(F.nll_loss(log_probabilities.double(), labels, None if weights is None else weights.double()))
 
 
 @torch.no_grad()

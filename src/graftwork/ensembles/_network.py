@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from graftwork._eager import eager
 from graftwork.ensembles._check import check_blend, check_stackable
 from graftwork.ensembles._combiners import NetworkCombiner
-from graftwork.ensembles._folds import deal_folds
+from graftwork.ensembles._folds import deal_folds, mean_loss
 from graftwork.errors import ConfigError
 
 
@@ -101,7 +101,6 @@ def fit_network(
     make = partial(_Run, num_classes=num_classes, generator=generator, settings=settings, class_weights=class_weights)
     numbers = sorted(set(fold_of.tolist()))
     runs = [make(outputs[fold_of != fold], labels[fold_of != fold]) for fold in numbers]
-    weights = None if class_weights is None else class_weights.double()
     held_out = torch.empty(len(labels), num_classes)
     best, best_epoch, likelihoods = held_out, 0, []
     for epoch in range(settings.max_epochs + 1):
@@ -109,7 +108,7 @@ def fit_network(
             if epoch > 0:
                 run.train_epoch()
             held_out[fold_of == fold] = run.predict(outputs[fold_of == fold])
-        likelihoods.append(float(F.nll_loss(held_out.double(), labels, weights)))
+        likelihoods.append(mean_loss(held_out, labels, class_weights))
         if likelihoods[-1] < min(likelihoods[:-1], default=float("inf")):
             best, best_epoch = held_out.clone(), epoch
         if epoch - best_epoch >= settings.patience:
