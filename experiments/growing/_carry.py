@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from experiments._common import Row, curve_bands, mean_and_spread
 from experiments.growing._families import FAMILIES, deepen_to
-from experiments.growing._grid import Cell, GridExperiment, Setting, Table
+from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from experiments.growing._learner import Learner
 from experiments.growing._widths import build, grow, task_of
 from graftwork.surgery import widen_all
@@ -166,11 +165,7 @@ def _noise(row: Row) -> float:
 
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
     """By subject and variant: what the growth and the first update after it change, against the noise of a step."""
-    return {"subjects": {name: _subject(_select(rows, name)) for name in SUBJECTS}}
-
-
-def _select(rows: Mapping[str, Row], subject: str) -> list[Row]:
-    return [row for row in rows.values() if row["options"]["subject"] == subject]
+    return {"subjects": {name: _subject(rows_with(rows, subject=name)) for name in SUBJECTS}}
 
 
 def _subject(rows: Sequence[Row]) -> dict[str, Any]:
@@ -235,7 +230,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
     from graftwork.reports import Curve, curves_figure, write_figure
 
     for subject in SUBJECTS:
-        chosen = _select(rows, subject)
+        chosen = rows_with(rows, subject=subject)
         near, far = [], []
         for name in VARIANTS:
             # each seed relative to where it stood at the growth: seeds differ by more than a growth does
@@ -255,18 +250,12 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
         write_figure(figure, out / f"{subject}-train")
 
 
-def probe(setting: Setting) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The transformer and a batch."""
-    learner = _gpt(setting, 0)
-    return learner.model, learner.task.batch(0)
-
-
 CARRY = GridExperiment(
     "carry",
     "Does the loss jump when a network grows in the middle of training, with and without the optimizer's state?",
     cells,
     run_cell,
-    probe,
+    lambda setting: _gpt(setting, 0),
     summarise,
     tables,
     draw,

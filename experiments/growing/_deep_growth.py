@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from experiments._common import Row, curve_bands, mean_and_spread
 from experiments.growing._envelope import flops_to_reach, lower_envelope
 from experiments.growing._families import FAMILIES, Family, deepen_to
-from experiments.growing._grid import Cell, GridExperiment, Setting, Table
+from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from experiments.growing._learner import Learner
 from graftwork.errors import ConfigError
 from graftwork.training import generator_for
@@ -62,7 +61,7 @@ def run_cell(setting: Setting, cell: Cell) -> Row:
     family, seed = FAMILIES[cell.options["family"]], int(cell.options["seed"])
     variant, depth = cell.options["variant"], int(cell.options["depth"])
     start = depth if variant is None else family.depths[0]
-    trunk = Learner(family.build(setting, start, seed), family.task(setting, seed), precision=setting.precision)
+    trunk = _learner(setting, family, depth=start, seed=seed)
     ends, branched_flops, branched_seconds = [], 0.0, 0.0
     for budget in budgets_of(family, setting):
         leave = GROWTH if variant is not None else 1 - DECAY
@@ -84,6 +83,10 @@ def run_cell(setting: Setting, cell: Cell) -> Row:
         "spent_flops": trunk.flops + branched_flops,
         "spent_seconds": trunk.seconds + branched_seconds,
     }
+
+
+def _learner(setting: Setting, family: Family, *, depth: int, seed: int) -> Learner:
+    return Learner(family.build(setting, depth, seed), family.task(setting, seed), precision=setting.precision)
 
 
 def _stable(learner: Learner) -> float:
@@ -121,11 +124,7 @@ def _thin(learner: Learner, points: int = 60) -> list[float]:
 
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
     """For every family: the envelope, every growth beside it at equal FLOPs, and the share of FLOPs for equal loss."""
-    return {"families": {name: _family(_select(rows, name)) for name in FAMILIES}}
-
-
-def _select(rows: Mapping[str, Row], family: str) -> list[Row]:
-    return [row for row in rows.values() if row["options"]["family"] == family]
+    return {"families": {name: _family(rows_with(rows, family=name)) for name in FAMILIES}}
 
 
 def _label(row: Row) -> str:
@@ -242,7 +241,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
 
     for name in FAMILIES:
         losses: dict[str, dict[float, list[float]]] = {}
-        for row in _select(rows, name):
+        for row in rows_with(rows, family=name):
             for end in row["ends"]:
                 losses.setdefault(_label(row), {}).setdefault(end["budget"], []).append(end["loss"])
         series = [
@@ -258,18 +257,12 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
         write_figure(figure, out / name)
 
 
-def probe(setting: Setting) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The full-depth transformer and a batch."""
-    family = FAMILIES["gpt"]
-    return family.build(setting, family.depths[-1], 0), family.task(setting, 0).batch(0)
-
-
 DEEP_GROWTH = GridExperiment(
     "deep-growth",
     "Does one late growth from shallow to full depth reach the loss of the envelope for fewer FLOPs?",
     cells,
     run_cell,
-    probe,
+    lambda setting: _learner(setting, FAMILIES["gpt"], depth=FAMILIES["gpt"].depths[-1], seed=0),
     summarise,
     tables,
     draw,

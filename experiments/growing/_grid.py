@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from experiments._common import Row
 from experiments._tasks import Task, run_tasks
+from experiments.growing._learner import Learner
 from graftwork.errors import ConfigError
 from graftwork.machine import measure_precision
 from graftwork.runs import provenance, write_json, write_text
@@ -56,6 +56,11 @@ class Cell:
     options: Mapping[str, Any]
 
 
+def rows_with(rows: Mapping[str, Row], **options: Any) -> list[Row]:
+    """The rows of cells with these options."""
+    return [row for row in rows.values() if options.items() <= row["options"].items()]
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text under a title, for ``tables.md``.
@@ -84,7 +89,7 @@ class GridExperiment:
         question: The question, in a sentence.
         cells: All cells of a setting.
         run_cell: Setting and cell → what it gave, plain data.
-        probe: A typical model and batch, to time both precisions on.
+        probe: A typical learner, on whose model and first batch both precisions are timed.
         summarise: Stored cells by name → the numbers to quote.
         tables: The summary → tables.
         draw: Stored cells by name, and a folder → writes figures.
@@ -98,7 +103,7 @@ class GridExperiment:
     question: str
     cells: Callable[[Setting], Sequence[Cell]]
     run_cell: Callable[[Setting, Cell], Row]
-    probe: Callable[[Setting], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]]
+    probe: Callable[[Setting], Learner]
     summarise: Callable[[Mapping[str, Row]], dict[str, Any]]
     tables: Callable[[Mapping[str, Any]], Sequence[Table]]
     draw: Callable[[Mapping[str, Row], Path], None]
@@ -234,8 +239,8 @@ def _precision(
     if wanted == "float32" or wanted == "bfloat16":  # noqa: PLR1714 - narrows the type
         choice: dict[str, Any] = {"precision": wanted, "reason": "as asked for"}
     else:
-        model, batch = experiment.probe(setting)
-        machine = measure_precision(model, batch)
+        learner = experiment.probe(setting)
+        machine = measure_precision(learner.model, learner.task.batch(0))
         choice = {"precision": machine.precision, "reason": machine.reasons["precision"]}
     write_json(path, choice)
     note(f"{experiment.name}: {choice['precision']} ({choice['reason']})")

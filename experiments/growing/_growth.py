@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
 from experiments._common import Row
 from experiments.growing._families import problem_of
 from experiments.growing._grid import Cell, GridExperiment, Setting
@@ -174,9 +171,9 @@ def _run_convergence(setting: Setting, options: Mapping[str, Any]) -> Row:
     return {"teacher": [*points, end], "runs": runs, "spent_flops": flops, "spent_seconds": seconds}
 
 
-def probe(setting: Setting) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """The base network and a batch."""
-    return build(setting, "full", 0), task_of(setting, 0).batch(0)
+def probe(setting: Setting) -> Learner:
+    """The base network."""
+    return _learner(setting, "full", 0)
 
 
 GROWTH = GridExperiment(

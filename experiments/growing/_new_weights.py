@@ -9,7 +9,7 @@ from torch import nn
 from experiments._common import Row, mean_and_spread
 from experiments.growing import _where as where
 from experiments.growing._aim import aim
-from experiments.growing._grid import Cell, GridExperiment, Setting, Table
+from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from graftwork.surgery import SurgeryReceipt, Widen, growth_sites
 
 ROUNDS = 3
@@ -49,7 +49,9 @@ def _pair(trial: where.Trial, growth: Widen, draw: int) -> dict[str, float]:
 
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
     """By model: mean gain over places in every seed."""
-    return {"subjects": {name: _subject(chosen) for name in where.SUBJECTS if (chosen := where.select(rows, name))}}
+    return {
+        "subjects": {name: _subject(chosen) for name in where.SUBJECTS if (chosen := rows_with(rows, subject=name))}
+    }
 
 
 def _subject(rows: Sequence[Row]) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
 
     series = []
     for name in where.SUBJECTS:
-        points = sorted((p["random"], p["aimed"]) for row in where.select(rows, name) for p in row["places"])
+        points = sorted((p["random"], p["aimed"]) for row in rows_with(rows, subject=name) for p in row["places"])
         if points:
             series.append(Curve(name, [p[0] for p in points], [p[1] for p in points]))
     figure = curves_figure(series, xlabel="gain, random weights", ylabel="gain, aimed weights", title="New weights")
@@ -91,7 +93,7 @@ NEW_WEIGHTS = GridExperiment(
     "Do new units learn faster whose incoming weights are aimed by the gradient, not drawn at random?",
     cells,
     run_cell,
-    where.probe,
+    where.SCORE_SITES.probe,
     summarise,
     tables,
     draw,

@@ -10,12 +10,10 @@ from statistics import stdev
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from experiments._common import Row, curve_bands, mean_and_spread
 from experiments.growing import _families as families
-from experiments.growing._grid import Cell, GridExperiment, Setting, Table
+from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
+from experiments.growing._learner import Learner
 from experiments.growing._models import ByteGPT
 from experiments.growing._tasks import TextTask
 from graftwork.surgery import InsertLayers, ModelGrowth, WidenAll, WidenOutputs, WidenStream
@@ -110,12 +108,8 @@ def _noise(row: Row) -> float:
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
     """By growth and variant: the loss above that of no growth, at the growth and after, against the noise of a step."""
     found: dict[str, Any] = {"noise_of_a_step": mean_and_spread([_noise(row) for row in rows.values()])}
-    found["growths"] = {name: _growth(_select(rows, name)) for name in GROWTHS if _select(rows, name)}
+    found["growths"] = {name: _growth(chosen) for name in GROWTHS if (chosen := rows_with(rows, growth=name))}
     return found
-
-
-def _select(rows: Mapping[str, Row], growth: str) -> list[Row]:
-    return [row for row in rows.values() if row["options"]["growth"] == growth]
 
 
 MEASURES: Mapping[str, Callable[[Sequence[float]], float]] = {
@@ -171,7 +165,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
     from graftwork.reports import Curve, curves_figure, write_figure
 
     for name in GROWTHS:
-        chosen = _select(rows, name)
+        chosen = rows_with(rows, growth=name)
         if not chosen:
             continue
         curves = []
@@ -188,11 +182,11 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
         write_figure(figure, out / name)
 
 
-def probe(setting: Setting) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    """A transformer of the size and a batch."""
-    training = _training(setting, 0)
+def _probe(setting: Setting) -> Learner:
+    """Two layers of the width: what transformers builds returns no plain tensor."""
     width, heads = SHAPE["hidden_size"], SHAPE["num_attention_heads"]
-    return ByteGPT(2, width=width, num_heads=heads, context=CONTEXT), training.task.batch(0)
+    model = ByteGPT(2, width=width, num_heads=heads, context=CONTEXT)
+    return Learner(model, _training(setting, 0).task, precision=setting.precision)
 
 
 TRAINER_GROWTH = GridExperiment(
@@ -200,7 +194,7 @@ TRAINER_GROWTH = GridExperiment(
     "Does the loss of a Llama jump when it grows in the middle of Trainer's training, by each growth?",
     cells,
     run_cell,
-    probe,
+    _probe,
     summarise,
     tables,
     draw,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from experiments._common import Row, mean_and_spread
 from experiments.growing import _families as families
-from experiments.growing._grid import Cell, GridExperiment, Setting, Table
+from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from experiments.growing._learner import Learner, seeded
 from experiments.growing._models import ByteGPT, StageNet
 from experiments.growing._tasks import ImageTask, Task, TextTask, evaluation_mode
@@ -211,12 +211,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {"wider": ("widen",), "deeper": ("deepen"
 
 def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
     """By model and kind of growth: Spearman's correlation in every seed."""
-    return {"subjects": {name: _subject(chosen) for name in SUBJECTS if (chosen := select(rows, name))}}
-
-
-def select(rows: Mapping[str, Row], subject: str) -> list[Row]:
-    """The rows of a model."""
-    return [row for row in rows.values() if row["options"]["subject"] == subject]
+    return {"subjects": {name: _subject(chosen) for name in SUBJECTS if (chosen := rows_with(rows, subject=name))}}
 
 
 def _subject(rows: Sequence[Row]) -> dict[str, Any]:
@@ -250,7 +245,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
 
     for name in SUBJECTS:
         series = []
-        for row in select(rows, name):
+        for row in rows_with(rows, subject=name):
             points = sorted((p["score"], p["equal_steps"]) for p in row["places"])
             series.append(Curve(f"seed {row['options']['seed']}", [p[0] for p in points], [p[1] for p in points]))
         if series:
@@ -259,18 +254,12 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
             write_figure(figure, out / name)
 
 
-def probe(setting: Setting) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """The transformer and a batch."""
-    learner = SUBJECTS["gpt"].learner(setting, 0)
-    return learner.model, learner.task.batch(0)
-
-
 SCORE_SITES = GridExperiment(
     "score-sites",
     "Do scores of sites rank them as training does?",
     cells,
     run_cell,
-    probe,
+    lambda setting: SUBJECTS["gpt"].learner(setting, 0),
     summarise,
     tables,
     draw,
