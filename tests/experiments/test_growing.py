@@ -33,10 +33,8 @@ def tiny_corpus() -> Corpus:
 
 
 @pytest.fixture(autouse=True)
-def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models and short runs; fresh processes would not know of them, so the slow test does without."""
-    if "slow" in request.keywords:
-        return
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models and short runs; fresh processes know nothing of them."""
     gpt = families.GPTFamily(
         depths=(1, 2, 3), width=8, num_heads=2, context=8, batch_size=2, lr=1e-3, base_budget=1.2e6
     )
@@ -218,13 +216,3 @@ def test_text_is_the_fixed_list_with_every_tenth_file_held_out() -> None:
     assert len(corpus.missing) < len(FILES) / 10
     assert len(corpus.train) > 5 * len(corpus.validation) > 1_000_000
     assert corpus.fingerprint == standard_library().fingerprint
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_cells_of_one(tmp_path: Path) -> None:
-    found = []
-    for jobs in (1, 2):
-        out = tmp_path / str(jobs)
-        run_grid(GRIDS["carry"], out, seeds=[0], scale=1e-4, note=lambda _: None, jobs=jobs, **OPTIONS)
-        found.append({p.name: json.loads(p.read_text())["variants"] for p in (out / "cells").iterdir()})
-    assert found[0] == found[1]

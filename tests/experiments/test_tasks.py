@@ -1,11 +1,14 @@
 """Tasks: what is needed comes first, several at a time, and a lost process is told."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments._tasks import Task, run_tasks
+from experiments.growing import GRIDS, run_grid
 from graftwork.errors import ConfigError, ResourceError
 
 
@@ -42,3 +45,14 @@ def test_an_error_of_a_task_is_the_callers_and_a_lost_process_is_told(tmp_path: 
         list(run_tasks([Task("f", fail, ())], jobs=2))
     with pytest.raises(ResourceError, match="run the same command again"):
         list(run_tasks([Task("x", os._exit, (1,))], jobs=2))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_cells_of_a_grid_that_one_gives(tmp_path: Path) -> None:
+    options: Any = {"data": "digits", "threads": 1, "precision": "float32"}
+    found = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        run_grid(GRIDS["carry"], out, seeds=[0], scale=1e-4, note=lambda _: None, jobs=jobs, **options)
+        found.append({p.name: json.loads(p.read_text())["variants"] for p in (out / "cells").iterdir()})
+    assert found[0] == found[1]
