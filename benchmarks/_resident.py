@@ -1,15 +1,20 @@
-"""The resident set of this process, as Linux counts it; imports nothing that would stand in a baseline."""
+"""The memory of a process, as Linux counts it; imports nothing that would stand in a baseline."""
 
-import sys
 from pathlib import Path
 
 
-def resident(field: str) -> int:
-    """Bytes: ``VmRSS`` now, ``VmHWM`` the largest since the last reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    sys.exit(f"/proc/self/status has no {field}: the benchmark needs Linux")
+def resident(field: str, process: int | str = "self") -> int:
+    """Bytes: ``VmRSS`` now, ``VmHWM`` the largest since the last reset, ``RssAnon`` now without mapped files.
+
+    Args:
+        field: Line of the process's status.
+        process: Number of the process.
+
+    Returns:
+        0 where the process has ended.
+    """
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
 def reset_peak() -> None:

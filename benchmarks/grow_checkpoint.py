@@ -23,6 +23,7 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 import _ratio
+from _resident import resident
 from graftwork.numerics import output_gap
 
 SIZES = {
@@ -63,24 +64,14 @@ def make(folder: Path, size: str, *, shards: int) -> dict[str, int]:
     return {"parameters": model.num_parameters(), "weights": weights, "optimizer": 2 * weights}
 
 
-def _status(pid: int, key: str) -> int:
-    """Bytes that the kernel counts for a process; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
 def run(source: Path, out: Path, options: list[str]) -> dict[str, Any]:
     """Grow in a process of its own; returns seconds, peaks and what it says."""
     command = [sys.executable, "-m", "graftwork", "grow", str(source), "--out", str(out), "--json", *options]
-    began, peak, resident = time.perf_counter(), 0, 0
+    began, peaks = time.perf_counter(), {"RssAnon": 0, "VmHWM": 0}
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said)
         while process.poll() is None:
-            peak = max(peak, _status(process.pid, "RssAnon"))
-            resident = max(resident, _status(process.pid, "VmHWM"))
+            peaks = {field: max(peak, resident(field, process.pid)) for field, peak in peaks.items()}
             time.sleep(0.02)
         seconds = time.perf_counter() - began
         said.seek(0)
@@ -88,7 +79,7 @@ def run(source: Path, out: Path, options: list[str]) -> dict[str, Any]:
             sys.exit(f"{command}: ended with {process.returncode}")
         receipt = json.loads(said.read())
     kept = {key: receipt[key] for key in ("parameters", "bytes", "memory", "gaps", "optimizer_state")}
-    return {"seconds": seconds, "peak": peak, "resident": resident, **kept}
+    return {"seconds": seconds, "peak": peaks["RssAnon"], "resident": peaks["VmHWM"], **kept}
 
 
 def logits_gap(before: Path, after: Path) -> float:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 import _ratio
+from _resident import reset_peak, resident
 from graftwork.evolution import Population, SearchState
 from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.selection import GreedySelector
@@ -48,15 +49,14 @@ def held() -> int:
     """Bytes of this process that lie in memory, after garbage and free pages are given back (Linux)."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
+    return resident("VmRSS")
 
 
 def most(*, reset: bool = False) -> int:
     """The most bytes that this process had in memory since the last reset (Linux)."""
     if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        reset_peak()
+    return resident("VmHWM")
 
 
 def unique_bytes(tensors: Iterable[Tensor]) -> int:
