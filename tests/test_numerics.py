@@ -66,10 +66,9 @@ def test_the_gap_sees_a_change_a_missing_output_and_new_nans() -> None:
 def test_the_gap_of_large_outputs_is_that_of_all_their_pieces() -> None:
     y = torch.zeros(3, 1 << 19)
     y[0, 5], y[2, 7] = 4.0, 1.0
-    moved, broken = y.clone(), y.clone()
-    moved[2, 9] = -2.0
-    broken[2, 9] = math.nan
-    assert output_gap(y, moved) == 0.5
+    early, late, broken = y.clone(), y.clone(), y.clone()
+    early[0, 6], late[2, 9], broken[2, 9] = 2.0, -2.0, math.nan
+    assert output_gap(y, early) == output_gap(y, late) == 0.5
     assert output_gap(y, y.clone()) == 0.0
     assert output_gap(y, broken) == math.inf
 

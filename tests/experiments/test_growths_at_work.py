@@ -70,7 +70,7 @@ def test_scores_and_aimed_weights_are_held_against_gains_of_training(
 
 def test_aimed_units_have_more_gradient_and_leave_the_function_alone() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
     batches = [(torch.randn(40, 6, dtype=torch.float64), torch.randint(4, (40,)))]
     with torch.no_grad():
         before = model(batches[0][0])
@@ -86,4 +86,10 @@ def test_aimed_units_have_more_gradient_and_leave_the_function_alone() -> None:
     torch.testing.assert_close(model[0].weight[8:].norm(dim=1), lengths)
     with torch.no_grad():
         assert output_gap(before, model(batches[0][0])) <= 1e-10
+    loss = F.cross_entropy(model(batches[0][0]), batches[0][1])
+    (down,) = torch.autograd.grad(loss, model[2].weight)
+    with torch.no_grad():
+        model[2].weight[:, 8:] -= 1e-3 * down[:, 8:]  # the first update: a unit goes on as it points, not back
+    (turned,) = torch.autograd.grad(F.cross_entropy(model(batches[0][0]), batches[0][1]), model[0].weight)
+    assert (F.cosine_similarity(model[0].weight[8:], -turned[8:]) > 0.5).all()
     assert not aim(model, grow(model, Deepen("0"), example_input=batches[0][0]), batches, F.cross_entropy, rounds=1)

@@ -47,14 +47,8 @@ KINDS = {
 
 def make_base(root: Path) -> None:
     """A finished run with control and ensembles, and images, for every attack to start from."""
-    words = tiny_search(root, "--blend", 50, "--control", "--data", "digits")
-    for step in (words, ["report", root / "run"]):
-        ending = command(*step)
-        if ending.code:
-            sys.exit(ending.text)
-    (root / "run" / "report.html").unlink()  # it was made to have everything imported
-    for path in (root / "run" / "figures").iterdir():
-        path.unlink()
+    _done(*tiny_search(root, "--blend", 50, "--control", "--data", "digits"))
+    (root / "run" / "figures").mkdir(exist_ok=True)
     result = json.loads((root / "run" / "result.json").read_text())
     (root / "best.json").write_text(json.dumps(result["best"]["id"]))
     _make_images(root / "data")
@@ -63,6 +57,19 @@ def make_base(root: Path) -> None:
         shutil.copy2(root / "run" / "members" / f"{result['best']['id']}.{name}", root / "victim" / f"m0.{name}")
     (root / "victim" / "kept").write_text("mine")
     shutil.copy2(root / "data" / "a" / "0.png", root / "victim" / "secret.png")
+
+
+def import_all(base: Path) -> None:
+    """Make a report and take it away: each forked process would import again what draws it."""
+    _done("report", base / "run")
+    for path in (base / "run" / "report.html", *(base / "run" / "figures").iterdir()):
+        path.unlink()
+
+
+def _done(*words: object) -> None:
+    ending = command(*words)
+    if ending.code:
+        sys.exit(ending.text)
 
 
 def _make_images(folder: Path) -> None:
@@ -154,6 +161,7 @@ def main() -> None:
         base = Path(folder).resolve() / "base"
         base.mkdir()
         make_base(base)
+        import_all(base)
         for reader, name, attack, reading in cases(options.only or (), thinned=options.thinned):
             if (reader, name) in known or (options.attack or "") not in name:
                 continue

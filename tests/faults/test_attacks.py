@@ -14,7 +14,7 @@ import typer
 from graftwork.cli import app
 from tests.faults._commands import data_readings, readings
 from tests.faults._sandbox import Outcome, Place, attempt
-from tests.faults.attack import cases, make_base, tried
+from tests.faults.attack import cases, import_all, make_base, tried
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches by inotify, and forks")
 
@@ -41,12 +41,18 @@ def test_some_attacks_bring_about_nothing(name: str, thinned: int, base: Path) -
         assert found["wrongs"] == {}, attack
 
 
+@pytest.fixture(scope="module")
+def imported(base: Path) -> Path:
+    import_all(base)
+    return base
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*readings(), *data_readings()])
-def test_no_attack_brings_about_anything(name: str, base: Path) -> None:
+def test_no_attack_brings_about_anything(name: str, imported: Path) -> None:
     for reader, attack, change, reading in cases([name]):
         if reader == name:
-            assert tried(base, change, reading)["wrongs"] == {}, attack
+            assert tried(imported, change, reading)["wrongs"] == {}, attack
 
 
 # The watch itself: what it has to see --------------------------------------------------------------------------------
