@@ -43,15 +43,16 @@ def _even(low: int, high: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def stems(draw: st.DrawFn, input_shape: Shape, norm: Norm) -> Stem:
-    """Any stem that fits the images: none, conv or whiten, kernels 1, 2, 3 and 5."""
+    """Any stem that fits the images: none, conv or whiten, kernels 1, 2, 3 and 5, strides 1 and 2."""
     kind = draw(st.sampled_from(["none", "conv", "whiten"]))
     if kind == "none":
         return Stem()
     size = draw(st.sampled_from([k for k in (1, 2, 3, 5) if k <= min(input_shape[1:])]))
+    stride = draw(st.sampled_from([1, 1, 2] if size > 1 else [1]))
     if kind == "conv":
-        return Stem("conv", BlockId("stem"), draw(_even(2, 6) if norm == "layer" else st.integers(1, 6)), size)
+        return Stem("conv", BlockId("stem"), draw(_even(2, 6) if norm == "layer" else st.integers(1, 6)), size, stride)
     most = min(8, 2 * input_shape[0] * size**2)
-    return Stem("whiten", BlockId("stem"), draw(_even(2, most)), size)
+    return Stem("whiten", BlockId("stem"), draw(_even(2, most)), size, stride)
 
 
 @st.composite
@@ -107,7 +108,8 @@ def genomes(
     norm = draw(st.sampled_from(norms))
     input_shape = draw(st.tuples(st.integers(1, 3), st.integers(4, 9), st.integers(4, 9)))
     stem = draw(stems(input_shape, norm))
-    side = min(input_shape[1:]) - (1 if stem.kind != "none" and stem.kernel_size == 2 else 0)
+    side = (min(input_shape[1:]) + 2 * stem.padding - stem.kernel_size) // stem.stride + 1
+    side = min(input_shape[1:]) if stem.kind == "none" else side
     channels = input_shape[0] if stem.kind == "none" else stem.out_channels
     body: list[Layer | Pool] = []
     for number in range(draw(st.integers(1, max_layers))):

@@ -70,9 +70,13 @@ def _stem_lines(genome: Genome) -> list[str]:
     if stem.kind == "none":
         return []
     norm = _norm_module(genome.norm, [stem.out_channels]) if stem.kind == "conv" else None
-    padding = f", padding={stem.padding}" if stem.padding else ""
+    moved = "".join(
+        f", {name}={value}"
+        for name, value, plain in (("stride", stem.stride, 1), ("padding", stem.padding, 0))
+        if value != plain
+    )
     bias = ", bias=False" if norm else ""
-    convolution = f"nn.Conv2d({genome.input_shape[0]}, {stem.out_channels}, {stem.kernel_size}{padding}{bias})"
+    convolution = f"nn.Conv2d({genome.input_shape[0]}, {stem.out_channels}, {stem.kernel_size}{moved}{bias})"
     return [line for line in (convolution, norm, ACTIVATION_MODULES[genome.activation]) if line]
 
 

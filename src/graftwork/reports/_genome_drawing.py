@@ -52,7 +52,8 @@ def genome_figure(genome: Genome, *, title: str, grafted: Mapping[BlockId, int |
     x = _box(axes, x, line, "input", f"{channels}×{height}×{side}")
     if genome.stem.kind != "none":
         size = genome.stem.kernel_size
-        x = _box(axes, x, line, genome.stem.kind, f"{size}×{size}·{genome.stem.out_channels}")
+        reduced = f" /{genome.stem.stride}" if genome.stem.stride > 1 else ""
+        x = _box(axes, x, line, genome.stem.kind, f"{size}×{size}·{genome.stem.out_channels}{reduced}")
     for step in genome.steps():
         if isinstance(step.item, Pool):
             x = _pool(axes, x, line, step)

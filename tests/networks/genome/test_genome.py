@@ -136,6 +136,11 @@ def test_seed_genomes_fit_any_image(name: str, shape: tuple[int, int, int]) -> N
     assert min(genome.features_shape[1:]) >= 1
 
 
+@pytest.mark.parametrize(("side", "after"), [(8, 8), (32, 31), (48, 47), (49, 25), (96, 48), (97, 25), (224, 56)])
+def test_the_default_seed_reduces_images_above_48_pixels(side: int, after: int) -> None:
+    assert seed_genome("default", (3, side, side), 10).stem_shape[1:] == (after, after)
+
+
 def test_unknown_seed_is_refused_with_the_known_ones() -> None:
     with pytest.raises(GenomeError, match=r"expected one of poster, .*got 'resnet'"):
         seed_genome("resnet", (3, 8, 8), 2)

@@ -33,6 +33,8 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: Stem("none", out_channels=4), r"stem: out_channels: expected 0 for kind 'none', got 4"),
     (lambda: Stem("whiten", out_channels=3), r"stem: out_channels: expected an even number"),
     (lambda: Stem("conv", out_channels=4, kernel_size=7), r"stem: kernel_size: expected 1, 2, 3 or 5, got 7"),
+    (lambda: Stem("none", stride=2), r"stem: stride: expected 1 for kind 'none', got 2"),
+    (lambda: Stem("conv", out_channels=4, kernel_size=1, stride=2), r"stem: stride: expected at most the kernel size"),
     (lambda: Head("linear"), r"head: hidden_features: expected 0 for kind 'linear', got 128"),
     (lambda: Head("r2r", hidden_features=7), r"head: hidden_features: expected an even number"),
     (lambda: Head(scale=0.0), r"head: scale: expected a number > 0 and < 1e6, got 0.0"),

@@ -30,6 +30,7 @@ def _genome(activation: str = "gelu", norm: str = "batch", stem: str = "whiten",
     stems = {
         "whiten": Stem("whiten", out_channels=24, kernel_size=2),
         "conv": Stem("conv", out_channels=10),
+        "reducing": Stem("whiten", out_channels=12, kernel_size=3, stride=2),
         "none": Stem(),
     }
     head = Head("linear", hidden_features=0, pooling=pool)
@@ -72,7 +73,7 @@ def _gaps(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
 
 
 CASES = [(activation, "batch", "whiten") for activation in ACTIVATIONS]
-CASES += [("relu", "batch", "conv"), ("silu", "none", "none"), ("gelu", "none", "conv")]
+CASES += [("relu", "batch", "conv"), ("silu", "none", "none"), ("gelu", "none", "conv"), ("gelu", "batch", "reducing")]
 
 
 @pytest.mark.parametrize(("activation", "norm", "stem"), CASES)

@@ -160,7 +160,7 @@ def _add_stem(bank: BlockBank, genome: Genome, generator: torch.Generator, image
             f"bank: expected images, from which the whitening stem {stem.id!r} is computed, got None; "
             "pass images=[N, C, H, W]"
         )
-    filters = whitening_filters(images, stem.kernel_size, stem.out_channels)
+    filters = whitening_filters(images, stem.kernel_size, stem.out_channels, stride=stem.stride)
     tensors = {"filter": filters, "bias": torch.zeros(stem.out_channels)}
     bank.add(stem.id, tensors, {"filter": "stem", "bias": "stem"})
     bank.freeze(stem.id, "filter")

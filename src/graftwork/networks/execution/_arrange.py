@@ -84,6 +84,7 @@ class Arrangement:
         normed: Whether there is a norm.
         ranges: Output channels that each block writes; empty for a stem, whose output is that of σ.
         out_channels: Width of the layer's output; 0 for a stem.
+        stride: Stride of the convolutions; only a stem's may be above 1.
     """
 
     ids: tuple[BlockId, ...]
@@ -94,6 +95,7 @@ class Arrangement:
     normed: bool
     ranges: tuple[slice, ...] = ()
     out_channels: int = 0
+    stride: int = 1
 
     @property
     def groups(self) -> list[slice]:
@@ -177,7 +179,13 @@ def arrange_stem(stem: Stem, norm: Norm) -> Arrangement:
     norm = "none" if stem.kind == "whiten" else norm
     names = ("filter", *_norm_names(norm, "bias"))
     return Arrangement(
-        (stem.id,), (stem.kernel_size,), (stem.padding,), (stem.out_channels,), names, normed=norm != "none"
+        (stem.id,),
+        (stem.kernel_size,),
+        (stem.padding,),
+        (stem.out_channels,),
+        names,
+        normed=norm != "none",
+        stride=stem.stride,
     )
 
 

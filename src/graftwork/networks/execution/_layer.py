@@ -28,7 +28,7 @@ def run_stem(stem: Stem, x: Tensor, weights: Weights, settings: Settings) -> Ten
     entry = weights[stem.id]
     if settings.form == "fused" and _native(x, settings):
         return _run_native(arrange_stem(stem, settings.norm), x, weights, settings)
-    out = F.conv2d(x, entry["filter"], entry.get("bias"), padding=stem.padding)
+    out = F.conv2d(x, entry["filter"], entry.get("bias"), padding=stem.padding, stride=stem.stride)
     if stem.kind == "conv":
         out = normalise(out, (stem.id,), weights, settings)
     return activate(out, settings.activation)
@@ -105,11 +105,11 @@ def _run_native(plan: Arrangement, x: Tensor, weights: Weights, settings: Settin
         return train_convolutions(x, plan, tensors, settings.activation)
     layer = plan.assemble(tensors)
     if layer.weight is None or settings.mode == "train":
-        return run_convolutions(x, layer, plan.paddings, settings.activation)[0]
+        return run_convolutions(x, layer, plan, settings.activation)[0]
     if settings.mode == "evaluate":
         norming = by_statistics(layer.weight, layer.bias, plan.ids, settings.statistics)
-        return run_convolutions(x, layer, plan.paddings, settings.activation, norming)[0]
-    out, tables = run_convolutions(x, layer, plan.paddings, settings.activation)
+        return run_convolutions(x, layer, plan, settings.activation, norming)[0]
+    out, tables = run_convolutions(x, layer, plan, settings.activation)
     write_statistics(settings.statistics, plan.ids, plan.hidden, tables, num_values=out[:, 0].numel())
     return out
 

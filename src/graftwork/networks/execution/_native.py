@@ -84,18 +84,18 @@ def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _conv(x: Tensor, filters: Tensor, padding: int) -> Tensor:
-    return _dense(F.conv2d(x, filters, padding=padding), x.dtype)
+def _conv(x: Tensor, filters: Tensor, padding: int, stride: int) -> Tensor:
+    return _dense(F.conv2d(x, filters, padding=padding, stride=stride), x.dtype)
 
 
 def _conv_backward(
-    gradient: Tensor, x: Tensor, filters: Tensor, padding: int, wanted: tuple[bool, bool]
+    gradient: Tensor, x: Tensor, filters: Tensor, *, padding: int, stride: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients by x and by the filters, where they are wanted."""
     if not any(wanted):
         return None, None
     by_x, by_filters, _ = torch.ops.aten.convolution_backward(
-        gradient, x, filters, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [*wanted, False]
+        gradient, x, filters, None, [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1, [*wanted, False]
     )
     return by_x, by_filters
 
@@ -116,13 +116,13 @@ def _forward(
     kernels: Kernels,
     x: Tensor,
     layer: Convolutions,
-    paddings: Sequence[int],
+    plan: Arrangement,
     activation: Activation,
     norming: Norming,
 ) -> _Run:
     source = _dense(x, _compute_type(x))
     filters = [one.to(source.dtype) for one in layer.filters]
-    volumes = [_conv(source, one, pad) for one, pad in zip(filters, paddings, strict=True)]
+    volumes = [_conv(source, one, pad, plan.stride) for one, pad in zip(filters, plan.paddings, strict=True)]
     tables, first = [], 0
     for volume in volumes:
         channels = slice(first, first + volume.shape[1])
@@ -156,7 +156,7 @@ class _Trained(torch.autograd.Function):
         ctx: Any, x: Tensor, kernels: Kernels, activation: Activation, plan: Arrangement, *tensors: Tensor
     ) -> Tensor:
         layer = plan.assemble(tensors)
-        run = _forward(kernels, x, layer, plan.paddings, activation, _by_batch(kernels, layer))
+        run = _forward(kernels, x, layer, plan, activation, _by_batch(kernels, layer))
         ctx.kernels, ctx.activation, ctx.plan, ctx.tables, ctx.in_type = kernels, activation, plan, run.tables, x.dtype
         ctx.save_for_backward(run.source, layer.weight, run.mixing, *run.filters, *run.volumes)
         return run.out
@@ -180,7 +180,8 @@ class _Trained(torch.autograd.Function):
             )
         d_x, d_filters = None, []
         for d, one, pad, group in zip(ds, filters, plan.paddings, plan.groups, strict=True):
-            by_x, by_filters = _conv_backward(d, source, one, pad, (wants_x, any(wanted[group])))
+            both = wants_x, any(wanted[group])
+            by_x, by_filters = _conv_backward(d, source, one, padding=pad, stride=plan.stride, wanted=both)
             d_filters.append(by_filters)  # autograd turns it into the type of the parameters
             d_x = _sum(kernels, d_x, by_x)
         if mixing is not None and d_x is not None:
@@ -219,7 +220,7 @@ def train_convolutions(x: Tensor, plan: Arrangement, tensors: Sequence[Tensor], 
 def run_convolutions(
     x: Tensor,
     layer: Convolutions,
-    paddings: Sequence[int],
+    plan: Arrangement,
     activation: Activation,
     norming: Norming | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -228,14 +229,14 @@ def run_convolutions(
     Args:
         x: Input [B, C, H, W] for which `can_run` holds.
         layer: Tensors of the fused layer.
-        paddings: Padding of the convolution of each kernel size.
+        plan: Where the blocks stand.
         activation: Activation σ.
         norming: How volumes are normalised. ``None``: by the batch, or not at all where there is no norm.
 
     Returns:
         The output [B, out, H, W], and the table of each volume.
     """
-    run = _forward(_active[0], x, layer, paddings, activation, norming or _by_batch(_active[0], layer))
+    run = _forward(_active[0], x, layer, plan, activation, norming or _by_batch(_active[0], layer))
     return run.out, run.tables
 
 

@@ -104,6 +104,7 @@ def receptive_field(genome: Genome) -> int:
     field, stride = 1, 1
     if genome.stem.kind != "none":
         field += genome.stem.kernel_size - 1
+        stride = genome.stem.stride
     for item in genome.body:
         size = max(block.kernel_size for block in item.blocks) if isinstance(item, Layer) else item.size
         field += (size - 1) * stride

@@ -137,9 +137,11 @@ class Genome:
         """Shape of the stem's output."""
         if self.stem.kind == "none":
             return self.input_shape
-        _, height, width = self.input_shape
-        lost = self.stem.kernel_size - 1 - 2 * self.stem.padding
-        return self.stem.out_channels, height - lost, width - lost
+        stem = self.stem
+        height, width = (
+            (side + 2 * stem.padding - stem.kernel_size) // stem.stride + 1 for side in self.input_shape[1:]
+        )
+        return stem.out_channels, height, width
 
     def steps(self) -> Iterator[Step]:
         """Walk `body` with the shape before and after each item."""
@@ -208,7 +210,7 @@ class Genome:
             "num_classes": self.num_classes,
             "activation": self.activation,
             "norm": self.norm,
-            "stem": asdict(self.stem),
+            "stem": {name: value for name, value in asdict(self.stem).items() if (name, value) != ("stride", 1)},
             "body": body,
             "head": asdict(self.head),
         }

@@ -132,21 +132,29 @@ class Stem:
         id: Name of the stem in the bank; unused for ``"none"``.
         out_channels: Width of the output; 0 for ``"none"``. For ``"whiten"`` at most 2·C·kernel_size².
         kernel_size: Side of the filters: 1, 2, 3 or 5. Odd sizes keep height and width, 2 shortens both by one.
+        stride: Pixels between two positions of the filters, at most ``kernel_size``: 2 halves height and width.
     """
 
     kind: StemKind = "none"
     id: BlockId = STEM_ID
     out_channels: int = 0
     kernel_size: int = 3
+    stride: int = 1
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, ("none", "conv", "whiten"), "stem")
+        check_positive("stride", self.stride, "stem")
         check_id(self.id, "stem")
         if self.kernel_size not in (1, 2, 3, 5):
             raise GenomeError(f"stem: kernel_size: expected 1, 2, 3 or 5, got {self.kernel_size!r}")
+        if self.stride > self.kernel_size:
+            raise GenomeError(
+                f"stem: stride: expected at most the kernel size, as filters would pass pixels over, got {self.stride}"
+            )
         if self.kind == "none":
-            if self.out_channels != 0:
-                raise GenomeError(f"stem: out_channels: expected 0 for kind 'none', got {self.out_channels!r}")
+            for name, value, plain in (("out_channels", self.out_channels, 0), ("stride", self.stride, 1)):
+                if value != plain:
+                    raise GenomeError(f"stem: {name}: expected {plain} for kind 'none', got {value!r}")
         elif self.kind == "conv":
             check_positive("out_channels", self.out_channels, "stem")
         else:

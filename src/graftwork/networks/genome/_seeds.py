@@ -7,6 +7,9 @@ from graftwork.networks.genome._genome import Genome
 from graftwork.networks.genome._parts import Block, Head, Layer, Pool, Stem
 from graftwork.typing import BlockId, Shape
 
+LARGEST_UNREDUCED = 48
+"""Pixels of the shorter side up to which the default seed's stem keeps images as large as they are."""
+
 
 def _plain(name: str, out_channels: int, hidden_channels: int, kernel_size: int = 3) -> Layer:
     return Layer(out_channels, (Block(BlockId(name), kernel_size, hidden_channels, 0, out_channels),))
@@ -36,16 +39,26 @@ def base(input_shape: Shape, num_classes: int) -> Genome:
     return _poster(input_shape, num_classes, per_stage=2)
 
 
+def _whitening_stem(input_shape: Shape) -> Stem:
+    """Keep images of up to 48 pixels as large as they are, reduce those of up to 96 by 2, and larger ones by 4.
+
+    Where it reduces, patches overlap, and only their strongest components are kept.
+    """
+    channels, side = input_shape[0], min(input_shape[1:])
+    stride = 1 if side <= LARGEST_UNREDUCED else 2 if side <= 2 * LARGEST_UNREDUCED else 4
+    kernel, most = {1: (2 if side >= 16 else 3, 27), 2: (3, 16), 4: (5, 24)}[stride]
+    return Stem("whiten", out_channels=2 * min(channels * kernel**2, most), kernel_size=kernel, stride=stride)
+
+
 def default(input_shape: Shape, num_classes: int) -> Genome:
     """The default recipe's seed: a whitening stem, three stages of 3×3 blocks, a linear head after a global max-pool.
 
     Widths 32, 128 and 192, five layers: the shape of a quarter-size airbench94 (Jordan 2024) as a stack of residual R2R
-    layers, with a wider last stage. Small images keep their size in the stem, and get fewer pools.
+    layers, with a wider last stage. Small images keep their size in the stem, and get fewer pools; the stem reduces
+    those above 48 pixels.
     """
-    channels, side = input_shape[0], min(input_shape[1:])
-    stem_kernel = 2 if side >= 16 else 3
-    stem = Stem("whiten", out_channels=2 * channels * stem_kernel**2, kernel_size=stem_kernel)
-    side -= 1 if stem_kernel == 2 else 0
+    stem = _whitening_stem(input_shape)
+    side = -(-min(input_shape[1:]) // stem.stride) - (1 if stem.kernel_size == 2 else 0)
     body: list[Layer | Pool] = []
     width = stem.out_channels
     for stage, (channels_, depth) in enumerate(((32, 1), (128, 2), (192, 2))):
