@@ -20,24 +20,17 @@ import numpy as np
 from graftwork._files import is_own, parse_json, read_bytes
 from graftwork._locks import file_lock
 from graftwork.datasets._dataset import ImageDataset, check_labels
+from graftwork.datasets._places import cache_folder
 from graftwork.datasets._sources import Raw
 from graftwork.errors import DataError, ResourceError
 
-VERSION = 1
+VERSION = 2
 
 _PARTS = ("images", "labels", "test_images", "test_labels")
 _VERIFIED_BYTES = 2**28
 """Arrays of at most this size are compared with their fingerprint at every opening."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """``$GRAFTWORK_CACHE``, or ``graftwork`` in the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``)."""
-    named = os.environ.get("GRAFTWORK_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftwork"
 
 
 def source_key(files: list[Path], options: Any) -> str:

@@ -3,9 +3,7 @@
 * A camera's orientation is applied; from an animation the first frame is taken.
 * Channels: grey where every image is grey (modes 1, L, LA, I, I;16, F), else RGB. Transparency is laid over white.
 * Depth: 16-bit grey is scaled from 0 … 65535, floats from 0 … 1; other values are an error.
-* Size: where all images have one size it is kept; otherwise, or with ``image_size``, each image is scaled so that its
-  shorter side fits, and the middle is cut out. The size is ``image_size``, or else the median of the shorter sides,
-  at most 64.
+* Size: each image is scaled so that it fills the frame, and the middle is cut out (see `Survey` for the frame).
 """
 
 import io
@@ -13,7 +11,6 @@ import struct
 import warnings
 from functools import cache
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +18,6 @@ from PIL import Image
 
 from graftwork.errors import DataError
 
-SMALLEST = 8
-LARGEST_BY_DEFAULT = 64
 _GREY = {"1", "L", "LA", "La", "I", "F"}
 _DEEP = {"I", "F"}
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
@@ -39,16 +34,25 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
 
 
-def open_image(source: Path | bytes, where: str) -> Image.Image:
-    """Open an image and decode it fully.
+def open_image(source: Path | bytes, where: str, *, at_least: int | None = None) -> Image.Image:
+    """Open an image and decode it.
+
+    Args:
+        source: Image file, or the content of one.
+        where: What messages call it.
+        at_least: Pixels of the shorter side that are enough: a JPEG is then decoded at a half, a quarter or an eighth
+            of its size, which saves most of the time. ``None``: all pixels.
 
     Raises:
         DataError: If it can't be read; the message names ``where``.
     """
     try:
         image = _opened(source)
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
         image.load()
         image = _upright(image)
         if image.mode in _DEEP or image.mode.startswith("I;16"):
@@ -62,7 +66,7 @@ def open_image(source: Path | bytes, where: str) -> Image.Image:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Formats that are read here, of those that Pillow knows: for some others it starts programs, as for PostScript."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
@@ -76,51 +80,34 @@ def _opened(source: Path | bytes) -> Image.Image:
         source = source.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is told as an error
-        image = Image.open(io.BytesIO(source), formats=_formats())
+        image = Image.open(io.BytesIO(source), formats=known_formats())
     most = _MOST_PIXELS if image.mode in _OPAQUE and "transparency" not in image.info else _MOST_PIXELS // 4
     if image.width * image.height > most:
         raise ValueError(f"{image.width:,}×{image.height:,} pixels, more than {most:,}")
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its camera says; EXIF data are only read, as Pillow can't write all that it reads."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How an image is turned, as its camera says; EXIF data are only read, as Pillow can't write all that it reads."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except _BAD_EXIF:  # damaged EXIF data say nothing; the pixels are fine
-        return image
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def lies_on_its_side(image: Image.Image) -> bool:
+    """Whether height and width change places when an image is turned as its camera says."""
+    return _turn(image) in _SIDEWAYS
 
 
 def is_grey(image: Image.Image) -> bool:
     """Whether an image has no colour, by its mode."""
     return image.mode in _GREY or image.mode.startswith("I;16")
-
-
-def common_shape(
-    sizes: list[tuple[int, int]], *, grey: bool, image_size: int | tuple[int, int] | None, where: str
-) -> tuple[int, int, int]:
-    """Height, width and channels that all images are brought to.
-
-    Args:
-        sizes: Width and height of every image.
-        grey: Whether all images are grey.
-        image_size: Side, or height and width, that the user asked for; ``None``: by the rules above.
-        where: The source, as messages name it.
-
-    Raises:
-        DataError: If a side would be below 8 pixels.
-    """
-    if image_size is not None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    elif len(set(sizes)) == 1:
-        width, height = sizes[0]
-    else:
-        side = min(LARGEST_BY_DEFAULT, int(median(min(size) for size in sizes)))
-        height = width = side
-    if min(height, width) < SMALLEST:
-        raise DataError(f"{where}: expected images of at least {SMALLEST}×{SMALLEST} pixels, got {height}×{width}")
-    return height, width, 1 if grey else 3
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -137,6 +124,15 @@ def _flat(image: Image.Image, channels: int) -> Image.Image:
         ground = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         image = Image.alpha_composite(ground, layered)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def read_at(source: Path | bytes, where: str, size: tuple[int, int]) -> Image.Image:
+    """Open an image for a frame of this height and width: no more of a JPEG is decoded than twice as many pixels.
+
+    Raises:
+        DataError: As `open_image`.
+    """
+    return open_image(source, where, at_least=2 * max(size))
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -163,57 +159,4 @@ def read_image(path: Path, *, size: tuple[int, int], channels: int) -> NDArray[n
     Raises:
         DataError: If the file can't be read.
     """
-    return fit(open_image(path, str(path)), (*size, channels))
-
-
-def decode(
-    sources: list[tuple[str, Path | bytes]],
-    *,
-    image_size: int | tuple[int, int] | None,
-    skip_bad_images: bool,
-    where: str,
-) -> tuple[NDArray[np.uint8], list[int], list[tuple[str, str]]]:
-    """Decode many images to one shape.
-
-    Args:
-        sources: Name and file (or bytes) of each image.
-        image_size: Side, or height and width, that the user asked for (see `common_shape`).
-        skip_bad_images: Whether images that can't be read are left out; otherwise they are an error.
-        where: The source, as messages name it.
-
-    Returns:
-        The images, uint8 [n, H, W, C]; the index in ``sources`` of each; name and reason of those left out.
-    """
-    sizes: list[tuple[int, int]] = []
-    kept: list[int] = []
-    skipped: list[tuple[str, str]] = []
-    grey = True
-    ready: list[NDArray[np.uint8]] | None = []  # decoded as they are, while all images have one size and mode
-    for index, (name, source) in enumerate(sources):
-        try:
-            image = open_image(source, name)
-        except DataError as error:
-            if not skip_bad_images:
-                raise
-            skipped.append((name, str(error)))
-            continue
-        plain = image.mode in ("L", "RGB") and "transparency" not in image.info
-        same = not kept or (image.size == sizes[0] and is_grey(image) == grey)
-        if ready is not None and plain and same:
-            ready.append(np.asarray(image))
-        else:
-            ready = None
-        sizes.append(image.size)
-        kept.append(index)
-        grey = grey and is_grey(image)
-    if not kept:
-        raise DataError(f"{where}: expected images, got {len(sources)} of which none can be read")
-    shape = common_shape(sizes, grey=grey, image_size=image_size, where=where)
-    out = np.empty((len(kept), *shape), dtype=np.uint8)
-    if ready is not None and (shape[1], shape[0]) == sizes[0]:
-        for row, pixels in enumerate(ready):
-            out[row] = pixels.reshape(shape)
-        return out, kept, skipped
-    for row, index in enumerate(kept):
-        out[row] = fit(open_image(sources[index][1], sources[index][0]), shape)
-    return out, kept, skipped
+    return fit(read_at(path, str(path), size), (*size, channels))

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftwork.datasets._convert import common_shape, decode, fit
+from graftwork.datasets._convert import fit
+from graftwork.datasets._decode import Progress, decode
+from graftwork.datasets._survey import check_size, size_of
+from graftwork.datasets._thin import thin
 from graftwork.datasets._unpickle import UnsafePickleError, read_arrays
 from graftwork.datasets._walk import IMAGE_SUFFIXES, foreign_images, image_files, shown, visible
 from graftwork.errors import DataError
@@ -43,12 +46,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How sources are read; see `load_dataset`."""
+    """How sources are read; see `load_dataset`. Who hears of the progress makes no other data set."""
 
     image_size: int | tuple[int, int] | None = None
     image_column: str | None = None
     label_column: str | None = None
     skip_bad_images: bool = False
+    max_images: int | None = None
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
 
 def read_digits(options: ReadOptions) -> Raw:
@@ -111,7 +116,7 @@ def read_cifar(path: Path, options: ReadOptions) -> Raw:
     test = _batch(_unpickle(files[test_name], f"{path}: {test_name}"), f"{path}: {test_name}")
     images, test_images = np.concatenate([part[0] for part in parts]), test[0]
     if options.image_size is not None:
-        shape = common_shape([(32, 32)], grey=False, image_size=options.image_size, where=str(path))
+        shape = (*check_size(size_of(options.image_size), str(path)), 3)
         images, test_images = (
             np.stack([fit(Image.fromarray(np.ascontiguousarray(image)), shape) for image in part])
             for part in (images, test_images)
@@ -263,12 +268,16 @@ def read_folder(path: Path, options: ReadOptions) -> Raw:
         more_sources, more_labels = _same_classes(more, classes)
         sources, labels = sources + more_sources, labels + more_labels
     test_sources, test_labels = ([], []) if test is None else _same_classes(test, classes)
+    groups = [(label, "train") for label in labels] + [(label, "test") for label in test_labels]
+    rows, both = thin(groups, options.max_images), [*sources, *test_sources]
     images, kept, skipped = decode(
-        [*sources, *test_sources],
+        [both[row] for row in rows],
         image_size=options.image_size,
         skip_bad_images=options.skip_bad_images,
         where=str(path),
+        progress=options.progress,
     )
+    kept = [rows[index] for index in kept]
     every = np.asarray([*labels, *test_labels], dtype=np.int64)[kept]
     border = int(np.searchsorted(kept, len(sources)))
     skipped += [entry for folder in (*roots, *([] if test is None else [test])) for entry in foreign_images(folder)]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graftwork._files import damaged, parse_json
-from graftwork.datasets._convert import decode
+from graftwork.datasets._decode import decode
 from graftwork.datasets._sources import Raw, ReadOptions
+from graftwork.datasets._thin import thin
 from graftwork.errors import DataError, did_you_mean
 
 _SPLIT_WORDS = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
@@ -45,11 +47,18 @@ def _split_word(path: Path) -> str:
 
 
 def _open(path: Path) -> pa.Table:
+    with _opened(path) as file:
+        return pa.Table.from_batches(_batches(file, path), schema=file.schema_arrow)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A parquet file; whatever goes wrong with it is a `DataError`."""
     if not path.is_file():
         raise DataError(f"{path}: expected a parquet file, got a folder, pipe or device; take it away")
     try:
         with damaged(str(path), error=DataError), pq.ParquetFile(path) as file:
-            return pa.Table.from_batches(_batches(file, path), schema=file.schema_arrow)
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: expected a parquet file, got one that can't be read ({error}); it is damaged or of another kind"
@@ -69,6 +78,36 @@ def _batches(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
         if room < 0:
             raise DataError(f"{path}: expected cells that fit its {size:,} bytes, got far more; it is not read")
         yield batch
+
+
+def sample_parquet(files: list[Path], options: ReadOptions) -> tuple[list[Path | bytes], int]:
+    """Images of the first rows of each file, and the number of rows of all files.
+
+    Raises:
+        DataError: As `read_parquet`.
+    """
+    found: list[Path | bytes] = []
+    rows = 0
+    for path in files:
+        with _opened(path) as file:
+            rows += file.metadata.num_rows
+            batch = next(_batches(file, path), None)
+        if batch is not None:
+            found += _pictures(pa.Table.from_batches([batch]), str(path), options)
+    return found, rows
+
+
+def sample_hub(name: str, splits: dict[str, Any], options: ReadOptions) -> tuple[list[Path | bytes], int]:
+    """Images of the first rows of each split that `open_hub` found, and the number of rows of all."""
+    found: list[Path | bytes] = []
+    for split, part in splits.items():
+        found += _pictures(part.with_format("arrow")[:1000], f"{name}/{split}", options)
+    return found, sum(len(part) for part in splits.values())
+
+
+def _pictures(table: pa.Table, where: str, options: ReadOptions) -> list[Path | bytes]:
+    column = _image_column(table, where, options.image_column)
+    return [picture for _, picture in _image_cells(table, column, where)]
 
 
 def open_hub(name: str) -> tuple[str, dict[str, Any]]:
@@ -126,9 +165,15 @@ def _read(train: list[tuple[str, pa.Table]], test: list[tuple[str, pa.Table]], o
         labels.append(_label_cells(table, label_column, name))
     border = border if test else len(sources)
     names, numbers = _classes([*train, *test], label_column, labels)
+    rows = thin([(number, row < border) for row, number in enumerate(numbers.tolist())], options.max_images)
     images, kept, skipped = decode(
-        sources, image_size=options.image_size, skip_bad_images=options.skip_bad_images, where=first[0]
+        [sources[row] for row in rows],
+        image_size=options.image_size,
+        skip_bad_images=options.skip_bad_images,
+        where=first[0],
+        progress=options.progress,
     )
+    kept = [rows[index] for index in kept]
     every = numbers[kept]
     cut = int(np.searchsorted(kept, border))
     raw = Raw(images[:cut], every[:cut], names, skipped=skipped)
