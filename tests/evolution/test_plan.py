@@ -1,5 +1,6 @@
 """How a plan deals out its work, and which plans there are."""
 
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.errors import ConfigError
-from graftwork.evolution import Plan
+from graftwork.evolution import Plan, Plans
 
 
 @given(st.integers(0, 6), st.integers(1, 10**15), st.floats(0.01, 1))
@@ -79,3 +80,27 @@ def test_images_are_shrunk_before_the_share_is_done_and_not_at_it() -> None:
 def test_what_is_no_plan_is_refused_by_name(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Plan(**options)
+
+
+def test_a_plan_of_the_middle_of_a_search_says_where_each_round_ends() -> None:
+    plan = Plan(2, flops=100, initial_fraction=0.75, ends=(40, 60, 100))
+    assert [plan.flops_until(number) for number in range(3)] == [40, 60, 100]
+    assert Plan(**asdict(plan) | {"ends": [40, 60, 100]}) == plan  # as JSON has it
+    assert plan.alone(50) == Plan(2, flops=50, initial_fraction=0.75)
+
+
+@pytest.mark.parametrize("ends", [(40, 100), (60, 40, 100), (40, 60, 99)])
+def test_ends_that_do_not_fit_the_plan_are_refused(ends: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="plan: ends: expected 3 numbers of FLOPs that rise to 100"):
+        Plan(2, flops=100, ends=ends)
+
+
+def test_each_plan_holds_from_its_step_on() -> None:
+    one, two, three = (Plan(0, flops=flops) for flops in (100, 80, 90))
+    plans = Plans(one, {12: three, 5: two})
+    assert [plans.at(step) for step in (0, 4, 5, 11, 12, 99)] == [one, one, two, two, three, three]
+    assert (plans.latest, plans.latest_step, plans.later) == (three, 12, {5: two, 12: three})
+    with pytest.raises(ConfigError, match="plans: expected a step after 12, got 12"):
+        plans.add(12, one)
+    assert Plans.of(plans) is plans
+    assert Plans.of(one).latest is one

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graftwork.evolution._plan import Plan
+from graftwork.evolution._plan import Plans
 from graftwork.evolution._state import SearchState
 from graftwork.evolution.strategies import Strategy
 from graftwork.networks import Member, bind
@@ -31,13 +31,13 @@ class RoundDraw:
     Args:
         state: The search; only its ``rng`` changes.
         strategy: What decides which member trains.
-        plan: How much work the round gets.
+        plans: How much work the round gets.
         batch_size: Number of images in an update.
         reserved: FLOPs that scoring the population will take.
     """
 
-    def __init__(self, state: SearchState, *, strategy: Strategy, plan: Plan, batch_size: int, reserved: int) -> None:
-        self._state, self._strategy, self._plan = state, strategy, plan
+    def __init__(self, state: SearchState, *, strategy: Strategy, plans: Plans, batch_size: int, reserved: int) -> None:
+        self._state, self._strategy, self._plans = state, strategy, plans
         self._batch_size, self._reserved = batch_size, reserved
         self._members: dict[str, Member] = {str(name): member for name, member in state.population.members.items()}
         self._costs: dict[tuple[str, tuple[int, int] | None], int] = {}
@@ -52,8 +52,9 @@ class RoundDraw:
         step, spent = self._state.step, self._state.spent_flops
         while len(drawn) < count and self._fits(step, spent, self._largest):
             name = self._name(*self._strategy.draw(self._state, 1))
-            progress = self._plan.progress(step, spent, self._reserved)
-            size = self._plan.size_at(progress)
+            plan = self._plans.at(step)
+            progress = plan.progress(step, spent, self._reserved)
+            size = plan.size_at(progress)
             flops = self._cost(name, size)
             if not self._fits(step, spent, flops):  # a genome from outside the population, larger than any member
                 break
@@ -78,7 +79,7 @@ class RoundDraw:
         return self._costs[name, size]
 
     def _fits(self, step: int, spent: int, flops: int) -> bool:
-        generation = self._state.generation
-        if self._plan.flops is None:
-            return step < self._plan.steps_until(generation)
-        return spent + self._reserved + flops <= self._plan.flops_until(generation)
+        generation, plan = self._state.generation, self._plans.at(step)
+        if plan.flops is None:
+            return step < plan.steps_until(generation)
+        return spent + self._reserved + flops <= plan.flops_until(generation)

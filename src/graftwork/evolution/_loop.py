@@ -9,7 +9,7 @@ from math import nan
 
 from graftwork.errors import ConfigError
 from graftwork.evolution._draw import RoundDraw
-from graftwork.evolution._plan import Plan
+from graftwork.evolution._plan import Plan, Plans
 from graftwork.evolution._skips import note_skipped
 from graftwork.evolution._state import Generation, Observer, Scores, SearchState, Trains
 from graftwork.evolution.strategies import Strategy
@@ -23,7 +23,7 @@ def search(
     strategy: Strategy,
     trainer: Trains,
     scorer: Scores,
-    plan: Plan,
+    plan: Plan | Plans,
     num_survivors: int,
     population_size: int,
     observer: Observer | None = None,
@@ -36,7 +36,7 @@ def search(
         strategy: What decides which members survive, grow and train (see `graftwork.evolution.strategies`).
         trainer: What makes the updates.
         scorer: What says which validation examples each member gets right.
-        plan: How much work each round gets.
+        plan: How much work each round gets; `Plans` may be added to while the search runs, from the next update on.
         num_survivors: K, members that survive a round.
         population_size: M, members after growth, at least K.
         observer: Function called when the state may be stored (see `Observer`); ``None``: none.
@@ -60,7 +60,7 @@ def search(
         joint_train(state, strategy=strategy, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
         evaluation = scorer.evaluate(list(state.population))
         state.scoring_flops += evaluation.flops
-        yield _finish_round(state, plan, evaluation, strategy.survivors(state, evaluation, num_survivors))
+        yield _finish_round(state, Plans.of(plan), evaluation, strategy.survivors(state, evaluation, num_survivors))
     state.population.keep(state.survivors)
 
 
@@ -70,7 +70,7 @@ def joint_train(
     strategy: Strategy,
     trainer: Trains,
     scorer: Scores,
-    plan: Plan,
+    plan: Plan | Plans,
     observer: Observer | None = None,
 ) -> None:
     """Draw a member and update it on one batch, until this round's share of the plan is done; as in `search`.
@@ -81,11 +81,12 @@ def joint_train(
     Raises:
         GraftworkError: If that would leave no member.
     """
+    plans = Plans.of(plan)
 
     def begin() -> RoundDraw:
         trainer.sync()
         reserved = scorer.flops(state.population.genomes)
-        return RoundDraw(state, strategy=strategy, plan=plan, batch_size=trainer.batch_size, reserved=reserved)
+        return RoundDraw(state, strategy=strategy, plans=plans, batch_size=trainer.batch_size, reserved=reserved)
 
     draw = begin()
     while drawn := draw(trainer.updates_at_once):
@@ -102,9 +103,9 @@ def joint_train(
 
 
 def _finish_round(
-    state: SearchState, plan: Plan, evaluation: Evaluation, survivors: tuple[MemberId, ...]
+    state: SearchState, plans: Plans, evaluation: Evaluation, survivors: tuple[MemberId, ...]
 ) -> Generation:
-    state.finished = state.generation >= plan.num_generations
+    state.finished = state.generation >= plans.at(state.step).num_generations
     state.survivors = survivors
     record = Generation(
         number=state.generation,
