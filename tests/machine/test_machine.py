@@ -67,7 +67,7 @@ def test_kernels_are_not_built_where_nobody_wants_them(monkeypatch: pytest.Monke
 
 
 def test_kernels_that_were_asked_for_and_can_not_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graftwork.machine._choose.build", lambda folder: None)
+    monkeypatch.setattr("graftwork.machine._choose.build", lambda folder, **_: None)
     assert choose_kernels("auto", CPU) is None
     with pytest.raises(ConfigError, match="passes: expected a CPU and a C compiler"):
         choose_kernels("compiled", CPU)

@@ -3,22 +3,25 @@
 A `Machine` says how training steps run here (precision, passes, threads) and what was measured for it. It is made by
 `choose_precision` and `choose_threads`, as asked for or by `measure_precision` and `measure_threads`; `choose_kernels`
 builds the compiled passes and `device_of` finds the device. `calibrate_speed` turns a budget of time into FLOPs by
-timing a `TimedNetwork`, `measure_peak` says what the processor does at best, and `keep_memory` spares page faults.
-`memory_limit` says how much memory a search may take.
+timing a `TimedNetwork` (a `Speed` is that on whole and on shrunk images), `measure_peak` says what the processor does
+at best, and `keep_memory` spares page faults.
+`memory_limit` says how much memory a search may take, and below an effort of `HURRY` nothing is compared.
 """
 
 from graftwork.machine._allocator import keep_memory
-from graftwork.machine._choose import choose_kernels, choose_precision, choose_threads, device_of
+from graftwork.machine._choose import HURRY, choose_kernels, choose_precision, choose_threads, device_of
 from graftwork.machine._machine import Machine
 from graftwork.machine._memory import free_memory, memory_limit, parse_size
 from graftwork.machine._peaks import Peak, measure_peak
 from graftwork.machine._precision import measure_precision
-from graftwork.machine._speed import TimedNetwork, calibrate_speed
+from graftwork.machine._speed import Speed, TimedNetwork, calibrate_speed
 from graftwork.machine._threads import candidate_threads, measure_threads
 
 __all__ = [
+    "HURRY",
     "Machine",
     "Peak",
+    "Speed",
     "TimedNetwork",
     "calibrate_speed",
     "candidate_threads",

@@ -18,6 +18,9 @@ from graftwork.networks.kernels import Kernels, build
 from graftwork.training import Passes, Precision
 
 _AS_ASKED = "as asked for"
+HURRY = 0.25
+"""Share of the usual effort below which nothing is compared or compiled."""
+_HURRIED = "the budget is too short to compare"
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +39,7 @@ def device_of(name: str) -> torch.device:
 
 
 def choose_kernels(
-    passes: Literal["auto"] | Passes, device: torch.device, *, followed: Machine | None = None
+    passes: Literal["auto"] | Passes, device: torch.device, *, followed: Machine | None = None, effort: float = 1.0
 ) -> Kernels | None:
     """Build the compiled passes, where they can be wanted and had.
 
@@ -44,6 +47,7 @@ def choose_kernels(
         passes: What was asked for.
         device: Device that steps run on.
         followed: How an earlier run used its machine; ``None``: there is no earlier run.
+        effort: Share of the usual time to spend, 0 to 1: in a hurry, nothing is compiled that nobody asked for.
 
     Raises:
         ConfigError: If they were asked for and can't be had.
@@ -51,7 +55,8 @@ def choose_kernels(
     unwanted = passes == "torch" if followed is None else followed.passes == "torch"
     if unwanted or (device.type != "cpu" and passes != "compiled"):
         return None
-    kernels = build(cache_folder()) if device.type == "cpu" else None
+    hurried = effort < HURRY and passes == "auto" and followed is None
+    kernels = build(cache_folder(), compiling=not hurried) if device.type == "cpu" else None
     if kernels is None and passes == "compiled":
         raise ConfigError(
             "passes: expected a CPU and a C compiler ($CC, cc, gcc or clang) that takes the package's kernels.c, got "
@@ -71,6 +76,7 @@ def choose_precision(
     passes: Literal["auto"] | Passes,
     kernels: Kernels | None,
     timed: Callable[..., TimedNetwork],
+    effort: float = 1.0,
 ) -> Machine:
     """Choose what to run in: as asked for, without looking at a clock, or as measured on a network of its own.
 
@@ -81,6 +87,7 @@ def choose_precision(
         passes: What was asked for; with both ``"auto"``, compiled passes are kept where they are no slower.
         kernels: Compiled passes; ``None``: there are none.
         timed: Makes the network that is timed, of a genome and a ``precision``.
+        effort: Share of the usual time to spend, 0 to 1; in a hurry it is float32.
 
     Returns:
         The choice, with as many threads as the process has now.
@@ -88,8 +95,11 @@ def choose_precision(
     available: Passes = "torch" if kernels is None else "compiled"
     if precision != "auto":
         return Machine(precision, available, reasons={"precision": _AS_ASKED})
+    if effort < HURRY:
+        return Machine("float32", available, reasons={"precision": _HURRIED})
     network = timed(genome)
-    machine = measure_precision(network.member, network.trainer.batches.batch(0), kernels=kernels)
+    batch = network.trainer.batches.batch(0)
+    machine = measure_precision(network.member, batch, kernels=kernels, limit_seconds=0.8 * effort)
     reason = f"{machine.reasons['precision']}, with {len(genome.layers)} layers"
     machine = replace(machine, reasons={**machine.reasons, "precision": reason})
     return replace(machine, passes=available) if passes != "auto" else machine
@@ -102,6 +112,7 @@ def choose_threads(
     threads: int | None,
     device: torch.device,
     timed: Callable[..., TimedNetwork],
+    effort: float = 1.0,
 ) -> Machine:
     """Choose how many threads to run on: as asked for, or as measured; at most as many as the process has now.
 
@@ -111,6 +122,7 @@ def choose_threads(
         threads: What was asked for; ``None``: measure.
         device: Device that steps run on.
         timed: Makes the network that is timed, of a genome and a ``precision``.
+        effort: Share of the usual time to spend, 0 to 1; in a hurry it is as many as the process has.
 
     Returns:
         The machine with its threads, and what was measured for them. No setting of the process is changed.
@@ -118,9 +130,9 @@ def choose_threads(
     if threads is not None:
         return replace(machine, threads=threads, reasons={**machine.reasons, "threads": _AS_ASKED})
     present = torch.get_num_threads()
-    if device.type != "cpu":
-        reason = f"torch's choice: steps run on {device}"
+    if device.type != "cpu" or effort < HURRY:
+        reason = _HURRIED if device.type == "cpu" else f"torch's choice: steps run on {device}"
         return replace(machine, threads=present, reasons={**machine.reasons, "threads": reason})
     # With one thread nothing is timed.
     step = timed(genome, precision=machine.precision).step if present > 1 else lambda: None
-    return measure_threads(step, machine=machine)
+    return measure_threads(step, machine=machine, limit_seconds=0.6 * effort)

@@ -1,5 +1,6 @@
 """Training speed of this machine, to turn a budget of time into FLOPs."""
 
+from dataclasses import dataclass
 from time import perf_counter
 
 import torch
@@ -9,6 +10,35 @@ from graftwork.networks.bank import BlockBank, grow_bank
 from graftwork.networks.execution import InputTransform
 from graftwork.networks.genome import Genome, training_flops
 from graftwork.training import Augmentation, BankOptimizer, BatchStream, Precision, Rules, Trainer, generator_for
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Training FLOPs per second.
+
+    Args:
+        whole: On images of full size.
+        small: On shrunk ones.
+    """
+
+    whole: float
+    small: float
+
+    def mean(self, small_share: float) -> float:
+        """Over a training of which this share of the FLOPs is spent on shrunk images."""
+        return 1 / ((1 - small_share) / self.whole + small_share / self.small)
+
+    def seconds(self, start: float, stop: float, border: float) -> float:
+        """Seconds from one number of FLOPs spent to another, where images are shrunk up to ``border``."""
+        shrunk = max(0.0, min(stop, border) - start)
+        return shrunk / self.small + (stop - start - shrunk) / self.whole
+
+    def reach(self, start: float, seconds: float, small_share: float) -> float:
+        """Number of FLOPs of a whole training that ends in so many seconds, of which ``start`` are spent."""
+        total = start + seconds * self.whole
+        if start >= small_share * total:
+            return total
+        return (seconds + start / self.small) * self.mean(small_share)
 
 
 class TimedNetwork:
@@ -66,12 +96,17 @@ class TimedNetwork:
         self.num_steps += 1
         return loss
 
-    def rate(self, seconds: float) -> float:
-        """Time steps for about so many seconds, at least three after two that warm up; return steps per second."""
+    def rate(self, seconds: float, *, least: int = 3) -> float:
+        """Time steps, after two that warm up; return steps per second.
+
+        Args:
+            seconds: About how long to go on.
+            least: Steps that are timed at least.
+        """
         for _ in range(2):  # the first steps prepare kernels
             self.step()
         first, start = self.num_steps, perf_counter()
-        while self.num_steps < first + 3 or perf_counter() - start < seconds:
+        while self.num_steps < first + least or perf_counter() - start < seconds:
             self.step()
         return (self.num_steps - first) / (perf_counter() - start)
 
@@ -85,6 +120,7 @@ def calibrate_speed(
     precision: Precision = "float32",
     device: torch.device | str = "cpu",
     seconds: float = 1.5,
+    least: int = 3,
 ) -> float:
     """Time the training of a network on noise, with batches, passes and optimizer as in a run.
 
@@ -96,6 +132,7 @@ def calibrate_speed(
         precision: Type of the factors of products.
         device: Device that it runs on.
         seconds: About how long to measure, after warming up.
+        least: Steps that are timed at least.
 
     Returns:
         Analytic training FLOPs per second.
@@ -103,4 +140,4 @@ def calibrate_speed(
     network = TimedNetwork(
         genome, rules=rules, batch_size=batch_size, augmentation=augmentation, precision=precision, device=device
     )
-    return network.rate(seconds) * training_flops(genome, batch_size)
+    return network.rate(seconds, least=least) * training_flops(genome, batch_size)

@@ -125,12 +125,13 @@ def _is_whole(library: Path) -> bool:
         return False
 
 
-def build(folder: Path) -> Kernels | None:
+def build(folder: Path, *, compiling: bool = True) -> Kernels | None:
     """Compile the kernels (or take them from the cache), load them, and check them against PyTorch.
 
     Args:
         folder: Folder of the cache; made if it is missing. The library's name is a hash of source, compiler and
             processor.
+        compiling: Whether to compile what is not in the cache.
 
     Returns:
         The kernels; ``None`` where there is no compiler (``$CC``, or ``cc``, ``gcc``, ``clang``), it fails, the folder
@@ -148,6 +149,8 @@ def build(folder: Path) -> Kernels | None:
     try:
         _make_own(folder)
         if not _is_whole(library):
+            if not compiling:
+                return None
             library.unlink(missing_ok=True)
             if not _compile(compiler, folder, library):
                 _log.warning("kernels: off, since they can't be compiled by %s; PyTorch does their work", command)
