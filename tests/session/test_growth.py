@@ -56,7 +56,7 @@ def test_limits_hold_for_it() -> None:
 def test_the_precision_is_measured_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, torch.Size]] = []
 
-    def measure(network: nn.Module, batch: tuple[Tensor, Tensor], *, kernels: object) -> Machine:
+    def measure(network: nn.Module, batch: tuple[Tensor, Tensor], *, kernels: object, limit_seconds: float) -> Machine:
         assert kernels is None
         seen.append((network.genome, batch[0].shape))
         return Machine("bfloat16", reasons={"precision": "half the time"})

@@ -7,7 +7,7 @@ import pytest
 
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan
-from graftwork.machine import Machine
+from graftwork.machine import Machine, Speed
 from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session import Budget, make_plan, parse_budget
 from graftwork.session._planning import first_fraction, measure_speed, shared_fraction, small_size
@@ -32,6 +32,20 @@ def test_steps_are_divided_as_the_recipe_says() -> None:
 def test_time_becomes_flops_at_the_speed_that_is_given() -> None:
     plan = planned("100s", speed=1e10)
     assert plan == Plan(4, flops=int(1e12 * 0.92), initial_fraction=0.6)
+
+
+def test_a_time_that_is_over_makes_one_step() -> None:
+    plan = make_plan(parse_budget("1s"), RECIPE, GENOME, batch_size=32, scoring_flops=UPDATE, speed=1e10, seconds=0.0)
+    assert (plan.num_generations, plan.flops) == (0, 2 * UPDATE)
+
+
+def test_speed_tells_seconds_and_how_far_they_reach() -> None:
+    speed = Speed(whole=4.0, small=1.0)
+    assert speed.seconds(0, 100, 40) == 40 + 15
+    assert speed.seconds(60, 100, 40) == 10
+    assert speed.mean(0.4) == pytest.approx(100 / 55)
+    for start in (0.0, 20.0, 40.0, 70.0):
+        assert speed.reach(start, speed.seconds(start, 100, 40), 0.4) == pytest.approx(100)
 
 
 def test_time_without_a_speed_is_refused() -> None:
@@ -126,7 +140,9 @@ def test_speed_is_that_of_whole_and_shrunk_images_by_their_share_of_the_training
     recipe = RECIPES["default"].replace(small_share=0.2, small_scale=0.5)
 
     def measured(share: float) -> float:
-        return measure_speed(recipe.replace(small_share=share), genome, Machine("float32"), batch_size=8)
+        found = measure_speed(recipe.replace(small_share=share), genome, Machine("float32"), batch_size=8)
+        assert found == Speed(4e9, 1e9 if share else 4e9)
+        return found.mean(share)
 
     assert measured(0.0) == pytest.approx(4e9)
     assert measured(0.2) == pytest.approx(1 / (0.8 / 4e9 + 0.2 / 1e9))

@@ -7,11 +7,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from graftwork._version import __version__
+from graftwork.cli._clock import note_began, process_began
 from graftwork.errors import GraftworkError, InputError, SearchInterruptedError
 
 USAGE = 2
@@ -172,4 +174,5 @@ def run_app(application: typer.Typer, name: str, arguments: list[str] | None = N
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run graftwork's command line, and exit with its code."""
+    note_began(process_began() if arguments is None else monotonic())
     run_app(app, "graftwork", arguments)

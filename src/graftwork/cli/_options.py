@@ -16,14 +16,21 @@ Data = Annotated[
         envvar="GRAFTWORK_DATA",
     ),
 ]
-ImageSize = Annotated[int | None, option("Data", "Side in pixels that images are resized to. [default: as they are]")]
+ImageSize = Annotated[
+    str | None,
+    option(
+        "Data", "Side in pixels that images are brought to, 48x64, or auto: by data, budget, memory. [default: auto]"
+    ),
+]
 SkipBad = Annotated[
     bool | None, option("Data", "Leave out images that can't be read, and record them.", "--skip-bad-images")
 ]
 ImageColumn = Annotated[str | None, option("Data", "Column of a table that holds the images.", rare=True)]
 LabelColumn = Annotated[str | None, option("Data", "Column of a table that holds the labels.", rare=True)]
 
-Budget = Annotated[str | None, option("Budget", "Time (10m), training FLOPs (0.05PFLOP) or steps (20000steps).")]
+Budget = Annotated[
+    str | None, option("Budget", "Time of the command (10m), training FLOPs (0.05PFLOP) or steps (20000steps).")
+]
 Seed = Annotated[int | None, option("Budget", "Seed of every random choice. [default: 0]")]
 
 Recipe = Annotated[

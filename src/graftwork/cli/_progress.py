@@ -9,19 +9,58 @@ from graftwork.cli._app import emit, say, share
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from graftwork.evolution import Generation, SearchState
+    from graftwork.evolution import Generation, Plan, SearchState
     from graftwork.session import Setup
 
 
 _LINE_EVERY = 10.0
 
 
-def _headline(stage: str, setup: "Setup") -> str:
-    plan = setup.plan
-    work = f"{plan.flops / 1e15:.3g} PFLOP" if plan.flops else f"{plan.total_steps:,} steps"
-    return (
-        f"{stage}: {setup.problem.dataset.name}, {work}, {plan.num_generations} generations, {setup.machine.precision}"
-    )
+def facts(stage: str, setup: "Setup") -> dict[str, Any]:
+    """What is known before the first step, as plain data."""
+    problem, plan, memory = setup.problem, setup.plans.latest, setup.memory
+    channels, height, width = problem.input_shape
+    images, tests = problem.dataset.images, problem.dataset.test_images
+    return {
+        "stage": stage,
+        "data": problem.dataset.name,
+        "images": len(images) + (0 if tests is None else len(tests)),
+        "classes": len(problem.dataset.class_names),
+        "size": [height, width, channels],
+        "batch_size": setup.trainer.batch_size,
+        "step_seconds": setup.step_seconds,
+        "memory": None if memory is None else memory.needed(setup.seed_network),
+        "most_memory": None if memory is None else memory.most,
+        "flops": plan.flops,
+        "steps": plan.total_steps,
+        "generations": plan.num_generations,
+        "precision": setup.machine.precision,
+        "threads": setup.machine.threads,
+    }
+
+
+def _headlines(stage: str, setup: "Setup") -> list[str]:
+    found = facts(stage, setup)
+    height, width, channels = found["size"]
+    work = f"{found['flops'] / 1e15:.3g} PFLOP" if found["flops"] else f"{found['steps']:,} steps"
+    plan = f"{stage}: {work}, {found['generations']} generations, {found['precision']}, {found['threads']} threads"
+    if stage != "search":
+        return [plan]
+    seconds = found["step_seconds"]
+    step = f"{found['batch_size']} images" + ("" if seconds is None else f", about {seconds:.2g} s")
+    data, images, classes = found["data"], found["images"], found["classes"]
+    lines = [f"data: {data}, {images:,} images of {classes:,} classes, {height}×{width}×{channels}", f"a step: {step}"]
+    if found["memory"] is not None:
+        lines[-1] += f"; memory: about {found['memory'] / 1e9:.2g} GB of {found['most_memory'] / 1e9:.3g} GB"
+    return [*lines, plan]
+
+
+def _look_line(stage: str, step: int, accuracy: float) -> str:
+    return f"{stage} step {step:,}: the seed network would score {accuracy:.4f} validation now"
+
+
+def _plan_line(plan: "Plan") -> str:
+    return f"planned again for the budget: {(plan.flops or 0) / 1e15:.4g} PFLOP, {plan.num_generations} generations"
 
 
 def _generation_line(stage: str, generation: "Generation") -> str:
@@ -64,7 +103,22 @@ class LineListener:
     def on_stage(self, stage: str, setup: "Setup") -> None:
         """Say what begins."""
         self._stage, self._rate = stage, None
-        say(_headline(stage, setup))
+        for line in _headlines(stage, setup):
+            say(line)
+
+    def on_decoding(self, done: int, total: int) -> None:
+        """Say how far it is, now and then."""
+        if time.monotonic() - self._spoken > _LINE_EVERY:
+            say(f"decoding: {done:,} of {total:,} images")
+            self._spoken = time.monotonic()
+
+    def on_look(self, stage: str, step: int, accuracy: float) -> None:
+        """Say what it gave."""
+        say(_look_line(stage, step, accuracy))
+
+    def on_plan(self, plan: "Plan") -> None:
+        """Say what is planned."""
+        say(_plan_line(plan))
 
     def on_step(self, state: "SearchState", member: str, loss: float, progress: float) -> None:
         """Say where it stands, now and then."""
@@ -91,7 +145,18 @@ class JsonListener(LineListener):
 
     def on_stage(self, stage: str, setup: "Setup") -> None:
         """Tell the plan."""
-        emit({"type": "stage", "stage": stage, "flops": setup.plan.flops, "steps": setup.plan.total_steps})
+        emit({"type": "stage", **facts(stage, setup)})
+
+    def on_decoding(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def on_look(self, stage: str, step: int, accuracy: float) -> None:
+        """Tell what it gave."""
+        emit({"type": "look", "stage": stage, "step": step, "validation_accuracy": accuracy})
+
+    def on_plan(self, plan: "Plan") -> None:
+        """Tell the plan."""
+        emit({"type": "plan", "flops": plan.flops, "generations": plan.num_generations})
 
     def on_step(self, state: "SearchState", member: str, loss: float, progress: float) -> None:
         """Say nothing."""
@@ -129,16 +194,35 @@ class BarListener:
 
     def on_stage(self, stage: str, setup: "Setup") -> None:
         """Begin a bar."""
+        self.close()
+        for line in _headlines(stage, setup):
+            self._console.print(line, highlight=False)
+        self._rate, self._best = None, "–"
+        self._begin(stage, "best {task.fields[best]}  loss {task.fields[loss]}  {task.fields[speed]}", 1.0)
+
+    def _begin(self, what: str, status: str, total: float) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.close()
-        self._console.print(_headline(stage, setup), highlight=False)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        status = TextColumn("best {task.fields[best]}  loss {task.fields[loss]}  {task.fields[speed]}")
-        self._bar = Progress(*columns, status, console=self._console, transient=True)
-        self._task = self._bar.add_task(stage, total=1.0, best="–", loss="–", speed="")
-        self._rate, self._best = None, "–"
+        self._bar = Progress(*columns, TextColumn(status), console=self._console, transient=True)
+        self._task = self._bar.add_task(what, total=total, best="–", loss="–", speed="")
         self._bar.start()
+
+    def on_decoding(self, done: int, total: int) -> None:
+        """Begin a bar, or move it."""
+        if self._bar is None:
+            self._begin("decoding", f"{total:,} images", total)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def on_look(self, stage: str, step: int, accuracy: float) -> None:
+        """Print what it gave above the bar."""
+        self._best = f"{accuracy:.4f}"
+        self._console.print(_look_line(stage, step, accuracy), highlight=False)
+
+    def on_plan(self, plan: "Plan") -> None:
+        """Print what is planned above the bar."""
+        self._console.print(_plan_line(plan), highlight=False)
 
     def on_step(self, state: "SearchState", member: str, loss: float, progress: float) -> None:
         """Move the bar."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.cli._app import MEMORY_HINT, emit, is_out_of_memory, plain, say, share, tell
+from graftwork.cli._clock import began_at
 from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ResourceError
 
@@ -33,17 +34,17 @@ def session_to_its_end(
     listener = make_listener(quiet=quiet, as_json=as_json)
     if not quiet and not as_json:
         say(f"run folder: {out}")
-    if config is None:
-        session = Session.resume(out, listener=listener, group=group)
-    else:
-        session = Session.start(config, out, listener=listener, group=group)
-
-    def stop() -> None:
-        session.stop_requested = True
-        if group is not None:
-            group.stop_wanted = True
-
     try:
+        if config is None:
+            session = Session.resume(out, listener=listener, group=group)
+        else:
+            session = Session.start(config, out, listener=listener, group=group, began=began_at())
+
+        def stop() -> None:
+            session.stop_requested = True
+            if group is not None:
+                group.stop_wanted = True
+
         with stopped_by_signals(stop), going_on(out):
             result = session.run()
     finally:

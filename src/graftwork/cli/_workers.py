@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.cli._app import guarded
+from graftwork.cli._clock import began_at, note_began
 from graftwork.cli._run import session_to_its_end
 from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ConfigError, InputError, ResourceError
@@ -62,15 +63,16 @@ def launch_session(size: int, out: Path, config: SearchConfig | None, **how: boo
     if config is not None:
         RunFolder.check_free(out)
     try:
-        code = launch(_worker, size, out, config.to_toml() if config is not None else None, how)
+        code = launch(_worker, size, out, config.to_toml() if config is not None else None, how, began_at())
     except ResourceError as error:
         raise _hint(error, out) from error
     if code:
         sys.exit(code)
 
 
-def _worker(method: str, out: Path, config: str | None, how: dict[str, bool]) -> None:
+def _worker(method: str, out: Path, config: str | None, how: dict[str, bool], began: float) -> None:
     """One worker, in a process of its own."""
+    note_began(began)  # the clock of one machine is that of all its processes
     given = None if config is None else SearchConfig.from_dict(tomllib.loads(config))
     sys.exit(guarded(lambda: lead(out, given, method=method, **how)))
 

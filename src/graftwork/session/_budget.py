@@ -24,8 +24,9 @@ class Budget:
     """How much a search may spend.
 
     Args:
-        kind: What is counted: ``"seconds"`` of training and scoring (turned into FLOPs before the first step),
-            ``"flops"`` of training and scoring, or ``"steps"`` of training.
+        kind: What is counted: ``"seconds"`` from the start of the command to the result (turned into FLOPs before the
+            first step, and again where the machine is slower or faster than it was), ``"flops"`` of training and
+            scoring, or ``"steps"`` of training.
         amount: Number of that unit; greater than 0.
         text: The words that it was read from, as a config stores it.
     """

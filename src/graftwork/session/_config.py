@@ -1,5 +1,6 @@
 """SearchConfig: every option of a search, from TOML and flags."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -51,10 +52,12 @@ class SearchConfig:
         validation: Share or number of training images that selection sees.
         blend: Share or number of training images that ensembles are fitted on.
         test: Share or number of images held out as test split where the data set has none.
-        image_size: Side in pixels that images are resized to; ``None``: as they are.
+        image_size: Pixels that images are brought to: a side, height and width (``"48x64"``), or ``"auto"``: what data,
+            budget and memory decide (see ``docs/how-to/photos.md``).
         image_column: Column of a table that holds images; ``None``: found by its type.
         label_column: Column of a table that holds labels; ``None``: found by its name.
         skip_bad_images: Whether images that can't be read are left out and recorded; otherwise they are an error.
+        max_images: About how many images are used; ``None``: all, or as many as a budget of time leaves time to decode.
         max_parameters: Most parameters of a member; ``None``: any number.
         max_flops: Most FLOPs of a member's forward pass over one image; ``None``: any number.
         max_memory: Memory that each process may take to train and score a member, such as ``4GB``; ``None``: six tenths
@@ -87,10 +90,11 @@ class SearchConfig:
     validation: float = 0.1
     blend: float = 0.05
     test: float = 0.15
-    image_size: int | None = None
+    image_size: int | str = "auto"
     image_column: str | None = None
     label_column: str | None = None
     skip_bad_images: bool = False
+    max_images: int | None = None
     max_parameters: int | None = None
     max_flops: int | None = None
     max_memory: str | None = None
@@ -118,7 +122,10 @@ class SearchConfig:
             raise ConfigError(f"precision: expected auto, float32 or bfloat16, got {self.precision!r}; take one")
         if self.passes not in ("auto", "compiled", "torch"):
             raise ConfigError(f"passes: expected auto, compiled or torch, got {self.passes!r}; take one")
-        counts = ("threads", "workers", "sync_every", "max_parameters", "max_flops", "image_size", "scoring_batch_size")
+        if isinstance(self.image_size, str) and self.image_size.isdecimal():
+            object.__setattr__(self, "image_size", int(self.image_size))
+        parse_image_size(self.image_size)  # refuses what is no size
+        counts = ("threads", "workers", "sync_every", "max_images", "max_parameters", "max_flops", "scoring_batch_size")
         for name in ("seed", "split_seed", *counts):
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
@@ -195,6 +202,24 @@ class SearchConfig:
             if path is None or given:  # it may be the flags
                 raise
             raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_image_size(value: object) -> int | tuple[int, int] | None:
+    """Read a side, height and width (``"48x64"``) or ``"auto"``, for which ``None`` is returned.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if value == "auto":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[x×]([1-9][0-9]{0,4})", value) if isinstance(value, str) else None
+    if match is None:
+        raise ConfigError(
+            f"image_size: expected auto, a side such as 64, or 48x64 (height, width), got {value!r}; give one"
+        )
+    return int(match[1]), int(match[2])
 
 
 def read_options(path: Path) -> dict[str, Any]:

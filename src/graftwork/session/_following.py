@@ -15,11 +15,11 @@ from torch import Tensor
 
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Plan, SearchState, search
-from graftwork.machine import Machine
+from graftwork.machine import Machine, Speed
 from graftwork.networks.genome import Genome, num_parameters, training_flops
 from graftwork.runs import pack_state, unpack_optimizer, unpack_state, unpack_strategy
 from graftwork.session._config import SearchConfig
-from graftwork.session._planning import measure_speed, shared_fraction
+from graftwork.session._planning import TIME_MARGIN, measure_speed, shared_fraction
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
 from graftwork.training import BankOptimizer, Recipe, part_of
@@ -58,9 +58,12 @@ def prepare_together(config: SearchConfig, group: Group | None, **known: Any) ->
     if group is None:
         return prepare(config, **known)
 
-    def time_speed(recipe: Recipe, genome: Genome, machine: Machine, *, batch_size: int, device: torch.device) -> float:
+    def time_speed(
+        recipe: Recipe, genome: Genome, machine: Machine, *, batch_size: int, device: torch.device, effort: float
+    ) -> Speed:
         group.send({"type": "time", "config": config.to_toml(), "machine": machine.to_dict()})
-        return _time_together(group, config.sync_every, recipe, genome, machine, batch_size=batch_size, device=device)
+        how: Any = {"batch_size": batch_size, "device": device, "effort": effort}
+        return _time_together(group, config.sync_every, recipe, genome, machine, **how)
 
     return prepare(config, time_speed=time_speed, processes=group.local_size, **known)
 
@@ -74,12 +77,14 @@ def _time_together(
     *,
     batch_size: int,
     device: torch.device,
-) -> float:
-    """Time all ranks at once, as they will run; return the training FLOPs per second that they do together."""
+    effort: float,
+) -> Speed:
+    """Time all ranks at once, as they will run; return the speed to plan with, which they reach together."""
     shared = shared_fraction(recipe, sync_every=sync_every, batch_size=batch_size, num_workers=group.size)
 
     def speed(size: int) -> float:
-        return group.sum_at_once(lambda: measure_speed(recipe, genome, machine, batch_size=size, device=device))
+        how: Any = {"batch_size": size, "device": device, "effort": effort}
+        return group.sum_at_once(lambda: measure_speed(recipe, genome, machine, **how).mean(recipe.small_share))
 
     seconds = 0.0  # that all ranks together take for one FLOP
     if shared > 0:  # an update waits for its exchange
@@ -89,7 +94,8 @@ def _time_together(
         seconds += shared * (1 / speed(part.stop - part.start) + exchange / update)
     if shared < 1:
         seconds += (1 - shared) / speed(batch_size)
-    return 1 / seconds
+    planned = TIME_MARGIN / seconds  # their plan holds to the end, so it has to leave some time
+    return Speed(planned, planned)
 
 
 def announce(group: Group, setup: Setup, genome: Genome, **numbers: int) -> None:

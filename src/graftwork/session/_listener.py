@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from graftwork.evolution import Generation, SearchState
+from graftwork.evolution import Generation, Plan, SearchState
 from graftwork.session._setup import Setup
 
 
@@ -12,8 +12,17 @@ class Listener(Protocol):
     def on_stage(self, stage: str, setup: Setup) -> None:
         """A stage, ``"search"`` or ``"control"``, begins or continues."""
 
+    def on_decoding(self, done: int, total: int) -> None:
+        """So many of all images are decoded."""
+
     def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
         """One update is done."""
+
+    def on_look(self, stage: str, step: int, accuracy: float) -> None:
+        """The seed network was scored in the middle of the first round."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """The rest of the search was planned again, to keep a budget of time."""
 
     def on_generation(self, stage: str, generation: Generation) -> None:
         """One round is done."""
@@ -28,7 +37,16 @@ class SilentListener:
     def on_stage(self, stage: str, setup: Setup) -> None:
         """Say nothing."""
 
+    def on_decoding(self, done: int, total: int) -> None:
+        """Say nothing."""
+
     def on_step(self, state: SearchState, member: str, loss: float, progress: float) -> None:
+        """Say nothing."""
+
+    def on_look(self, stage: str, step: int, accuracy: float) -> None:
+        """Say nothing."""
+
+    def on_plan(self, plan: Plan) -> None:
         """Say nothing."""
 
     def on_generation(self, stage: str, generation: Generation) -> None:

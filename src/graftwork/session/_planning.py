@@ -4,7 +4,7 @@ import torch
 
 from graftwork.errors import ConfigError, GenomeError
 from graftwork.evolution import Plan
-from graftwork.machine import Machine, calibrate_speed
+from graftwork.machine import HURRY, Machine, Speed, calibrate_speed
 from graftwork.networks.genome import Genome, training_flops
 from graftwork.session._budget import Budget
 from graftwork.training import Recipe, most_parts
@@ -16,7 +16,7 @@ DEFAULT_STEPS = 2000
 """Without a budget, a recipe that counts in FLOPs gets those of so many updates of the seed network."""
 
 TIME_MARGIN = 0.92
-"""Share of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
+"""Share of a time that is planned for where nothing is planned again: mutation, draws and checkpoints take the rest."""
 
 
 def make_plan(
@@ -27,10 +27,12 @@ def make_plan(
     batch_size: int,
     scoring_flops: int,
     speed: float | None = None,
+    seconds: float | None = None,
 ) -> Plan:
     """Turn a budget into a plan: how much work each round gets, and how large images are.
 
-    A budget that does not reach for every generation of the recipe makes fewer, down to none: the seed network alone.
+    A budget that does not reach for every generation of the recipe makes fewer, down to none: the seed network alone. A
+    time that is over before the first step makes one step.
 
     Args:
         budget: What the search may spend; ``None``: the steps of the recipe, or `DEFAULT_STEPS` where it counts in
@@ -40,6 +42,7 @@ def make_plan(
         batch_size: Images in an update.
         scoring_flops: FLOPs of scoring the seed network once.
         speed: Training FLOPs per second, which a budget of time needs (see `measure_speed`).
+        seconds: What is left of a budget of time, all of which is planned for; ``None``: `TIME_MARGIN` of the whole.
 
     Raises:
         ConfigError: If the budget does not reach for one step of the seed network, or is a time and no speed is given.
@@ -53,7 +56,9 @@ def make_plan(
         return Plan(*steps, small_share=share, small_size=size)
     if budget is not None and budget.kind == "steps":
         return Plan(*_divided(budget, recipe.num_generations, fraction), small_share=share, small_size=size)
-    flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed)
+    flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed, seconds)
+    if budget is not None and budget.kind == "seconds":
+        flops = max(flops, scoring_flops + update)
     generations = _generations(recipe, flops, fraction, scoring=scoring_flops, update=update)
     if generations == 0:
         fraction = 1.0
@@ -100,7 +105,8 @@ def measure_speed(
     *,
     batch_size: int,
     device: torch.device | str = "cpu",
-) -> float:
+    effort: float = 1.0,
+) -> Speed:
     """Time updates of the seed network, on whole and on shrunk images as the search trains on them.
 
     Args:
@@ -109,25 +115,24 @@ def measure_speed(
         machine: How steps run; its precision is used, its passes and threads have to be set.
         batch_size: Images in an update.
         device: Device that steps run on.
-
-    Returns:
-        Training FLOPs per second over a whole search.
+        effort: Share of the usual time to spend on it, 0 to 1. In a hurry one step of fewer images has to do, whole
+            ones alone; such a plan is soon made again.
     """
-    size = small_size(recipe, genome)
-    shares = {genome: 1.0}
-    if size is not None:
-        shares = {genome: 1 - recipe.small_share, genome.at_size(*size): recipe.small_share}
-    seconds = 0.0
-    for network, share in shares.items():
-        seconds += share / calibrate_speed(
+    size, hurried = small_size(recipe, genome), effort < HURRY
+    whole, *small = (
+        calibrate_speed(
             network,
             rules=recipe.rules,
-            batch_size=batch_size,
+            batch_size=min(batch_size, 32) if hurried else batch_size,
             augmentation=recipe.augmentation.resolve(genome.input_shape),
             precision=machine.precision,
             device=device,
+            seconds=1.5 * effort,
+            least=1 if hurried else 3,
         )
-    return 1 / seconds
+        for network in ([genome] if size is None or hurried else [genome, genome.at_size(*size)])
+    )
+    return Speed(whole, small[0] if small else whole)
 
 
 def _divided(budget: Budget, generations: int, fraction: float) -> tuple[int, int, int]:
@@ -163,9 +168,9 @@ def _generations(recipe: Recipe, flops: int, fraction: float, *, scoring: int, u
     return min(recipe.num_generations, fit)
 
 
-def _flops(budget: Budget, speed: float | None) -> int:
+def _flops(budget: Budget, speed: float | None, seconds: float | None) -> int:
     if budget.kind == "flops":
         return int(budget.amount)
     if speed is None:
         raise ConfigError(f"budget: expected a speed to turn {budget} into FLOPs, got none; measure it first")
-    return int(speed * budget.amount * TIME_MARGIN)
+    return int(speed * (TIME_MARGIN * budget.amount if seconds is None else seconds))

@@ -1,14 +1,17 @@
 """Problem: the data of a search, split and normalised."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graftwork._files import parse_json, read_named
 from graftwork.datasets import (
     ImageDataset,
+    Progress,
     Splits,
     are_uneven,
     balanced_weights,
@@ -17,9 +20,12 @@ from graftwork.datasets import (
     load_dataset,
     split,
 )
+from graftwork.errors import ConfigError
 from graftwork.networks.execution import InputTransform
-from graftwork.session._config import SearchConfig
+from graftwork.networks.genome import Genome
+from graftwork.session._config import SearchConfig, parse_image_size
 from graftwork.training import Recipe, take_images
+from graftwork.typing import Shape
 
 CALIBRATION_VALUES = 2**23
 """Most pixel values that are run as one batch when statistics are made."""
@@ -40,14 +46,21 @@ class Problem:
     transform: InputTransform
 
     @classmethod
-    def load(cls, config: SearchConfig) -> "Problem":
-        """Load and split the data set of a config."""
+    def load(cls, config: SearchConfig, *, progress: Progress | None = None) -> "Problem":
+        """Load and split the data set of a config.
+
+        Args:
+            config: Options of a search.
+            progress: Hears how far decoding is, where images are decoded; ``None``: nobody does.
+        """
         dataset = load_dataset(
             config.data,
-            image_size=config.image_size,
+            image_size=parse_image_size(config.image_size),
             image_column=config.image_column,
             label_column=config.label_column,
             skip_bad_images=config.skip_bad_images,
+            max_images=config.max_images,
+            progress=progress,
         )
         seed = config.seed if config.split_seed is None else config.split_seed
         splits = split(dataset, seed=seed, validation=config.validation, blend=config.blend, test=config.test)
@@ -100,5 +113,22 @@ class Problem:
 
     def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
         """Choose the calibration subset: ``wanted`` rows, or as many as fit in one batch."""
-        fit = max(2, CALIBRATION_VALUES // int(np.prod(self.input_shape)))
-        return self.splits.calibration(min(wanted, fit, len(self.splits.train)))
+        return self.splits.calibration(min(most_calibration(wanted, self.input_shape), len(self.splits.train)))
+
+
+def most_calibration(wanted: int, input_shape: Shape) -> int:
+    """Number of images that statistics are made from: as many as are wanted, or as fit in one batch."""
+    return min(wanted, max(2, CALIBRATION_VALUES // int(np.prod(input_shape))))
+
+
+def read_genome(path: str) -> Genome:
+    """Read the genome of a file that the user has named.
+
+    Raises:
+        ConfigError: If it can't be read.
+    """
+    try:
+        data = read_named(Path(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"genome: expected a JSON file, got {path} ({error}); check the path") from error
+    return Genome.from_dict(parse_json(data, path, error=ConfigError))

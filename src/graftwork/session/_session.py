@@ -1,5 +1,6 @@
 """Session: a search from config to finished run folder, with checkpoints and a control."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -11,27 +12,20 @@ from graftwork._files import damaged
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
-from graftwork.metrics import diversity
-from graftwork.networks.genome import Genome, forward_flops, num_parameters
-from graftwork.runs import (
-    BirthRow,
-    GenerationRow,
-    MemberRow,
-    Result,
-    Row,
-    RunFolder,
-    SkippedRow,
-    now,
-    pack_state,
-    provenance,
-)
+from graftwork.networks.genome import Genome
+from graftwork.runs import Result, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import METHODS, methods_for
-from graftwork.session._final import CONTROL, FinalScoring
+from graftwork.session._final import FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
+from graftwork.session._looks import Looks
 from graftwork.session._problem import Problem
-from graftwork.session._setup import Setup, prepare
+from graftwork.session._replanning import keep_time, restore_plans, store_plans
+from graftwork.session._rows import rows_of, skipped_notes
+from graftwork.session._setup import Setup, prepare, settle_memory
+from graftwork.session._sizing import settle_size
+from graftwork.session._timing import Timing
 from graftwork.workers import Group
 
 
@@ -46,10 +40,17 @@ class Session:
         config: All options.
         listener: Hears what happens; ``None``: nobody does.
         group: The ranks that search together, of which this is rank 0; ``None``: this process alone.
+        began: Moment, by `time.monotonic`, from which the run's time counts; ``None``: now.
     """
 
     def __init__(
-        self, run: RunFolder, config: SearchConfig, *, listener: Listener | None = None, group: Group | None = None
+        self,
+        run: RunFolder,
+        config: SearchConfig,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        began: float | None = None,
     ) -> None:
         self.folder = run
         self.config = config
@@ -58,12 +59,18 @@ class Session:
         self.stop_requested = False
         self._stored: dict[str, Any] | None = None
         self._elapsed = 0.0
-        self._began = monotonic()
+        self._began = monotonic() if began is None else began
         self._saved = monotonic()
 
     @classmethod
     def start(
-        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
+        cls,
+        config: SearchConfig,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        began: float | None = None,
     ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty).
 
@@ -72,14 +79,22 @@ class Session:
             out: Folder of the run.
             listener: Hears what happens; ``None``: nobody does.
             group: The ranks that search together; ``None``: this process alone.
+            began: Moment, by `time.monotonic`, at which the command began, from which a budget of time counts;
+                ``None``: now.
         """
+        began = monotonic() if began is None else began
         RunFolder.check_free(out)
-        config = config.located()
-        setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
+        processes, listener = 1 if group is None else group.local_size, listener or SilentListener()
+        # first: a mistake in any option must not leave a folder behind
+        config, sized = settle_size(config.located(), processes=processes)
+        problem = Problem.load(config, progress=listener.on_decoding)
+        config, fitted = settle_memory(config, problem, processes=processes)
+        setup = prepare_together(config, group, problem=problem, began=began)
+        setup.notes += sized + fitted
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
         folder = RunFolder.create(out, files, origin={"config": config.to_dict(), "seed_genome": genome.to_dict()})
-        session = cls(folder, config, listener=listener, group=group)
+        session = cls(folder, config, listener=listener, group=group, began=began)
         session._problem, session._fresh = setup.problem, setup
         return session
 
@@ -151,8 +166,8 @@ class Session:
     def _tell_plan(self, setup: Setup) -> None:
         """Say before training what is doubtful about the data, and what was decided because of them."""
         problem, recipe, note = setup.problem, setup.recipe, self.listener.on_note
-        for text in problem.describe()["warnings"]:
-            note(f"data: {text}")
+        for text in (*(f"data: {warning}" for warning in problem.describe()["warnings"]), *setup.notes):
+            note(text)
         if len(problem.splits.train) < recipe.few_images:
             note(
                 f"training: {len(problem.splits.train)} images are few (few_images), so shifts reach "
@@ -174,28 +189,33 @@ class Session:
             )
 
     def _prepare(self) -> Setup:
-        self._problem = problem = self._problem or Problem.load(self.config)
+        self._problem = problem = self._problem or Problem.load(self.config, progress=self.listener.on_decoding)
         if self._stored is None:
             setup = self._fresh or prepare_together(
-                self.config, self.group, problem=problem, seed_network=self._seed_network()
+                self.config, self.group, problem=problem, seed_network=self._seed_network(), began=self._began
             )
             self._stored = provenance(
                 self.config.device,
                 data=problem.describe(),
                 plan=asdict(setup.plan),
                 training=setup.decided,
-                training_flops_per_second=setup.speed,
+                timing=None if setup.timing is None else asdict(setup.timing),
                 workers=self._workers(),
                 started_at=now(),
             )
             self._stored["machine"] |= setup.machine.to_dict()
             self.folder.remember(plan=self._stored["plan"], data=problem.dataset.fingerprint)
+            store_plans(self.folder, setup)
             self.folder.write_json("provenance.json", self._stored)
             return setup
         with damaged(str(self.folder.path / "provenance.json")):
             self._compare(problem)
             plan, machine = Plan(**self._stored["plan"]), Machine.from_dict(self._stored["machine"])
-        return self._setup(problem, plan, machine)
+            timing = Timing.from_dict(self._stored["timing"]) if self._stored.get("timing") else None
+        setup = self._setup(problem, plan, machine)
+        setup.timing = timing
+        restore_plans(self.folder, setup)
+        return setup
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
@@ -258,8 +278,15 @@ class Session:
         return state
 
     def _observer(self, stage: str, setup: Setup) -> Observer:
+        plan_again = self._planner(stage, setup)
+        looks = Looks(setup, lambda: self.seconds)
+
         def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
             self.listener.on_step(state, member, loss, progress)
+            if plan_again is not None:
+                plan_again(state)
+            if (accuracy := looks.accuracy(state)) is not None:
+                self.listener.on_look(stage, state.step, accuracy)
             stopping = self.stop_requested if self.group is None else self.group.stopping
             if stopping or monotonic() - self._saved > self.config.checkpoint_every:
                 self._checkpoint(stage, setup)
@@ -271,9 +298,15 @@ class Session:
 
         return observe
 
+    def _planner(self, stage: str, setup: Setup) -> Callable[[SearchState], None] | None:
+        """What keeps the search to a budget of time; ``None`` for other budgets, the control, and several workers."""
+        if setup.timing is None or stage != "search" or self.group is not None:
+            return None
+        return keep_time(self.folder, setup, clock=lambda: self.seconds, tell=self.listener.on_plan)
+
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
         """Train the seed network alone, by the same recipe, with the FLOPs of the whole search."""
-        plan = setup.plan.alone(searched.spent_flops)
+        plan = setup.plans.latest.alone(searched.spent_flops)
         alone = self._setup(setup.problem, plan, setup.machine)
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
         return alone
@@ -291,40 +324,9 @@ class Session:
         self._saved = monotonic()
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
-        seconds = round(self.seconds, 3)
-        rows: list[Row] = self._skipped(stage, generation)
-        for member_id, accuracy in generation.accuracies.items():
-            genome = state.population[member_id].genome
-            rows.append(
-                MemberRow(
-                    type="member" if stage == "search" else "control",
-                    generation=generation.number,
-                    id=member_id if stage == "search" else CONTROL,
-                    validation_accuracy=accuracy,
-                    parameters=num_parameters(genome),
-                    flops=forward_flops(genome),
-                    step=generation.step,
-                    training_flops=generation.training_flops,
-                    seconds=seconds,
-                )
-            )
-        if stage == "search":
-            rows.append(_generation_row(state, generation, seconds))
-        self.folder.append_records(rows)
-
-    def _skipped(self, stage: str, generation: Generation) -> list[Row]:
-        """Rows of what was skipped in a round, which the user is told of, too."""
-        rows: list[Row] = []
-        for name, updates in generation.skipped.items():
-            shown = name if stage == "search" else CONTROL
-            dropped = name in generation.dropped
-            rows.append(SkippedRow("skipped", generation.number, shown, updates, dropped, generation.step))
-            end = ", three of them in a row: it is dropped" if dropped else ""
-            self.listener.on_note(
-                f"generation {generation.number}: {updates} updates of {shown} were skipped, as their loss or gradient "
-                f"was not finite{end}"
-            )
-        return rows
+        for text in skipped_notes(stage, generation):
+            self.listener.on_note(text)
+        self.folder.append_records(rows_of(stage, state, generation, seconds=round(self.seconds, 3)))
 
     def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> Result:
         """Open the test split once, and write members, predictions and the result."""
@@ -333,7 +335,7 @@ class Session:
             "training_flops": searched.training_flops,
             "scoring_flops": searched.scoring_flops,
             "seconds": round(self.seconds, 3),
-            "generations": setup.plan.num_generations,
+            "generations": setup.plans.latest.num_generations,
             "steps": searched.step,
             "seed": self.config.seed,
             "bank_sha256": digest,
@@ -345,26 +347,3 @@ class Session:
         }
         self.folder.write_json("result.json", result)
         return result
-
-
-def _generation_row(state: SearchState, generation: Generation, seconds: float) -> GenerationRow:
-    evaluation, population = generation.evaluation, state.population
-    varied = len(generation.members) > 1
-    return GenerationRow(
-        type="generation",
-        generation=generation.number,
-        members=generation.members,
-        survivors=generation.survivors,
-        births=tuple(BirthRow(birth.id, birth.parent, birth.transform) for birth in generation.births),
-        best=generation.best,
-        step=generation.step,
-        training_flops=generation.training_flops,
-        scoring_flops=generation.scoring_flops,
-        mean_loss=generation.mean_loss,
-        rejected=generation.report.rejected,
-        saturated=generation.report.saturated,
-        diversity=asdict(diversity(evaluation.predicted, evaluation.labels)) if varied else None,
-        bank_blocks=len(population.bank),
-        bank_parameters=population.bank.num_parameters,
-        seconds=seconds,
-    )

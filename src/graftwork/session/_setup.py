@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import torch
 
-from graftwork._files import parse_json, read_named
 from graftwork.errors import ConfigError
-from graftwork.evolution import Plan, Population, SearchState
+from graftwork.evolution import Plan, Plans, Population, SearchState
 from graftwork.evolution.strategies import Strategy
 from graftwork.machine import (
     Machine,
+    Speed,
     TimedNetwork,
     choose_kernels,
     choose_precision,
@@ -24,11 +24,13 @@ from graftwork.machine import (
     memory_limit,
 )
 from graftwork.networks.execution import set_kernels
-from graftwork.networks.genome import Genome, num_parameters, seed_genome
+from graftwork.networks.genome import Genome, num_parameters, seed_genome, training_flops
 from graftwork.session._config import SearchConfig
 from graftwork.session._growth import strategy_of, typical_genome
 from graftwork.session._planning import make_plan, measure_speed
-from graftwork.session._problem import Problem
+from graftwork.session._problem import Problem, read_genome
+from graftwork.session._sizing import memory_of, settle_batches, settle_size
+from graftwork.session._timing import Timing, effort_of, timing_of
 from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer
 
 
@@ -46,7 +48,12 @@ class Setup:
         strategy: Decides who trains, survives and grows.
         plan: How much work each round gets.
         machine: How steps run, and what was measured for it. Passes and threads are settings of the process.
-        speed: Measured training FLOPs per second; ``None`` where the budget needs none.
+        timing: What a budget of time allows; ``None`` for other budgets.
+        memory: Estimates what members take; ``None``: nothing is known of memory.
+        notes: What was decided for these data, budget and memory, a sentence each.
+
+    Attributes:
+        plans: The plan, and those that were made after it.
     """
 
     config: SearchConfig
@@ -58,7 +65,26 @@ class Setup:
     strategy: Strategy
     plan: Plan
     machine: Machine
-    speed: float | None = None
+    timing: Timing | None = None
+    memory: MemoryLimit | None = None
+    notes: tuple[str, ...] = ()
+    plans: Plans = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plans = Plans(self.plan)
+
+    @property
+    def seed_network(self) -> Genome:
+        """The genome that the search began with."""
+        return self.population.lineage[0].genome
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of an update of the seed network, as measured; ``None`` where nothing was."""
+        if self.timing is not None:
+            return training_flops(self.seed_network, self.trainer.batch_size) / self.timing.speed.whole
+        seconds, threads = self.machine.seconds, self.machine.threads
+        return seconds.get(f"{threads} thread{'s' if threads > 1 else ''}", seconds.get(self.machine.precision))
 
     @property
     def population(self) -> Population:
@@ -72,7 +98,7 @@ class Setup:
             "strategy": self.strategy,
             "trainer": self.trainer,
             "scorer": self.scorer,
-            "plan": self.plan,
+            "plan": self.plans,
             "num_survivors": self.recipe.num_survivors,
             "population_size": self.recipe.population_size,
         }
@@ -98,21 +124,23 @@ def prepare(
     seed_network: Genome | None = None,
     plan: Plan | None = None,
     machine: Machine | None = None,
-    time_speed: Callable[..., float] = measure_speed,
+    time_speed: Callable[..., Speed] = measure_speed,
     processes: int = 1,
+    began: float | None = None,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
 
     Args:
         config: Options; ``None``: made from ``options`` (see `SearchConfig.from_dict`).
-        problem: The data, if it is loaded already.
+        problem: The data, if it is loaded already; sizes that a config leaves open are then as they are.
         seed_network: h_i; ``None``: the recipe's.
         plan: Plan of an earlier run, to be followed; ``None``: made from the budget.
         machine: How an earlier run used its machine, to be followed; ``None``: as the config says. Passes and threads
             are set for the process.
-        time_speed: Measures the training FLOPs per second that a budget of time needs; called as `measure_speed` is.
+        time_speed: Measures the speed that a budget of time needs; called as `measure_speed` is.
         processes: Processes that search together on this machine, which share its memory.
+        began: Moment, by `time.monotonic`, from which a budget of time counts; ``None``: now.
         **options: Only without ``config``.
 
     Raises:
@@ -125,16 +153,21 @@ def prepare(
             f"prepare: expected a config or options, got both ({', '.join(sorted(options))}); put the options into the "
             "config"
         )
+    began, notes = monotonic() if began is None else began, tuple[str, ...]()
     config = config or SearchConfig.from_dict(options)
     threads = config.threads if machine is None else machine.threads
     if threads is not None:  # otherwise they are measured further down
         torch.set_num_threads(threads)
-    problem = problem or Problem.load(config)
-    recipe, device = problem.fit(config.recipe), device_of(config.device)
-    genome = seed_network or seed_of(config, problem)
-    rows = problem.calibration_rows(recipe.num_calibration)
+    if problem is None:
+        config, notes = settle_size(config, processes=processes)
+        problem = Problem.load(config)
+        config, more = settle_memory(config, problem, processes=processes)
+        notes += more
+    genome, device = seed_network or seed_of(config, problem), device_of(config.device)
     most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
-    memory = _memory_of(config, genome, most, num_calibration=len(rows), machine=machine)
+    memory = None if most is None else _memory_of(config, genome, most, machine=machine)
+    recipe = problem.fit(config.recipe)
+    rows = problem.calibration_rows(recipe.num_calibration)
     calibration = problem.images(rows)
     rng = np.random.default_rng(config.seed)
     population = Population()
@@ -178,31 +211,60 @@ def prepare(
         device=device,
         metric=config.metric,
     )
-    speed, size = None, batches.batch_size
+    timing = None
     if plan is None:
-        if config.budget is not None and config.budget.kind == "seconds":
-            speed = time_speed(recipe, genome, machine, batch_size=size, device=device)
-        scoring_flops = scorer.flops([genome])
-        plan = make_plan(config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed)
+        timing, plan = _planned(config, recipe, genome, scorer, problem, machine=machine, began=began, time=time_speed)
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
-    return Setup(config, problem, recipe, state, trainer, scorer, strategy_of(config, memory), plan, machine, speed)
+    strategy = strategy_of(config, memory)
+    return Setup(config, problem, recipe, state, trainer, scorer, strategy, plan, machine, timing, memory, notes)
 
 
-def _memory_of(
-    config: SearchConfig, genome: Genome, most: int | None, *, num_calibration: int, machine: Machine | None
-) -> MemoryLimit | None:
-    """The limit for members, which the seed keeps; what is not measured yet counts as what takes most.
+def _planned(
+    config: SearchConfig,
+    recipe: Recipe,
+    genome: Genome,
+    scorer: Scorer,
+    problem: Problem,
+    *,
+    machine: Machine,
+    began: float,
+    time: Callable[..., Speed],
+) -> tuple[Timing | None, Plan]:
+    """The first plan, and what a budget of time allows; arguments as in `prepare`."""
+    budget = config.budget
+    size = min(recipe.batch_size, len(problem.splits.train))
+    scoring_flops = scorer.flops([genome])
+    if budget is None or budget.kind != "seconds":
+        return None, make_plan(budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops)
+    device = device_of(config.device)
+    speed = time(recipe, genome, machine, batch_size=size, device=device, effort=effort_of(budget))
+    timing = timing_of(config, problem.splits, genome, speed, num_calibration=scorer.num_calibration)
+    plan = make_plan(
+        budget,
+        recipe,
+        genome,
+        batch_size=size,
+        scoring_flops=scoring_flops,
+        speed=speed.mean(recipe.small_share),
+        seconds=timing.left(monotonic() - began, 0.0),
+    )
+    return timing, plan
+
+
+def settle_memory(config: SearchConfig, problem: Problem, *, processes: int) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Adapt batches to the memory that is free (see `settle_batches`)."""
+    most = memory_limit(config.max_memory, device_of(config.device), processes=processes)
+    return settle_batches(config, seed_of(config, problem), most)
+
+
+def _memory_of(config: SearchConfig, genome: Genome, most: int, *, machine: Machine | None) -> MemoryLimit:
+    """The limit for members, which the seed keeps.
 
     Raises:
         ConfigError: If the seed network does not fit.
     """
-    if most is None:
-        return None
-    precision = machine.precision if machine else "bfloat16" if config.precision == "bfloat16" else "float32"
-    passes = machine.passes if machine else "compiled" if config.passes == "compiled" else "torch"
-    size, scoring = config.recipe.batch_size, max(config.scoring_batch_size, num_calibration)
-    limit = MemoryLimit(most, size, scoring, config.recipe.rules, precision, passes)
+    limit = memory_of(config, most, genome, machine=machine)
     if not limit.holds(genome):
         raise ConfigError(
             f"memory: expected a seed network that trains in {most / 1e9:.3g} GB, got one that takes about "
@@ -222,7 +284,8 @@ def _use_machine(
     followed: Machine | None,
 ) -> Machine:
     """Set passes and threads for the process: as an earlier run had them, as asked for, or as measured."""
-    kernels = choose_kernels(config.passes, device, followed=followed)
+    effort = effort_of(config.budget)
+    kernels = choose_kernels(config.passes, device, followed=followed, effort=effort)
     timed = partial(
         TimedNetwork,
         rules=config.recipe.rules,
@@ -236,10 +299,11 @@ def _use_machine(
         passes=config.passes,
         kernels=kernels,
         timed=timed,
+        effort=effort,
     )
     set_kernels(kernels if machine.passes == "compiled" else None)
     if followed is None:
-        machine = choose_threads(machine, genome, threads=config.threads, device=device, timed=timed)
+        machine = choose_threads(machine, genome, threads=config.threads, device=device, timed=timed, effort=effort)
     torch.set_num_threads(machine.threads)
     return machine
 
@@ -264,11 +328,7 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
     classes = len(problem.dataset.class_names)
     if config.genome is None:
         return seed_genome(config.recipe.seed_genome, problem.input_shape, classes)
-    try:
-        data = read_named(Path(config.genome))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"genome: expected a JSON file, got {config.genome} ({error}); check the path") from error
-    genome = Genome.from_dict(parse_json(data, config.genome, error=ConfigError))
+    genome = read_genome(config.genome)
     if genome.input_shape != problem.input_shape or genome.num_classes != classes:
         raise ConfigError(
             f"genome: expected one for images {problem.input_shape} of {classes} classes, as the data are, got "

@@ -1,0 +1,186 @@
+"""How large images are, and how many are taken at once: what a config leaves to data, budget and memory."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import sqrt
+
+import torch
+
+from graftwork.datasets import LARGEST_UNASKED, Survey, is_decoded, survey
+from graftwork.machine import Machine, TimedNetwork, device_of, memory_limit
+from graftwork.networks.genome import Genome, seed_genome, training_flops
+from graftwork.session._config import SearchConfig
+from graftwork.session._planning import DEFAULT_STEPS
+from graftwork.session._problem import most_calibration, read_genome
+from graftwork.training import MemoryLimit, Passes, Precision, Recipe
+
+SIDES = (128, 64, 32, 24)
+"""Sides of the squares to whose pixels images are reduced, largest first; others cost about as much as the next larger,
+by the default seed's stem."""
+
+KEPT = 32
+"""Images of no more pixels than a square of this side are never reduced."""
+
+ENOUGH_STEPS = 200
+"""Updates of the seed network that a budget should reach for; above 64 pixels `DEFAULT_STEPS`."""
+
+_TRAINED = 0.7
+"""Share of a time budget that goes into training and scoring, as a guess before anything is measured."""
+_DECODED = 0.07
+"""Share of a time budget that decoding may take; measuring takes a little less."""
+_LEAST = {"batch_size": 16, "scoring_batch_size": 50, "num_calibration": 50}
+
+
+def choose_size(
+    found: Survey, recipe: Recipe, *, flops: float | None, fits: Callable[[Genome], bool]
+) -> tuple[int, int]:
+    """Choose height and width of images: the largest of `SIDES` that budget and memory allow, but none is enlarged.
+
+    Args:
+        found: What is known of the images.
+        recipe: Its seed network and batch size say what an update costs.
+        flops: What the budget may come to; ``None``: it does not count FLOPs, and 64 pixels a side are enough.
+        fits: Tells whether memory holds a network.
+    """
+    if sqrt(found.height * found.width) <= KEPT:
+        return found.height, found.width
+    for side in SIDES:
+        size = found.frame(side)
+        large = side > LARGEST_UNASKED and size != found.frame(LARGEST_UNASKED)
+        if large and flops is None:
+            continue
+        genome, enough = _seed(recipe, found, size), DEFAULT_STEPS if large else ENOUGH_STEPS
+        if fits(genome) and (flops is None or flops >= enough * training_flops(genome, recipe.batch_size)):
+            return size
+    return found.frame(SIDES[-1])
+
+
+def _seed(recipe: Recipe, found: Survey, size: tuple[int, int]) -> Genome:
+    return seed_genome(recipe.seed_genome, (1 if found.grey else 3, *size), 2)
+
+
+def settle_size(config: SearchConfig, *, processes: int = 1) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Replace ``image_size = "auto"`` by what is chosen.
+
+    Args:
+        config: Options of a search.
+        processes: Processes that search together on this machine, which share its memory.
+
+    Returns:
+        The options, and what a user should know, a sentence each.
+    """
+    if config.image_size != "auto":
+        return config, ()
+    found = survey(config.data, image_column=config.image_column)
+    if found is None:
+        return config, ()
+    if config.genome is not None:
+        _, height, width = read_genome(config.genome).input_shape
+        return _sized(config, height, width), ()
+    device = device_of(config.device)
+    most = memory_limit(config.max_memory, device, processes=processes)
+
+    def fits(genome: Genome) -> bool:
+        return most is None or memory_of(config, most, genome).holds(genome)
+
+    flops = _flops(config, found, device)
+    height, width = choose_size(found, config.recipe, flops=flops, fits=fits)
+    config, notes = _in_time(_sized(config, height, width), found, (height, width))
+    if (height, width) == (found.height, found.width):
+        return config, notes
+    asked = "without a budget" if config.budget is None else f"for a budget of {config.budget}"
+    note = f"images: {found.height}×{found.width} are reduced to {height}×{width} {asked} (--image-size)"
+    return config, (note, *notes)
+
+
+def _in_time(config: SearchConfig, found: Survey, size: tuple[int, int]) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Leave out images where decoding all would take too much of a budget of time."""
+    budget = config.budget
+    if budget is None or budget.kind != "seconds" or config.max_images is not None:
+        return config, ()
+    allowed = _DECODED * budget.amount
+    options = {name: getattr(config, name) for name in ("image_column", "label_column", "skip_bad_images")}
+    if found.decoding_seconds <= allowed or is_decoded(config.data, image_size=size, **options):
+        return config, ()
+    most = max(1, round(found.num_images * allowed / found.decoding_seconds))
+    note = (
+        f"images: decoding all {found.num_images:,} would take about {found.decoding_seconds:.0f} s, so about {most:,} "
+        f"are used for a budget of {budget} (max_images)"
+    )
+    return replace(config, max_images=most), (note,)
+
+
+def _sized(config: SearchConfig, height: int, width: int) -> SearchConfig:
+    return replace(config, image_size=height if height == width else f"{height}x{width}")
+
+
+def _flops(config: SearchConfig, found: Survey, device: torch.device) -> float | None:
+    """FLOPs that a budget may come to: those of a time by timing a few steps on small images."""
+    budget = config.budget
+    if budget is None or budget.kind == "steps":
+        return None
+    if budget.kind == "flops":
+        return budget.amount
+    genome, size = _seed(config.recipe, found, found.frame(KEPT)), min(64, config.recipe.batch_size)
+    rate = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device).rate(0.0, least=1)
+    return _TRAINED * budget.amount * rate * training_flops(genome, size)
+
+
+def memory_of(config: SearchConfig, most: int, genome: Genome, *, machine: Machine | None = None) -> MemoryLimit:
+    """The limit for networks that take the images of a genome.
+
+    Args:
+        config: Options of a search.
+        most: Bytes.
+        genome: The seed network, or one for images of the same size.
+        machine: How steps run; ``None``: nothing is measured yet, and what takes most counts.
+    """
+    recipe = config.recipe
+    precision: Precision = "bfloat16" if config.precision == "bfloat16" else "float32"
+    passes: Passes = "compiled" if config.passes == "compiled" else "torch"
+    if machine is not None:
+        precision, passes = machine.precision, machine.passes
+    scoring = max(config.scoring_batch_size, most_calibration(recipe.num_calibration, genome.input_shape))
+    return MemoryLimit(most, recipe.batch_size, scoring, recipe.rules, precision, passes)
+
+
+def settle_batches(config: SearchConfig, genome: Genome, most: int | None) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Halve batches until the seed network takes at most half of the memory that a member may: members grow.
+
+    Args:
+        config: Options of a search.
+        genome: Its seed network.
+        most: Bytes that a member may take; ``None``: anything.
+
+    Returns:
+        The options, and what a user should know, a sentence each.
+    """
+    if most is None:
+        return config, ()
+    limit = replace(memory_of(config, most, genome), most=most // 2)
+    sizes = {
+        "batch_size": config.recipe.batch_size,
+        "scoring_batch_size": config.scoring_batch_size,
+        "num_calibration": most_calibration(config.recipe.num_calibration, genome.input_shape),
+    }
+    found = {name: _halved(name, size, limit, genome) for name, size in sizes.items()}
+    changed = {name: size for name, size in found.items() if size != sizes[name]}
+    if not changed:
+        return config, ()
+    recipe = config.recipe.replace(**{name: size for name, size in changed.items() if name != "scoring_batch_size"})
+    words = ", ".join(f"{name} {size} instead of {sizes[name]}" for name, size in changed.items())
+    note = f"memory: {most / 1e9:.3g} GB for a member are little for images of this size, so {words}"
+    return replace(config, recipe=recipe, scoring_batch_size=found["scoring_batch_size"]), (note,)
+
+
+def _halved(name: str, size: int, limit: MemoryLimit, genome: Genome) -> int:
+    """The size, or the largest half, quarter, … of it with which the network fits; not below `_LEAST`."""
+    training = name == "batch_size"
+
+    def fits() -> bool:
+        alone = replace(limit, batch_size=size if training else 1, scoring_size=1 if training else size)
+        return alone.holds(genome)
+
+    while size > _LEAST[name] and not fits():
+        size = max(_LEAST[name], size // 2)
+    return size

@@ -1,0 +1,77 @@
+"""What a budget of time allows: how long to measure, and how long a search may go on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graftwork.datasets import Splits
+from graftwork.errors import ConfigError
+from graftwork.machine import Speed
+from graftwork.networks.genome import Genome, forward_flops
+from graftwork.session._budget import Budget
+from graftwork.session._config import SearchConfig
+
+_MEASURED = 120.0
+"""Seconds of a budget from which on everything is measured at the usual length: about a twentieth of it."""
+_AFTERWARDS = 1.5
+"""Seconds after the search beside the passes of scoring: ensembles, files."""
+_GROWN = 1.5
+"""Times that a final survivor costs what the seed does."""
+
+
+def effort_of(budget: Budget | None) -> float:
+    """Share of the usual time to spend on measuring before the first step, 0 to 1: less where a budget is short."""
+    return 1.0 if budget is None or budget.kind != "seconds" else min(1.0, budget.amount / _MEASURED)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a time budget allows a search.
+
+    Args:
+        seconds: The budget, from the start of the command to its result.
+        ending: Seconds to keep for what comes after the search: opening the test split, ensembles.
+        speed: Training FLOPs per second, as measured before the first step.
+        with_control: Whether a control follows, which takes as long as the search.
+    """
+
+    seconds: float
+    ending: float
+    speed: Speed
+    with_control: bool = False
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Timing":
+        """Build it from plain data, as `dataclasses.asdict` makes them."""
+        return cls(**{**data, "speed": Speed(**data["speed"])})
+
+    def left(self, now: float, searched: float) -> float:
+        """Seconds that the search may still take.
+
+        Args:
+            now: Seconds since the start of the command.
+            searched: Seconds that the search has taken.
+        """
+        left = self.seconds - self.ending - now
+        return max(0.0, (left - searched) / 2 if self.with_control else left)
+
+
+def timing_of(config: SearchConfig, splits: Splits, genome: Genome, speed: Speed, *, num_calibration: int) -> Timing:
+    """What the time budget of a config allows.
+
+    Args:
+        config: Options with a budget of time.
+        splits: The data, all of which the final survivors see once.
+        genome: The seed network.
+        speed: As measured.
+        num_calibration: Images that statistics are made from, for each split anew.
+
+    Raises:
+        ConfigError: If there is no budget.
+    """
+    if config.budget is None:
+        raise ConfigError("timing: expected a budget of time, got none; give one")
+    images = len(splits.validation) + len(splits.test) + len(splits.blend) + 3 * num_calibration
+    networks = config.recipe.num_survivors + config.control
+    ending = _AFTERWARDS + images * networks * _GROWN * forward_flops(genome) / speed.whole
+    return Timing(config.budget.amount, min(ending, config.budget.amount / 4), speed, with_control=config.control)

@@ -1,0 +1,114 @@
+"""Sizes are chosen by rule: what the budget reaches for, what memory holds; and stored, so that a resume has them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graftwork.datasets import Survey
+from graftwork.errors import ConfigError
+from graftwork.networks.genome import Genome, seed_genome, training_flops
+from graftwork.session import Problem, SearchConfig, Session
+from graftwork.session._sizing import choose_size, memory_of, settle_batches, settle_size
+from graftwork.training import RECIPES
+from tests.datasets.test_sources import pixels, write_folder
+
+RECIPE = RECIPES["default"]
+PHOTOS = Survey(2000, 224, 224, grey=False)
+
+
+def update(side: int) -> int:
+    return training_flops(seed_genome("default", (3, side, side), 2), RECIPE.batch_size)
+
+
+def size(found: Survey, flops: float | None, most_side: int = 1000) -> tuple[int, int]:
+    def fits(genome: Genome) -> bool:
+        return max(genome.input_shape[1:]) <= most_side
+
+    return choose_size(found, RECIPE, flops=flops, fits=fits)
+
+
+def test_without_a_budget_photos_have_the_pixels_of_64() -> None:
+    assert size(PHOTOS, None) == (64, 64)
+    assert size(Survey(9, 480, 640, grey=True), None) == (55, 74)
+
+
+@pytest.mark.parametrize(
+    ("steps", "at", "expected"),
+    [(2000, 128, 128), (1900, 128, 64), (210, 64, 64), (190, 64, 32), (190, 32, 24), (1, 24, 24)],
+)
+def test_a_budget_takes_the_largest_size_at_which_it_makes_enough_updates(steps: int, at: int, expected: int) -> None:
+    assert size(PHOTOS, steps * update(at)) == (expected, expected)
+
+
+def test_small_images_are_never_reduced_and_none_is_enlarged() -> None:
+    for side in (8, 28, 32):
+        assert size(Survey(9, side, side, grey=False), 1.0) == (side, side)
+    assert size(Survey(9, 50, 50, grey=False), 1e30) == (50, 50)
+
+
+def test_a_size_that_memory_does_not_hold_is_passed_over() -> None:
+    assert size(PHOTOS, 1e30) == (128, 128)
+    assert size(PHOTOS, 1e30, most_side=64) == (64, 64)
+    assert size(PHOTOS, 1e30, most_side=1) == (24, 24)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"), [(16, 16), ("16", 16), ("12x20", "12x20"), ("auto", 64)], ids=["side", "text", "two", "auto"]
+)
+def test_the_size_that_is_chosen_is_stored(given: Any, stored: Any, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "d", pixels(4, side=70), [0, 0, 1, 1])
+    config, notes = settle_size(SearchConfig.from_dict({"data": str(data), "image_size": given}))
+    assert config.image_size == stored
+    assert bool(notes) == (given == "auto")
+    assert SearchConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("wrong", ["big", "0", 0, -3, True, "12x", 1.5])
+def test_what_is_no_size_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="image_size: expected auto"):
+        SearchConfig.from_dict({"image_size": wrong})
+
+
+def test_batches_are_halved_until_the_seed_takes_half_of_what_it_may() -> None:
+    config, genome = SearchConfig(), seed_genome("default", (3, 64, 64), 10)
+    whole = memory_of(config, 1, genome).needed(genome)
+    assert settle_batches(config, genome, 2 * whole) == (config, ())
+    assert settle_batches(config, genome, None) == (config, ())
+    small, notes = settle_batches(config, genome, whole)
+    assert memory_of(small, 1, genome).needed(genome) <= whole // 2
+    assert small.recipe.batch_size in (125, 62)
+    assert len(notes) == 1
+    assert settle_batches(small, genome, whole) == (small, ())
+    tiny, _ = settle_batches(config, genome, 1)
+    assert (tiny.recipe.batch_size, tiny.scoring_batch_size, tiny.recipe.num_calibration) == (16, 50, 50)
+
+
+def test_a_run_with_little_memory_stores_the_batches_that_fit(tmp_path: Path) -> None:
+    options = {"data": "digits", "recipe": "paper", "budget": "2steps", "num_generations": 0, "passes": "torch"}
+    options |= {"precision": "float32", "threads": 1, "batch_size": 2048, "max_memory": "220MB"}
+    session = Session.start(SearchConfig.from_dict(options), tmp_path / "run")
+    stored = SearchConfig.load(tmp_path / "run" / "config.toml")
+    assert stored == session.config
+    assert stored.recipe.batch_size < 2048
+    session.run()
+
+
+def test_a_short_time_leaves_images_out_unless_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTWORK_CACHE", str(tmp_path / "cache"))
+    data = write_folder(tmp_path / "d", pixels(60, side=12), [0] * 35 + [1] * 25)
+    config = SearchConfig.from_dict({"data": str(data), "budget": "100s"})
+    monkeypatch.setattr("graftwork.datasets._load.decoding_seconds", lambda *_: 0.0)
+    assert settle_size(config)[0].max_images is None
+    monkeypatch.setattr("graftwork.datasets._load.decoding_seconds", lambda *_: 10.0)
+    hurried, (note,) = settle_size(config)
+    assert hurried.max_images == 1
+    assert "decoding all 60 would take about 600 s" in note
+    counts = np.bincount(Problem.load(hurried).dataset.labels)
+    assert counts.tolist() == [20, 20]
+    Problem.load(replace(hurried, max_images=None))
+    assert settle_size(config)[0].max_images is None
