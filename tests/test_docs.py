@@ -26,6 +26,7 @@ EXPECTED = {
     "docs/how-to/ensembles.md": 1,
     "docs/how-to/few-and-uneven.md": 2,
     "docs/how-to/grow-a-checkpoint.md": 8,
+    "docs/how-to/photos.md": 2,
     "docs/how-to/training-loops.md": 6,
     "docs/tutorials/add-classes.md": 5,
     "docs/tutorials/first-search.md": 3,
@@ -39,6 +40,7 @@ SLOW = {
     "docs/how-to/ensembles.md",
     "docs/how-to/few-and-uneven.md",
     "docs/how-to/grow-a-checkpoint.md",
+    "docs/how-to/photos.md",
     "docs/tutorials/first-search.md",
 }
 """Pages that take more than a few seconds; README runs what the first of them begins with."""
