@@ -122,6 +122,7 @@ class Subject:
             "random": (_plain(torch.get_rng_state()), random.getstate()),
             "modes": (torch.is_grad_enabled(), len(_get_current_function_mode_stack())),
             "dispatch": len(_get_current_dispatch_mode_stack()),
+            "makes": (torch.get_default_dtype(), nn.Module.register_parameter),
             "kernels": (torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()),
         }
 
