@@ -7,7 +7,9 @@ import numpy as np
 from graftwork.datasets._dataset import ImageDataset, Labels
 from graftwork.datasets._splits import Splits
 
-_SHOWN = 3
+_SHOWN, _NAMED = 3, 100
+_MANY = 0.01
+"""Share of held-out images from which on those that look like training images are warned of."""
 _PLACES = ("train", "validation", "blend", "test")
 
 
@@ -58,6 +60,7 @@ class Repeats:
             "left_out": [dataset.name_of(row) for row in splits.left_out.tolist()],
             "much_alike": self.num_alike,
             "much_alike_across_splits": len(self.alike),
+            "much_alike_named": [[dataset.name_of(row) for row in pair] for pair in self.alike[:_NAMED].tolist()],
         }
 
     def warnings(self, dataset: ImageDataset, splits: Splits) -> list[str]:
@@ -79,9 +82,10 @@ class Repeats:
                 f"{_images(len(splits.left_out))} the pixels of one in a held-out split and so "
                 f"{_verb(splits.left_out)} left out: {names}{_more(splits.left_out)}"
             )
-        if len(self.alike):
+        held = sum(len(getattr(splits, name)) for name in _PLACES[1:])
+        if len(self.alike) > _MANY * held:
             found.append(
-                f"{len(self.alike)} held-out images look much like training images, {_pairs(dataset, self.alike)}: "
+                f"{len(self.alike)} of {held:,} held-out images look much like training images, {_pairs(dataset, self.alike)}: "
                 "accuracy on them says little about new images (a group column keeps together what belongs together)"
             )
         return found
