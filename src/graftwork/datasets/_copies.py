@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 _SIDE, _CHUNK = 8, 256
 _NEAR, _CONTRAST = 12.0, 0.2
-"""Small images are alike if their root mean square gap is at most so many levels of 255, and so much of their contrast."""
+"""Small images are alike if their gap (root mean square) is at most so many levels of 255, and so much of contrast."""
 _MOST = 100_000
 
 
@@ -31,7 +31,7 @@ def find_alike(parts: Sequence[NDArray[np.uint8]], copies: NDArray[np.int64]) ->
 
     Images are averaged to 8 × 8 values of grey, and two are alike if these differ by at most 12 of 255 levels (root
     mean square) and a fifth of their contrast (standard deviation). Only images of nearly the same brightness are
-    compared. On CIFAR-10, 311 of 60,000 images are alike, nearly all of them photographs of one thing.
+    compared. On CIFAR-10, 311 of 60,000 images are alike.
 
     Args:
         parts: Images, as in `number_copies`.

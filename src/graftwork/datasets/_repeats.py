@@ -85,8 +85,8 @@ class Repeats:
         held = sum(len(getattr(splits, name)) for name in _PLACES[1:])
         if len(self.alike) > _MANY * held:
             found.append(
-                f"{len(self.alike)} of {held:,} held-out images look much like training images, {_pairs(dataset, self.alike)}: "
-                "accuracy on them says little about new images (a group column keeps together what belongs together)"
+                f"{len(self.alike)} of {held:,} held-out images look much like training images, "
+                f"{_pairs(dataset, self.alike)}: accuracy on them says little about new images (a group column keeps together what belongs together)"
             )
         return found
 
