@@ -7,7 +7,7 @@ import numpy as np
 from graftwork.datasets._dataset import ImageDataset, Labels
 from graftwork.datasets._splits import Splits
 
-_SHOWN, _NAMED = 3, 100
+_SHOWN, _NAMED = 1, 100
 _MANY = 0.01
 """Share of held-out images from which on those that look like training images are warned of."""
 _PLACES = ("train", "validation", "blend", "test")
@@ -86,7 +86,8 @@ class Repeats:
         if len(self.alike) > _MANY * held:
             found.append(
                 f"{len(self.alike)} of {held:,} held-out images look much like training images, "
-                f"{_pairs(dataset, self.alike)}: accuracy on them says little about new images (a group column keeps together what belongs together)"
+                f"{_pairs(dataset, self.alike)}: accuracy on them says little about new images "
+                "(a group column keeps together what belongs together)"
             )
         return found
 
