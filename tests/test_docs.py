@@ -27,6 +27,7 @@ EXPECTED = {
     "docs/how-to/few-and-uneven.md": 2,
     "docs/how-to/grow-a-checkpoint.md": 8,
     "docs/how-to/training-loops.md": 6,
+    "docs/how-to/your-own-files.md": 3,
     "docs/tutorials/add-classes.md": 5,
     "docs/tutorials/first-search.md": 3,
     "docs/tutorials/grow-your-model.md": 8,

@@ -11,8 +11,8 @@ Data = Annotated[
     str | None,
     option(
         "Data",
-        "Data set: digits (bundled), CIFAR-10 (parquet folder, cifar-10-batches-py or its .tar.gz), an image "
-        "folder with a sub-folder a class, a parquet file, or the name of a Hugging Face data set. [default: digits]",
+        "Data set: digits (bundled), a folder (or zip) with a sub-folder a class, a table of paths and labels "
+        "(.csv, .tsv), parquet, .npz, WebDataset, CIFAR, or the name of a Hugging Face data set. [default: digits]",
         envvar="GRAFTWORK_DATA",
     ),
 ]
@@ -20,7 +20,14 @@ ImageSize = Annotated[int | None, option("Data", "Side in pixels that images are
 SkipBad = Annotated[
     bool | None, option("Data", "Leave out images that can't be read, and record them.", "--skip-bad-images")
 ]
-ImageColumn = Annotated[str | None, option("Data", "Column of a table that holds the images.", rare=True)]
+ImageColumn = Annotated[str | None, option("Data", "Column of a table that holds images or their paths.", rare=True)]
+GroupColumn = Annotated[
+    str | None,
+    option("Data", "Column of a table, such as patient, of which no value is in two splits.", rare=True),
+]
+ImageRoot = Annotated[
+    str | None, option("Data", "Folder that the paths in a table begin from. [default: the table's]", rare=True)
+]
 LabelColumn = Annotated[str | None, option("Data", "Column of a table that holds the labels.", rare=True)]
 
 Budget = Annotated[str | None, option("Budget", "Time (10m), training FLOPs (0.05PFLOP) or steps (20000steps).")]

@@ -22,6 +22,8 @@ def search(
     skip_bad_images: options.SkipBad = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
+    group_column: options.GroupColumn = None,
+    image_root: options.ImageRoot = None,
     validation: Annotated[
         float | None, option("Data", "Images that selection sees: a share below 1, or a number.", rare=True)
     ] = None,

@@ -1,7 +1,8 @@
 """Image data sets: read, decoded once, memory-mapped, split.
 
-`load_dataset` takes what ``--data`` takes and returns an `ImageDataset`; `split` makes stratified `Splits` from a seed;
-`describe` says what was found, with `warnings_about` uneven classes and small splits. How images are converted: grey
+`load_dataset` takes what ``--data`` takes, or frames, arrays and data sets that a program holds, and returns an
+`ImageDataset`; `split` makes stratified `Splits` from a seed, in which copies and groups stay together; `describe` says
+what was found, with `warnings_about` uneven classes and small splits. How images are converted: grey
 where all are grey, else RGB, transparency over white; one size is kept, mixed sizes are scaled and cut from the middle
 (`read_image` does the same to a single file whose name ends in one of `IMAGE_SUFFIXES`; `image_files` finds them below
 a folder). `cache_folder` is where decoded images lie.

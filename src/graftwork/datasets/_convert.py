@@ -19,7 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graftwork.datasets._walk import Slice
 from graftwork.errors import DataError
+
+Picture = Path | Slice | bytes | Image.Image
+"""An image: a file, the content of one, or decoded."""
 
 SMALLEST = 8
 LARGEST_BY_DEFAULT = 64
@@ -41,7 +45,7 @@ _TURNS = {
 }
 
 
-def open_image(source: Path | bytes, where: str) -> Image.Image:
+def open_image(source: Picture, where: str) -> Image.Image:
     """Open an image and decode it fully.
 
     Raises:
@@ -68,14 +72,18 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _opened(source: Path | bytes) -> Image.Image:
+def _opened(source: Picture) -> Image.Image:
     """An image whose pixels are not decoded yet, of bounded size: transparency takes further copies of them."""
-    if isinstance(source, Path):
-        if (size := source.stat().st_size) > _MOST_BYTES:
+    if isinstance(source, Image.Image):
+        return source
+    if not isinstance(source, bytes):
+        if (size := source.size if isinstance(source, Slice) else source.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"{size:,} bytes, more than {_MOST_BYTES:,}")
         source = source.read_bytes()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is told as an error
+        warnings.simplefilter(
+            "ignore"
+        )  # of bombs, which are refused below, and of damaged EXIF data, which say nothing
         image = Image.open(io.BytesIO(source), formats=_formats())
     most = _MOST_PIXELS if image.mode in _OPAQUE and "transparency" not in image.info else _MOST_PIXELS // 4
     if image.width * image.height > most:
@@ -167,7 +175,7 @@ def read_image(path: Path, *, size: tuple[int, int], channels: int) -> NDArray[n
 
 
 def decode(
-    sources: list[tuple[str, Path | bytes]],
+    sources: list[tuple[str, Picture]],
     *,
     image_size: int | tuple[int, int] | None,
     skip_bad_images: bool,

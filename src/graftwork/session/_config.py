@@ -52,8 +52,10 @@ class SearchConfig:
         blend: Share or number of training images that ensembles are fitted on.
         test: Share or number of images held out as test split where the data set has none.
         image_size: Side in pixels that images are resized to; ``None``: as they are.
-        image_column: Column of a table that holds images; ``None``: found by its type.
+        image_column: Column of a table that holds images or their paths; ``None``: found by what it holds.
         label_column: Column of a table that holds labels; ``None``: found by its name.
+        group_column: Column of a table of which no value is in two splits; ``None``: images are split one by one.
+        image_root: Folder that paths in a table begin from, and must lie below; ``None``: the table's own.
         skip_bad_images: Whether images that can't be read are left out and recorded; otherwise they are an error.
         max_parameters: Most parameters of a member; ``None``: any number.
         max_flops: Most FLOPs of a member's forward pass over one image; ``None``: any number.
@@ -90,6 +92,8 @@ class SearchConfig:
     image_size: int | None = None
     image_column: str | None = None
     label_column: str | None = None
+    group_column: str | None = None
+    image_root: str | None = None
     skip_bad_images: bool = False
     max_parameters: int | None = None
     max_flops: int | None = None
@@ -135,7 +139,9 @@ class SearchConfig:
     def located(self) -> "SearchConfig":
         """The same with the whole path of its data, so that a run finds them from any working folder."""
         path = Path(self.data).expanduser()
-        return replace(self, data=str(path.resolve())) if self.data != "digits" and path.exists() else self
+        root = None if self.image_root is None else str(Path(self.image_root).expanduser().resolve())
+        data = str(path.resolve()) if self.data != "digits" and path.exists() else self.data
+        return replace(self, data=data, image_root=root)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; `from_dict` gives an equal config back."""

@@ -40,13 +40,20 @@ class Problem:
     transform: InputTransform
 
     @classmethod
-    def load(cls, config: SearchConfig) -> "Problem":
-        """Load and split the data set of a config."""
+    def load(cls, config: SearchConfig, *, held: Any = None) -> "Problem":
+        """Load and split the data set of a config.
+
+        Args:
+            config: Options of a search.
+            held: Data that the program holds, in the place of those that the config names; ``None``: none.
+        """
         dataset = load_dataset(
-            config.data,
+            config.data if held is None else held,
             image_size=config.image_size,
             image_column=config.image_column,
             label_column=config.label_column,
+            group_column=config.group_column,
+            image_root=config.image_root,
             skip_bad_images=config.skip_bad_images,
         )
         seed = config.seed if config.split_seed is None else config.split_seed

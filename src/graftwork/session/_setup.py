@@ -113,7 +113,8 @@ def prepare(
             are set for the process.
         time_speed: Measures the training FLOPs per second that a budget of time needs; called as `measure_speed` is.
         processes: Processes that search together on this machine, which share its memory.
-        **options: Only without ``config``.
+        **options: Only without ``config``; ``data`` may also be a frame, arrays or a data set that the program holds
+            (see `graftwork.load_dataset`).
 
     Raises:
         ConfigError: If an option is wrong, the budget is too small for one step, or the seed network does not fit into
@@ -125,11 +126,16 @@ def prepare(
             f"prepare: expected a config or options, got both ({', '.join(sorted(options))}); put the options into the "
             "config"
         )
+    held = options.get("data")
+    if held is None or isinstance(held, str | Path):
+        held = None
+    else:
+        options["data"] = "memory"
     config = config or SearchConfig.from_dict(options)
     threads = config.threads if machine is None else machine.threads
     if threads is not None:  # otherwise they are measured further down
         torch.set_num_threads(threads)
-    problem = problem or Problem.load(config)
+    problem = problem or Problem.load(config, held=held)
     recipe, device = problem.fit(config.recipe), device_of(config.device)
     genome = seed_network or seed_of(config, problem)
     rows = problem.calibration_rows(recipe.num_calibration)
