@@ -15,11 +15,22 @@ from graftwork.runs import RunFolder
 from graftwork.session import Problem, SearchConfig, Session, open_classifier
 from graftwork.trunks import Trunk, open_trunk
 from tests.cli.test_cli import call
+from tests.exporting.cases import as_user
 from tests.session.test_session import StopAt, predictions, records, result, tiny
 
 
 def config(trunk: str, **changes: Any) -> SearchConfig:
-    return tiny(**{"budget": "24steps", "control": False, "passes": "torch", "trunk": trunk, **changes})
+    return tiny(
+        **{
+            "budget": "24steps",
+            "blend": 20,
+            "num_calibration": 20,
+            "control": False,
+            "passes": "torch",
+            "trunk": trunk,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +95,14 @@ def test_predictions_of_new_images_are_those_that_the_run_stored(run: Path) -> N
     torch.testing.assert_close(said, stored[best].softmax(1), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow  # tracing a network of transformers takes long; a small one is exported below
 @pytest.mark.parametrize("ensemble", [None, "mean"])
 def test_a_program_takes_the_trunk_in(run: Path, tmp_path: Path, ensemble: str | None) -> None:
     words = [] if ensemble is None else ["--ensemble", ensemble]
     assert call("export", str(run), "--to", "pt2", *words, "--out", str(tmp_path / "model")) == 0
     model = open_export(tmp_path / "model")
     assert model.input_shape == (1, 8, 8)
-    pixels = (digits().permute(0, 3, 1, 2).float() / 255).contiguous()
+    pixels = as_user(digits())
     expected = open_classifier(run, ensemble=ensemble).probabilities(digits())
     torch.testing.assert_close(model(pixels).softmax(1), expected, atol=1e-4, rtol=1e-3)
     assert model.run(255 * pixels).isnan().any(1).all(), "another scale is marked"
@@ -140,6 +152,9 @@ def test_code_of_a_run_is_run_only_when_it_is_named_again(coded: Path, code: Pat
         assert call(*command) == 2
         assert "on the command itself" in capsys.readouterr().err
         assert call(*command, *named) == 0
+    model = open_export(next((coded / "export").iterdir()))
+    said = open_classifier(coded, trunk=named[1]).probabilities(digits())
+    torch.testing.assert_close(model(as_user(digits())).softmax(1), said, atol=1e-5, rtol=1e-4)
 
 
 def test_what_would_leave_the_trunk_out_is_refused(vit: Path) -> None:

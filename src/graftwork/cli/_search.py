@@ -118,9 +118,7 @@ def search(
         float | None, option("Machine", "Seconds between checkpoints. [default: 60]", rare=True)
     ] = None,
     out: options.Out = None,
-    resume: Annotated[
-        Path | None, option("Output", "Continue this run folder; takes no other options (but --trunk).")
-    ] = None,
+    resume: Annotated[Path | None, option("Output", "Continue this run folder; takes no other options.")] = None,
     as_new: Annotated[
         Path | None, option("Output", "With --resume: begin another run here, from the options that stand there.")
     ] = None,
