@@ -65,3 +65,14 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option, and exit.")
 ]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Model = Annotated[Path, typer.Argument(help="Run folder, or an exported model (that you trust).")]
+Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[default: the best]")]
+EnsembleOf = Annotated[str | None, typer.Option("--ensemble", help="Ensemble of the run: mean, greedy, stacked, …")]
+Place = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, …")]
+Pass = Annotated[
+    int | None, typer.Option("--batch-size", help="Images in a pass. \\[default: 256, fewer of large images]")
+]
+TrunkOf = Annotated[
+    str | None,
+    typer.Option("--trunk", help="The run's trunk FILE.py:FUNCTION again, whose code is not run unless it is named."),
+]

@@ -78,6 +78,8 @@ def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
     if run.scores:
         yield "pareto_flops", lambda: pareto_figure(run, cost="flops")
         yield "pareto_parameters", lambda: pareto_figure(run, cost="parameters")
+    if run.scores and run.result is not None:
+        yield "pareto_latency", lambda: pareto_figure(run, cost="latency")
     if run_profile(run) is not None:
         yield "profile", lambda: profile_figure(run)
     best, test = run.best, run.predictions.get("test")

@@ -60,6 +60,7 @@ def render_page(
         "warnings": _warnings(run),
         "headline": _headline(run),
         "table": _table(run),
+        "latency_batch": run.result["latency"]["batch_size"] if run.result else None,
         "has_control": bool(run.entry(CONTROL)),
         "profile": _profile(run, profile, images) if profile is not None else None,
         "mistakes": [_mistake_text(run, mistake, place, len(mistakes)) for place, mistake in enumerate(mistakes)],
@@ -203,10 +204,17 @@ def _row(run: RunData, member_id: MemberId, name: str, color: str) -> dict[str, 
     return {
         **_cells(entry, name, color, grown=grown),
         "history": " → ".join(phrases) if len(phrases) > 1 else "",
+        "latency": _latency_text(run, member_id),
         "best": member_id == run.best,
         "layers": len(member.genome.layers) if member else "–",
         "blocks": sum(1 for _ in member.genome.blocks()) if member else "–",
     }
+
+
+def _latency_text(run: RunData, member_id: MemberId) -> str:
+    """Milliseconds for one image and for a batch, as the run measured them."""
+    measured = run.result["latency"]["networks"].get(member_id) if run.result else None
+    return f"{measured['one']:.3g} / {measured['batch']:.3g}" if measured else "–"
 
 
 def _entry_of(scores: tuple[MemberRow, ...]) -> dict[str, Any]:
@@ -233,6 +241,7 @@ def _cells(entry: Mapping[str, Any], name: str, color: str, *, grown: str) -> di
         "validation_interval": interval_text(*entry["validation_interval"]) if "validation_interval" in entry else "–",
         "parameters": f"{entry['parameters']:,}" if entry.get("parameters") is not None else "–",
         "flops": compact(entry["flops"]) if entry.get("flops") is not None else "–",
+        "latency": "–",
         "layers": "–",
         "blocks": "–",
         "grown": grown,

@@ -188,6 +188,28 @@ class ClassResult(TypedDict):
     support: Count
 
 
+class NetworkLatency(TypedDict):
+    """Median milliseconds that a network takes for one image, and for a batch."""
+
+    one: Amount
+    batch: Amount
+
+
+class LatencyResult(TypedDict):
+    """How long networks take, in float32 by torch's own operations; ``networks`` by id."""
+
+    device: str
+    threads: Count
+    batch_size: Count
+    networks: Mapping[str, NetworkLatency]
+
+
+class MeasuredLatencies(TypedDict):
+    """What ``latency.json`` holds: seconds for one image by genome, by which a search decides."""
+
+    seconds: Mapping[str, Amount]
+
+
 class FinalScores(TypedDict):
     """What the opening of the test split gives; ``recommended`` is the ensemble to use, chosen on the blend split."""
 
@@ -198,6 +220,7 @@ class FinalScores(TypedDict):
     survivors: list[NetworkResult]
     test_opened_at: str
     test_openings: list[Opening]
+    latency: LatencyResult
     ensemble: list[EnsembleResult] | None
     recommended: Id | None
 
@@ -280,6 +303,11 @@ def check_result(data: Mapping[str, Any], path: Path) -> Result:
         got = len(result["survivors"]) or "none"
         raise RunError(f"{path}, survivors: expected 1 to {_MOST_SURVIVORS}, got {got}; the run folder is damaged")
     return result
+
+
+def check_latencies(data: Mapping[str, Any], path: Path) -> Mapping[str, float]:
+    """Check what was read from ``latency.json``; as `check_result`."""
+    return checked(MeasuredLatencies, data, str(path))["seconds"]
 
 
 def check_member(data: Mapping[str, Any], path: Path) -> MemberEntry:

@@ -14,6 +14,7 @@ from graftwork.machine import Machine
 from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import (
+    LATENCIES,
     BirthRow,
     GenerationRow,
     MemberRow,
@@ -32,6 +33,8 @@ from graftwork.session._following import announce, dismiss, prepare_together, re
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._problem import Problem
 from graftwork.session._setup import Setup, prepare
+from graftwork.session._trunk import trunk_of
+from graftwork.trunks import Trunk
 from graftwork.workers import Group
 
 
@@ -63,7 +66,13 @@ class Session:
 
     @classmethod
     def start(
-        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
+        cls,
+        config: SearchConfig,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        trunk: Trunk | None = None,
     ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty).
 
@@ -72,10 +81,14 @@ class Session:
             out: Folder of the run.
             listener: Hears what happens; ``None``: nobody does.
             group: The ranks that search together; ``None``: this process alone.
+            trunk: The config's trunk, opened; ``None``: it is opened here, unless that would run code.
         """
         RunFolder.check_free(out)
         config = config.located()
-        setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
+        problem = None if config.trunk is None else Problem.load(config, trunk=trunk)
+        setup = prepare_together(
+            config, group, problem=problem
+        )  # first: a mistake in any option must not leave a folder behind
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
         folder = RunFolder.create(out, files, origin={"config": config.to_dict(), "seed_genome": genome.to_dict()})
@@ -84,8 +97,21 @@ class Session:
         return session
 
     @classmethod
-    def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
+    def resume(
+        cls,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        trunk: str | None = None,
+    ) -> "Session":
         """Continue a run.
+
+        Args:
+            out: Folder of the run.
+            listener: Hears what happens; ``None``: nobody does.
+            group: The ranks that search together; ``None``: this process alone.
+            trunk: The run's trunk, named by the user again, without which no code of one is run.
 
         Raises:
             RunError: If there is no run, another process has it, it can't be read, or it was begun with other options.
@@ -105,12 +131,14 @@ class Session:
             run.check_origin(**found)
             if session._stored is not None:
                 run.verify("provenance.json")  # what is measured is followed, too
+            session._trunk = trunk_of(run, trunk)
         except BaseException:
             run.release()
             raise
         return session
 
     _problem: Problem | None = None
+    _trunk: Trunk | None = None
     _fresh: Setup | None = None
 
     @property
@@ -174,11 +202,12 @@ class Session:
             )
 
     def _prepare(self) -> Setup:
-        self._problem = problem = self._problem or Problem.load(self.config)
+        self._problem = problem = self._problem or Problem.load(self.config, trunk=self._trunk)
         if self._stored is None:
             setup = self._fresh or prepare_together(
                 self.config, self.group, problem=problem, seed_network=self._seed_network()
             )
+            self._keep_latencies(setup)
             self._stored = provenance(
                 self.config.device,
                 data=problem.describe(),
@@ -195,11 +224,19 @@ class Session:
         with damaged(str(self.folder.path / "provenance.json")):
             self._compare(problem)
             plan, machine = Plan(**self._stored["plan"]), Machine.from_dict(self._stored["machine"])
-        return self._setup(problem, plan, machine)
+        setup = self._setup(problem, plan, machine)
+        self._keep_latencies(setup)
+        return setup
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
         return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
+
+    def _keep_latencies(self, setup: Setup) -> None:
+        """Store measurements that decide before they do, so that a resume decides the same."""
+        if setup.latencies is not None:
+            setup.latencies.store = lambda known: self.folder.write_json(LATENCIES, {"seconds": dict(known)})
+            setup.latencies.store(setup.latencies.known)
 
     def _seed_network(self) -> Genome:
         """Read the seed network from the folder: the file that the config names may have changed."""
@@ -207,7 +244,14 @@ class Session:
 
     def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
         genome = self._seed_network()
-        return prepare(self.config, problem=problem, seed_network=genome, plan=plan, machine=machine)
+        return prepare(
+            self.config,
+            problem=problem,
+            seed_network=genome,
+            plan=plan,
+            machine=machine,
+            latencies=self.folder.latencies(),
+        )
 
     def _compare(self, problem: Problem) -> None:
         """Refuse other data; note another machine or number of workers, which may give other bits."""

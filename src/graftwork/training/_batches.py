@@ -15,7 +15,7 @@ from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for
 
 Images = Tensor | NDArray[np.uint8]
-"""uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
+"""uint8 images [N, H, W, C] (or float32 features of them): a tensor, or an array such as a memory map."""
 
 
 def take_images(images: Images, examples: Tensor | slice) -> Tensor:
@@ -24,7 +24,7 @@ def take_images(images: Images, examples: Tensor | slice) -> Tensor:
         return images[examples if isinstance(examples, slice) else examples.to(images.device)]
     where: Any = examples if isinstance(examples, slice) else examples.numpy()
     # np.array copies: a memory map may be read-only, which torch tensors can't be
-    return torch.from_numpy(np.array(images[where], dtype=np.uint8))
+    return torch.from_numpy(np.array(images[where]))
 
 
 def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
