@@ -11,8 +11,9 @@ Data = Annotated[
     str | None,
     option(
         "Data",
-        "Data set: digits (bundled), a folder (or zip) with a sub-folder a class, a table of paths and labels "
-        "(.csv, .tsv), parquet, .npz, WebDataset, CIFAR, or the name of a Hugging Face data set. [default: digits]",
+        "Data set: digits (bundled), letters (rendered), a folder (or zip) with a sub-folder a class, a table of paths "
+        "and labels (.csv, .tsv), parquet, .npz, WebDataset, CIFAR, or the name of a Hugging Face data set. "
+        "[default: digits]",
         envvar="GRAFTWORK_DATA",
     ),
 ]
@@ -39,6 +40,18 @@ Recipe = Annotated[
         "Training",
         "Networks, optimizers and schedule: {recipes} (paper is the poster's setting). [default: default]",
     ),
+]
+Flip = Annotated[
+    str | None,
+    option(
+        "Training",
+        "Mirror images left to right: none, random, or auto (a short race on validation decides). [default: the "
+        "recipe's: auto, paper none]",
+    ),
+]
+Augment = Annotated[
+    str | None,
+    option("Training", "Change images: none, light, standard or strong. [default: the recipe's: light, paper none]"),
 ]
 
 Device = Annotated[str | None, option("Machine", "cpu, cuda, mps, … [default: cpu]")]

@@ -115,13 +115,35 @@ class SkippedRow:
     step: Count
 
 
-Row = MemberRow | GenerationRow | SkippedRow
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    """The loss of one update, of every one at first and of ever fewer later on.
+
+    Args:
+        type: ``"loss"``.
+        stage: ``"search"`` or ``"control"``.
+        generation: The round.
+        step: Updates of the stage so far.
+        loss: Loss on the batch of the update, before it.
+        rate: Factor of the schedule on the learning rates.
+    """
+
+    type: Literal["loss"]
+    stage: Literal["search", "control"]
+    generation: Count
+    step: Count
+    loss: float
+    rate: Amount
+
+
+Row = MemberRow | GenerationRow | SkippedRow | LossRow
 _MOST_SURVIVORS = 1000
-_ROWS: Mapping[str, type[MemberRow] | type[GenerationRow] | type[SkippedRow]] = {
+_ROWS: Mapping[str, type[Row]] = {
     "member": MemberRow,
     "control": MemberRow,
     "generation": GenerationRow,
     "skipped": SkippedRow,
+    "loss": LossRow,
 }
 
 

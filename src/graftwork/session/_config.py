@@ -22,6 +22,7 @@ _MAX_BYTES = 2**20
 Cost = Literal["flops", "parameters", "latency"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
+_AUGMENTING = {"flip", "augment"}
 
 
 @dataclass(frozen=True)
@@ -194,20 +195,25 @@ class SearchConfig:
 
         Args:
             data: Options by name. ``recipe`` is a name or a table; a table starts from the recipe that its ``name``
-                says and changes some values. Options of the recipe may also stand beside the others.
+                says and changes some values. Options of the recipe may also stand beside the others, and so may
+                ``flip`` and ``augment`` (a name in `graftwork.training.AUGMENTATIONS`), which change its augmentation.
 
         Raises:
             ConfigError: If a key is unknown (with the nearest name) or a value is out of range.
         """
         own = {entry.name for entry in fields(cls)}
         for key in data:
-            if key not in own | _RECIPE_KEYS:
-                hint = did_you_mean(key, [*own, *_RECIPE_KEYS]) or "; graftwork config prints all options"
+            if key not in own | _RECIPE_KEYS | _AUGMENTING:
+                hint = did_you_mean(key, [*own, *_RECIPE_KEYS, *_AUGMENTING]) or "; graftwork config prints all options"
                 raise ConfigError(f"config: expected options of a search, got the unknown key {key!r}{hint}")
         changes = {key: value for key, value in data.items() if key in _RECIPE_KEYS - own - {"name"}}
         recipe = _recipe(data.get("recipe", "default"))
         if changes:
             recipe = recipe.replace(**changes)
+        if "augment" in data:
+            recipe = recipe.replace(augmentation=recipe.augmentation.at(data["augment"]))
+        if "flip" in data:
+            recipe = recipe.mirrored(data["flip"])
         rest = {key: value for key, value in data.items() if key in own and key != "recipe"}
         if not isinstance(rest.get("budget"), Budget | None):
             rest["budget"] = parse_budget(rest["budget"])

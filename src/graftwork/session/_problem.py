@@ -106,6 +106,12 @@ class Problem:
         images = given if split == "test" and given is not None else shown.images
         return np.asarray(images[rows])
 
+    def file_names(self, split: str, rows: np.ndarray[Any, Any], /) -> list[str]:
+        """Names of the files of rows as predictions name them; none where the data set knows no names."""
+        names = getattr(self.dataset, "names", ())
+        first = len(self.dataset.images) if split == "test" and self.dataset.test_images is not None else 0
+        return [names[first + row] for row in rows.tolist()] if names else []
+
     def describe(self) -> dict[str, Any]:
         """Describe the data, and the trunk that made features of them, as plain data."""
         found = describe(self.pixels or self.dataset, self.splits)

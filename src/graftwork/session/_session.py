@@ -1,6 +1,6 @@
 """Session: a search from config to finished run folder, with checkpoints and a control."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -31,7 +31,9 @@ from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import CONTROL, FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
+from graftwork.session._losses import LossLog
 from graftwork.session._problem import Problem
+from graftwork.session._race import race
 from graftwork.session._setup import Setup, prepare
 from graftwork.session._trunk import trunk_of
 from graftwork.trunks import Trunk
@@ -140,6 +142,7 @@ class Session:
     _problem: Problem | None = None
     _trunk: Trunk | None = None
     _fresh: Setup | None = None
+    _losses: LossLog | None = None
 
     @property
     def problem(self) -> Problem | None:
@@ -168,6 +171,7 @@ class Session:
             return self.folder.result()
         setup = self._prepare()
         self._tell_plan(setup)
+        setup = self._race(setup)
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
         searched = self._stage("search", setup, numbers)
@@ -228,6 +232,27 @@ class Session:
         self._keep_latencies(setup)
         return setup
 
+    def _race(self, setup: Setup) -> Setup:
+        """Let a race decide, once, whether images are mirrored; return the setup that follows it."""
+        if self.config.recipe.augmentation.flip != "auto":
+            return setup
+        stored = self._stored or {}
+        if "race" not in stored:
+            if steps := setup.plan.race_steps:
+                self.listener.on_note(f"flip: two networks race, {steps} updates each, one of them on mirrored images")
+            stored["race"] = asdict(race(setup, check=self._check_stop))
+            setup = self._setup(setup.problem, setup.plan, setup.machine)
+            stored["training"] = setup.decided
+            self.folder.write_json("provenance.json", stored)
+        mirrored = "mirrored" if setup.recipe.augmentation.flip == "random" else "not mirrored"
+        self.listener.on_note(f"flip: images are {mirrored}: {stored['race']['reason']}")
+        return setup
+
+    def _check_stop(self) -> None:
+        if self.stop_requested:
+            path = self.folder.path
+            raise SearchInterruptedError(f"stopped in the race; continue with: graftwork search --resume {path}")
+
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
         return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
@@ -243,9 +268,13 @@ class Session:
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
     def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
-        genome = self._seed_network()
+        genome, found = self._seed_network(), (self._stored or {}).get("race")
+        config = self.config
+        if found is not None:
+            with damaged(f"{self.folder.path}: the race in provenance.json"):
+                config = replace(config, recipe=config.recipe.mirrored(found["flip"]))
         return prepare(
-            self.config,
+            config,
             problem=problem,
             seed_network=genome,
             plan=plan,
@@ -292,6 +321,7 @@ class Session:
         elif stage == "search":
             self.folder.clear_records()
         self.listener.on_stage(stage, setup)
+        self._losses = LossLog("search" if stage == "search" else "control", setup.trainer.schedule, state.step)
         observe = self._observer(stage, setup)
         if self.group is not None:
             announce(self.group, setup, self._seed_network(), **numbers)
@@ -304,6 +334,8 @@ class Session:
     def _observer(self, stage: str, setup: Setup) -> Observer:
         def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
             self.listener.on_step(state, member, loss, progress)
+            if self._losses is not None:
+                self._losses.add(state, loss, progress)
             stopping = self.stop_requested if self.group is None else self.group.stopping
             if stopping or monotonic() - self._saved > self.config.checkpoint_every:
                 self._checkpoint(stage, setup)
@@ -331,12 +363,14 @@ class Session:
 
     def _checkpoint(self, stage: str, setup: Setup) -> None:
         data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
+        if self._losses is not None and (rows := self._losses.take()):
+            self.folder.append_records(rows)
         self.folder.save_checkpoint(stage, setup.state.step, {"search": data, "seconds": self.seconds}, tensors)
         self._saved = monotonic()
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
         seconds = round(self.seconds, 3)
-        rows: list[Row] = self._skipped(stage, generation)
+        rows: list[Row] = [*(self._losses.take() if self._losses else ()), *self._skipped(stage, generation)]
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
             rows.append(

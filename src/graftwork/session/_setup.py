@@ -196,7 +196,10 @@ def prepare(
         if config.budget is not None and config.budget.kind == "seconds":
             speed = time_speed(recipe, genome, machine, batch_size=size, device=device)
         scoring_flops = scorer.flops([genome])
-        plan = make_plan(config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed)
+        raced = config.recipe.augmentation.flip == "auto"
+        plan = make_plan(
+            config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed, race=raced
+        )
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
     strategy = strategy_of(config, memory, measured)
