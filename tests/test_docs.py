@@ -27,7 +27,7 @@ EXPECTED = {
     "docs/how-to/deploy.md": 4,
     "docs/how-to/ensembles.md": 1,
     "docs/how-to/few-and-uneven.md": 2,
-    "docs/how-to/grow-a-checkpoint.md": 8,
+    "docs/how-to/grow-a-checkpoint.md": 10,
     "docs/how-to/pretrained-trunk.md": 2,
     "docs/how-to/training-loops.md": 6,
     "docs/how-to/your-own-files.md": 3,
