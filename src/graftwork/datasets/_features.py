@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graftwork.datasets._cache import cache_folder, cached
 from graftwork.datasets._dataset import ImageDataset
-from graftwork.datasets._sources import Raw
+from graftwork.datasets._listing import Raw
 
 _BATCH = 32
 

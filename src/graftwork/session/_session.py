@@ -234,8 +234,8 @@ class Session:
 
     def _race(self, setup: Setup) -> Setup:
         """Let a race decide, once, whether images are mirrored; return the setup that follows it."""
-        if self.config.recipe.augmentation.flip != "auto":
-            return setup
+        if self.config.recipe.augmentation.flip != "auto" or setup.problem.trunk is not None:
+            return setup  # features of a trunk can't be mirrored
         stored = self._stored or {}
         if "race" not in stored:
             if steps := setup.plan.race_steps:
