@@ -40,7 +40,7 @@ def search(
     seed: options.Seed = None,
     split_seed: Annotated[int | None, option("Budget", "Seed of the splits. [default: --seed]", rare=True)] = None,
     strategy: Annotated[
-        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]")
+        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]", rare=True)
     ] = None,
     selection: Annotated[str | None, option("Population", "Who survives: {selectors}. [default: greedy]")] = None,
     metric: Annotated[
@@ -124,7 +124,8 @@ def search(
     out: options.Out = None,
     resume: Annotated[Path | None, option("Output", "Continue this run folder; takes no other options.")] = None,
     as_new: Annotated[
-        Path | None, option("Output", "With --resume: begin another run here, from the options that stand there.")
+        Path | None,
+        option("Output", "With --resume: begin another run here, from the options that stand there.", rare=True),
     ] = None,
     config: options.Config = None,
     report: options.Report = True,

@@ -196,7 +196,7 @@ def prepare(
         if config.budget is not None and config.budget.kind == "seconds":
             speed = time_speed(recipe, genome, machine, batch_size=size, device=device)
         scoring_flops = scorer.flops([genome])
-        raced = config.recipe.augmentation.flip == "auto"
+        raced = config.recipe.augmentation.flip == "auto" and problem.trunk is None
         plan = make_plan(
             config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed, race=raced
         )
