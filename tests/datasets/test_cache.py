@@ -76,7 +76,7 @@ def test_a_cache_that_cannot_be_made_says_what_to_set(table: Path, tmp_path: Pat
         load_dataset(table, cache_dir=tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "copies.npy", "manifest.json"])
 def test_a_damaged_entry_is_decoded_anew(table: Path, tmp_path: Path, name: str) -> None:
     fresh = load_dataset(table, cache_dir=tmp_path / "cache")
     expected = np.array(fresh.images)
@@ -99,13 +99,13 @@ def test_leftovers_of_a_killed_process_are_removed(table: Path, tmp_path: Path) 
 def test_a_source_that_changes_while_it_is_read_is_refused(table: Path, tmp_path: Path, monkeypatch: Any) -> None:
     import graftwork.datasets._load as module
 
-    read = module._read_tables
+    listing = module._list_parquet
 
-    def read_and_change(files: list[Path], options: Any) -> Any:
+    def list_and_change(files: list[Path], where: Path, options: Any) -> Any:
         os.utime(files[0], ns=(1, 1))
-        return read(files, options)
+        return listing(files, where, options)
 
-    monkeypatch.setattr(module, "_read_tables", read_and_change)
+    monkeypatch.setattr(module, "_list_parquet", list_and_change)
     with pytest.raises(DataError, match="changed"):
         load_dataset(table, cache_dir=tmp_path / "cache")
     assert entries(tmp_path / "cache") == []

@@ -141,30 +141,32 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     assert len(load_dataset(root).images) == 4
 
 
-def test_validation_images_join_training_where_a_test_folder_is_given(tmp_path: Path) -> None:
+def test_validation_images_are_the_validation_split_beside_a_test_folder(tmp_path: Path) -> None:
     for name in ("train", "val", "test"):
         write_folder(tmp_path / "d" / name, pixels(4), [0, 0, 1, 1])
     dataset = load_dataset(tmp_path / "d")
     assert dataset.labels.tolist() == [0, 0, 1, 1] * 2
     assert dataset.test_images is not None
     assert len(dataset.test_images) == 4
+    assert split(dataset, seed=0, blend=0).validation.tolist() == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(
-    ("names", "test"),
+    ("names", "test", "validation"),
     [
-        (["latest.parquet", "carnival.parquet"], 0),
-        (["train.parquet", "test.parquet"], 4),
-        (["train/0.parquet", "validation/0.parquet"], 4),
-        (["contest-train.parquet", "contest-test.parquet"], 4),
+        (["latest.parquet", "carnival.parquet"], 0, 0),
+        (["train.parquet", "test.parquet"], 4, 0),
+        (["train/0.parquet", "validation/0.parquet"], 0, 4),
+        (["contest-train.parquet", "contest-test.parquet", "contest-val.parquet"], 4, 4),
     ],
 )
-def test_the_word_in_a_file_name_says_its_split(tmp_path: Path, names: list[str], test: int) -> None:
+def test_the_word_in_a_file_name_says_its_split(tmp_path: Path, names: list[str], test: int, validation: int) -> None:
     for name in names:
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
         write_parquet(tmp_path / "d" / name, pixels(4), [0, 1] * 2)
-    found = load_dataset(tmp_path / "d").test_images
-    assert (0 if found is None else len(found)) == test
+    found = load_dataset(tmp_path / "d")
+    counts = [0 if rows is None else len(rows) for rows in (found.test_images, found.validation)]
+    assert counts == [test, validation]
 
 
 def test_numbers_without_names_may_start_anywhere(tmp_path: Path) -> None:

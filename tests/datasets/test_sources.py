@@ -90,7 +90,7 @@ def test_image_folder_keeps_pixels(tmp_path: Path) -> None:
 def test_image_folder_with_train_and_test_keeps_them_apart(tmp_path: Path) -> None:
     images = pixels(8)
     write_folder(tmp_path / "data" / "train", images[:4], [0, 0, 1, 1])
-    write_folder(tmp_path / "data" / "val", images[4:], [0, 0, 1, 1])
+    write_folder(tmp_path / "data" / "test", images[4:], [0, 0, 1, 1])
     dataset = load_dataset(tmp_path / "data")
     assert np.array_equal(dataset.images, images[:4])
     assert dataset.test_images is not None

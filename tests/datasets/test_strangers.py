@@ -80,7 +80,7 @@ def archives() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", archives())
 def test_an_archive_is_read_within_bounds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graftwork.datasets._sources._MOST", 2**20)
+    monkeypatch.setattr("graftwork.datasets._archive._ROOM", 2**20)
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(archives()[name] + bytes(2**23), 1))
     with pytest.raises(DataError, match="expected at most"):
         load_dataset(tmp_path / "x.tar.gz", cache_dir=tmp_path / "cache")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graftwork.datasets import Survey, _decode, _survey, load_dataset, read_image, survey
+from graftwork.datasets import Survey, _decode, _survey, load_dataset, read_image, survey, telling
 from graftwork.datasets._survey import survey_images
 from graftwork.errors import DataError
 from tests.datasets.test_sources import pixels, write_folder, write_parquet
@@ -71,7 +71,8 @@ def test_many_images_are_decoded_as_each_alone(tmp_path: Path, monkeypatch: pyte
     given, heard = [*sources(7), ("bad", b"no image"), *sources(3)], list[tuple[int, int]]()
     monkeypatch.setattr(_decode, "_AT_ONCE", 4)
     options = {"image_size": (16, 24), "skip_bad_images": True, "where": "here"}
-    images, kept, skipped = _decode.decode(given, **options, progress=lambda *so_far: heard.append(so_far))  # type: ignore[arg-type]
+    with telling(lambda *so_far: heard.append(so_far)):
+        images, kept, skipped = _decode.decode(given, **options)  # type: ignore[arg-type]
     assert heard == [(4, 11), (8, 11), (11, 11)]
     assert (kept, [name for name, _ in skipped]) == ([*range(7), 8, 9, 10], ["bad"])
     for row, index in enumerate(kept):

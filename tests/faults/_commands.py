@@ -113,5 +113,11 @@ def data_readings() -> dict[str, Reading]:
 
 
 def _source(place: Place) -> Path:
-    archive = place.data / "x.tar.gz"
-    return archive if archive.exists() else place.data
+    """Stands for what an attack leaves, which is not known before; see `with_source`."""
+    return place.data / "SOURCE"
+
+
+def with_source(line: list[str], place: Place) -> list[str]:
+    """A command line that names the archive or table that an attack has left among the data, else their folder."""
+    named = [path for name in ("x.tar.gz", "x.zip", "x.csv", "x.npz") if (path := place.data / name).exists()]
+    return [str(named[0] if named else place.data) if word == str(_source(place)) else word for word in line]

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -50,6 +51,23 @@ def data_attacks() -> dict[str, Attack]:
         "an archive with a long header": lambda place: _archive(place, _long_header()),
         "an archive that climbs": lambda place: _archive(place, _climbing()),
         "an archive of devices": lambda place: _archive(place, _devices()),
+        "a zip that climbs": lambda place: _zip(place, {"../../victim/a/0.png": _picture(), "/etc/b/0.png": b""}),
+        "a zip of links": lambda place: _zip(
+            place, {**_two_classes(), "a/x.png": b"../victim/secret.png"}, link="a/x.png"
+        ),
+        "a zip that unpacks to gigabytes": lambda place: _zip(place, {**_two_classes(), "a/x.png": bytes(2**30)}),
+        "a zip of many small files": lambda place: _zip(
+            place, dict.fromkeys(map("a/{}.png".format, range(50_000)), b"")
+        ),
+        "a zip of escapes": lambda place: _zip(place, _two_classes(f"{ESCAPES}{DIRECTION}")),
+        "a zip in a zip": lambda place: _zip(place, {"a/x.zip": b"PK", "b/x.zip": b"PK"}),
+        "a list with paths outside": lambda place: _list(place, "../victim/secret.png"),
+        "a list with absolute paths": lambda place: _list(place, str(place.victim / "secret.png")),
+        "a list of a device": lambda place: _list(place, "/dev/zero"),
+        "a list of a link": _list_of_a_link,
+        "a list of escapes": lambda place: _list(place, f"{ESCAPES}{FORMULA}{MARKUP}.png"),
+        "arrays of Python objects": lambda place: _arrays(place, np.array([_Deed()] * 8, dtype=object)),
+        "arrays that claim a terabyte": lambda place: (_only(place) / "x.npz").write_bytes(_large_array()),
         "ten thousand empty classes": _empty_classes,
     }
 
@@ -176,6 +194,47 @@ def _devices() -> bytes:
             archive.addfile(entry)
 
     return gzip.compress(_tar(fill))
+
+
+def _two_classes(more: str = "") -> dict[str, bytes]:
+    return {f"{name}{more}/{number}.png": _picture(number) for name in "ab" for number in range(8)}
+
+
+def _zip(place: Place, files: dict[str, bytes], *, link: str | None = None) -> None:
+    with zipfile.ZipFile(_only(place) / "x.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = (0o120777 if name == link else 0o100644) << 16
+            archive.writestr(entry, content)
+
+
+def _list(place: Place, path: str) -> None:
+    (_only(place) / "x.csv").write_text("path,label\n" + "".join(f'"{path}",{"ab"[row % 2]}\n' for row in range(16)))
+
+
+def _list_of_a_link(place: Place) -> None:
+    _list(place, "0.png")
+    (place.data / "0.png").symlink_to(place.victim / "secret.png")
+
+
+class _Deed:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+def _arrays(place: Place, labels: Any) -> None:
+    np.savez(_only(place) / "x.npz", images=np.zeros((8, 8, 8), np.uint8), labels=labels)
+
+
+def _large_array() -> bytes:
+    file = io.BytesIO()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**20, 2**20)})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(64))
+        archive.writestr("labels.npy", header.getvalue())
+    return file.getvalue()
 
 
 def _empty_classes(place: Place) -> None:

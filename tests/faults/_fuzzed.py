@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,10 +22,14 @@ from torch import nn
 
 import graftwork as gw
 from graftwork._files import parse_json
+from graftwork.datasets._arrays import list_npz
 from graftwork.datasets._cache import _open as open_cached
 from graftwork.datasets._convert import fit, open_image
-from graftwork.datasets._sources import ReadOptions, _unpickle, read_cifar
-from graftwork.datasets._tables import read_parquet
+from graftwork.datasets._listing import Listing, ReadOptions
+from graftwork.datasets._load import _list_archives
+from graftwork.datasets._sheets import list_sheets
+from graftwork.datasets._sources import _unpickle
+from graftwork.datasets._tables import list_parquet
 from graftwork.ensembles import combiner_from
 from graftwork.networks.genome import Genome, draw, forward_flops, num_parameters, summary
 from graftwork.runs import check_member, check_result, load_tensors, read_records, run_state, unpack_state
@@ -68,7 +73,7 @@ def readers(run: Path) -> dict[str, Reader]:
     held = [load_tensors(run / "ensembles" / f"{name}.safetensors") for name in ("stacked-network", "mean")]
     safetensors = [blocks, (run / "ensembles" / "mean.safetensors").read_bytes(), _small_tensors()]
     return {
-        "json": Reader(0.35, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),
+        "json": Reader(0.33, "json", [genome, *members, b"[1, 2.5e3, {}]"], lambda data, _: parse_json(data, "x")),
         "result": Reader(0.04, "json", [(run / "result.json").read_bytes()], _read_result),
         "member": Reader(0.03, "json", members, _read_member),
         "genome": Reader(0.08, "json", [genome, *map(_genome_of, members)], _read_genome),
@@ -84,6 +89,8 @@ def readers(run: Path) -> dict[str, Reader]:
         "other images": Reader(0.04, "bytes", _pictures(), _read_image),
         "parquet": Reader(0.01, "bytes", _tables(), _read_table),
         "archive": Reader(0.01, "bytes", _archives(), _read_archive),
+        "sheet": Reader(0.01, "bytes", [b"path,label\na.png,cat\nb.png,dog\n", b"a.png\tcat\n"], _read_sheet),
+        "arrays": Reader(0.01, "bytes", [_npz()], _read_npz),
         "growth log": Reader(0.01, "json", [_growths()], _read_growth),
         "cache": Reader(0.01, "bytes", [_array()], _read_cache),
     }
@@ -225,7 +232,8 @@ def _tables() -> list[bytes]:
 
 
 def _read_table(data: bytes, folder: Path) -> object:
-    return read_parquet([_file(data, folder, "x.parquet")], ReadOptions(skip_bad_images=True))
+    options = ReadOptions(skip_bad_images=True)
+    return list_parquet([_file(data, folder, "x.parquet")], folder, options).read(options)
 
 
 def _archives() -> list[bytes]:
@@ -239,11 +247,31 @@ def _archives() -> list[bytes]:
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     plain = file.getvalue()
-    return [plain, gzip.compress(plain)]
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as small:
+        for number, picture in enumerate(_pictures("PNG")[:2] * 2):
+            small.writestr(f"{'ab'[number % 2]}/{number}.png", picture)
+    return [plain, gzip.compress(plain), zipped.getvalue()]
 
 
 def _read_archive(data: bytes, folder: Path) -> object:
-    return read_cifar(_file(data, folder, "x.tar"), ReadOptions())
+    path = _file(data, folder, "x.zip" if data.startswith(b"PK") else "x.tar")
+    found = _list_archives([path], path, ReadOptions(), folder)
+    return found.read(ReadOptions(skip_bad_images=True)) if isinstance(found, Listing) else found
+
+
+def _read_sheet(data: bytes, folder: Path) -> object:
+    return list_sheets([_file(data, folder, "x.csv")], ReadOptions())
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, images=np.zeros((4, 8, 8), np.uint8), labels=np.array([0, 1, 0, 1]))
+    return file.getvalue()
+
+
+def _read_npz(data: bytes, folder: Path) -> object:
+    return list_npz(_file(data, folder, "x.npz"))
 
 
 def _build() -> nn.Module:

@@ -26,7 +26,7 @@ from tests.cases.commands import graftwork as command
 from tests.cases.commands import tiny_search
 from tests.cases.images import picture
 from tests.faults._building import Attack, forge, path_of
-from tests.faults._commands import Reading, data_readings, readings
+from tests.faults._commands import Reading, data_readings, readings, with_source
 from tests.faults._data_attacks import data_attacks
 from tests.faults._run_attacks import attacks
 from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt
@@ -92,6 +92,7 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
         line = [str(word) for word in reading.words(place)]
         named = [path_of(place, name) for name in reading.named.split()]
         attack(place)
+        line = with_source(line, place)
         forge(place)
         if reading.unfinished:
             outcome = place.run / "result.json"

@@ -19,7 +19,7 @@ from tests.faults.fuzz import input_of, make_run, outcome_of
 
 NAMES = (
     *("json", "result", "member", "genome", "records", "manifest", "owner", "state", "config (TOML)", "combiner"),
-    *("safetensors", "pickle", "PNG", "other images", "parquet", "archive", "growth log", "cache"),
+    *("safetensors", "pickle", "PNG", "other images", "parquet", "archive", "sheet", "arrays", "growth log", "cache"),
 )
 
 

@@ -63,9 +63,13 @@ def test_effective_config_holds_every_option_that_is_set() -> None:
     unset = {key for key, value in SearchConfig().to_dict().items() if value is None}
     assert set(written) | unset == {entry.name for entry in fields(SearchConfig)}
     assert unset == {"genome", "budget", "split_seed", "threads", "image_column", "label_column"} | {
+        "group_column",
+        "image_root",
         "max_images",
+        "max_latency",
         "max_parameters",
         "max_memory",
+        "trunk",
         "max_flops",
     }
     recipe = RECIPES["default"]

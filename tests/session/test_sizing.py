@@ -99,11 +99,12 @@ def test_a_run_with_little_memory_stores_the_batches_that_fit(tmp_path: Path) ->
 def test_a_short_time_leaves_images_out_unless_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GRAFTWORK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GRAFTWORK_CACHE", str(tmp_path / "other"))
     data = write_folder(tmp_path / "d", pixels(60, side=12), [0] * 35 + [1] * 25)
     config = SearchConfig.from_dict({"data": str(data), "budget": "100s"})
     monkeypatch.setattr("graftwork.datasets._load.decoding_seconds", lambda *_: 0.0)
     assert settle_size(config)[0].max_images is None
+    monkeypatch.setenv("GRAFTWORK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("graftwork.datasets._load.decoding_seconds", lambda *_: 10.0)
     hurried, (note,) = settle_size(config)
     assert hurried.max_images == 1

@@ -104,6 +104,8 @@ def data(
     image_size: options.ImageSize = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
+    group_column: options.GroupColumn = None,
+    image_root: options.ImageRoot = None,
     skip_bad_images: options.SkipBad = None,
     config: options.Config = None,
     as_json: options.Json = False,

@@ -11,8 +11,9 @@ Data = Annotated[
     str | None,
     option(
         "Data",
-        "Data set: digits (bundled), CIFAR-10 (parquet folder, cifar-10-batches-py or its .tar.gz), an image "
-        "folder with a sub-folder a class, a parquet file, or the name of a Hugging Face data set. [default: digits]",
+        "Data set: digits (bundled), letters (rendered), a folder (or zip) with a sub-folder a class, a table of paths "
+        "and labels (.csv, .tsv), parquet, .npz, WebDataset, CIFAR, or the name of a Hugging Face data set. "
+        "[default: digits]",
         envvar="GRAFTWORK_DATA",
     ),
 ]
@@ -25,7 +26,14 @@ ImageSize = Annotated[
 SkipBad = Annotated[
     bool | None, option("Data", "Leave out images that can't be read, and record them.", "--skip-bad-images")
 ]
-ImageColumn = Annotated[str | None, option("Data", "Column of a table that holds the images.", rare=True)]
+ImageColumn = Annotated[str | None, option("Data", "Column of a table that holds images or their paths.", rare=True)]
+GroupColumn = Annotated[
+    str | None,
+    option("Data", "Column of a table, such as patient, of which no value is in two splits.", rare=True),
+]
+ImageRoot = Annotated[
+    str | None, option("Data", "Folder that the paths in a table begin from. [default: the table's]", rare=True)
+]
 LabelColumn = Annotated[str | None, option("Data", "Column of a table that holds the labels.", rare=True)]
 
 Budget = Annotated[
@@ -39,6 +47,18 @@ Recipe = Annotated[
         "Training",
         "Networks, optimizers and schedule: {recipes} (paper is the poster's setting). [default: default]",
     ),
+]
+Flip = Annotated[
+    str | None,
+    option(
+        "Training",
+        "Mirror images left to right: none, random, or auto (a short race on validation decides). [default: the "
+        "recipe's: auto, paper none]",
+    ),
+]
+Augment = Annotated[
+    str | None,
+    option("Training", "Change images: none, light, standard or strong. [default: the recipe's: light, paper none]"),
 ]
 
 Device = Annotated[str | None, option("Machine", "cpu, cuda, mps, … [default: cpu]")]
@@ -65,3 +85,14 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option, and exit.")
 ]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Model = Annotated[Path, typer.Argument(help="Run folder, or an exported model (that you trust).")]
+Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[default: the best]")]
+EnsembleOf = Annotated[str | None, typer.Option("--ensemble", help="Ensemble of the run: mean, greedy, stacked, …")]
+Place = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, …")]
+Pass = Annotated[
+    int | None, typer.Option("--batch-size", help="Images in a pass. \\[default: 256, fewer of large images]")
+]
+TrunkOf = Annotated[
+    str | None,
+    typer.Option("--trunk", help="The run's trunk FILE.py:FUNCTION again, whose code is not run unless it is named."),
+]

@@ -19,14 +19,16 @@ import numpy as np
 
 from graftwork._files import is_own, parse_json, read_bytes
 from graftwork._locks import file_lock
+from graftwork.datasets._copies import find_alike, number_copies
 from graftwork.datasets._dataset import ImageDataset, check_labels
+from graftwork.datasets._listing import Raw
 from graftwork.datasets._places import cache_folder
-from graftwork.datasets._sources import Raw
 from graftwork.errors import DataError, ResourceError
 
 VERSION = 2
 
-_PARTS = ("images", "labels", "test_images", "test_labels")
+_PARTS = ("images", "labels", "test_images", "test_labels", "validation", "groups")
+_DERIVED = ("copies", "alike")
 _VERIFIED_BYTES = 2**28
 """Arrays of at most this size are compared with their fingerprint at every opening."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,7 +64,33 @@ def _arrays(raw: Raw, source: str) -> dict[str, Any]:
         where = f"{source} (test split)"
         arrays["test_images"] = raw.test_images
         arrays["test_labels"] = check_labels(np.asarray(raw.test_labels), raw.class_names, where, every_class=False)
+    for name in ("validation", "groups"):
+        if (values := getattr(raw, name)) is not None:
+            arrays[name] = np.asarray(values, dtype=np.int64)
     return arrays
+
+
+def _derived(arrays: dict[str, Any]) -> dict[str, Any]:
+    """What is found out about the images: copies, and others that look much alike."""
+    parts = [arrays[name] for name in ("images", "test_images") if name in arrays]
+    copies = number_copies(parts)
+    return {"copies": copies, "alike": find_alike(parts, copies)}
+
+
+def in_memory(raw: Raw, *, name: str) -> ImageDataset:
+    """Make a data set of what a Python program holds, without a cache.
+
+    Args:
+        raw: The data.
+        name: Name of the data set, also in messages.
+
+    Raises:
+        DataError: If the labels can't be used.
+    """
+    arrays = _arrays(raw, name)
+    fingerprint = _fingerprint(arrays, raw.class_names)
+    more = {"names": tuple(raw.names), "skipped": tuple(raw.skipped), **_derived(arrays)}
+    return ImageDataset(name, class_names=raw.class_names, fingerprint=fingerprint, **arrays, **more)
 
 
 def cached(key: str, read: Callable[[], Raw], *, name: str, source: str, folder: Path | None = None) -> ImageDataset:
@@ -105,7 +133,8 @@ def _fill(target: Path, raw: Raw, source: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
     try:
         aside.mkdir()
-        for name, array in arrays.items():
+        derived = _derived(arrays)
+        for name, array in {**arrays, **derived}.items():
             with (aside / f"{name}.npy").open("wb") as file:
                 _write(file, array)
                 file.flush()
@@ -113,6 +142,8 @@ def _fill(target: Path, raw: Raw, source: str) -> None:
         manifest = {
             "class_names": list(raw.class_names),
             "fingerprint": _fingerprint(arrays, raw.class_names),
+            "derived": _fingerprint(derived, ()),
+            "names": raw.names,
             "skipped": raw.skipped,
         }
         with (aside / "manifest.json").open("w", encoding="utf-8") as text:
@@ -155,10 +186,16 @@ def _map(target: Path, name: str) -> ImageDataset:
         path = target / f"{array}.npy"
         return np.load(path, mmap_mode=mode, allow_pickle=False) if path.is_file() else None
 
-    parts = {part: load(part, "r" if "images" in part else None) for part in _PARTS}
-    there, names = {part: array for part, array in parts.items() if array is not None}, tuple(manifest["class_names"])
+    parts = {part: load(part, "r" if "images" in part else None) for part in (*_PARTS, *_DERIVED)}
+    there, classes = {part: parts[part] for part in _PARTS if parts[part] is not None}, tuple(manifest["class_names"])
+    derived = {part: parts[part] for part in _DERIVED}
     small = sum(array.nbytes for array in there.values()) <= _VERIFIED_BYTES
-    if small and _fingerprint(there, names) != manifest["fingerprint"]:
+    if small and _fingerprint(there, classes) != manifest["fingerprint"]:
         raise ValueError("its fingerprint does not fit")
-    skipped = tuple((file, reason) for file, reason in manifest["skipped"])
-    return ImageDataset(name, class_names=names, fingerprint=manifest["fingerprint"], skipped=skipped, **parts)
+    if _fingerprint(derived, ()) != manifest["derived"]:
+        raise ValueError("what was found out about its images does not fit")
+    more: dict[str, Any] = {
+        "names": tuple(manifest["names"]),
+        "skipped": tuple((file, reason) for file, reason in manifest["skipped"]),
+    }
+    return ImageDataset(name, class_names=classes, fingerprint=manifest["fingerprint"], **more, **parts)

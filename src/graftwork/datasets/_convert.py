@@ -9,6 +9,8 @@
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graftwork.datasets._walk import Slice
 from graftwork.errors import DataError
+
+Picture = Path | Slice | bytes | Image.Image
+"""An image: a file, the content of one, or decoded."""
 
 _GREY = {"1", "L", "LA", "La", "I", "F"}
 _DEEP = {"I", "F"}
@@ -37,18 +43,39 @@ _TURNS = {
 _SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
 
 
-def open_image(source: Path | bytes, where: str, *, at_least: int | None = None) -> Image.Image:
-    """Open an image and decode it.
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Let Pillow say nothing of bombs, which are refused here, and of damaged EXIF data, which say nothing.
 
-    Args:
-        source: Image file, or the content of one.
-        where: What messages call it.
-        at_least: Pixels of the shorter side that are enough: a JPEG is then decoded at a half, a quarter or an eighth
-            of its size, which saves most of the time. ``None``: all pixels.
+    The setting is the whole process's: of several threads, the one that starts the others makes it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_image(source: Picture, where: str) -> Image.Image:
+    """Open an image and decode it fully.
 
     Raises:
         DataError: If it can't be read; the message names ``where``.
     """
+    with no_warnings():
+        return _read(source, where)
+
+
+def read_at(source: Picture, where: str, size: tuple[int, int]) -> Image.Image:
+    """Open an image for a frame of this height and width, inside of `no_warnings`.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size, where that leaves twice the pixels of the frame.
+
+    Raises:
+        DataError: As `open_image`.
+    """
+    return _read(source, where, at_least=2 * max(size))
+
+
+def _read(source: Picture, where: str, *, at_least: int | None = None) -> Image.Image:
     try:
         image = _opened(source)
         if at_least is not None:
@@ -72,15 +99,15 @@ def known_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _opened(source: Path | bytes) -> Image.Image:
+def _opened(source: Picture) -> Image.Image:
     """An image whose pixels are not decoded yet, of bounded size: transparency takes further copies of them."""
-    if isinstance(source, Path):
-        if (size := source.stat().st_size) > _MOST_BYTES:
+    if isinstance(source, Image.Image):
+        return source
+    if not isinstance(source, bytes):
+        if (size := source.size if isinstance(source, Slice) else source.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"{size:,} bytes, more than {_MOST_BYTES:,}")
         source = source.read_bytes()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is told as an error
-        image = Image.open(io.BytesIO(source), formats=known_formats())
+    image = Image.open(io.BytesIO(source), formats=known_formats())
     most = _MOST_PIXELS if image.mode in _OPAQUE and "transparency" not in image.info else _MOST_PIXELS // 4
     if image.width * image.height > most:
         raise ValueError(f"{image.width:,}×{image.height:,} pixels, more than {most:,}")
@@ -126,15 +153,6 @@ def _flat(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def read_at(source: Path | bytes, where: str, size: tuple[int, int]) -> Image.Image:
-    """Open an image for a frame of this height and width: no more of a JPEG is decoded than twice as many pixels.
-
-    Raises:
-        DataError: As `open_image`.
-    """
-    return open_image(source, where, at_least=2 * max(size))
-
-
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Bring an image to height, width and channels: uint8 [H, W, C]."""
     height, width, channels = shape
@@ -159,4 +177,5 @@ def read_image(path: Path, *, size: tuple[int, int], channels: int) -> NDArray[n
     Raises:
         DataError: If the file can't be read.
     """
-    return fit(read_at(path, str(path), size), (*size, channels))
+    with no_warnings():
+        return fit(read_at(path, str(path), size), (*size, channels))

@@ -24,10 +24,16 @@ class ImageDataset:
         images: Images, uint8 [N, H, W, C], without the source's test split.
         labels: Class of each image, int64 [N].
         class_names: Names of the classes, in order of labels.
-        fingerprint: SHA-256 over shapes, pixels, labels and class names.
+        fingerprint: SHA-256 over shapes, pixels, labels and class names, and over validation split and groups.
         test_images: Images of the test split, uint8 [n, H, W, C]; ``None`` where the source has none.
         test_labels: Class of each of these, int64 [n]; ``None`` likewise.
-        skipped: Files that could not be read and were left out, each with the reason.
+        validation: Rows of ``images`` that are the source's validation split, int64; ``None`` where it has none.
+        groups: Group of each image, int64 [N]; none of them may be in two splits. ``None``: no groups.
+        copies: Images with the same number have the same pixels, int64 [N + n], those of the test split last; ``None``:
+            not known.
+        alike: For each image the row of another that looks much alike, -1 for none, int64 [N + n]; ``None``: not known.
+        names: What each image was called, those of the test split last; empty: not known.
+        skipped: What was passed over or could not be read, each with the reason.
     """
 
     name: str
@@ -37,6 +43,11 @@ class ImageDataset:
     fingerprint: str
     test_images: Images | None = None
     test_labels: Labels | None = None
+    validation: Labels | None = None
+    groups: Labels | None = None
+    copies: Labels | None = None
+    alike: Labels | None = None
+    names: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -44,6 +55,11 @@ class ImageDataset:
         """Height, width, channels."""
         height, width, channels = self.images.shape[1:]
         return int(height), int(width), int(channels)
+
+    def name_of(self, row: int) -> str:
+        """What an image was called; rows of the test split follow those of the others."""
+        count = len(self.images)
+        return self.names[row] if self.names else f"test image {row - count}" if row >= count else f"image {row}"
 
     def channel_moments(self, rows: Labels | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of each channel: float64 [C] each, of values scaled to [0, 1].

@@ -4,20 +4,23 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.datasets._convert import fit, is_grey, read_at
+from graftwork.datasets._convert import Picture, fit, is_grey, no_warnings, read_at
 from graftwork.datasets._places import cache_folder
 from graftwork.datasets._survey import frame_of
 from graftwork.errors import DataError
 
 Progress = Callable[[int, int], None]
 """Function of the images that are decoded, and of all: called now and then while they are."""
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 _IN_MEMORY = 2**28
 """Bytes of decoded images that are held in memory; more lie in a file until they are in the cache."""
@@ -26,17 +29,26 @@ _TRIED = 16
 _THREADS = 16
 
 
+@contextmanager
+def telling(progress: Progress) -> Iterator[None]:
+    """Tell a function how far decoding is, wherever images are decoded inside."""
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
 class _ColourError(Exception):
     """An image has colour, though none that was looked at before has."""
 
 
 def decode(
-    sources: Sequence[tuple[str, Path | bytes]],
+    sources: Sequence[tuple[str, Picture]],
     *,
     image_size: int | tuple[int, int] | None,
     skip_bad_images: bool,
     where: str,
-    progress: Progress | None = None,
 ) -> tuple[NDArray[np.uint8], list[int], list[tuple[str, str]]]:
     """Decode many images to one shape.
 
@@ -45,7 +57,6 @@ def decode(
         image_size: Side, or height and width, that the user asked for; ``None``: by the rule of `Survey`.
         skip_bad_images: Whether images that can't be read are left out; otherwise they are an error.
         where: The source, as messages name it.
-        progress: Hears how far it is; ``None``: nobody does.
 
     Returns:
         The images, uint8 [n, H, W, C]; the index in ``sources`` of each; name and reason of those left out.
@@ -56,7 +67,7 @@ def decode(
         kept: list[int] = []
         skipped: list[tuple[str, str]] = []
         try:
-            for index, found in enumerate(_decoded(sources, out.shape[1:], progress)):
+            for index, found in enumerate(_decoded(sources, out.shape[1:])):
                 if isinstance(found, DataError):
                     if not skip_bad_images:
                         raise found
@@ -73,12 +84,12 @@ def decode(
 
 
 def _decoded(
-    sources: Sequence[tuple[str, Path | bytes]], shape: tuple[int, ...], progress: Progress | None
+    sources: Sequence[tuple[str, Picture]], shape: tuple[int, ...], *, told: bool = True
 ) -> Iterator[NDArray[np.uint8] | DataError]:
     """Each image, or what is wrong with it, in order; Pillow decodes without Python's lock, so threads are enough."""
     height, width, channels = shape
 
-    def one(entry: tuple[str, Path | bytes]) -> NDArray[np.uint8] | DataError:
+    def one(entry: tuple[str, Picture]) -> NDArray[np.uint8] | DataError:
         try:
             image = read_at(entry[1], entry[0], (height, width))
         except DataError as error:
@@ -87,18 +98,18 @@ def _decoded(
             raise _ColourError
         return fit(image, (height, width, channels))
 
-    with ThreadPoolExecutor(min(_THREADS, _cores())) as pool:
+    with no_warnings(), ThreadPoolExecutor(min(_THREADS, _cores())) as pool:
         for start in range(0, len(sources), _AT_ONCE):
             yield from pool.map(one, sources[start : start + _AT_ONCE])
-            if progress is not None:
+            if told and (progress := _progress.get()) is not None:
                 progress(min(start + _AT_ONCE, len(sources)), len(sources))
 
 
-def decoding_seconds(sources: Sequence[Path | bytes], size: tuple[int, int]) -> float:
+def decoding_seconds(sources: Sequence[Picture], size: tuple[int, int]) -> float:
     """About how long decoding an image to this height and width takes on all cores, by a few of them."""
     few = [("", source) for source in sources[:: max(1, len(sources) // _TRIED)]][: 2 * _TRIED]
     began = perf_counter()
-    for _ in _decoded(few, (*size, 3), None):
+    for _ in _decoded(few, (*size, 3), told=False):
         pass
     return (perf_counter() - began) / max(1, len(few))
 

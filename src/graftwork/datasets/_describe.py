@@ -6,11 +6,17 @@ import numpy as np
 
 from graftwork.datasets._balance import warnings_about
 from graftwork.datasets._dataset import ImageDataset, Labels
+from graftwork.datasets._repeats import Repeats
 from graftwork.datasets._splits import Splits
 
 
 def describe(dataset: ImageDataset, splits: Splits) -> dict[str, Any]:
-    """What was found, as plain data: shape, classes, images per split and class, skipped files, warnings."""
+    """What was found, as plain data: shape, classes, images per split and class, repeats, what was passed over."""
+    repeats = Repeats.find(dataset, splits)
+    warnings = [*warnings_about(dataset, splits), *repeats.warnings(dataset, splits)]
+    if dataset.skipped:
+        name, reason = dataset.skipped[0]
+        warnings.append(f"{len(dataset.skipped)} passed over, such as {name} ({reason}); graftwork data lists them all")
     test_labels = dataset.labels if dataset.test_labels is None else dataset.test_labels
 
     def count(labels: Labels, rows: Labels) -> dict[str, int]:
@@ -26,7 +32,9 @@ def describe(dataset: ImageDataset, splits: Splits) -> dict[str, Any]:
         "classes": len(dataset.class_names),
         "class_names": list(dataset.class_names),
         "images": len(dataset.images),
+        "validation_split": "given" if dataset.validation is not None else "held out",
         "test_split": "given" if dataset.test_images is not None else "held out",
+        "groups": None if dataset.groups is None else len(np.unique(dataset.groups)),
         "fingerprint": dataset.fingerprint,
         "splits": {
             "train": len(splits.train),
@@ -40,6 +48,7 @@ def describe(dataset: ImageDataset, splits: Splits) -> dict[str, Any]:
             "blend": count(dataset.labels, splits.blend),
             "test": count(test_labels, splits.test),
         },
+        "repeats": repeats.describe(dataset, splits),
         "skipped": [list(entry) for entry in dataset.skipped],
-        "warnings": warnings_about(dataset, splits),
+        "warnings": warnings,
     }

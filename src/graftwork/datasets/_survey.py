@@ -1,16 +1,15 @@
 """What is known of images before they are decoded: how many there are, and how large."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from pathlib import Path
 from statistics import median
 
 from PIL import Image
 
-from graftwork.datasets._convert import is_grey, known_formats, lies_on_its_side
+from graftwork.datasets._convert import Picture, is_grey, known_formats, lies_on_its_side, no_warnings
+from graftwork.datasets._walk import Slice
 from graftwork.errors import DataError
 
 SMALLEST = 8
@@ -54,16 +53,17 @@ class Survey:
         return (self.height, self.width) if scale >= 1 else (round(self.height * scale), round(self.width * scale))
 
 
-def survey_images(sources: Sequence[Path | bytes], *, num_images: int | None = None) -> Survey:
+def survey_images(sources: Sequence[Picture], *, num_images: int | None = None) -> Survey:
     """Look at the headers of some images; those that can't be read are passed over here, and named when all are read.
 
     Args:
-        sources: Files, or contents of files.
+        sources: The images.
         num_images: Number of images, of which these are some; ``None``: these are all.
     """
     count = len(sources) if num_images is None else num_images
     step = max(1, len(sources) // _SAMPLE)
-    found = [header for source in sources[::step] if (header := _header(source)) is not None]
+    with no_warnings():
+        found = [header for source in sources[::step] if (header := _header(source)) is not None]
     if not found:
         return Survey(count, SMALLEST, SMALLEST, grey=False)
     ratios = sorted(height / width for height, width, _ in found)
@@ -75,24 +75,29 @@ def survey_images(sources: Sequence[Path | bytes], *, num_images: int | None = N
     return Survey(count, height, width, grey=all(grey for _, _, grey in found))
 
 
-def _header(source: Path | bytes) -> tuple[int, int, bool] | None:
+def _header(source: Picture) -> tuple[int, int, bool] | None:
     """Height and width as it is shown, and whether it is grey; ``None`` where that can't be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=known_formats()) as image:
-                width, height = reversed(image.size) if lies_on_its_side(image) else image.size
-                return height, width, is_grey(image)
+        if isinstance(source, Image.Image):
+            return _facts(source)
+        if isinstance(source, Slice):
+            source = source.read_bytes()
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=known_formats()) as image:
+            return _facts(image)
     except Exception:  # Pillow's readers raise errors of many kinds
         return None
 
 
-def frame_of(sources: Sequence[Path | bytes], image_size: int | tuple[int, int] | None, where: str) -> Survey:
+def _facts(image: Image.Image) -> tuple[int, int, bool]:
+    width, height = reversed(image.size) if lies_on_its_side(image) else image.size
+    return height, width, is_grey(image)
+
+
+def frame_of(sources: Sequence[Picture], image_size: int | tuple[int, int] | None, where: str) -> Survey:
     """The survey of images, with the frame that they are brought to.
 
     Args:
-        sources: Files, or contents of files.
+        sources: The images.
         image_size: Side, or height and width, that was asked for; ``None``: at most as many pixels as 64×64.
         where: The source, as messages name it.
 

@@ -1,8 +1,11 @@
 """One walk over folders of images, for every command that reads them."""
 
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 from PIL import features
 
@@ -15,6 +18,116 @@ IMAGE_SUFFIXES = (
 _FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw", ".eps"}
 """Endings of images that can't be read here: named, never left out in silence."""
 
+Parts = tuple[str, ...]
+"""Names on the way from the root of a source down to a file or folder."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a file: what was a file of its own in an archive.
+
+    Args:
+        path: File that it lies in.
+        start: Its first byte.
+        size: Its bytes.
+    """
+
+    path: Path
+    start: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        """Read it as a whole."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One visible file of a source.
+
+    Args:
+        parts: Where it is in the source.
+        file: Where its bytes are.
+    """
+
+    parts: Parts
+    file: Path | Slice
+
+    @property
+    def suffix(self) -> str:
+        """Ending of its name, in small letters."""
+        return PurePath(self.parts[-1]).suffix.lower()
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it counts as an image, by its name."""
+        return self.suffix in IMAGE_SUFFIXES
+
+
+class Tree:
+    """What lies in a folder or an archive.
+
+    Args:
+        root: The folder or archive, as messages name it.
+        entries: Its visible files.
+        folders: Its visible folders.
+        skipped: What was not entered or can't be read, each with the reason.
+    """
+
+    def __init__(
+        self, root: Path, entries: Iterable[Entry], folders: Iterable[Parts], *, skipped: list[tuple[str, str]]
+    ) -> None:
+        self.root = root
+        self.entries = sorted(entries, key=lambda entry: entry.parts)
+        self.skipped = skipped
+        self._keys = [entry.parts for entry in self.entries]
+        self._folders = sorted(set(folders))
+
+    def name(self, parts: Parts) -> str:
+        """A place in the tree as messages name it."""
+        return shown(self.root.joinpath(*parts))
+
+    def below(self, folder: Parts) -> list[Entry]:
+        """Files anywhere below a folder, sorted."""
+        if not folder:
+            return self.entries
+        after = (*folder[:-1], folder[-1] + "\0")  # the first that sorts behind everything in the folder
+        return self.entries[bisect_left(self._keys, folder) : bisect_left(self._keys, after)]
+
+    def images(self, folder: Parts = ()) -> list[Entry]:
+        """Images anywhere below a folder, sorted."""
+        return [entry for entry in self.below(folder) if entry.is_image]
+
+    def loose(self, folder: Parts) -> list[Entry]:
+        """Images that lie in a folder itself."""
+        return [entry for entry in self.images(folder) if len(entry.parts) == len(folder) + 1]
+
+    def children(self, folder: Parts) -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        depth = len(folder)
+        return [parts[-1] for parts in self._folders if len(parts) == depth + 1 and parts[:depth] == folder]
+
+    def passed_over(self, used: Iterable[Entry]) -> list[tuple[str, str]]:
+        """Everything that is not among the files that were used: name and reason.
+
+        Images of a kind that can't be read here stand one by one; the others are counted by folder and kind.
+        """
+        taken = {entry.parts for entry in used}
+        found, counts = list(self.skipped), Counter[tuple[Parts, str, str]]()
+        for entry in self.entries:
+            if entry.parts in taken:
+                continue
+            if entry.is_image:
+                counts[entry.parts[:-1], "images", "in no class or split"] += 1
+            elif entry.suffix in _FOREIGN:
+                reason = f"{entry.suffix} files can't be read here; convert them to PNG or JPEG"
+                found.append((self.name(entry.parts), reason))
+            else:
+                counts[entry.parts[:-1], "files", f"no images ({entry.suffix or 'no ending'})"] += 1
+        return found + [(self.name(folder), f"{n} {what}: {why}") for (folder, what, why), n in sorted(counts.items())]
+
 
 def shown(path: str | Path) -> str:
     """A path as text that can be printed and stored: bytes that are no UTF-8 stand as their hexadecimal numbers."""
@@ -26,31 +139,53 @@ def visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Visible files anywhere below a folder. Linked folders are entered too, each folder once."""
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+def walk(root: Path) -> Tree:
+    """List a folder. Linked folders are entered too, but none inside of itself, and each once below one class."""
+    entries: list[Entry] = []
+    folders: list[Parts] = []
+    skipped: list[tuple[str, str]] = []
+    entered: set[tuple[Parts, str]] = set()
+    waiting: list[tuple[Parts, tuple[str, ...]]] = [((), ())]
+    while waiting:
+        parts, above = waiting.pop()
+        place = root.joinpath(*parts)
         real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+        if real in above or (parts[:2], real) in entered:
+            skipped.append((shown(place), "a link to a folder that is read already"))
             continue
-        seen.add(real)
-        folders[:] = [name for name in folders if visible(name)]
-        yield from (Path(place) / name for name in names if visible(name))
+        entered.add((parts[:2], real))
+        try:
+            inside = sorted(place.iterdir())
+        except OSError as error:
+            skipped.append((shown(place), f"a folder that can't be opened: {error.strerror}"))
+            continue
+        for path in inside:
+            kind = _kind(path)
+            if kind == "folder":
+                folders.append((*parts, path.name))
+                waiting.append(((*parts, path.name), (*above, real)))
+            elif kind == "file":
+                entries.append(Entry((*parts, path.name), path))
+            elif kind is not None:
+                skipped.append((shown(path), kind))
+    return Tree(root, entries, folders, skipped=skipped)
+
+
+def _kind(path: Path) -> str | None:
+    """``"file"``, ``"folder"``, or why neither; ``None``: hidden, and nothing that could be meant as images."""
+    hidden = not visible(path.name)
+    try:
+        if path.is_dir():
+            return "a hidden folder" if hidden else "folder"
+        if hidden:
+            return "a hidden image" if path.suffix.lower() in IMAGE_SUFFIXES else None
+        if path.is_file():
+            return "file"
+    except OSError as error:  # a link to itself
+        return f"can't be opened: {error.strerror}"
+    return "a link to nothing" if path.is_symlink() else "a pipe or device"
 
 
 def image_files(folder: Path) -> list[Path]:
     """Image files anywhere below a folder, sorted."""
-    return images_among(files_below(folder))
-
-
-def images_among(files: Iterable[Path]) -> list[Path]:
-    """The image files among others, sorted."""
-    return sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-
-
-def foreign_images(folder: Path) -> list[tuple[str, str]]:
-    """Name and reason of the images below a folder that no reader takes."""
-    unread = (_FOREIGN - set(IMAGE_SUFFIXES)).intersection
-    files = sorted(file for file in files_below(folder) if unread({file.suffix.lower()}))
-    return [(shown(file), f"{file.suffix} files can't be read here; convert them to PNG or JPEG") for file in files]
+    return [entry.file for entry in walk(folder).images() if isinstance(entry.file, Path)]

@@ -23,6 +23,8 @@ class Plan:
         small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
             resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
         small_size: Height and width of the shrunk images; ``None``: images stay as they are.
+        race_steps: Updates of each of the two networks that race, before the first round and beside its work, over
+            whether images are mirrored; 0: nothing is left to a race.
         ends: FLOPs that may be spent when each round ends, the last being ``flops``, where they are not divided by
             ``initial_fraction``: for a plan that was made in the middle of a search.
 
@@ -37,6 +39,7 @@ class Plan:
     initial_fraction: float = 0.5
     small_share: float = 0.0
     small_size: tuple[int, int] | None = None
+    race_steps: int = 0
     ends: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Session: a search from config to finished run folder, with checkpoints and a control."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -9,23 +9,28 @@ from typing import Any
 import torch
 
 from graftwork._files import damaged
+from graftwork.datasets import telling
 from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
 from graftwork.networks.genome import Genome
-from graftwork.runs import Result, RunFolder, now, pack_state, provenance
+from graftwork.runs import LATENCIES, Result, Row, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._looks import Looks
+from graftwork.session._losses import LossLog
 from graftwork.session._problem import Problem
+from graftwork.session._race import race
 from graftwork.session._replanning import keep_time, restore_plans, store_plans
 from graftwork.session._rows import rows_of, skipped_notes
 from graftwork.session._setup import Setup, prepare, settle_memory
 from graftwork.session._sizing import settle_size
 from graftwork.session._timing import Timing
+from graftwork.session._trunk import trunk_of
+from graftwork.trunks import Trunk
 from graftwork.workers import Group
 
 
@@ -70,6 +75,7 @@ class Session:
         *,
         listener: Listener | None = None,
         group: Group | None = None,
+        trunk: Trunk | None = None,
         began: float | None = None,
     ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty).
@@ -79,6 +85,7 @@ class Session:
             out: Folder of the run.
             listener: Hears what happens; ``None``: nobody does.
             group: The ranks that search together; ``None``: this process alone.
+            trunk: The config's trunk, opened; ``None``: it is opened here, unless that would run code.
             began: Moment, by `time.monotonic`, at which the command began, from which a budget of time counts;
                 ``None``: now.
         """
@@ -87,7 +94,8 @@ class Session:
         processes, listener = 1 if group is None else group.local_size, listener or SilentListener()
         # first: a mistake in any option must not leave a folder behind
         config, sized = settle_size(config.located(), processes=processes)
-        problem = Problem.load(config, progress=listener.on_decoding)
+        with telling(listener.on_decoding):
+            problem = Problem.load(config, trunk=trunk)
         config, fitted = settle_memory(config, problem, processes=processes)
         setup = prepare_together(config, group, problem=problem, began=began)
         setup.notes += sized + fitted
@@ -99,8 +107,21 @@ class Session:
         return session
 
     @classmethod
-    def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
+    def resume(
+        cls,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        trunk: str | None = None,
+    ) -> "Session":
         """Continue a run.
+
+        Args:
+            out: Folder of the run.
+            listener: Hears what happens; ``None``: nobody does.
+            group: The ranks that search together; ``None``: this process alone.
+            trunk: The run's trunk, named by the user again, without which no code of one is run.
 
         Raises:
             RunError: If there is no run, another process has it, it can't be read, or it was begun with other options.
@@ -120,13 +141,16 @@ class Session:
             run.check_origin(**found)
             if session._stored is not None:
                 run.verify("provenance.json")  # what is measured is followed, too
+            session._trunk = trunk_of(run, trunk)
         except BaseException:
             run.release()
             raise
         return session
 
     _problem: Problem | None = None
+    _trunk: Trunk | None = None
     _fresh: Setup | None = None
+    _losses: LossLog | None = None
 
     @property
     def problem(self) -> Problem | None:
@@ -155,6 +179,8 @@ class Session:
             return self.folder.result()
         setup = self._prepare()
         self._tell_plan(setup)
+        setup = self._race(setup)
+        restore_plans(self.folder, setup)
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
         searched = self._stage("search", setup, numbers)
@@ -189,11 +215,13 @@ class Session:
             )
 
     def _prepare(self) -> Setup:
-        self._problem = problem = self._problem or Problem.load(self.config, progress=self.listener.on_decoding)
+        with telling(self.listener.on_decoding):
+            self._problem = problem = self._problem or Problem.load(self.config, trunk=self._trunk)
         if self._stored is None:
             setup = self._fresh or prepare_together(
                 self.config, self.group, problem=problem, seed_network=self._seed_network(), began=self._began
             )
+            self._keep_latencies(setup)
             self._stored = provenance(
                 self.config.device,
                 data=problem.describe(),
@@ -211,23 +239,63 @@ class Session:
         with damaged(str(self.folder.path / "provenance.json")):
             self._compare(problem)
             plan, machine = Plan(**self._stored["plan"]), Machine.from_dict(self._stored["machine"])
-            timing = Timing.from_dict(self._stored["timing"]) if self._stored.get("timing") else None
         setup = self._setup(problem, plan, machine)
-        setup.timing = timing
-        restore_plans(self.folder, setup)
+        self._keep_latencies(setup)
         return setup
+
+    def _race(self, setup: Setup) -> Setup:
+        """Let a race decide, once, whether images are mirrored; return the setup that follows it."""
+        if self.config.recipe.augmentation.flip != "auto" or setup.problem.trunk is not None:
+            return setup  # features of a trunk can't be mirrored
+        stored = self._stored or {}
+        if "race" not in stored:
+            if steps := setup.plan.race_steps:
+                self.listener.on_note(f"flip: two networks race, {steps} updates each, one of them on mirrored images")
+            stored["race"] = asdict(race(setup, check=self._check_stop))
+            setup = self._setup(setup.problem, setup.plan, setup.machine)
+            stored["training"] = setup.decided
+            self.folder.write_json("provenance.json", stored)
+        mirrored = "mirrored" if setup.recipe.augmentation.flip == "random" else "not mirrored"
+        self.listener.on_note(f"flip: images are {mirrored}: {stored['race']['reason']}")
+        return setup
+
+    def _check_stop(self) -> None:
+        if self.stop_requested:
+            path = self.folder.path
+            raise SearchInterruptedError(f"stopped in the race; continue with: graftwork search --resume {path}")
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
         return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
+
+    def _keep_latencies(self, setup: Setup) -> None:
+        """Store measurements that decide before they do, so that a resume decides the same."""
+        if setup.latencies is not None:
+            setup.latencies.store = lambda known: self.folder.write_json(LATENCIES, {"seconds": dict(known)})
+            setup.latencies.store(setup.latencies.known)
 
     def _seed_network(self) -> Genome:
         """Read the seed network from the folder: the file that the config names may have changed."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
     def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
-        genome = self._seed_network()
-        return prepare(self.config, problem=problem, seed_network=genome, plan=plan, machine=machine)
+        genome, found = self._seed_network(), (self._stored or {}).get("race")
+        config = self.config
+        if found is not None:
+            with damaged(f"{self.folder.path}: the race in provenance.json"):
+                config = replace(config, recipe=config.recipe.mirrored(found["flip"]))
+        setup = prepare(
+            config,
+            problem=problem,
+            seed_network=genome,
+            plan=plan,
+            machine=machine,
+            latencies=self.folder.latencies(),
+        )
+        if timing := (self._stored or {}).get("timing"):
+            with damaged(f"{self.folder.path}: the timing in provenance.json"):
+                setup.timing = Timing.from_dict(timing)
+        return setup
 
     def _compare(self, problem: Problem) -> None:
         """Refuse other data; note another machine or number of workers, which may give other bits."""
@@ -268,6 +336,7 @@ class Session:
         elif stage == "search":
             self.folder.clear_records()
         self.listener.on_stage(stage, setup)
+        self._losses = LossLog("search" if stage == "search" else "control", setup.trainer.schedule, state.step)
         observe = self._observer(stage, setup)
         if self.group is not None:
             announce(self.group, setup, self._seed_network(), **numbers)
@@ -278,8 +347,7 @@ class Session:
         return state
 
     def _observer(self, stage: str, setup: Setup) -> Observer:
-        plan_again = self._planner(stage, setup)
-        looks = Looks(setup, lambda: self.seconds)
+        plan_again, looks = self._planner(stage, setup), Looks(setup, lambda: self.seconds)
 
         def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
             self.listener.on_step(state, member, loss, progress)
@@ -287,6 +355,8 @@ class Session:
                 plan_again(state)
             if (accuracy := looks.accuracy(state)) is not None:
                 self.listener.on_look(stage, state.step, accuracy)
+            if self._losses is not None:
+                self._losses.add(state, loss, progress)
             stopping = self.stop_requested if self.group is None else self.group.stopping
             if stopping or monotonic() - self._saved > self.config.checkpoint_every:
                 self._checkpoint(stage, setup)
@@ -320,13 +390,16 @@ class Session:
 
     def _checkpoint(self, stage: str, setup: Setup) -> None:
         data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
+        if self._losses is not None and (rows := self._losses.take()):
+            self.folder.append_records(rows)
         self.folder.save_checkpoint(stage, setup.state.step, {"search": data, "seconds": self.seconds}, tensors)
         self._saved = monotonic()
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
         for text in skipped_notes(stage, generation):
             self.listener.on_note(text)
-        self.folder.append_records(rows_of(stage, state, generation, seconds=round(self.seconds, 3)))
+        rows: list[Row] = [*(self._losses.take() if self._losses else ())]
+        self.folder.append_records([*rows, *rows_of(stage, state, generation, seconds=round(self.seconds, 3))])
 
     def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> Result:
         """Open the test split once, and write members, predictions and the result."""

@@ -1,9 +1,10 @@
 """From a config to the objects of a search."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,6 +15,7 @@ from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Plans, Population, SearchState
 from graftwork.evolution.strategies import Strategy
 from graftwork.machine import (
+    Latencies,
     Machine,
     Speed,
     TimedNetwork,
@@ -22,6 +24,7 @@ from graftwork.machine import (
     choose_threads,
     device_of,
     memory_limit,
+    parse_latency,
 )
 from graftwork.networks.execution import set_kernels
 from graftwork.networks.genome import Genome, num_parameters, seed_genome, training_flops
@@ -49,6 +52,7 @@ class Setup:
         plan: How much work each round gets.
         machine: How steps run, and what was measured for it. Passes and threads are settings of the process.
         timing: What a budget of time allows; ``None`` for other budgets.
+        latencies: How long networks take for one image; ``None`` where nothing is decided by it.
         memory: Estimates what members take; ``None``: nothing is known of memory.
         notes: What was decided for these data, budget and memory, a sentence each.
 
@@ -66,6 +70,7 @@ class Setup:
     plan: Plan
     machine: Machine
     timing: Timing | None = None
+    latencies: Latencies | None = None
     memory: MemoryLimit | None = None
     notes: tuple[str, ...] = ()
     plans: Plans = field(init=False)
@@ -126,6 +131,7 @@ def prepare(
     machine: Machine | None = None,
     time_speed: Callable[..., Speed] = measure_speed,
     processes: int = 1,
+    latencies: Mapping[str, float] | None = None,
     began: float | None = None,
     **options: Any,
 ) -> Setup:
@@ -140,8 +146,10 @@ def prepare(
             are set for the process.
         time_speed: Measures the speed that a budget of time needs; called as `measure_speed` is.
         processes: Processes that search together on this machine, which share its memory.
+        latencies: Seconds by genome that an earlier run measured, to be followed; ``None``: none.
         began: Moment, by `time.monotonic`, from which a budget of time counts; ``None``: now.
-        **options: Only without ``config``.
+        **options: Only without ``config``; ``data`` may also be a frame, arrays or a data set that the program holds
+            (see `graftwork.load_dataset`).
 
     Raises:
         ConfigError: If an option is wrong, the budget is too small for one step, or the seed network does not fit into
@@ -153,14 +161,19 @@ def prepare(
             f"prepare: expected a config or options, got both ({', '.join(sorted(options))}); put the options into the "
             "config"
         )
+    held = options.get("data")
+    if held is None or isinstance(held, str | Path):
+        held = None
+    else:
+        options["data"] = "memory"
     began, notes = monotonic() if began is None else began, tuple[str, ...]()
     config = config or SearchConfig.from_dict(options)
     threads = config.threads if machine is None else machine.threads
     if threads is not None:  # otherwise they are measured further down
         torch.set_num_threads(threads)
     if problem is None:
-        config, notes = settle_size(config, processes=processes)
-        problem = Problem.load(config)
+        config, notes = settle_size(config, processes=processes) if held is None else (config, ())
+        problem = Problem.load(config, held=held)
         config, more = settle_memory(config, problem, processes=processes)
         notes += more
     genome, device = seed_network or seed_of(config, problem), device_of(config.device)
@@ -190,6 +203,7 @@ def prepare(
         device=device,
     )
     machine = replace(_use_machine(config, genome, batches, device, memory=memory, followed=machine), memory=most)
+    measured = _latencies(config, genome, device, latencies)
     weights = problem.class_weights(recipe)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
@@ -216,8 +230,29 @@ def prepare(
         timing, plan = _planned(config, recipe, genome, scorer, problem, machine=machine, began=began, time=time_speed)
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
-    strategy = strategy_of(config, memory)
-    return Setup(config, problem, recipe, state, trainer, scorer, strategy, plan, machine, timing, memory, notes)
+    strategy = strategy_of(config, memory, measured)
+    parts = (config, problem, recipe, state, trainer, scorer, strategy, plan, machine)
+    return Setup(*parts, timing=timing, latencies=measured, memory=memory, notes=notes)
+
+
+def _latencies(
+    config: SearchConfig, genome: Genome, device: torch.device, known: Mapping[str, float] | None
+) -> Latencies | None:
+    """What measures networks where the search decides by it; the seed, which has to be fast enough, comes first.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if not config.measures_latency:
+        return None
+    found = Latencies(device, known)
+    seconds = found(genome)
+    if config.max_latency is not None and seconds > parse_latency(config.max_latency):
+        raise ConfigError(
+            f"max_latency: expected a seed network that takes at most {config.max_latency} for an image, got one that "
+            f"takes {1000 * seconds:.3g} ms here; allow more, or give a smaller --genome or --image-size"
+        )
+    return found
 
 
 def _planned(
@@ -234,21 +269,15 @@ def _planned(
     """The first plan, and what a budget of time allows; arguments as in `prepare`."""
     budget = config.budget
     size = min(recipe.batch_size, len(problem.splits.train))
-    scoring_flops = scorer.flops([genome])
+    raced = config.recipe.augmentation.flip == "auto" and problem.trunk is None
+    known: dict[str, Any] = {"batch_size": size, "scoring_flops": scorer.flops([genome]), "race": raced}
     if budget is None or budget.kind != "seconds":
-        return None, make_plan(budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops)
+        return None, make_plan(budget, recipe, genome, **known)
     device = device_of(config.device)
     speed = time(recipe, genome, machine, batch_size=size, device=device, effort=effort_of(budget))
     timing = timing_of(config, problem.splits, genome, speed, num_calibration=scorer.num_calibration)
-    plan = make_plan(
-        budget,
-        recipe,
-        genome,
-        batch_size=size,
-        scoring_flops=scoring_flops,
-        speed=speed.mean(recipe.small_share),
-        seconds=timing.left(monotonic() - began, 0.0),
-    )
+    seconds = timing.left(monotonic() - began, 0.0)
+    plan = make_plan(budget, recipe, genome, **known, speed=speed.mean(recipe.small_share), seconds=seconds)
     return timing, plan
 
 
@@ -327,7 +356,8 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
     """
     classes = len(problem.dataset.class_names)
     if config.genome is None:
-        return seed_genome(config.recipe.seed_genome, problem.input_shape, classes)
+        name = config.recipe.seed_genome if problem.trunk is None else "trunk"
+        return seed_genome(name, problem.input_shape, classes)
     genome = read_genome(config.genome)
     if genome.input_shape != problem.input_shape or genome.num_classes != classes:
         raise ConfigError(

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
+from typing import Any
 
 import torch
 
 from graftwork.datasets import LARGEST_UNASKED, Survey, is_decoded, survey
 from graftwork.machine import Machine, TimedNetwork, device_of, memory_limit
 from graftwork.networks.genome import Genome, seed_genome, training_flops
-from graftwork.session._config import SearchConfig
+from graftwork.session._config import SearchConfig, parse_image_size
 from graftwork.session._planning import DEFAULT_STEPS
 from graftwork.session._problem import most_calibration, read_genome
 from graftwork.training import MemoryLimit, Passes, Precision, Recipe
@@ -23,6 +24,9 @@ KEPT = 32
 
 ENOUGH_STEPS = 200
 """Updates of the seed network that a budget should reach for; above 64 pixels `DEFAULT_STEPS`."""
+
+TRUNK_SIDE = 224
+"""Side for the images of a trunk, which sees each of them once."""
 
 _TRAINED = 0.7
 """Share of a time budget that goes into training and scoring, as a guess before anything is measured."""
@@ -71,9 +75,11 @@ def settle_size(config: SearchConfig, *, processes: int = 1) -> tuple[SearchConf
     """
     if config.image_size != "auto":
         return config, ()
-    found = survey(config.data, image_column=config.image_column)
+    found = survey(config.data, **_reading(config))
     if found is None:
         return config, ()
+    if config.trunk is not None:
+        return _sized(config, *found.frame(TRUNK_SIDE)), ()
     if config.genome is not None:
         _, height, width = read_genome(config.genome).input_shape
         return _sized(config, height, width), ()
@@ -99,8 +105,8 @@ def _in_time(config: SearchConfig, found: Survey, size: tuple[int, int]) -> tupl
     if budget is None or budget.kind != "seconds" or config.max_images is not None:
         return config, ()
     allowed = _DECODED * budget.amount
-    options = {name: getattr(config, name) for name in ("image_column", "label_column", "skip_bad_images")}
-    if found.decoding_seconds <= allowed or is_decoded(config.data, image_size=size, **options):
+    asked = parse_image_size(config.image_size)
+    if found.decoding_seconds <= allowed or is_decoded(config.data, image_size=asked or size, **_reading(config)):
         return config, ()
     most = max(1, round(found.num_images * allowed / found.decoding_seconds))
     note = (
@@ -112,6 +118,12 @@ def _in_time(config: SearchConfig, found: Survey, size: tuple[int, int]) -> tupl
 
 def _sized(config: SearchConfig, height: int, width: int) -> SearchConfig:
     return replace(config, image_size=height if height == width else f"{height}x{width}")
+
+
+def _reading(config: SearchConfig) -> dict[str, Any]:
+    """Options of reading, but for sizes."""
+    names = ("image_column", "label_column", "group_column", "image_root", "skip_bad_images")
+    return {name: getattr(config, name) for name in names}
 
 
 def _flops(config: SearchConfig, found: Survey, device: torch.device) -> float | None:
