@@ -73,14 +73,14 @@ def timing_of(config: SearchConfig, splits: Splits, genome: Genome, speed: Speed
         splits: The data, all of which the final survivors see once.
         genome: The seed network.
         speed: As measured.
-        num_calibration: Images that statistics are made from, for each split anew.
+        num_calibration: Images that statistics are made from.
 
     Raises:
         ConfigError: If there is no budget.
     """
     if config.budget is None:
         raise ConfigError("timing: expected a budget of time, got none; give one")
-    images = len(splits.validation) + len(splits.test) + len(splits.blend) + 3 * num_calibration
+    images = len(splits.validation) + len(splits.test) + len(splits.blend) + num_calibration
     networks = config.recipe.num_survivors + config.control
     ending = _AFTERWARDS + images * networks * _GROWN * forward_flops(genome) / speed.whole
     return Timing(config.budget.amount, min(ending, config.budget.amount / 4), speed, with_control=config.control)
