@@ -45,11 +45,12 @@ def cache_folder() -> Path:
 def source_key(files: list[Path], options: Any) -> str:
     """Hash of files (path, size, time of change) and options: equal while nothing has changed."""
     digest = hashlib.sha256(f"{VERSION} {options!r}".encode())
+    real: dict[Path, bytes] = {}  # many files lie in few folders
     for file in files:
-        state = file.stat()
-        digest.update(
-            os.fsencode(file.resolve()) + f" {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
+        state, folder = file.stat(), file.parent
+        if folder not in real:
+            real[folder] = os.fsencode(folder.resolve())
+        digest.update(real[folder] + os.fsencode(f"/{file.name} {state.st_size} {state.st_mtime_ns}\n"))
     return digest.hexdigest()[:24]
 
 
