@@ -40,6 +40,7 @@ SLOW = {
     "docs/how-to/ensembles.md",
     "docs/how-to/few-and-uneven.md",
     "docs/how-to/grow-a-checkpoint.md",
+    "docs/how-to/your-own-files.md",
     "docs/tutorials/first-search.md",
 }
 """Pages that take more than a few seconds; README runs what the first of them begins with."""
