@@ -60,6 +60,8 @@ GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
     "model width": lambda _: gw.WidenStream(1.5),
     "model width, doubled": lambda _: gw.WidenStream(2),
+    "heads of keys, doubled": lambda _: gw.RepeatKeyValueHeads(2),
+    "experts, doubled": lambda _: gw.RepeatExperts(2),
     # The mean of old logits is never the largest, so that greedy text stays the same.
     "outputs": lambda one: gw.WidenOutputs(None, 3, init="mean"),
 }

@@ -9,6 +9,8 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 OPTIONAL = {"skimage", "transformers", "accelerate"}
 """Packages that an example may need and the tests do not."""
+ARGUMENTS = {"search_digits": ["20steps"]}
+"""Smaller sizes than those of an example as it stands."""
 
 
 def test_there_are_examples() -> None:
@@ -21,7 +23,7 @@ def test_it_runs(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(path)])
+    monkeypatch.setattr(sys, "argv", [str(path), *ARGUMENTS.get(path.stem, [])])
     try:
         runpy.run_path(str(path), run_name="__main__")
     except ModuleNotFoundError as error:

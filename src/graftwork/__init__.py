@@ -4,10 +4,11 @@ Two doors, one idea: new blocks are grafted onto a trained network so that its f
 weights are never touched, parent and child can live on one set of parameters.
 
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen`, `InsertLayers`,
-  `WidenOutputs` and `WidenInputs` say what grows, `plan` shows it and `grow` makes it (`widen`, `widen_all` and
-  `deepen` in one line), `remove` takes it out; `growth_sites`, `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`,
-  `save_model`, `load_model`, `replay`, `unwrapped`, `register_optimizer_carry`, `register_operation`
-  (`graftwork.surgery`); callbacks of training frameworks in `graftwork.surgery.integrations`.
+  `RepeatKeyValueHeads`, `RepeatExperts`, `AddSharedExpert`, `WidenOutputs` and `WidenInputs` say what grows, `plan`
+  shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line), `remove` takes it out; `growth_sites`,
+  `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`, `save_model`, `load_model`, `replay`, `unwrapped`,
+  `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in
+  `graftwork.surgery.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
     from graftwork.networks.genome import Genome, seed_genome
     from graftwork.session import prepare
     from graftwork.surgery import (
+        AddSharedExpert,
         Deepen,
         GrowthSchedule,
         InsertLayers,
         Plateau,
+        RepeatExperts,
+        RepeatKeyValueHeads,
         Widen,
         WidenAll,
         WidenInputs,
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AddSharedExpert",
     "BlockBank",
     "Deepen",
     "Generation",
@@ -69,6 +74,8 @@ __all__ = [
     "R2RDeepen",
     "R2RWiden",
     "RandomPadding",
+    "RepeatExperts",
+    "RepeatKeyValueHeads",
     "Widen",
     "WidenAll",
     "WidenInputs",
@@ -107,10 +114,13 @@ _HOMES = {
     "networks.genome": ("Genome", "seed_genome"),
     "networks": ("bind",),
     "surgery": (
+        "AddSharedExpert",
         "Deepen",
         "GrowthSchedule",
         "InsertLayers",
         "Plateau",
+        "RepeatExperts",
+        "RepeatKeyValueHeads",
         "Widen",
         "WidenAll",
         "WidenInputs",

@@ -11,22 +11,20 @@ from graftwork.exporting import export_member, open_export
 from graftwork.networks.genome import Genome
 from graftwork.numerics import output_gap
 from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, logits, ready, stored_images, transform_for
+from tests.exporting.conftest import Made
 
 
 @pytest.mark.parametrize("genome", [RICH, SPLIT], ids=["batch", "layer"])
 @pytest.mark.parametrize("to", ["pt2", "onnx"])
 def test_a_program_gives_the_outputs_of_the_member_at_any_batch_size(
-    tmp_path: Path, to: Literal["pt2", "onnx"], genome: Genome
+    made: Made, to: Literal["pt2", "onnx"], genome: Genome
 ) -> None:
-    if to == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            pytest.importorskip(package)
-    member, names = ready(genome), NAMES[: genome.num_classes]
-    report = export_member(member, tmp_path, to=to, transform=transform_for(genome), class_names=names)
-    assert [path.name for path in tmp_path.iterdir()] == [f"model.{to}"]
+    report, names = made(to, genome), NAMES[: genome.num_classes]
+    folder = report.paths[0].parent
+    assert sorted(path.name for path in folder.iterdir()) == [f"model.{to}", "preprocess.py"]
     assert report.max_gap is not None
     assert report.max_gap <= 1e-5
-    model = open_export(tmp_path)
+    model, member = open_export(folder), ready(genome)
     assert model.input_shape == genome.input_shape
     assert model.class_names == names
     for count in (1, 2, 5):

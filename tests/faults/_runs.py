@@ -18,7 +18,7 @@ from tests.faults._layer import Fault, layer_folder, run
 
 CLOCKS = {
     "records.jsonl": ("seconds",),
-    "result.json": ("seconds", "test_opened_at", "test_openings"),
+    "result.json": ("seconds", "test_opened_at", "test_openings", "latency"),
     "provenance.json": ("started_at",),
     "predictions/openings.json": ("openings",),
 }

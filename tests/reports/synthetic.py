@@ -163,6 +163,12 @@ def make_run_folder(
             del entry["test_accuracy"]
             at = {"step": int(share * step * 1.4), "training_flops": int(share * spent)}
             records.append({"type": "control", "generation": num_generations, **at, **entry, "seconds": 9.0})
+    losses = [
+        {"type": "loss", "stage": stage, "generation": 0, "step": at, "loss": 2 / at**0.3, "rate": 1 - at / 900}
+        for stage in ("search", *(["control"] if control else []))
+        for at in range(1, 900, 7)
+    ]
+    records = [*losses, *records]
     text = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "records.jsonl").write_text(text if finished else text + '{"type": "gener')
     (folder / "config.toml").write_text('data = "digits"\nrecipe = "default"\nselection = "coevolution"\nseed = 0\n')
@@ -172,7 +178,13 @@ def make_run_folder(
         "precision": "float32",
         "threads": 2,
         "git_commit": None,
-        "data": {"name": "digits", "fingerprint": "sha256:4f5c…"},
+        "data": {
+            "name": "digits",
+            "fingerprint": "sha256:4f5c…",
+            "per_class": {split: dict.fromkeys(class_names, 40) for split in ("train", "validation", "blend", "test")},
+        },
+        "training": {"augmentation": {"flip": "none", "shift": 2, "erase": 0.25}, "class_weights": "none"},
+        "race": {"flip": "none", "reason": "they flip", "pairs": [list(class_names[:2])]},
         "plan": {"num_generations": num_generations, "initial_steps": 400, "steps_per_generation": 150},
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
@@ -257,6 +269,12 @@ def _finish(
         "survivors": [entries[life.id] for life in alive],
         "ensemble": methods or None,
         "recommended": "mean" if methods else None,
+        "latency": {
+            "device": "cpu",
+            "threads": 2,
+            "batch_size": 32,
+            "networks": {i: {"one": 0.5 + 0.25 * place, "batch": 9.5} for place, i in enumerate(entries)},
+        },
         "training_flops": last["training_flops"],
         "scoring_flops": 7 * 10**9,
         "seconds": 172.25,

@@ -6,11 +6,15 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from graftwork.errors import RunError
-from graftwork.reports import build_report, read_run, report_data
+from graftwork.reports import build_report, read_run, report_data, worst_mistakes
 from graftwork.reports._format import interval_text
+from graftwork.reports._matrix import confusion_order
+from graftwork.reports._mistakes import mirror_note
+from graftwork.reports._page import render_page
 from tests.reports.synthetic import make_images, make_run_folder
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -130,7 +134,9 @@ def test_hover_data_agree_with_the_predictions(run_folder: Path, page: str) -> N
     assert checked == 3 * len(predictions.labels)
 
 
-def test_same_run_gives_the_same_bytes(run_folder: Path) -> None:
+def test_same_run_gives_the_same_bytes(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # pixels, too
+
     def content() -> dict[str, bytes]:
         paths = [run_folder / "report.html", *(run_folder / "figures").iterdir()]
         return {path.name: path.read_bytes() for path in paths}
@@ -182,11 +188,107 @@ def test_two_classes_one_survivor_no_control_no_images(tmp_path: Path) -> None:
     assert "taken for" in text
 
 
-def test_hundred_classes_are_a_map_without_crowded_labels(tmp_path: Path) -> None:
+def plain(markup: str) -> str:
+    """The text of a piece of a page."""
+    return html.unescape(re.sub(r"<[^>]+>", " ", markup))
+
+
+def section(page: str, start: str, end: str) -> str:
+    """What stands between two texts."""
+    rest = page[page.index(start) :]
+    return rest[: rest.index(end)]
+
+
+def test_hundred_classes_are_named_in_a_matrix_that_is_folded_up_and_leaves_out_what_is_never_confused(
+    tmp_path: Path,
+) -> None:
     names = tuple(f"class {number}" for number in range(100))
     folder = make_run_folder(tmp_path, num_generations=1, class_names=names, num_examples=300)
-    check(build_report(folder).read_text(encoding="utf-8"))
+    page = build_report(folder).read_text(encoding="utf-8")
+    check(page)
     assert (folder / "figures" / "confusion.svg").read_text().count("class ") == 0
+    matrix = section(page, 'id="matrix"', "</figure>")
+    assert "<details><summary>Confusion matrix of 100 classes" in matrix
+    run = read_run(folder)
+    test = run.predictions["test"]
+    predicted = test.predicted(str(run.best))
+    wrong = predicted != test.labels
+    confused = {*predicted[wrong].tolist(), *test.labels[wrong].tolist()}
+    assert matrix.count('class="name"') == 2 * len(confused)
+    assert f"{100 - len(confused)} classes without a confusion are left out" in matrix
+    counts = Counter(zip(test.labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    for (true, taken), count in counts.items():
+        assert f"<title>{names[true]} taken for {names[taken]}: {count} of " in matrix
+    assert "<details><summary>100 classes" in section(page, 'id="data"', "</section>")
+
+
+def test_classes_that_are_confused_stand_side_by_side() -> None:
+    confusion = np.diag([9, 9, 9, 9, 9])
+    confusion[0, 3] = confusion[3, 0] = 4
+    confusion[3, 1] = 2
+    order = confusion_order(confusion)
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert order[:3] == [3, 0, 1] or order[:3] == [0, 3, 1]
+    assert np.array_equal(np.diag(confusion), [9] * 5)
+
+
+def test_every_section_is_in_the_contents_and_every_figure_has_a_name(page: str) -> None:
+    contents = re.findall(r'<a href="#(\w+)">([^<]+)</a>', section(page, "<nav", "</nav>"))
+    sections = re.findall(r'<section[^>]* id="(\w+)">', page)
+    assert [name for name, _ in contents] == sections
+    assert len(sections) == 10
+    svgs = re.findall(r"<svg[^>]*>", page)
+    names = [match[1] for match in (re.search(r'aria-label="([^"]+)"', svg) for svg in svgs) if match]
+    assert len(names) == len(svgs) == len(set(names))
+
+
+def test_the_smallest_text_of_every_figure_has_nine_pixels_on_a_phone(page: str) -> None:
+    sizes = 0
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        width = float(re.search(r'viewBox="\S+ \S+ (\S+) ', svg)[1])  # type: ignore[index]
+        least = re.search(r"min-width: (\d+)px", svg)
+        texts = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg)]
+        assert least is not None
+        assert all(size * float(least[1]) / width > 8.9 for size in texts)
+        sizes += len(texts)
+    assert sizes > 100
+
+
+def test_images_per_split_and_class_and_what_was_decided_are_told(page: str) -> None:
+    data = plain(section(page, '<section id="data">', "</section>"))
+    assert data.split().count("40") == 40
+    assert data.split().count("400") == 4
+    assert "Training images are not mirrored: they flip." in data
+    assert "They are shifted by up to 2 pixels, partly erased (0.25)." in data
+
+
+def test_confusions_of_classes_that_flip_into_each_other_are_pointed_out(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path, num_generations=1, class_names=("b", "d"))
+    assert "they flip into each other" in render_page(read_run(folder), {})
+    provenance = json.loads((folder / "provenance.json").read_text())
+    del provenance["race"]
+    provenance["training"]["augmentation"]["flip"] = "random"
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    run = read_run(folder)
+    half = np.array([[5, 5], [5, 5]])
+    assert "--flip none" in mirror_note(run, half, 0, 1)
+    assert mirror_note(run, np.array([[9, 1], [5, 5]]), 0, 1) == ""
+
+
+def test_mistakes_bear_the_names_of_their_files(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path, num_generations=1)
+    run = read_run(folder)
+    page = render_page(run, {}, file_names=lambda split, index: [f"{split}/<{number}>.png" for number in index])
+    worst = worst_mistakes(run.predictions["test"], str(run.best), count=1)[0]
+    assert f"test/&lt;{worst.index}&gt;.png" in page
+
+
+def test_the_page_says_what_to_do_next(page: str, tmp_path: Path) -> None:
+    said = plain(section(page, '<section id="next">', "</section>"))
+    assert "graftwork predict demo IMAGES --out predictions.csv" in said
+    assert "graftwork export demo --to onnx" in said
+    folder = make_run_folder(tmp_path, name="my run", finished=False)
+    assert "graftwork search --resume &#39;my run&#39;" in render_page(read_run(folder), {})
 
 
 def test_without_predictions_accuracies_have_intervals_and_their_difference_has_none(tmp_path: Path) -> None:

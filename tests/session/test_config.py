@@ -65,8 +65,10 @@ def test_effective_config_holds_every_option_that_is_set() -> None:
     assert unset == {"genome", "budget", "split_seed", "threads", "image_size", "image_column", "label_column"} | {
         "group_column",
         "image_root",
+        "max_latency",
         "max_parameters",
         "max_memory",
+        "trunk",
         "max_flops",
     }
     recipe = RECIPES["default"]

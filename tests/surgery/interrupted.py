@@ -17,9 +17,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 import graftwork as gw
 from graftwork import surgery
 from graftwork.surgery import (
+    AddSharedExpert,
     Deepen,
     InsertLayers,
     ModelGrowth,
+    RepeatExperts,
+    RepeatKeyValueHeads,
     Widen,
     WidenAll,
     WidenInputs,
@@ -27,6 +30,7 @@ from graftwork.surgery import (
     WidenStream,
 )
 from graftwork.surgery.carry import _first_update
+from tests.surgery.mixture import MixtureNet
 
 
 @dataclass
@@ -87,6 +91,7 @@ class Subject:
     """A trained model with its optimizer and a copy that grows along, and a folder that holds an older save of it."""
 
     folder: Path
+    kind: type[nn.Module] = Net
     model: nn.Module = field(init=False)
     mirror: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -95,8 +100,9 @@ class Subject:
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
-        self.model, self.x = Net(), torch.randn(4, 5)
-        self.model.blocks[1].inner.eval()
+        self.model, self.x = self.kind(), torch.randn(*([4, 5] if self.kind is Net else [2, 3, 5]))
+        if isinstance(self.model, Net):
+            self.model.blocks[1].inner.eval()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.model(self.x).sum().backward()
         self.optimizer.step()
@@ -122,6 +128,7 @@ class Subject:
             "random": (_plain(torch.get_rng_state()), random.getstate()),
             "modes": (torch.is_grad_enabled(), len(_get_current_function_mode_stack())),
             "dispatch": len(_get_current_dispatch_mode_stack()),
+            "makes": (torch.get_default_dtype(), nn.Module.register_parameter),
             "kernels": (torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()),
         }
 
@@ -135,7 +142,7 @@ class Subject:
 
     def saved(self) -> Any:
         """What the folder gives back: an older or a newer save, whole."""
-        return _plain(gw.load_model(Net, self.folder).state_dict())
+        return _plain(gw.load_model(self.kind, self.folder).state_dict())
 
 
 def _tensors(model: nn.Module) -> dict[str, Any]:
@@ -181,9 +188,13 @@ GROWTHS: dict[str, ModelGrowth] = {
     "insert layers, r2r": InsertLayers("blocks", after=(0,), init="r2r"),
     "insert layers, copy": InsertLayers("blocks", after=(0,), init="copy", approximate=True),
     "insert layers, new train": InsertLayers("blocks", after=(0,), train="new"),
+    "repeat heads": RepeatKeyValueHeads(2),
+    "repeat experts": RepeatExperts(2),
+    "shared expert": AddSharedExpert(1),
 }
 """Every kind of growth, and every way in which it fills new weights."""
-REMOVED = ("widen all", "widen stream", "widen outputs, zero", "insert layers, zero-out", "deepen")
+REMOVED = ("widen all", "widen stream", "widen outputs, zero", "insert layers, zero-out", "deepen",
+           "shared expert")  # fmt: skip
 """Growths that are taken out again: one for each way to do so."""
 
 
@@ -205,7 +216,8 @@ ACTIONS: dict[str, Callable[[Subject], object]] = {
 
 def subject_of(action: str, folder: Path) -> Subject:
     """The subject of an action, as it is before: grown, where a growth is taken out."""
-    subject = Subject(folder)
+    own = action.removeprefix("remove: ") in ("repeat heads", "repeat experts", "shared expert")
+    subject = Subject(folder, MixtureNet if own else Net)
     if action.startswith("remove: "):
         _grown(GROWTHS[action.removeprefix("remove: ")], subject)
     return subject

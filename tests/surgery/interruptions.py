@@ -237,7 +237,7 @@ def _settings(values: dict[str, Any]) -> Any:
     """Settings of the process, and of every module: its mode and its hooks."""
     modules = {name: (held["training"], hooks) for name, (_, held, hooks, _, _) in values["modules"].items()}
     before = {name: one for name, one in modules.items() if "graft" not in name and not name.startswith("blocks.")}
-    return [before, *(values[name] for name in ("random", "modes", "dispatch", "kernels"))]
+    return [before, *(values[name] for name in ("random", "modes", "dispatch", "makes", "kernels"))]
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import graftwork as gw
 from graftwork.errors import SurgeryError
-from graftwork.surgery import WidenAll, deepen, load_model, plan, save_model, widen, widen_all
+from graftwork.surgery import WidenAll, deepen, load_model, plan, remove, save_model, widen, widen_all
 from graftwork.surgery._transaction import Transaction
 
 with warnings.catch_warnings():
@@ -161,3 +162,50 @@ def test_queries_grow_under_fixed_keys(method: str, tmp_path: Path) -> None:
     assert torch.equal(again(IDS).logits, model(IDS).logits)
     with pytest.raises(SurgeryError, match="expected an axis below 3, got 3; its width is 2 × 4 × "):
         widen(model, "model.layers.0.self_attn.q_proj", factor=2, axis=3, example_input={"input_ids": IDS})
+
+
+def _deepened() -> tuple[Any, Any]:
+    model = _build(_gpt())
+    return model, deepen(model, "h.0.mlp", example_input=IDS)
+
+
+def test_what_no_config_describes_is_not_saved_as_if_it_did(tmp_path: Path) -> None:
+    model, receipt = _deepened()
+    with pytest.raises(SurgeryError, match="save_pretrained: expected a model that its config builds"):
+        model.save_pretrained(tmp_path)
+    with pytest.raises(SurgeryError, match="save_pretrained"):
+        copy.deepcopy(model).save_pretrained(tmp_path)
+    save_model(model, tmp_path / "own")
+    with pytest.raises(SurgeryError, match="save_pretrained"):
+        load_model(lambda: _build(_gpt()), tmp_path / "own").save_pretrained(tmp_path)  # type: ignore[operator]
+    assert not list(tmp_path.glob("*.safetensors"))
+    remove(model, receipt, example_input=IDS)
+    assert "save_pretrained" not in vars(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(_hidden(type(model).from_pretrained(tmp_path).eval()), _hidden(model))
+
+
+def test_a_refusal_to_save_outlives_growths_that_a_config_describes(tmp_path: Path) -> None:
+    model = _build(_bert())
+    first = widen(model, "encoder.layer.0.intermediate.dense", extra=4, example_input=IDS)
+    second = gw.grow(
+        model, gw.InsertLayers("encoder.layer", after=[-1], init="copy", approximate=True), example_input=IDS
+    )
+    with pytest.raises(SurgeryError, match="save_pretrained"):
+        model.save_pretrained(tmp_path)
+    for receipt in (second, first):
+        remove(model, receipt, example_input=IDS)
+    model.save_pretrained(tmp_path)
+
+
+def test_a_failed_growth_leaves_saving_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(_self: Transaction, name: str) -> None:
+        if name.startswith("save_pretrained"):
+            raise RuntimeError
+
+    model = _build(_gpt())
+    monkeypatch.setattr(Transaction, "before_step", fail)
+    with pytest.raises(RuntimeError):
+        deepen(model, "h.0.mlp", example_input=IDS)
+    monkeypatch.undo()
+    model.save_pretrained(tmp_path)

@@ -2,15 +2,18 @@
 
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import graftwork as gw
 from graftwork.surgery import interface, layers
 from graftwork.surgery._guard import Guard
-from graftwork.surgery._transaction import Transaction
+from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.growths import KINDS
 from tests.surgery.interrupted import ACTIONS, GROWTHS, Subject, subject_of
 from tests.surgery.interruptions import run
@@ -40,6 +43,34 @@ def test_every_kind_of_growth_and_every_way_to_fill_it_is_interrupted() -> None:
     fillings = {(growth.kind, getattr(growth, "init", None)) for growth in GROWTHS.values()}
     assert fillings >= {("insert-layers", init) for init in layers.INITS}
     assert fillings >= {("widen-outputs", init) for init in interface.INITS}
+
+
+def test_how_modules_make_parameters_is_put_back_and_differs_in_no_other_thread() -> None:
+    built, kinds = layers.parameters_on_meta(torch.float64), []
+
+    def make() -> None:
+        kinds.append(nn.Linear(1, 1).weight.device.type)
+
+    with suppress(KeyboardInterrupt), Guard(nn.Linear(2, 2)):
+        built.__enter__()  # and never left, as after an exception in its last lines
+        other = threading.Thread(target=make)
+        other.start()
+        other.join()
+        make()
+        raise KeyboardInterrupt
+    assert kinds == ["cpu", "meta"]
+    weight = nn.Linear(1, 1).weight
+    assert (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+
+
+def test_weights_that_a_trial_has_swapped_are_put_back_without_its_help() -> None:
+    layer = nn.Linear(2, 2)
+    weight, old = layer.weight, layer.weight.detach().clone()
+    with suppress(KeyboardInterrupt), Guard(layer):
+        swap_data(weight, torch.zeros(3, 2), None)
+        raise KeyboardInterrupt
+    assert layer.weight is weight
+    assert torch.equal(weight, old)
 
 
 @pytest.mark.parametrize("action", ["widen", "remove: deepen"])

@@ -56,13 +56,15 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     assert (x.shape, y.shape) == ((7, 3, 8, 8), (7,))
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation("random", 2), Augmentation("alternate", 1)])
+@pytest.mark.parametrize("augmentation", [None, Augmentation("random", 2), Augmentation("random", 1, mix=0.5)])
 def test_any_batch_can_be_made_at_any_time_in_any_order(augmentation: Augmentation | None) -> None:
     straight = _stream(augmentation=augmentation)
     batches = [straight.batch(number) for number in range(12)]
     jumping = _stream(augmentation=augmentation)
     for number in (11, 0, 7, 7, 3, 10):
         assert _equal(jumping.batch(number), batches[number])
+        parts = [jumping.batch(number, part) for part in (slice(0, 2), slice(2, 5))]
+        assert _equal((torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), batches[number])
 
 
 def test_other_seed_other_order_and_other_augmentation() -> None:
@@ -84,8 +86,18 @@ def test_other_seed_other_order_and_other_augmentation() -> None:
     assert not _equal(one.batch(0), one.batch(1))
 
 
-def test_alternate_shows_every_example_both_ways_in_two_epochs() -> None:
-    stream = _stream(batch_size=20, augmentation=Augmentation("alternate"))
+def test_labels_are_shares_of_classes_where_images_are_mixed() -> None:
+    stream = _stream(batch_size=20, augmentation=Augmentation(mix=0.5))
+    labels = [stream.batch(number)[1] for number in range(20)]
+    mixed = [one for one in labels if one.is_floating_point()]
+    assert 4 < len(mixed) < 16
+    counts = torch.bincount(next(one for one in labels if not one.is_floating_point()))
+    for one in mixed:
+        torch.testing.assert_close(one.sum(0), counts.float())
+
+
+def test_mirroring_shows_every_example_both_ways_in_two_epochs() -> None:
+    stream = _stream(batch_size=20, augmentation=Augmentation("random"))
     one, other = (stream.batch(epoch)[0][stream.examples(epoch).argsort()] for epoch in (0, 1))
     assert torch.equal(one.flip(3), other)
 

@@ -102,6 +102,7 @@ def _names_of_threads() -> list[str]:
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds threads in /proc")
 def test_leaving_ends_the_threads_of_the_backend(tmp_path: Path) -> None:
     # one that outlives Python's end may abort the process: "terminate called without an active exception"

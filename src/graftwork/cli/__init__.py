@@ -8,9 +8,11 @@ from graftwork.cli import (  # noqa: F401  (registers the commands)
     _bench,
     _distil,
     _ensemble,
+    _evaluate,
     _export,
     _grow,
     _inspect,
+    _predict,
     _report,
     _search,
 )

@@ -23,7 +23,8 @@ def grow(
     vocab: Annotated[int | None, typer.Option(metavar="TOKENS", help="Number of tokens afterwards.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
     optimizer: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="optimizer.pt of Trainer or torch.save, carried along.")
+        Path | None,
+        typer.Option(metavar="PATH", help="optimizer.pt of Trainer or torch.save, or a torch.distributed.checkpoint."),
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Safetensors file of a batch (input_ids, …) to compare on, too.")

@@ -11,8 +11,9 @@ Data = Annotated[
     str | None,
     option(
         "Data",
-        "Data set: digits (bundled), a folder (or zip) with a sub-folder a class, a table of paths and labels "
-        "(.csv, .tsv), parquet, .npz, WebDataset, CIFAR, or the name of a Hugging Face data set. [default: digits]",
+        "Data set: digits (bundled), letters (rendered), a folder (or zip) with a sub-folder a class, a table of paths "
+        "and labels (.csv, .tsv), parquet, .npz, WebDataset, CIFAR, or the name of a Hugging Face data set. "
+        "[default: digits]",
         envvar="GRAFTWORK_DATA",
     ),
 ]
@@ -40,6 +41,18 @@ Recipe = Annotated[
         "Networks, optimizers and schedule: {recipes} (paper is the poster's setting). [default: default]",
     ),
 ]
+Flip = Annotated[
+    str | None,
+    option(
+        "Training",
+        "Mirror images left to right: none, random, or auto (a short race on validation decides). [default: the "
+        "recipe's: auto, paper none]",
+    ),
+]
+Augment = Annotated[
+    str | None,
+    option("Training", "Change images: none, light, standard or strong. [default: the recipe's: light, paper none]"),
+]
 
 Device = Annotated[str | None, option("Machine", "cpu, cuda, mps, … [default: cpu]")]
 Precision = Annotated[
@@ -65,3 +78,14 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option, and exit.")
 ]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Model = Annotated[Path, typer.Argument(help="Run folder, or an exported model (that you trust).")]
+Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[default: the best]")]
+EnsembleOf = Annotated[str | None, typer.Option("--ensemble", help="Ensemble of the run: mean, greedy, stacked, …")]
+Place = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, …")]
+Pass = Annotated[
+    int | None, typer.Option("--batch-size", help="Images in a pass. \\[default: 256, fewer of large images]")
+]
+TrunkOf = Annotated[
+    str | None,
+    typer.Option("--trunk", help="The run's trunk FILE.py:FUNCTION again, whose code is not run unless it is named."),
+]

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def write_report(path: Path, *, problem: "Problem | None" = None) -> Path:
-    """Write ``report.html`` and the figures of a run; with images where the data are at hand."""
+    """Write ``report.html`` and the figures of a run; with images and names of files where the data are at hand."""
     from graftwork.reports import build_report
 
-    return build_report(path, dataset=None if problem is None else problem.pictures)
+    if problem is None:
+        return build_report(path)
+    return build_report(path, dataset=problem.pictures, file_names=problem.file_names)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from graftwork.cli._signals import stopped_by_signals
 from graftwork.errors import ResourceError
 
 if TYPE_CHECKING:
-    from graftwork.runs import Accuracies, EnsembleResult, NetworkResult, Result
+    from graftwork.runs import Accuracies, EnsembleResult, LatencyResult, NetworkResult, Result
     from graftwork.session import SearchConfig
     from graftwork.workers import Group
 
@@ -23,20 +23,23 @@ def session_to_its_end(
     quiet: bool,
     as_json: bool,
     group: "Group | None" = None,
+    trunk: str | None = None,
 ) -> "Result":
     """Start or resume a run in this process, which is alone or rank 0 of a group."""
     from graftwork.cli._progress import make_listener
     from graftwork.machine import keep_memory
     from graftwork.session import Session
+    from graftwork.trunks import open_trunk
 
     keep_memory()
     listener = make_listener(quiet=quiet, as_json=as_json)
     if not quiet and not as_json:
         say(f"run folder: {out}")
     if config is None:
-        session = Session.resume(out, listener=listener, group=group)
+        session = Session.resume(out, listener=listener, group=group, trunk=trunk)
     else:
-        session = Session.start(config, out, listener=listener, group=group)
+        opened = None if trunk is None else open_trunk(trunk, run_code=True)
+        session = Session.start(config, out, listener=listener, group=group, trunk=opened)
 
     def stop() -> None:
         session.stop_requested = True
@@ -85,21 +88,25 @@ def _scores(name: str, entry: "Accuracies") -> str:
     )
 
 
-def _row(name: str, entry: "NetworkResult | EnsembleResult") -> str:
-    return f"{_scores(name, entry)}  {entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
+def _row(name: str, entry: "NetworkResult | EnsembleResult", latency: "LatencyResult | None" = None) -> str:
+    row = f"{_scores(name, entry)}  {entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
+    measured = latency["networks"].get(str(entry.get("id"))) if latency else None
+    return f"{row}  {measured['one']:>8.3g} ms" if measured else row
 
 
 def _tell(result: "Result", page: Path | None) -> None:
     spent = (result["training_flops"] + result["scoring_flops"]) / 1e15
+    latency = result["latency"]
     lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
     lines += ["accuracy with its 95 % interval, and balanced accuracy (every class counts the same) on test:"]
-    lines += [_row(f"best ({result['best']['id']})", result["best"])]
-    lines += [_row(entry["id"], entry) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
+    lines += [f"ms: one image on {latency['device']}, {latency['threads']} threads"]
+    lines += [_row(f"best ({result['best']['id']})", result["best"], latency)]
+    lines += [_row(entry["id"], entry, latency) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
     for ensemble in result["ensemble"] or ():
         chosen = ensemble["method"] == result["recommended"]
         lines += [_row(f"{ensemble['method']} ensemble", ensemble) + ("  (recommended)" if chosen else "")]
     if result["seed_network"]:
-        lines += [_row("seed network", result["seed_network"]) + "  (control: alone, equal FLOPs)"]
+        lines += [_row("seed network", result["seed_network"], latency) + "  (control: alone, equal FLOPs)"]
     lines += [_scores(f"always {plain(result['majority']['name'])!r}", result["majority"])]
     if page is not None:
         lines += [f"report: {page}"]

@@ -40,7 +40,7 @@ def search(
     seed: options.Seed = None,
     split_seed: Annotated[int | None, option("Budget", "Seed of the splits. [default: --seed]", rare=True)] = None,
     strategy: Annotated[
-        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]")
+        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]", rare=True)
     ] = None,
     selection: Annotated[str | None, option("Population", "Who survives: {selectors}. [default: greedy]")] = None,
     metric: Annotated[
@@ -50,12 +50,23 @@ def search(
             "What members are compared by: accuracy, balanced-accuracy, macro-f1 or log-loss. [default: accuracy]",
         ),
     ] = None,
+    cost: Annotated[
+        str | None,
+        option(
+            "Population",
+            "What pareto selection weighs: flops, parameters or latency (measured here). [default: flops]",
+            rare=True,
+        ),
+    ] = None,
     population_size: Annotated[int | None, option("Population", "M, members after mutation.")] = None,
     num_survivors: Annotated[int | None, option("Population", "K, members selected in each generation.")] = None,
     num_generations: Annotated[int | None, option("Population", "Rounds of select, mutate, train.")] = None,
     max_params: Annotated[int | None, option("Population", "Most parameters of a member.")] = None,
     max_flops: Annotated[
         int | None, option("Population", "Most FLOPs of a member's forward pass, one image.", rare=True)
+    ] = None,
+    max_latency: Annotated[
+        str | None, option("Population", "Most time of a member for one image, measured here: 5ms.", rare=True)
     ] = None,
     max_memory: Annotated[
         str | None,
@@ -72,8 +83,18 @@ def search(
         bool | None,
         option("Population", "Grow without preserving the function (control).", "--random-padding", rare=True),
     ] = None,
+    trunk: Annotated[
+        str | None,
+        option(
+            "Population",
+            "Frozen pretrained network under all members: hf:FOLDER, timm:NAME or FILE.py:FUNCTION (which is run).",
+            rare=True,
+        ),
+    ] = None,
     genome: Annotated[str | None, option("Population", "JSON file of the seed network's genome.", rare=True)] = None,
     recipe: options.Recipe = None,
+    flip: options.Flip = None,
+    augment: options.Augment = None,
     initial_steps: Annotated[int | None, option("Training", "N_i, updates of the seed alone.", rare=True)] = None,
     steps_per_generation: Annotated[int | None, option("Training", "N_j, updates a generation.", rare=True)] = None,
     batch_size: Annotated[int | None, option("Training", "Images an update.", rare=True)] = None,
@@ -103,7 +124,8 @@ def search(
     out: options.Out = None,
     resume: Annotated[Path | None, option("Output", "Continue this run folder; takes no other options.")] = None,
     as_new: Annotated[
-        Path | None, option("Output", "With --resume: begin another run here, from the options that stand there.")
+        Path | None,
+        option("Output", "With --resume: begin another run here, from the options that stand there.", rare=True),
     ] = None,
     config: options.Config = None,
     report: options.Report = True,
@@ -116,16 +138,17 @@ def search(
     flags = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
     flags["max_parameters"] = flags.pop("max_params")
     if resume is not None:
-        changed = [key for key, value in {**flags, "out": out, "config": config}.items() if value is not None]
+        others = {**flags, "out": out, "config": config, "trunk": None}
+        changed = [key for key, value in others.items() if value is not None]
         if changed:
             raise ConfigError(f"--resume: expected no other options, got {', '.join(sorted(changed))}; leave them out")
         begun = None if as_new is None else _options_of(resume)
-        run_session(as_new or resume, begun, report=report, quiet=quiet, as_json=as_json)
+        run_session(as_new or resume, begun, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
         return
     if as_new is not None:
         raise ConfigError(f"--as-new {as_new}: expected --resume RUN beside it, which names the run to begin from")
     found = _load_config(config, flags)
-    run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
+    run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
 
 
 def _options_of(run: Path) -> "SearchConfig":
@@ -145,6 +168,8 @@ def train(
     budget: options.Budget = None,
     seed: options.Seed = None,
     recipe: options.Recipe = None,
+    flip: options.Flip = None,
+    augment: options.Augment = None,
     device: options.Device = None,
     precision: options.Precision = None,
     passes: options.Passes = None,
@@ -204,9 +229,17 @@ def _free_folder(config: "SearchConfig") -> Path:
 
 
 def run_session(
-    out: Path, config: "SearchConfig | None", *, report: bool, quiet: bool, as_json: bool
+    out: Path,
+    config: "SearchConfig | None",
+    *,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+    trunk: str | None = None,
 ) -> "Result | None":
     """Start (or, without a config, resume) a run and tell its result, alone or with other workers.
+
+    A ``trunk`` that was named on the command itself may be code; with several workers it may not.
 
     Returns:
         What ``result.json`` holds; ``None`` where other processes do the work, or this one only takes part in it.
@@ -219,4 +252,4 @@ def run_session(
         return None
     if size > 1:
         return lead(out, config, report=report, quiet=quiet, as_json=as_json)
-    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json)
+    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json, trunk=trunk)

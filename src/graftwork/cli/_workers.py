@@ -98,7 +98,7 @@ def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **ho
             config = replace(config, workers=group.size)
             if restarted() and (out / "config.toml").is_file() and _stored(out) == config:
                 config = None
-        return session_to_its_end(out, config, group=group, **how)
+        return session_to_its_end(out, config, group=group, trunk=None, **how)
     except InputError:
         from graftwork.session import dismiss
 

@@ -20,6 +20,8 @@ class Plan:
         small_share: Share of the training, from its start, whose images are shrunk to ``small_size``: progressive
             resizing, more updates for the same FLOPs. Needs members whose heads pool globally.
         small_size: Height and width of the shrunk images; ``None``: images stay as they are.
+        race_steps: Updates of each of the two networks that race, before the first round and beside its work, over
+            whether images are mirrored; 0: nothing is left to a race.
 
     Raises:
         ConfigError: If neither or both are given, or a number is out of its range.
@@ -32,6 +34,7 @@ class Plan:
     initial_fraction: float = 0.5
     small_share: float = 0.0
     small_size: tuple[int, int] | None = None
+    race_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.small_size is not None:  # JSON has no tuples

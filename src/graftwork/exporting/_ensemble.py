@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from graftwork._version import __version__
 from graftwork.errors import InputError
-from graftwork.exporting._export import TOLERANCES, ExportReport, Subject, check_arguments, exact_twin, write_checked
+from graftwork.exporting._export import (
+    ExportReport,
+    Subject,
+    check_arguments,
+    default_tolerance,
+    exact_twin,
+    write_checked,
+)
 from graftwork.exporting._formats import ExportFormat, Sheet
+from graftwork.exporting._front import Front
 from graftwork.exporting._source import render_ensemble
 from graftwork.exporting._tensors import segment_tensors
 from graftwork.networks import Member
@@ -51,6 +59,7 @@ def export_ensemble(
     class_names: Sequence[str],
     tolerance: float | None = None,
     overwrite: bool = False,
+    front: Front | None = None,
 ) -> ExportReport:
     """Write an ensemble as one model that runs without graftwork, and check that it gives the ensemble's outputs.
 
@@ -64,6 +73,7 @@ def export_ensemble(
         class_names: Name of each class, in the order of the outputs.
         tolerance: Largest relative gap in float32; ``None``: that of a member's export.
         overwrite: Whether to replace files of the same names.
+        front: Trunk whose features the members read, to be a part of the program; ``None``: they read images.
 
     Returns:
         Paths and measured gaps.
@@ -76,7 +86,7 @@ def export_ensemble(
     members = ensemble.members
     if not members:
         raise InputError("export: expected at least one member, got none")
-    check_arguments(members[0], to, transform, class_names)
+    check_arguments(members[0], to, transform, class_names, front)
     genomes = [member.genome for member in members]
     heads = [replace(genome.head, id=genomes[0].head.id) for genome in genomes]  # whose weights may differ
     kinds = {
@@ -96,16 +106,22 @@ def export_ensemble(
         transform=transform,
         class_names=class_names,
         version=__version__,
+        of_features=front is not None,
     )
     subject = Subject(
         "ensemble",
         source=source,
         tensors=_tensors(twin, segments),
-        sheet=Sheet(genomes[0].input_shape, tuple(class_names), ", ".join(genome.id for genome in genomes)),
+        sheet=Sheet(
+            front.input_shape if front else genomes[0].input_shape,
+            tuple(class_names),
+            ", ".join(genome.id for genome in genomes),
+        ),
         transform=transform,
         exact=twin.run,
         run=ensemble.run,
-        tolerance=TOLERANCES[genomes[0].norm] if tolerance is None else tolerance,
+        tolerance=default_tolerance(genomes[0].norm, front) if tolerance is None else tolerance,
+        front=front,
     )
     return write_checked(subject, folder, to=to, overwrite=overwrite)
 

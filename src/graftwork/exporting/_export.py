@@ -15,7 +15,8 @@ from graftwork._files import scratch
 from graftwork._version import __version__
 from graftwork.errors import GraftworkError, InputError, ResourceError, did_you_mean
 from graftwork.exporting._formats import FILES, ExportFormat, Sheet, can_run, open_export, write_files
-from graftwork.exporting._source import plain_network, render_source
+from graftwork.exporting._front import Front
+from graftwork.exporting._source import load_source, plain_network, render_source
 from graftwork.exporting._tensors import plain_tensors
 from graftwork.networks import Member
 from graftwork.networks.execution import InputTransform
@@ -30,6 +31,8 @@ TOLERANCES: dict[Norm, float] = {"batch": 1e-4, "none": 1e-4, "instance": 1e-2, 
 the deviation of a single image, which magnifies it: 7e-4."""
 
 NUM_CHECKED = 16
+_TRUNK_TOLERANCE = 1e-3
+"""Others wrote the trunk; its rounding passes through all of its layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ def export_member(
     class_names: Sequence[str],
     tolerance: float | None = None,
     overwrite: bool = False,
+    front: Front | None = None,
 ) -> ExportReport:
     """Write a member as a model that runs without graftwork, and check that it gives the member's outputs.
 
@@ -83,6 +87,7 @@ def export_member(
         tolerance: Largest relative gap in float32; ``None`` is `TOLERANCES` for the genome's norm. In float64 the
             network is always held to `EXACT_TOLERANCE`.
         overwrite: Whether to replace files of the same names.
+        front: Trunk whose features the member reads, to be a part of the program; ``None``: it reads images.
 
     Returns:
         Paths and measured gaps.
@@ -92,17 +97,18 @@ def export_member(
         ResourceError: If the files can't be written.
         GraftworkError: If the exported model differs from the member. In every case the folder's files are untouched.
     """
-    check_arguments(member, to, transform, class_names)
+    check_arguments(member, to, transform, class_names, front)
     genome, twin = member.genome, exact_twin(member)
     subject = Subject(
         "member",
-        source=render_source(genome, transform, class_names, version=__version__),
+        source=render_source(genome, transform, class_names, version=__version__, of_features=front is not None),
         tensors=plain_tensors(twin),
-        sheet=Sheet(genome.input_shape, tuple(class_names), genome.id),
+        sheet=Sheet(front.input_shape if front else genome.input_shape, tuple(class_names), genome.id),
         transform=transform,
         exact=twin,
         run=partial(_in_evaluation_mode, member),
-        tolerance=TOLERANCES[genome.norm] if tolerance is None else tolerance,
+        tolerance=default_tolerance(genome.norm, front) if tolerance is None else tolerance,
+        front=front,
     )
     return write_checked(subject, folder, to=to, overwrite=overwrite)
 
@@ -120,6 +126,7 @@ class Subject:
         exact: Normalised float64 images → outputs, by an independent computation.
         run: Normalised float32 images → outputs, as graftwork computes them.
         tolerance: Largest relative gap of the files from ``run``.
+        front: Trunk that makes the features which all of these read; ``None``: they read images.
     """
 
     noun: str = field(kw_only=False)
@@ -130,6 +137,12 @@ class Subject:
     exact: Callable[[Tensor], Tensor]
     run: Callable[[Tensor], Tensor]
     tolerance: float
+    front: Front | None = None
+
+
+def default_tolerance(norm: Norm, front: Front | None) -> float:
+    """Largest relative gap in float32 where none is asked for: that of `TOLERANCES`, and more behind a trunk."""
+    return TOLERANCES[norm] if front is None else max(TOLERANCES[norm], _TRUNK_TOLERANCE)
 
 
 def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, overwrite: bool) -> ExportReport:
@@ -144,7 +157,9 @@ def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, ove
     try:
         target.mkdir(parents=True, exist_ok=True)
         with scratch(target, "export") as aside:
-            staged = write_files(to, aside, source=subject.source, tensors=single, sheet=subject.sheet)
+            staged = write_files(
+                to, aside, source=subject.source, tensors=single, sheet=subject.sheet, front=subject.front
+            )
             max_gap = _gap(subject, staged[0]) if can_run(to) else None
             if max_gap is not None:
                 _hold(subject, max_gap, subject.tolerance, to, "float32")
@@ -154,10 +169,17 @@ def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, ove
     return ExportReport(to, paths, max_gap, exact_gap, subject.tolerance)
 
 
-def check_arguments(member: Member, to: str, transform: InputTransform, class_names: Sequence[str]) -> None:
+def check_arguments(
+    member: Member, to: str, transform: InputTransform, class_names: Sequence[str], front: Front | None
+) -> None:
     genome = member.genome
     if to not in FILES:
         raise InputError(f"export: to: expected one of {', '.join(FILES)}, got {to!r}{did_you_mean(to, FILES)}")
+    if to == "source" and front is not None:
+        raise InputError(
+            f"export: to: expected pt2 or onnx, which take the trunk {front.trunk.name} in, got 'source'; its code is "
+            "not graftwork's to write out"
+        )
     if isinstance(class_names, str) or len(class_names) != genome.num_classes:
         raise InputError(f"export: expected {genome.num_classes} class names, got {class_names!r}")
     channels = genome.input_shape[0]
@@ -192,7 +214,8 @@ def exact_twin(member: Member) -> Member:
 def _exact_gap(subject: Subject) -> float:
     """Gap in float64 of the plain network (fused) from the reference form, an independent computation."""
     network = plain_network(subject.source, subject.tensors, dtype=torch.float64)
-    pixels = torch.rand(NUM_CHECKED, *subject.sheet.input_shape, generator=_generator(), dtype=torch.float64)
+    shape = load_source(subject.source).IMAGE_SHAPE  # of features, behind a trunk
+    pixels = torch.rand(NUM_CHECKED, *shape, generator=_generator(), dtype=torch.float64)
     with torch.no_grad():
         normalised = (pixels - network.get_buffer("mean")) / network.get_buffer("std")
         return output_gap(subject.exact(normalised), network(pixels))
@@ -214,7 +237,8 @@ def _gap(subject: Subject, file: Path) -> float:
     shape = (NUM_CHECKED, height, width, channels)
     images = torch.randint(0, 256, shape, generator=_generator(), dtype=torch.uint8)
     with torch.no_grad():
-        expected = subject.run(subject.transform(images))
+        read = images if subject.front is None else subject.front.trunk.features(images)
+        expected = subject.run(subject.transform(read))
     exported = open_export(file)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     parts = [exported(part.contiguous()) for part in torch.split(pixels, [NUM_CHECKED - 3, 3])]

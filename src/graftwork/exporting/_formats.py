@@ -15,18 +15,24 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from graftwork._version import __version__
 from graftwork.errors import InputError
-from graftwork.exporting._source import plain_network
+from graftwork.exporting._front import Front
+from graftwork.exporting._source import IMAGE_MODES, plain_network, render_preprocessing
 from graftwork.typing import Shape
 
 ExportFormat = Literal["source", "pt2", "onnx"]
 
+PREPROCESSING = "preprocess.py"
+"""Reads image files for programs, as ``model.py`` does itself."""
+
 FILES: Mapping[ExportFormat, tuple[str, ...]] = {
     "source": ("model.py", "model.safetensors"),
-    "pt2": ("model.pt2",),
-    "onnx": ("model.onnx",),
+    "pt2": ("model.pt2", PREPROCESSING),
+    "onnx": ("model.onnx", PREPROCESSING),
 }
-"""What each format writes; the first is the file to open."""
+"""What each format writes; the first is the file to open. Programs for images that no file holds come without
+`PREPROCESSING`."""
 
 SHEET = "graftwork.json"
 
@@ -48,7 +54,23 @@ class Sheet:
     def to_json(self) -> str:
         """The sheet as a JSON object."""
         fields = {"input_shape": self.input_shape, "class_names": self.class_names, "genome_id": self.genome_id}
-        return json.dumps(fields)
+        return json.dumps({**fields, "preprocessing": self.preprocessing})
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How an image becomes an input: what ``preprocess.py`` does, in words for other languages."""
+        mode = IMAGE_MODES.get(self.input_shape[0])
+        return {
+            "dtype": "float32",
+            "layout": "BCHW",
+            "values": [0.0, 1.0],
+            "normalization": "inside the model",
+            "mode": mode and {"L": "grey", "RGB": "RGB"}[mode],
+            "orientation": "by EXIF",
+            "transparency": "over white",
+            "resize": "bilinear, until it covers height and width",
+            "crop": "the middle",
+        }
 
     @classmethod
     def from_json(cls, text: str) -> "Sheet":
@@ -66,7 +88,8 @@ class Exported:
         path: The file.
         input_shape: Channels, height and width of an image.
         class_names: Names of the classes, in the order of the logits.
-        run: Function: float32 images [B, C, H, W] with values in [0, 1] → logits [B, classes].
+        run: Function: float32 images [B, C, H, W] with values in [0, 1] → logits [B, classes]. That of a program gives
+            NaN for images on another scale.
     """
 
     path: Path
@@ -75,12 +98,32 @@ class Exported:
     run: Callable[[Tensor], Tensor]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits of images, without gradients."""
+        """Logits of images, without gradients.
+
+        Raises:
+            InputError: If they are of another type or shape, or on another scale.
+        """
+        shape = ", ".join(map(str, self.input_shape))
+        if images.dtype != torch.float32 or tuple(images.shape[1:]) != self.input_shape:
+            raise InputError(
+                f"images: expected float32 [B, {shape}] with values from 0 to 1, got {images.dtype} "
+                f"{list(images.shape)}; read image files as preprocess.py or model.py does"
+            )
         with torch.no_grad():
-            return self.run(images)
+            try:
+                found = self.run(images)
+            except (TypeError, ValueError) as error:
+                raise InputError(str(error)) from error
+        if bool(found.isnan().any()):
+            raise InputError(
+                f"images: expected values from 0 to 1, got {float(images.min()):g} to {float(images.max()):g} and NaN "
+                "from the model; scale them, or where they are right, export again"
+            )
+        return found
 
 
-def _require_onnx(*names: str) -> None:
+def require_onnx(*names: str) -> None:
+    """Raise `InputError` where packages for ONNX are missing."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
@@ -111,12 +154,18 @@ def _program(network: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
 
 
 def write_files(
-    to: ExportFormat, folder: Path, *, source: str, tensors: Mapping[str, Tensor], sheet: Sheet
+    to: ExportFormat,
+    folder: Path,
+    *,
+    source: str,
+    tensors: Mapping[str, Tensor],
+    sheet: Sheet,
+    front: Front | None = None,
 ) -> tuple[Path, ...]:
     """Write the files of one format into a folder, without any check.
 
     Returns:
-        Their paths, in the order of `FILES`.
+        Paths of those that were written, in the order of `FILES`.
 
     Raises:
         InputError: If onnx or onnxscript are wanted and missing.
@@ -127,10 +176,18 @@ def write_files(
         # not save_file, which keeps the file from other users
         paths[1].write_bytes(save(dict(tensors), metadata={"format": "pt"}))
         return paths
+    text = render_preprocessing(sheet.input_shape, sheet.class_names, version=__version__)
+    if text is None:
+        paths = paths[:1]
+    else:
+        paths[1].write_text(text, encoding="utf-8")
     if to == "onnx":
-        _require_onnx("onnx", "onnxscript")
+        require_onnx("onnx", "onnxscript")
+    network = plain_network(source, dict(tensors))
+    if front is not None:
+        network = front.before(network)
     with _quiet():
-        program = _program(plain_network(source, dict(tensors)), sheet.input_shape)
+        program = _program(network, sheet.input_shape)
         if to == "pt2":
             torch.export.save(program, paths[0], extra_files={SHEET: sheet.to_json()})
             return paths
@@ -189,7 +246,7 @@ def _open_pt2(file: Path) -> Exported:
 
 
 def _open_onnx(file: Path) -> Exported:
-    _require_onnx("onnxruntime")
+    require_onnx("onnxruntime")
     onnxruntime = importlib.import_module("onnxruntime")  # optional, and without types
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     sheet = Sheet.from_json(session.get_modelmeta().custom_metadata_map[SHEET])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graftwork.networks.execution import InputTransform, Segment
 from graftwork.networks.genome import Block, Genome, Layer, Pool, summary
-from graftwork.typing import Activation, Norm
+from graftwork.typing import Activation, Norm, Shape
 
 LINE_LENGTH = 120
 
@@ -132,10 +132,11 @@ def _template(name: str) -> Template:
 
 
 def _common(
-    genome: Genome, transform: InputTransform, class_names: Sequence[str], body: Sequence[str]
+    genome: Genome, transform: InputTransform, class_names: Sequence[str], body: Sequence[str], *, of_features: bool
 ) -> dict[str, Any]:
     """What the templates of one network and of an ensemble fill in alike; ``body``: lines of all items."""
     return {
+        "margin": 'float("inf")' if of_features else 0.5,
         "genome": genome,
         "shape": genome.input_shape,
         "mode": IMAGE_MODES.get(genome.input_shape[0]),
@@ -152,7 +153,14 @@ def _common(
     }
 
 
-def render_source(genome: Genome, transform: InputTransform, class_names: Sequence[str], *, version: str) -> str:
+def render_source(
+    genome: Genome,
+    transform: InputTransform,
+    class_names: Sequence[str],
+    *,
+    version: str,
+    of_features: bool = False,
+) -> str:
     """The text of ``model.py``.
 
     Args:
@@ -160,6 +168,7 @@ def render_source(genome: Genome, transform: InputTransform, class_names: Sequen
         transform: How images are normalised; mean and std become constants of the file.
         class_names: Name of each class, in the order of the logits.
         version: Version of graftwork, for the file's header.
+        of_features: Whether it reads features, which have any scale.
     """
     body = _body_lines(genome)
     text = _template("model.py.jinja").render(
@@ -168,9 +177,25 @@ def render_source(genome: Genome, transform: InputTransform, class_names: Sequen
         stem=_stem_lines(genome),
         body=body,
         head=_head_lines(genome),
-        **_common(genome, transform, class_names, body),
+        **_common(genome, transform, class_names, body, of_features=of_features),
     )
     return text.rstrip("\n") + "\n"
+
+
+def render_preprocessing(shape: Shape, class_names: Sequence[str], *, version: str) -> str | None:
+    """The text of ``preprocess.py``; ``None`` where images have neither 1 nor 3 channels, as no file holds them.
+
+    Args:
+        shape: Channels, height and width of the input.
+        class_names: Name of each class, in the order of the outputs.
+        version: Version of graftwork, for the file's header.
+    """
+    if shape[0] not in IMAGE_MODES:
+        return None
+    classes = _assignment("CLASSES", [str(name) for name in class_names])
+    return _template("preprocess.py.jinja").render(
+        version=version, shape=shape, mode=IMAGE_MODES[shape[0]], classes=classes
+    )
 
 
 def render_ensemble(
@@ -182,6 +207,7 @@ def render_ensemble(
     transform: InputTransform,
     class_names: Sequence[str],
     version: str,
+    of_features: bool = False,
 ) -> str:
     """The text of ``model.py`` for an ensemble.
 
@@ -193,6 +219,7 @@ def render_ensemble(
         transform: How images are normalised; mean and std become constants of the file.
         class_names: Name of each class, in the order of the outputs.
         version: Version of graftwork, for the file's header.
+        of_features: Whether members read features, which have any scale.
     """
     first = genomes[0]
     lines = []
@@ -215,7 +242,7 @@ def render_ensemble(
         residual=inner.get("residual", False),
         log_probabilities=inner.get("log_probabilities", False),
         combiner=_combiner_text(combiner),
-        **_common(first, transform, class_names, [line for part in lines for line in part]),
+        **_common(first, transform, class_names, [line for part in lines for line in part], of_features=of_features),
     )
     return text.rstrip("\n") + "\n"
 

@@ -21,7 +21,7 @@ class TimedNetwork:
         genome: The network to train; the seed, or something of its size.
         rules: Optimizer and rates by parameter role, as in the recipe.
         batch_size: Images in a step.
-        augmentation: Flips and shifts, as in the recipe; ``None``: none.
+        augmentation: How images are changed, as in the recipe; ``None``: not at all.
         precision: Type of the factors of products.
         device: Device that it runs on.
     """
@@ -92,7 +92,7 @@ def calibrate_speed(
         genome: The network to train; the seed, or something of its size.
         rules: Optimizer and rates by parameter role, as in the recipe.
         batch_size: Images in a step.
-        augmentation: Flips and shifts, as in the recipe; ``None``: none.
+        augmentation: How images are changed, as in the recipe; ``None``: not at all.
         precision: Type of the factors of products.
         device: Device that it runs on.
         seconds: About how long to measure, after warming up.

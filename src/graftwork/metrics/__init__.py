@@ -6,6 +6,7 @@
 * diversity: how differently members err, what their vote and their oracle get right;
 * intervals: how sure a share or a mean is;
 * rank: agreement of two rankings;
+* shift: whether two samples come from one distribution;
 * profiles: which examples each member gets right, in an order that shows the structure.
 
 FLOPs and parameters are counted from the genome, where they live.
@@ -40,6 +41,7 @@ from graftwork.metrics._entry import Entry, difference
 from graftwork.metrics._intervals import bootstrap_interval, wilson_interval
 from graftwork.metrics._profiles import Profile, ProfileRow, make_profile, order_examples
 from graftwork.metrics._rank import kendall_tau
+from graftwork.metrics._shift import sample_distance
 
 __all__ = [
     "METRICS",
@@ -71,5 +73,6 @@ __all__ = [
     "order_examples",
     "q_statistic",
     "reliability",
+    "sample_distance",
     "wilson_interval",
 ]

@@ -6,7 +6,7 @@ loads nothing.
 
 * reading: `read_run`, `report_data`
 * figures of a run: `accuracy_figure`, `standing_figure`, `pareto_figure`, `lineage_figure`, `genome_figure`,
-  `profile_figure`, `confusion_figure`, `calibration_figure`, `diversity_figure`
+  `profile_figure`, `confusion_figure`, `calibration_figure`, `training_figure`, `diversity_figure`
 * figures for experiments: `curves_figure`, `bars_figure`
 * `write_figure` saves any of them as SVG and PNG; the same data give the same bytes
 
@@ -21,18 +21,20 @@ from graftwork.reports._curves import Bar, Curve, bars_figure, curves_figure
 from graftwork.reports._diversity import diversity_figure
 from graftwork.reports._genome_drawing import genome_figure
 from graftwork.reports._grafts import graft_generations
-from graftwork.reports._images import ImageSource
+from graftwork.reports._images import FileNames, ImageSource
 from graftwork.reports._lineage import lineage_figure
 from graftwork.reports._pareto import pareto_figure, pareto_front
 from graftwork.reports._profile import profile_figure, profile_matrix_figure
 from graftwork.reports._read import Predictions, RunData, read_run
 from graftwork.reports._standing import Difference, Standing, difference, standings
 from graftwork.reports._style import figure_png, figure_svg
+from graftwork.reports._training import training_figure
 
 __all__ = [
     "Bar",
     "Curve",
     "Difference",
+    "FileNames",
     "ImageSource",
     "Mistake",
     "Predictions",
@@ -60,6 +62,7 @@ __all__ = [
     "run_figures",
     "standing_figure",
     "standings",
+    "training_figure",
     "worst_mistakes",
     "write_figure",
 ]

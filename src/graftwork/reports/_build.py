@@ -12,7 +12,7 @@ from graftwork.reports._diversity import diversity_figure, has_diversity
 from graftwork.reports._format import percent
 from graftwork.reports._genome_drawing import genome_figure
 from graftwork.reports._grafts import graft_generations
-from graftwork.reports._images import ImageSource
+from graftwork.reports._images import FileNames, ImageSource
 from graftwork.reports._lineage import lineage_figure
 from graftwork.reports._page import render_page
 from graftwork.reports._pareto import pareto_figure
@@ -20,6 +20,7 @@ from graftwork.reports._profile import profile_figure, run_profile
 from graftwork.reports._read import CONTROL, MemberFile, RunData, read_run
 from graftwork.reports._standing import difference, standings
 from graftwork.reports._style import INK, figure_png, figure_svg, member_colors
+from graftwork.reports._training import training_figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ _MOST_GENERATIONS, _MOST_LAYERS = 500, 500
 """More would not fit into a picture."""
 
 
-def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Path:
+def build_report(run_folder: Path, *, dataset: ImageSource | None = None, file_names: FileNames | None = None) -> Path:
     """Write ``figures/*.svg``, ``figures/*.png`` and ``report.html`` into a run folder.
 
     Works on unfinished runs, too: what there is so far is shown, and the page says so. The same folder gives the same
@@ -43,6 +44,7 @@ def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Pat
     Args:
         run_folder: ``runs/NAME``.
         dataset: gives the data set's images, for mistakes and profiles; None leaves pictures out.
+        file_names: gives the names of their files; None leaves them out.
 
     Returns:
         Path of ``report.html``.
@@ -59,7 +61,7 @@ def build_report(run_folder: Path, *, dataset: ImageSource | None = None) -> Pat
         figure = draw()
         svgs[name] = write_figure(figure, inside(page.parent, f"figures/{name}"))
     profile: Profile | None = run_profile(run) if "profile" in svgs else None
-    write_text(page, render_page(run, svgs, profile=profile, images=dataset))
+    write_text(page, render_page(run, svgs, profile=profile, images=dataset, file_names=file_names))
     return page
 
 
@@ -78,12 +80,16 @@ def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
     if run.scores:
         yield "pareto_flops", lambda: pareto_figure(run, cost="flops")
         yield "pareto_parameters", lambda: pareto_figure(run, cost="parameters")
+    if run.scores and run.result is not None:
+        yield "pareto_latency", lambda: pareto_figure(run, cost="latency")
     if run_profile(run) is not None:
         yield "profile", lambda: profile_figure(run)
     best, test = run.best, run.predictions.get("test")
     if test is not None and best is not None and best in test.logits:
         yield "confusion", lambda: confusion_figure(test, best, run.class_names)
         yield "calibration", lambda: _calibration(run)
+    if run.losses:
+        yield "training", lambda: training_figure(run)
     if has_diversity(run):
         yield "diversity", lambda: diversity_figure(run)
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.metrics import confusion_matrix
+from graftwork.reports._matrix import confusion_order
 from graftwork.reports._read import Predictions
 from graftwork.reports._style import styled
 
@@ -67,13 +68,16 @@ def confused_pairs(confusion: NDArray[np.int64], *, count: int = 8) -> list[tupl
 def confusion_figure(predictions: Predictions, member_id: str, class_names: tuple[str, ...]) -> "Figure":
     """True against predicted class; color is the share of the true class, the diagonal is left pale.
 
-    Up to 20 classes are named and counted in their cells; more are shown as a map.
+    Classes that are confused stand side by side. Up to 20 classes are named and counted in their cells; more are shown
+    as a map.
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
     count = len(class_names)
     confusion = confusion_matrix(predictions.predicted(member_id), predictions.labels, count)
+    order = confusion_order(confusion)
+    confusion, class_names = confusion[np.ix_(order, order)], tuple(class_names[one] for one in order)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     errors = np.where(np.eye(count, dtype=bool), np.nan, shares)
     top = max(0.02, float(np.nan_to_num(errors).max()))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,14 @@ class ImageSource(Protocol):
 
     def __call__(self, split: Split, index: NDArray[np.int64], /) -> NDArray[np.uint8]:
         """Return uint8 [example, height, width, channel] for int64 [example] of ``index``."""
+        ...
+
+
+class FileNames(Protocol):
+    """Gives the names of the files of a run's images, by their rows in the training or the test file."""
+
+    def __call__(self, split: Split, index: NDArray[np.int64], /) -> Sequence[str]:
+        """Return a name for each of int64 [example] of ``index``; none at all where they come from no files."""
         ...
 
 
@@ -40,3 +49,8 @@ def image_uri(pixels: NDArray[np.uint8]) -> str:
 def sheet_uri(images: NDArray[np.uint8]) -> str:
     """Images side by side in one row, uint8 [example, height, width, channel], as a PNG."""
     return image_uri(np.concatenate(list(images), axis=1))
+
+
+def slot(place: int, count: int) -> float:
+    """Position of a picture in a sheet, in percent as CSS counts it."""
+    return round(100 * place / (count - 1), 4) if count > 1 else 0.0

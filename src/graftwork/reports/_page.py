@@ -1,6 +1,7 @@
 """The page: what each part says, as plain data for the template."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from graftwork._version import __version__
-from graftwork.metrics import Profile, confusion_matrix, wilson_interval
-from graftwork.reports._confusion import Mistake, confused_pairs, worst_mistakes
+from graftwork.metrics import Profile
+from graftwork.reports._data import class_table, decisions, warnings
 from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform
-from graftwork.reports._images import ImageSource, sheet_uri
+from graftwork.reports._images import FileNames, ImageSource, sheet_uri, slot
+from graftwork.reports._mistakes import class_rows, confusion_view, mistakes_view
 from graftwork.reports._profile import profile_geometry, ruler_of
 from graftwork.reports._read import CONTROL, RunData
 from graftwork.reports._standing import difference, standings
@@ -21,6 +23,33 @@ from graftwork.typing import MemberId
 
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
 
+_SECTIONS = {
+    "outcome": "Outcome",
+    "data": "The data",
+    "tree": "Who came from whom",
+    "grafts": "What was grafted where",
+    "cost": "What accuracy costs",
+    "right": "Who gets what right",
+    "errors": "Where the best member errs",
+    "way": "Along the way",
+    "next": "What to do next",
+    "provenance": "Provenance",
+}
+_TITLES = {
+    "lineage": "Family tree of the search: one row a member, time from left to right",
+    "accuracy_flops": "Validation accuracy of every member against training FLOPs",
+    "accuracy_steps": "Validation accuracy of every member against updates",
+    "standing": "Test accuracy of survivors, ensembles and control, with 95 % intervals",
+    "pareto_flops": "Accuracy against FLOPs of one image",
+    "pareto_parameters": "Accuracy against number of parameters",
+    "profile": "Which validation examples each survivor gets right",
+    "confusion": "Confusion matrix of the best member on test",
+    "calibration": "Confidence against the share of right answers",
+    "training": "Loss and learning rate against updates",
+    "diversity": "Diversity of the population over the generations",
+}
+"""What figures show, for readers who can't see them."""
+
 
 def render_page(
     run: RunData,
@@ -28,6 +57,7 @@ def render_page(
     *,
     profile: Profile | None = None,
     images: ImageSource | None = None,
+    file_names: FileNames | None = None,
 ) -> str:
     """Put a run's page together.
 
@@ -36,6 +66,7 @@ def render_page(
         figures: SVG text by name.
         profile: of the survivors on validation; None leaves the section out.
         images: the data set's images; None leaves the pictures out.
+        file_names: names of their files; None leaves them out.
 
     Returns:
         HTML that loads nothing.
@@ -46,30 +77,67 @@ def render_page(
     folder = files("graftwork.reports")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
-    mistakes = _mistakes(run)
     context: dict[str, Any] = {
         "run": run,
         "version": __version__,
         "colors": [(light[1:], light, dark) for light, dark in DARK.items()],
         "css": Markup((folder / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "script": Markup((folder / "page.js").read_text(encoding="utf-8")),  # noqa: S704
-        "figures": {name: Markup(inline_svg(svg, name)) for name, svg in figures.items()},  # noqa: S704
+        "figures": {n: Markup(inline_svg(svg, n, _title(n))) for n, svg in figures.items()},  # noqa: S704
         "genomes": [name for name in figures if name.startswith("genome_")],
         "facts": _facts(run),
         "unfinished": _unfinished(run),
-        "warnings": _warnings(run),
+        "warnings": warnings(run),
         "headline": _headline(run),
         "table": _table(run),
+        "latency_batch": run.result["latency"]["batch_size"] if run.result else None,
         "has_control": bool(run.entry(CONTROL)),
         "profile": _profile(run, profile, images) if profile is not None else None,
-        "mistakes": [_mistake_text(run, mistake, place, len(mistakes)) for place, mistake in enumerate(mistakes)],
-        "mistakes_sheet": _mistake_sheet(mistakes, images),
-        "pairs": _pairs(run),
-        "per_class": _per_class(run),
+        "mistakes": mistakes_view(run, images, file_names),
+        "confusion": confusion_view(run),
+        "per_class": class_rows(run),
+        "class_table": class_table(run),
+        "decisions": decisions(run),
+        "next_steps": _next_steps(run),
         "provenance": list(_flatten(run.provenance)),
         "result_json": json.dumps(run.result, indent=2, ensure_ascii=False) if run.result is not None else "",
     }
-    return template.render(context)
+    return template.render({**context, "contents": _contents(context)})
+
+
+def _title(figure: str) -> str:
+    return (
+        _TITLES.get(figure) or f"Architecture of {figure.removeprefix('genome_')}: layers of blocks, as text above it"
+    )
+
+
+def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Sections that the page has: id and title."""
+    there = {
+        "data": context["class_table"] or context["decisions"],
+        "tree": "lineage" in context["figures"],
+        "grafts": context["genomes"],
+        "right": context["profile"],
+        "errors": context["confusion"],
+        "way": any(name in context["figures"] for name in ("training", "accuracy_steps")),
+    }
+    return [(name, title) for name, title in _SECTIONS.items() if there.get(name, True)]
+
+
+def _next_steps(run: RunData) -> list[tuple[str, str]]:
+    """What to do with the run, and the command for it."""
+    name = shlex.quote(run.name)
+    if not run.finished:
+        return [("Go on with the search", f"graftwork search --resume {name}")]
+    steps = [("Classify new images with the best member", f"graftwork predict {name} IMAGES --out predictions.csv")]
+    if run.recommended is not None:
+        command = f"graftwork predict {name} IMAGES --ensemble {run.recommended} --out predictions.csv"
+        steps.append(("The same with the recommended ensemble", command))
+    return [
+        *steps,
+        ("Take the best member out as plain PyTorch, or for onnxruntime", f"graftwork export {name} --to onnx"),
+        ("Write this page again, with pictures", f"graftwork report {name} --with-data"),
+    ]
 
 
 def _facts(run: RunData) -> list[str]:
@@ -83,13 +151,6 @@ def _facts(run: RunData) -> list[str]:
     if result.get("test_opened_at"):
         facts.append(f"test split opened {result['test_opened_at']}")
     return facts
-
-
-def _warnings(run: RunData) -> list[str]:
-    """What the data make doubtful, as it was told before training."""
-    data = run.provenance.get("data")
-    found = data.get("warnings") if isinstance(data, Mapping) else None
-    return [str(text) for text in found] if isinstance(found, list) else []
 
 
 def _plain(value: object) -> str:
@@ -203,10 +264,17 @@ def _row(run: RunData, member_id: MemberId, name: str, color: str) -> dict[str, 
     return {
         **_cells(entry, name, color, grown=grown),
         "history": " → ".join(phrases) if len(phrases) > 1 else "",
+        "latency": _latency_text(run, member_id),
         "best": member_id == run.best,
         "layers": len(member.genome.layers) if member else "–",
         "blocks": sum(1 for _ in member.genome.blocks()) if member else "–",
     }
+
+
+def _latency_text(run: RunData, member_id: MemberId) -> str:
+    """Milliseconds for one image and for a batch, as the run measured them."""
+    measured = run.result["latency"]["networks"].get(member_id) if run.result else None
+    return f"{measured['one']:.3g} / {measured['batch']:.3g}" if measured else "–"
 
 
 def _entry_of(scores: tuple[MemberRow, ...]) -> dict[str, Any]:
@@ -233,65 +301,12 @@ def _cells(entry: Mapping[str, Any], name: str, color: str, *, grown: str) -> di
         "validation_interval": interval_text(*entry["validation_interval"]) if "validation_interval" in entry else "–",
         "parameters": f"{entry['parameters']:,}" if entry.get("parameters") is not None else "–",
         "flops": compact(entry["flops"]) if entry.get("flops") is not None else "–",
+        "latency": "–",
         "layers": "–",
         "blocks": "–",
         "grown": grown,
         "history": "",
     }
-
-
-def _mistakes(run: RunData) -> list[Mistake]:
-    predictions = run.predictions.get("test")
-    if predictions is None or run.best is None or run.best not in predictions.logits:
-        return []
-    return worst_mistakes(predictions, run.best)
-
-
-def _mistake_text(run: RunData, mistake: Mistake, place: int, count: int) -> dict[str, Any]:
-    return {
-        "index": mistake.index,
-        "label": run.class_names[mistake.label],
-        "predicted": run.class_names[mistake.predicted],
-        "confidence": percent(mistake.confidence, digits=1),
-        "at": _slot(place, count),
-    }
-
-
-def _slot(place: int, count: int) -> float:
-    """Position of a picture in a sheet, in percent as CSS counts it."""
-    return round(100 * place / (count - 1), 4) if count > 1 else 0.0
-
-
-def _mistake_sheet(mistakes: list[Mistake], images: ImageSource | None) -> str:
-    if images is None or not mistakes:
-        return ""
-    return sheet_uri(images("test", np.array([mistake.index for mistake in mistakes], dtype=np.int64)))
-
-
-def _pairs(run: RunData) -> list[tuple[str, str, int]]:
-    predictions = run.predictions.get("test")
-    if predictions is None or run.best is None or run.best not in predictions.logits:
-        return []
-    confusion = confusion_matrix(predictions.predicted(run.best), predictions.labels, len(run.class_names))
-    names = run.class_names
-    return [(names[label], names[taken], count) for label, taken, count in confused_pairs(confusion)]
-
-
-def _per_class(run: RunData) -> list[dict[str, Any]]:
-    """Rows of the table of classes, the worst told first."""
-    rows = run.result["per_class"] if run.result is not None else []
-    return [
-        {
-            "name": row["name"],
-            "recall": percent(row["recall"]) if row["support"] else "–",
-            "interval": interval_text(*wilson_interval(round(row["recall"] * row["support"]), row["support"]))
-            if row["support"]
-            else "–",
-            "precision": percent(row["precision"]),
-            "support": f"{row['support']:,}",
-        }
-        for row in sorted(rows, key=lambda row: row["recall"])
-    ]
 
 
 def _profile(run: RunData, profile: Profile, images: ImageSource | None) -> dict[str, Any]:
@@ -301,7 +316,7 @@ def _profile(run: RunData, profile: Profile, images: ImageSource | None) -> dict
     colors = member_colors(run.ranked)
     chosen = [np.flatnonzero(profile.loners == place)[:_THUMBS_PER_MEMBER] for place in range(len(members))]
     shown = np.concatenate(chosen)[:_THUMBS] if images is not None and len(members) > 1 else np.array([], dtype=int)
-    slots = {int(position): _slot(place, len(shown)) for place, position in enumerate(shown)}
+    slots = {int(position): slot(place, len(shown)) for place, position in enumerate(shown)}
     groups = [
         {
             "name": name,

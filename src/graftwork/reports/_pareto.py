@@ -1,11 +1,13 @@
 """What accuracy costs."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from graftwork.reports._format import compact
 from graftwork.reports._read import CONTROL, RunData
 from graftwork.reports._standing import standings
 from graftwork.reports._style import FAINT, INK, PAPER, member_colors, styled
+from graftwork.runs import MemberRow
 from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
@@ -26,41 +28,61 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     return front
 
 
+Cost = Literal["flops", "parameters", "latency"]
+_WORDS: Mapping[Cost, tuple[str, str]] = {
+    "flops": ("FLOPs an image", "FLOPs of one image, forward"),
+    "parameters": ("parameters", "parameters"),
+    "latency": ("time an image", "milliseconds for one image, measured"),
+}
+
+
+def _cost(run: RunData, entry: MemberRow, cost: Cost) -> float | None:
+    """What a scored network costs; ``None`` where its time was not measured: it was at the end of the run."""
+    if cost != "latency":
+        return float(getattr(entry, cost))
+    measured = run.result["latency"]["networks"].get(entry.id) if run.result else None
+    return None if measured is None else measured["one"]
+
+
 @styled
-def pareto_figure(run: RunData, *, cost: Literal["flops", "parameters"]) -> "Figure":
+def pareto_figure(run: RunData, *, cost: Cost) -> "Figure":
     """Accuracy against the cost of a network: test as full marks with intervals, validation as light ones.
 
     Args:
         run: what to draw.
-        cost: FLOPs of one forward pass over one image, or parameters.
+        cost: FLOPs of one forward pass over one image, parameters, or measured milliseconds for one image.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    against = "FLOPs an image" if cost == "flops" else "parameters"
+    against, label = _WORDS[cost]
     axes.set_title(f"Accuracy against {against}{run.left_out}")
     for member_id, scores in run.scores.items():
         if member_id in run.drawn and member_id not in run.survivors:
             last = scores[-1]
-            axes.plot(getattr(last, cost), 100 * last.validation_accuracy, "o", ms=3.5, color=FAINT, zorder=1)
+            if (x := _cost(run, last, cost)) is None:
+                continue
+            axes.plot(x, 100 * last.validation_accuracy, "o", ms=3.5, color=FAINT, zorder=1)
     tested, labels = _survivors(axes, run, cost)
     front = pareto_front(tested)
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=INK, lw=0.9, ls=(0, (1, 2)), zorder=2)
     _control(axes, run, cost)
-    axes.set_xlabel("FLOPs of one image, forward" if cost == "flops" else "parameters")
+    axes.set_xlabel(label)
     axes.set_ylabel("accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if cost == "latency" else compact(value))
+    )
     axes.margins(x=0.1, y=0.12)
     _name(axes, labels)
     figure.legend(handles=_legend(run, tested=bool(tested)), loc="outside lower center", ncols=2)
     return figure
 
 
-def _survivors(axes: "Axes", run: RunData, cost: str) -> _Marks:
+def _survivors(axes: "Axes", run: RunData, cost: Cost) -> _Marks:
     colors = member_colors(run.ranked)
     standing = {row.id: row for row in standings(run)}
     tested: list[tuple[float, float]] = []
@@ -69,7 +91,9 @@ def _survivors(axes: "Axes", run: RunData, cost: str) -> _Marks:
         if member_id not in run.scores:
             continue
         last = run.scores[member_id][-1]
-        x, validation, color = getattr(last, cost), 100 * last.validation_accuracy, colors[member_id]
+        x, validation, color = _cost(run, last, cost), 100 * last.validation_accuracy, colors[member_id]
+        if x is None:
+            continue
         axes.plot(x, validation, "o", ms=6, mfc=PAPER, mec=color, mew=1.1, alpha=0.75, zorder=3)
         label_at = validation
         if member_id in standing:
@@ -94,16 +118,19 @@ def _name(axes: "Axes", labels: list[tuple[float, float, MemberId, str]]) -> Non
         axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color)
 
 
-def _control(axes: "Axes", run: RunData, cost: Literal["parameters", "flops"]) -> None:
+def _control(axes: "Axes", run: RunData, cost: Cost) -> None:
     entry = run.entry(CONTROL)
+    x = _cost(run, run.control[-1], cost) if run.control else None
+    if x is None:
+        return
     if entry is not None:
-        x, validation, y = entry[cost], 100 * entry["validation_accuracy"], 100 * entry["test_accuracy"]
+        validation, y = 100 * entry["validation_accuracy"], 100 * entry["test_accuracy"]
         axes.plot([x, x], [validation, y], color=INK, lw=0.8, alpha=0.6)
         axes.plot(x, validation, "D", ms=5, mfc=PAPER, mec=INK, alpha=0.75)
         axes.plot(x, y, "D", ms=6, color=INK, mec=PAPER, mew=0.8, zorder=4)
-    elif run.control:
+    else:
         last = run.control[-1]
-        axes.plot(getattr(last, cost), 100 * last.validation_accuracy, "D", ms=5, mfc=PAPER, mec=INK)
+        axes.plot(x, 100 * last.validation_accuracy, "D", ms=5, mfc=PAPER, mec=INK)
 
 
 def _legend(run: RunData, *, tested: bool) -> "list[Line2D]":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graftwork._files import check_id, read_bytes
 from graftwork.errors import GenomeError, RunError
 from graftwork.networks.genome import Genome
-from graftwork.runs import AncestorEntry, GenerationRow, MemberRow, NetworkResult, Result, check_member
+from graftwork.runs import AncestorEntry, GenerationRow, LossRow, MemberRow, NetworkResult, Result, check_member
 from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]
 _MOST_DRAWN, _MOST_GENERATIONS, _MOST_SURVIVORS, _LONGEST_LINE, _MOST_SCORES = 500, 10_000, 1000, 1000, 1000
+_MOST_LOSSES = 5000
 """What a report takes: a run may come from anybody, and claim any number."""
 
 
@@ -89,6 +90,7 @@ class RunData:
         result: content of ``result.json``; None while the run is unfinished.
         scores: of each member, in order of generation.
         control: scores of the control; empty without one.
+        losses: of single updates, in order.
         members: final survivors and the control, by id; empty until they are written.
         predictions: by split; empty until they are written.
     """
@@ -101,6 +103,7 @@ class RunData:
     births: Mapping[MemberId, Birth]
     scores: Mapping[MemberId, tuple[MemberRow, ...]]
     control: tuple[MemberRow, ...]
+    losses: tuple[LossRow, ...]
     members: Mapping[MemberId, MemberFile]
     predictions: Mapping[Split, Predictions] = field(default_factory=dict)
 
@@ -230,6 +233,7 @@ def read_run(folder: Path) -> RunData:
         births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
         control=control,
+        losses=tuple(row for row in rows if isinstance(row, LossRow))[:_MOST_LOSSES],
         members=_members(run),
         predictions=_predictions(run),
     )

@@ -1,6 +1,7 @@
 """One look for every figure: colors, type, and how a figure becomes bytes."""
 
 import functools
+import html
 import io
 import re
 import warnings
@@ -35,6 +36,8 @@ DARK: Mapping[str, str] = {
     "#8c6d46": "#c09e72",
 }
 """What each color becomes on a dark page."""
+LEGIBLE = 9
+"""Pixels that the smallest text of a figure has at least, however narrow the page: it is scrolled sideways then."""
 
 _RC: dict[str, object] = {
     "figure.facecolor": PAPER,
@@ -152,25 +155,30 @@ def figure_png(figure: "Figure") -> bytes:
     return _saved(figure, "png", dpi=160, metadata={"Software": None})
 
 
-def inline_svg(svg: str, name: str) -> str:
+def inline_svg(svg: str, name: str, title: str) -> str:
     """Make an SVG part of an HTML page: its own ids, no prolog, colors that follow the page's light or dark mode.
 
     Args:
         svg: text of `figure_svg`.
         name: prefix of its ids, unique on the page.
+        title: what it shows, for readers who can't see it.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{name}-\2"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    body = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", _font, body)
+    smallest = min(map(float, re.findall(r"font-size: ([\d.]+)px", body)), default=LEGIBLE)
     body = re.sub(
         r'<svg[^>]*?viewBox="(\S+ \S+ (\S+) \S+)"[^>]*>',
-        r'<svg viewBox="\1" role="img" style="--least: \2px">',
+        lambda found: (
+            f'<svg viewBox="{found[1]}" role="img" aria-label="{html.escape(title)}" '
+            f'style="--least: {found[2]}px; min-width: {float(found[2]) * LEGIBLE / smallest:.0f}px">'
+        ),
         body,
         count=1,
     )
-    body = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", _font, body)
     for light in DARK:
         body = re.sub(f": {light}", f": var(--c{light[1:]})", body)
     return body.strip()

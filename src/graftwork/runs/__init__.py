@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         unpack_state,
         unpack_strategy,
     )
-    from graftwork.runs._folder import RunFolder
+    from graftwork.runs._folder import LATENCIES, RunFolder
     from graftwork.runs._lock import RunState, run_state
     from graftwork.runs._members import StoredMember, load_member, save_member
     from graftwork.runs._openings import record_opening
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
         EnsembleResult,
         FinalScores,
         GenerationRow,
+        LatencyResult,
+        LossRow,
         MajorityResult,
         MemberEntry,
         MemberRow,
+        NetworkLatency,
         NetworkResult,
         Opening,
         Result,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from graftwork.runs._tensors import load_tensors, save_tensors
 
 __all__ = [
+    "LATENCIES",
     "Accuracies",
     "AncestorEntry",
     "BirthRow",
@@ -58,9 +62,12 @@ __all__ = [
     "EnsembleResult",
     "FinalScores",
     "GenerationRow",
+    "LatencyResult",
+    "LossRow",
     "MajorityResult",
     "MemberEntry",
     "MemberRow",
+    "NetworkLatency",
     "NetworkResult",
     "Opening",
     "Result",
@@ -95,7 +102,7 @@ __all__ = [
 
 _HOMES = {
     "_checkpoint": ("StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state", "unpack_strategy"),
-    "_folder": ("RunFolder",),
+    "_folder": ("LATENCIES", "RunFolder"),
     "_lock": ("RunState", "run_state"),
     "_members": ("StoredMember", "load_member", "save_member"),
     "_openings": ("record_opening",),
@@ -108,9 +115,12 @@ _HOMES = {
         "EnsembleResult",
         "FinalScores",
         "GenerationRow",
+        "LatencyResult",
+        "LossRow",
         "MajorityResult",
         "MemberEntry",
         "MemberRow",
+        "NetworkLatency",
         "NetworkResult",
         "Opening",
         "Result",

@@ -25,11 +25,20 @@ from graftwork.errors import ResourceError, RunError
 from graftwork.runs._lock import LOCK, RunLock
 from graftwork.runs._manifest import MANIFEST, Manifest, differences
 from graftwork.runs._provenance import now
-from graftwork.runs._records import GenerationRow, Result, Row, check_result, read_records, row_to_line
+from graftwork.runs._records import (
+    GenerationRow,
+    Result,
+    Row,
+    check_latencies,
+    check_result,
+    read_records,
+    row_to_line,
+)
 from graftwork.runs._tensors import load_tensors, save_tensors, tensor_pieces
 
 KEPT_CHECKPOINTS = 2
 RECORDS = "records.jsonl"
+LATENCIES = "latency.json"
 _FOLDERS = ("checkpoints", "members", "figures", "predictions")
 
 
@@ -229,6 +238,16 @@ class RunFolder:
             RunError: If the run is not finished, or the file is damaged or changed.
         """
         return check_result(self.read_json("result.json"), self.path / "result.json")
+
+    def latencies(self) -> Mapping[str, float]:
+        """Read the seconds for one image that the search has measured, by genome; none where it measured none.
+
+        Raises:
+            RunError: If the file is damaged or changed.
+        """
+        if not self.has(LATENCIES):
+            return {}
+        return check_latencies(self.read_json(LATENCIES), self.path / LATENCIES)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 

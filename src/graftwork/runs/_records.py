@@ -115,13 +115,35 @@ class SkippedRow:
     step: Count
 
 
-Row = MemberRow | GenerationRow | SkippedRow
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    """The loss of one update, of every one at first and of ever fewer later on.
+
+    Args:
+        type: ``"loss"``.
+        stage: ``"search"`` or ``"control"``.
+        generation: The round.
+        step: Updates of the stage so far.
+        loss: Loss on the batch of the update, before it.
+        rate: Factor of the schedule on the learning rates.
+    """
+
+    type: Literal["loss"]
+    stage: Literal["search", "control"]
+    generation: Count
+    step: Count
+    loss: float
+    rate: Amount
+
+
+Row = MemberRow | GenerationRow | SkippedRow | LossRow
 _MOST_SURVIVORS = 1000
-_ROWS: Mapping[str, type[MemberRow] | type[GenerationRow] | type[SkippedRow]] = {
+_ROWS: Mapping[str, type[Row]] = {
     "member": MemberRow,
     "control": MemberRow,
     "generation": GenerationRow,
     "skipped": SkippedRow,
+    "loss": LossRow,
 }
 
 
@@ -188,6 +210,28 @@ class ClassResult(TypedDict):
     support: Count
 
 
+class NetworkLatency(TypedDict):
+    """Median milliseconds that a network takes for one image, and for a batch."""
+
+    one: Amount
+    batch: Amount
+
+
+class LatencyResult(TypedDict):
+    """How long networks take, in float32 by torch's own operations; ``networks`` by id."""
+
+    device: str
+    threads: Count
+    batch_size: Count
+    networks: Mapping[str, NetworkLatency]
+
+
+class MeasuredLatencies(TypedDict):
+    """What ``latency.json`` holds: seconds for one image by genome, by which a search decides."""
+
+    seconds: Mapping[str, Amount]
+
+
 class FinalScores(TypedDict):
     """What the opening of the test split gives; ``recommended`` is the ensemble to use, chosen on the blend split."""
 
@@ -198,6 +242,7 @@ class FinalScores(TypedDict):
     survivors: list[NetworkResult]
     test_opened_at: str
     test_openings: list[Opening]
+    latency: LatencyResult
     ensemble: list[EnsembleResult] | None
     recommended: Id | None
 
@@ -280,6 +325,11 @@ def check_result(data: Mapping[str, Any], path: Path) -> Result:
         got = len(result["survivors"]) or "none"
         raise RunError(f"{path}, survivors: expected 1 to {_MOST_SURVIVORS}, got {got}; the run folder is damaged")
     return result
+
+
+def check_latencies(data: Mapping[str, Any], path: Path) -> Mapping[str, float]:
+    """Check what was read from ``latency.json``; as `check_result`."""
+    return checked(MeasuredLatencies, data, str(path))["seconds"]
 
 
 def check_member(data: Mapping[str, Any], path: Path) -> MemberEntry:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 
@@ -12,13 +12,17 @@ from graftwork._files import read_named
 from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import STRATEGIES
-from graftwork.machine import parse_size
+from graftwork.machine import parse_latency, parse_size
 from graftwork.metrics import METRICS, OF_WHOLE_MEMBERS, Metric
 from graftwork.session._budget import Budget, parse_budget
 from graftwork.training import RECIPES, Passes, Precision, Recipe, make_recipe, part_of
+from graftwork.trunks import located
 
 _MAX_BYTES = 2**20
+Cost = Literal["flops", "parameters", "latency"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
 _RECIPE_KEYS = {entry.name for entry in fields(Recipe)}
+_AUGMENTING = {"flip", "augment"}
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,16 @@ class SearchConfig:
     Args:
         data: The data set: ``digits``, a folder, a file or a name (see `graftwork.datasets.load_dataset`).
         recipe: Networks, optimizers, schedule and the numbers of Algorithm 1.
+        trunk: Pretrained network, frozen, whose features members read instead of images (see
+            `graftwork.trunks.open_trunk`); ``None``: none.
         genome: JSON file of the seed network's genome; ``None``: the recipe's.
         strategy: Name of a search strategy (`graftwork.evolution.strategies.STRATEGIES`).
         selection: Name of a selector (`graftwork.evolution.selection.SELECTORS`).
         selection_options: Keyword arguments of the selector.
         metric: What members are compared by: ``accuracy``, ``balanced-accuracy`` (every class counts the same),
             ``macro-f1`` or ``log-loss``.
+        cost: What ``pareto`` selection weighs against it: ``flops`` of one image, ``parameters``, or
+            measured ``latency``.
         scoring_batch_size: Images in one pass of scoring; the last bits of the result depend on it.
         budget: Time, FLOPs or steps; ``None``: the steps of the recipe. Plain data hold its text (see `parse_budget`).
         seed: Seed of every random choice.
@@ -59,6 +67,7 @@ class SearchConfig:
         skip_bad_images: Whether images that can't be read are left out and recorded; otherwise they are an error.
         max_parameters: Most parameters of a member; ``None``: any number.
         max_flops: Most FLOPs of a member's forward pass over one image; ``None``: any number.
+        max_latency: Most time that a member takes for one image, measured here, such as ``5ms``; ``None``: any.
         max_memory: Memory that each process may take to train and score a member, such as ``4GB``; ``None``: six tenths
             of what is free at the start, divided among the processes of this machine.
         random_padding: Whether to grow by random padding, which does not preserve the function (control).
@@ -71,11 +80,13 @@ class SearchConfig:
 
     data: str = "digits"
     recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
+    trunk: str | None = None
     genome: str | None = None
     strategy: str = "neuroevolution"
     selection: str = "greedy"
     selection_options: Mapping[str, Any] = field(default_factory=dict)
     metric: Metric = "accuracy"
+    cost: Cost = "flops"
     scoring_batch_size: int = 500
     budget: Budget | None = None
     seed: int = 0
@@ -97,6 +108,7 @@ class SearchConfig:
     skip_bad_images: bool = False
     max_parameters: int | None = None
     max_flops: int | None = None
+    max_latency: str | None = None
     max_memory: str | None = None
     random_padding: bool = False
     control: bool = False
@@ -127,6 +139,7 @@ class SearchConfig:
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}; give such a number")
+        self._check_latency()
         if self.max_memory is not None:
             parse_size(self.max_memory)  # refuses what is no size
         if self.sync_every == 0:
@@ -136,12 +149,34 @@ class SearchConfig:
                 f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}; 60 is the default"
             )
 
+    def _check_latency(self) -> None:
+        if self.cost not in COSTS:
+            hint = did_you_mean(self.cost, COSTS) or "; take one of these"
+            raise ConfigError(f"cost: expected one of {', '.join(COSTS)}, got {self.cost!r}{hint}")
+        if self.trunk is not None and self.measures_latency:
+            raise ConfigError(
+                f"trunk: expected no max_latency and cost other than latency, as they would leave {self.trunk} out; "
+                "leave them away: the outcome tells the time of both together"
+            )
+        if self.max_latency is not None:
+            parse_latency(self.max_latency)  # refuses what is no time
+        if self.measures_latency and self.workers > 1:
+            raise ConfigError(
+                f"workers: expected 1 with max_latency or cost latency, as each would measure other times, got "
+                f"{self.workers}; limit max_flops instead"
+            )
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether the search decides by how long networks take."""
+        return self.max_latency is not None or self.cost == "latency"
+
     def located(self) -> "SearchConfig":
-        """The same with the whole path of its data, so that a run finds them from any working folder."""
+        """The same with the whole paths of data and trunk, so that a run finds them from any working folder."""
         path = Path(self.data).expanduser()
         root = None if self.image_root is None else str(Path(self.image_root).expanduser().resolve())
         data = str(path.resolve()) if self.data != "digits" and path.exists() else self.data
-        return replace(self, data=data, image_root=root)
+        return replace(self, data=data, image_root=root, trunk=self.trunk and located(self.trunk))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; `from_dict` gives an equal config back."""
@@ -160,20 +195,25 @@ class SearchConfig:
 
         Args:
             data: Options by name. ``recipe`` is a name or a table; a table starts from the recipe that its ``name``
-                says and changes some values. Options of the recipe may also stand beside the others.
+                says and changes some values. Options of the recipe may also stand beside the others, and so may
+                ``flip`` and ``augment`` (a name in `graftwork.training.AUGMENTATIONS`), which change its augmentation.
 
         Raises:
             ConfigError: If a key is unknown (with the nearest name) or a value is out of range.
         """
         own = {entry.name for entry in fields(cls)}
         for key in data:
-            if key not in own | _RECIPE_KEYS:
-                hint = did_you_mean(key, [*own, *_RECIPE_KEYS]) or "; graftwork config prints all options"
+            if key not in own | _RECIPE_KEYS | _AUGMENTING:
+                hint = did_you_mean(key, [*own, *_RECIPE_KEYS, *_AUGMENTING]) or "; graftwork config prints all options"
                 raise ConfigError(f"config: expected options of a search, got the unknown key {key!r}{hint}")
         changes = {key: value for key, value in data.items() if key in _RECIPE_KEYS - own - {"name"}}
         recipe = _recipe(data.get("recipe", "default"))
         if changes:
             recipe = recipe.replace(**changes)
+        if "augment" in data:
+            recipe = recipe.replace(augmentation=recipe.augmentation.at(data["augment"]))
+        if "flip" in data:
+            recipe = recipe.mirrored(data["flip"])
         rest = {key: value for key, value in data.items() if key in own and key != "recipe"}
         if not isinstance(rest.get("budget"), Budget | None):
             rest["budget"] = parse_budget(rest["budget"])

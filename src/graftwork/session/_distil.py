@@ -162,7 +162,9 @@ def _shared_weights(run: RunFolder, result: Result) -> dict[str, Tensor]:
 
 def _set_up(run: RunFolder, config: SearchConfig, problem: Problem, genome: Genome) -> Setup:
     """One network and the means to train it, as the run trained its own."""
-    machine = Machine.from_dict(run.read_json("provenance.json")["machine"])
+    stored = run.read_json("provenance.json")
+    machine, flip = Machine.from_dict(stored["machine"]), stored["training"]["augmentation"]["flip"]
+    config = replace(config, recipe=config.recipe.mirrored(flip))
     return prepare(config, problem=problem, seed_network=genome, plan=Plan(0, 1, 0), machine=machine)
 
 

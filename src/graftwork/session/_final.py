@@ -2,18 +2,23 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.evolution import Population
+from graftwork.machine import LATENCY_BATCH, noise_images, time_passes
 from graftwork.metrics import class_scores
+from graftwork.networks import Member
 from graftwork.networks.genome import forward_flops, num_parameters
 from graftwork.runs import (
     ClassResult,
     EnsembleResult,
     FinalScores,
+    LatencyResult,
     MajorityResult,
+    NetworkLatency,
     NetworkResult,
     RunFolder,
     record_opening,
@@ -81,9 +86,34 @@ class FinalScoring:
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
             "test_openings": openings,
+            "latency": self._latency(),
             "ensemble": ensembles,
             "recommended": recommend(ensembles) if ensembles else None,
         }
+
+    def _latency(self) -> LatencyResult:
+        """Time every candidate on one image and on a batch; one after the other, while nothing else of ours runs."""
+        device = torch.device(self._setup.config.device)
+        found: dict[str, NetworkLatency] = {}
+        for name, (population, member_id) in self._candidates.items():
+            member = population[member_id].eval()
+            one, batch = (self._milliseconds(member, count, device) for count in (1, LATENCY_BATCH))
+            found[name] = {"one": round(one, 4), "batch": round(batch, 4)}
+        return {
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "batch_size": LATENCY_BATCH,
+            "networks": found,
+        }
+
+    def _milliseconds(self, member: Member, count: int, device: torch.device) -> float:
+        """Time one pass over so many images, the trunk's part included."""
+        problem = self._setup.problem
+        if problem.trunk is None:
+            return 1000 * time_passes(member, noise_images(member.genome, count, device))
+        trunk, transform = problem.trunk.to(device), problem.transform
+        images = problem.shown(np.resize(problem.splits.validation, count)).to(device)
+        return 1000 * time_passes(lambda x: member(transform(trunk.features(x))), images)
 
     def _ensembles(self) -> list[EnsembleResult] | None:
         """Fit ensembles of all survivors; ``None`` for one survivor, or without a blend split to fit on."""

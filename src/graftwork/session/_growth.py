@@ -1,24 +1,31 @@
 """How a search grows its networks, and how far, as its config says."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.selection import make_selector
 from graftwork.evolution.strategies import Strategy, make_strategy
-from graftwork.networks.genome import Genome
+from graftwork.machine import parse_latency
+from graftwork.networks.genome import Genome, num_parameters
 from graftwork.session._config import SearchConfig
 from graftwork.session._planning import first_fraction
 from graftwork.training import MemoryLimit
 
 
-def mutation_of(config: SearchConfig, memory: MemoryLimit | None = None) -> R2RMutation:
+def mutation_of(
+    config: SearchConfig, memory: MemoryLimit | None = None, latency: Callable[[Genome], float] | None = None
+) -> R2RMutation:
     """Make the mutation that a config asks for.
 
     Args:
         config: Options of the search.
         memory: How much training and scoring a member may take; ``None``: no limit.
+        latency: Seconds that a network takes for one image, for ``max_latency``; ``None``: it is not looked at.
     """
     recipe = config.recipe
+    most = None if config.max_latency is None else parse_latency(config.max_latency)
     return R2RMutation(
         deepen_probability=recipe.deepen_probability,
         kernel_probabilities=recipe.kernel_probabilities,
@@ -28,14 +35,19 @@ def mutation_of(config: SearchConfig, memory: MemoryLimit | None = None) -> R2RM
         max_parameters=config.max_parameters,
         max_flops=config.max_flops,
         memory=memory,
+        fast_enough=None if latency is None or most is None else lambda genome: latency(genome) <= most,
         random_padding=config.random_padding,
     )
 
 
-def strategy_of(config: SearchConfig, memory: MemoryLimit | None = None) -> Strategy:
+def strategy_of(
+    config: SearchConfig, memory: MemoryLimit | None = None, latency: Callable[[Genome], float] | None = None
+) -> Strategy:
     """Make the search strategy that a config asks for, with its selector and mutation; arguments as there."""
     selector = make_selector(config.selection, **config.selection_options)
-    return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config, memory))
+    costs: dict[str, Callable[[Genome], float] | None] = {"parameters": num_parameters, "latency": latency}
+    options = {"cost": costs[config.cost]} if config.cost in costs else {}
+    return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config, memory, latency), **options)
 
 
 def typical_genome(config: SearchConfig, genome: Genome, memory: MemoryLimit | None = None) -> Genome:

@@ -1,5 +1,8 @@
 """From a budget to a plan: how much work each round gets, and how large images are."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from graftwork.errors import ConfigError, GenomeError
@@ -15,6 +18,12 @@ SMALLEST_SIDE = 16
 DEFAULT_STEPS = 2000
 """Without a budget, a recipe that counts in FLOPs gets those of so many updates of the seed network."""
 
+RACE_SHARE = 0.1
+"""Share of a budget that the race over mirroring may take."""
+
+RACE_STEPS = (10, 50)
+"""Updates of each network in the race: with fewer it says too little, and more are not needed."""
+
 TIME_MARGIN = 0.92
 """Share of a time budget that is planned for: mutation, draws and checkpoints take the rest."""
 
@@ -27,6 +36,7 @@ def make_plan(
     batch_size: int,
     scoring_flops: int,
     speed: float | None = None,
+    race: bool = False,
 ) -> Plan:
     """Turn a budget into a plan: how much work each round gets, and how large images are.
 
@@ -40,6 +50,8 @@ def make_plan(
         batch_size: Images in an update.
         scoring_flops: FLOPs of scoring the seed network once.
         speed: Training FLOPs per second, which a budget of time needs (see `measure_speed`).
+        race: Whether a race decides if images are mirrored. It is part of the budget; where that is too small for one,
+            there is none.
 
     Raises:
         ConfigError: If the budget does not reach for one step of the seed network, or is a time and no speed is given.
@@ -48,16 +60,35 @@ def make_plan(
     share = 0.0 if size is None else recipe.small_share
     fraction = first_fraction(recipe)
     update = training_flops(genome, batch_size)
+    small: dict[str, Any] = {"small_share": share, "small_size": size}
     if budget is None and recipe.initial_steps is not None and recipe.steps_per_generation is not None:
         steps = (recipe.num_generations, recipe.initial_steps, recipe.steps_per_generation)
-        return Plan(*steps, small_share=share, small_size=size)
+        return Plan(*steps, **small, race_steps=RACE_STEPS[1] if race else 0)
     if budget is not None and budget.kind == "steps":
-        return Plan(*_divided(budget, recipe.num_generations, fraction), small_share=share, small_size=size)
+        raced = _race_steps(budget.amount, update=1, scoring=0) if race else 0
+        budget = replace(budget, amount=budget.amount - 2 * raced)
+        return Plan(*_divided(budget, recipe.num_generations, fraction), **small, race_steps=raced)
     flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed)
+    step = update if size is None else training_flops(genome.at_size(*size), batch_size)
+    raced = _race_steps(flops, update=step, scoring=scoring_flops) if race else 0
+    if raced:
+        flops -= 2 * raced * step + 3 * scoring_flops
     generations = _generations(recipe, flops, fraction, scoring=scoring_flops, update=update)
     if generations == 0:
         fraction = 1.0
-    return Plan(generations, flops=flops, initial_fraction=fraction, small_share=share, small_size=size)
+    return Plan(generations, flops=flops, initial_fraction=fraction, **small, race_steps=raced)
+
+
+def _race_steps(whole: float, *, update: float, scoring: float) -> int:
+    """Updates of each network in the race: what its share of the whole work allows; 0: none."""
+    steps = min(RACE_STEPS[1], int((RACE_SHARE * whole - 3 * scoring) // (2 * update)))
+    return steps if steps >= RACE_STEPS[0] else 0
+
+
+def race_flops(genome: Genome, plan: Plan, batch_size: int, scoring_flops: int) -> int:
+    """FLOPs of the race: two networks are trained, scored, and one of them is scored in the mirror, too."""
+    small = genome if plan.small_size is None else genome.at_size(*plan.small_size)
+    return 2 * plan.race_steps * training_flops(small, batch_size) + 3 * scoring_flops
 
 
 def first_fraction(recipe: Recipe) -> float:

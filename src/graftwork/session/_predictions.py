@@ -16,6 +16,7 @@ from graftwork.networks.kernels import build
 from graftwork.runs import RunFolder, load_member, record_opening
 from graftwork.session._config import SearchConfig
 from graftwork.session._problem import Problem
+from graftwork.session._trunk import trunk_of
 from graftwork.training import in_precision
 
 SPLITS = ("blend", "validation", "test")
@@ -71,15 +72,19 @@ def options_of(path: Path) -> SearchConfig:
     return config
 
 
-def problem_of(run: RunFolder) -> Problem:
+def problem_of(run: RunFolder, *, trunk: str | None = None) -> Problem:
     """Load the data that a run was made on, split as they were.
+
+    Args:
+        run: The run.
+        trunk: Its trunk, named by the user again, without which no code of one is run.
 
     Raises:
         RunError: If they are other data now.
         DataError: If they are not there.
     """
     config = SearchConfig.load(run.config_path)
-    problem = Problem.load(config)
+    problem = Problem.load(config, trunk=trunk_of(run, trunk))
     found, expected = problem.dataset.fingerprint, run.read_json("provenance.json")["data"]["fingerprint"]
     if found != expected:
         raise RunError(

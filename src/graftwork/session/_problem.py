@@ -1,6 +1,7 @@
 """Problem: the data of a search, split and normalised."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from graftwork.datasets import (
     describe,
     load_dataset,
     split,
+    with_features,
 )
 from graftwork.networks.execution import InputTransform
 from graftwork.session._config import SearchConfig
-from graftwork.training import Recipe, take_images
+from graftwork.training import Augmentation, Recipe, take_images
+from graftwork.trunks import Trunk, open_trunk
 
 CALIBRATION_VALUES = 2**23
 """Most pixel values that are run as one batch when statistics are made."""
@@ -33,19 +36,24 @@ class Problem:
         dataset: All images.
         splits: Rows of training, validation, blend and test.
         transform: From stored bytes to network input; its mean and deviation are those of the training split.
+        trunk: Pretrained network whose features stand in the place of images; ``None``: none.
+        pixels: The images that it was given; ``None`` likewise.
     """
 
     dataset: ImageDataset
     splits: Splits
     transform: InputTransform
+    trunk: Trunk | None = None
+    pixels: ImageDataset | None = None
 
     @classmethod
-    def load(cls, config: SearchConfig, *, held: Any = None) -> "Problem":
+    def load(cls, config: SearchConfig, *, held: Any = None, trunk: Trunk | None = None) -> "Problem":
         """Load and split the data set of a config.
 
         Args:
             config: Options of a search.
             held: Data that the program holds, in the place of those that the config names; ``None``: none.
+            trunk: The config's trunk, opened; ``None``: it is opened here, unless that would run code.
         """
         dataset = load_dataset(
             config.data if held is None else held,
@@ -58,8 +66,11 @@ class Problem:
         )
         seed = config.seed if config.split_seed is None else config.split_seed
         splits = split(dataset, seed=seed, validation=config.validation, blend=config.blend, test=config.test)
-        mean, std = dataset.channel_moments(splits.train)
-        return cls(dataset, splits, InputTransform(tuple(map(float, mean)), tuple(max(float(s), 1e-3) for s in std)))
+        if config.trunk is None:
+            return cls(dataset, splits, _transform(dataset, splits))
+        trunk = trunk or open_trunk(config.trunk)
+        features = with_features(dataset, partial(_features, trunk), key=trunk.sha256)
+        return cls(features, splits, _transform(features, splits), trunk, dataset)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -68,15 +79,19 @@ class Problem:
         return channels, height, width
 
     def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """Read some rows into memory: uint8 [n, H, W, C]."""
+        """Read some rows into memory: uint8 [n, H, W, C], or float32 features behind a trunk."""
         return take_images(self.dataset.images, torch.from_numpy(rows))
+
+    def shown(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """Read some rows as they were before a trunk made features of them: uint8 [n, H, W, C]."""
+        return take_images((self.pixels or self.dataset).images, torch.from_numpy(rows))
 
     def labels(self, rows: np.ndarray[Any, Any]) -> Tensor:
         """Read the labels of some rows: int64 [n]."""
         return torch.from_numpy(np.asarray(self.dataset.labels[rows], dtype=np.int64))
 
     def test(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Open the test split: images uint8 [n, H, W, C], labels int64 [n], rows int64 [n]."""
+        """Open the test split, as `images` does: uint8 [n, H, W, C], labels int64 [n], rows int64 [n]."""
         rows = self.splits.test
         images, labels = self.dataset.images, self.dataset.labels
         if self.dataset.test_images is not None and self.dataset.test_labels is not None:
@@ -86,16 +101,33 @@ class Problem:
 
     def pictures(self, split: str, rows: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
         """Read rows as predictions name them, of ``"test"`` or of any other split: uint8 [n, H, W, C]."""
-        given = self.dataset.test_images
-        images = given if split == "test" and given is not None else self.dataset.images
+        shown = self.pixels or self.dataset
+        given = shown.test_images
+        images = given if split == "test" and given is not None else shown.images
         return np.asarray(images[rows])
 
+    def file_names(self, split: str, rows: np.ndarray[Any, Any], /) -> list[str]:
+        """Names of the files of rows as predictions name them; none where the data set knows no names."""
+        names = getattr(self.dataset, "names", ())
+        first = len(self.dataset.images) if split == "test" and self.dataset.test_images is not None else 0
+        return [names[first + row] for row in rows.tolist()] if names else []
+
     def describe(self) -> dict[str, Any]:
-        """Describe the data, as plain data."""
-        return describe(self.dataset, self.splits)
+        """Describe the data, and the trunk that made features of them, as plain data."""
+        found = describe(self.pixels or self.dataset, self.splits)
+        if self.trunk is None:
+            return found
+        trunk = {"name": self.trunk.name, "sha256": self.trunk.sha256, "parameters": self.trunk.num_parameters}
+        return {
+            **found,
+            "fingerprint": self.dataset.fingerprint,
+            "trunk": {**trunk, "features": list(self.input_shape)},
+        }
 
     def fit(self, recipe: Recipe) -> Recipe:
         """Decide what a recipe leaves to the data (see `graftwork.training.Recipe.fit`)."""
+        if self.trunk is not None:  # features are cached, so they can't be flipped or shifted
+            recipe = recipe.replace(augmentation=Augmentation())
         uneven = are_uneven(class_counts(self.dataset, self.splits.train))
         return recipe.fit(self.input_shape, num_images=len(self.splits.train), uneven=uneven)
 
@@ -109,3 +141,14 @@ class Problem:
         """Choose the calibration subset: ``wanted`` rows, or as many as fit in one batch."""
         fit = max(2, CALIBRATION_VALUES // int(np.prod(self.input_shape)))
         return self.splits.calibration(min(wanted, fit, len(self.splits.train)))
+
+
+def _transform(dataset: ImageDataset, splits: Splits) -> InputTransform:
+    """Normalisation by the training split; channels that hardly differ there are not blown up."""
+    mean, std = dataset.channel_moments(splits.train)
+    least = 1e-3 if dataset.images.dtype == np.uint8 else 0.01 * float(std.max()) or 1e-3
+    return InputTransform(tuple(map(float, mean)), tuple(max(float(s), least) for s in std))
+
+
+def _features(trunk: Trunk, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return trunk.features(torch.from_numpy(images)).numpy()

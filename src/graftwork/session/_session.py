@@ -1,6 +1,6 @@
 """Session: a search from config to finished run folder, with checkpoints and a control."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +14,7 @@ from graftwork.machine import Machine
 from graftwork.metrics import diversity
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import (
+    LATENCIES,
     BirthRow,
     GenerationRow,
     MemberRow,
@@ -30,8 +31,12 @@ from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import CONTROL, FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
+from graftwork.session._losses import LossLog
 from graftwork.session._problem import Problem
+from graftwork.session._race import race
 from graftwork.session._setup import Setup, prepare
+from graftwork.session._trunk import trunk_of
+from graftwork.trunks import Trunk
 from graftwork.workers import Group
 
 
@@ -63,7 +68,13 @@ class Session:
 
     @classmethod
     def start(
-        cls, config: SearchConfig, out: Path, *, listener: Listener | None = None, group: Group | None = None
+        cls,
+        config: SearchConfig,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        trunk: Trunk | None = None,
     ) -> "Session":
         """Begin a new run in a folder that is not there yet (or is empty).
 
@@ -72,10 +83,14 @@ class Session:
             out: Folder of the run.
             listener: Hears what happens; ``None``: nobody does.
             group: The ranks that search together; ``None``: this process alone.
+            trunk: The config's trunk, opened; ``None``: it is opened here, unless that would run code.
         """
         RunFolder.check_free(out)
         config = config.located()
-        setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
+        problem = None if config.trunk is None else Problem.load(config, trunk=trunk)
+        setup = prepare_together(
+            config, group, problem=problem
+        )  # first: a mistake in any option must not leave a folder behind
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
         folder = RunFolder.create(out, files, origin={"config": config.to_dict(), "seed_genome": genome.to_dict()})
@@ -84,8 +99,21 @@ class Session:
         return session
 
     @classmethod
-    def resume(cls, out: Path, *, listener: Listener | None = None, group: Group | None = None) -> "Session":
+    def resume(
+        cls,
+        out: Path,
+        *,
+        listener: Listener | None = None,
+        group: Group | None = None,
+        trunk: str | None = None,
+    ) -> "Session":
         """Continue a run.
+
+        Args:
+            out: Folder of the run.
+            listener: Hears what happens; ``None``: nobody does.
+            group: The ranks that search together; ``None``: this process alone.
+            trunk: The run's trunk, named by the user again, without which no code of one is run.
 
         Raises:
             RunError: If there is no run, another process has it, it can't be read, or it was begun with other options.
@@ -105,13 +133,16 @@ class Session:
             run.check_origin(**found)
             if session._stored is not None:
                 run.verify("provenance.json")  # what is measured is followed, too
+            session._trunk = trunk_of(run, trunk)
         except BaseException:
             run.release()
             raise
         return session
 
     _problem: Problem | None = None
+    _trunk: Trunk | None = None
     _fresh: Setup | None = None
+    _losses: LossLog | None = None
 
     @property
     def problem(self) -> Problem | None:
@@ -140,6 +171,7 @@ class Session:
             return self.folder.result()
         setup = self._prepare()
         self._tell_plan(setup)
+        setup = self._race(setup)
         recipe = self.config.recipe
         numbers = {"num_survivors": recipe.num_survivors, "population_size": recipe.population_size}
         searched = self._stage("search", setup, numbers)
@@ -174,11 +206,12 @@ class Session:
             )
 
     def _prepare(self) -> Setup:
-        self._problem = problem = self._problem or Problem.load(self.config)
+        self._problem = problem = self._problem or Problem.load(self.config, trunk=self._trunk)
         if self._stored is None:
             setup = self._fresh or prepare_together(
                 self.config, self.group, problem=problem, seed_network=self._seed_network()
             )
+            self._keep_latencies(setup)
             self._stored = provenance(
                 self.config.device,
                 data=problem.describe(),
@@ -195,19 +228,59 @@ class Session:
         with damaged(str(self.folder.path / "provenance.json")):
             self._compare(problem)
             plan, machine = Plan(**self._stored["plan"]), Machine.from_dict(self._stored["machine"])
-        return self._setup(problem, plan, machine)
+        setup = self._setup(problem, plan, machine)
+        self._keep_latencies(setup)
+        return setup
+
+    def _race(self, setup: Setup) -> Setup:
+        """Let a race decide, once, whether images are mirrored; return the setup that follows it."""
+        if self.config.recipe.augmentation.flip != "auto" or setup.problem.trunk is not None:
+            return setup  # features of a trunk can't be mirrored
+        stored = self._stored or {}
+        if "race" not in stored:
+            if steps := setup.plan.race_steps:
+                self.listener.on_note(f"flip: two networks race, {steps} updates each, one of them on mirrored images")
+            stored["race"] = asdict(race(setup, check=self._check_stop))
+            setup = self._setup(setup.problem, setup.plan, setup.machine)
+            stored["training"] = setup.decided
+            self.folder.write_json("provenance.json", stored)
+        mirrored = "mirrored" if setup.recipe.augmentation.flip == "random" else "not mirrored"
+        self.listener.on_note(f"flip: images are {mirrored}: {stored['race']['reason']}")
+        return setup
+
+    def _check_stop(self) -> None:
+        if self.stop_requested:
+            path = self.folder.path
+            raise SearchInterruptedError(f"stopped in the race; continue with: graftwork search --resume {path}")
 
     def _workers(self) -> dict[str, Any]:
         alone = {"size": 1, "backend": None, "threads_each": torch.get_num_threads()}
         return {**(self.group.describe() if self.group else alone), "sync_every": self.config.sync_every}
+
+    def _keep_latencies(self, setup: Setup) -> None:
+        """Store measurements that decide before they do, so that a resume decides the same."""
+        if setup.latencies is not None:
+            setup.latencies.store = lambda known: self.folder.write_json(LATENCIES, {"seconds": dict(known)})
+            setup.latencies.store(setup.latencies.known)
 
     def _seed_network(self) -> Genome:
         """Read the seed network from the folder: the file that the config names may have changed."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
     def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
-        genome = self._seed_network()
-        return prepare(self.config, problem=problem, seed_network=genome, plan=plan, machine=machine)
+        genome, found = self._seed_network(), (self._stored or {}).get("race")
+        config = self.config
+        if found is not None:
+            with damaged(f"{self.folder.path}: the race in provenance.json"):
+                config = replace(config, recipe=config.recipe.mirrored(found["flip"]))
+        return prepare(
+            config,
+            problem=problem,
+            seed_network=genome,
+            plan=plan,
+            machine=machine,
+            latencies=self.folder.latencies(),
+        )
 
     def _compare(self, problem: Problem) -> None:
         """Refuse other data; note another machine or number of workers, which may give other bits."""
@@ -248,6 +321,7 @@ class Session:
         elif stage == "search":
             self.folder.clear_records()
         self.listener.on_stage(stage, setup)
+        self._losses = LossLog("search" if stage == "search" else "control", setup.trainer.schedule, state.step)
         observe = self._observer(stage, setup)
         if self.group is not None:
             announce(self.group, setup, self._seed_network(), **numbers)
@@ -260,6 +334,8 @@ class Session:
     def _observer(self, stage: str, setup: Setup) -> Observer:
         def observe(state: SearchState, member: str, loss: float, progress: float) -> None:
             self.listener.on_step(state, member, loss, progress)
+            if self._losses is not None:
+                self._losses.add(state, loss, progress)
             stopping = self.stop_requested if self.group is None else self.group.stopping
             if stopping or monotonic() - self._saved > self.config.checkpoint_every:
                 self._checkpoint(stage, setup)
@@ -287,12 +363,14 @@ class Session:
 
     def _checkpoint(self, stage: str, setup: Setup) -> None:
         data, tensors = pack_state(setup.state, setup.trainer.optimizer, setup.strategy)
+        if self._losses is not None and (rows := self._losses.take()):
+            self.folder.append_records(rows)
         self.folder.save_checkpoint(stage, setup.state.step, {"search": data, "seconds": self.seconds}, tensors)
         self._saved = monotonic()
 
     def _record(self, stage: str, state: SearchState, generation: Generation) -> None:
         seconds = round(self.seconds, 3)
-        rows: list[Row] = self._skipped(stage, generation)
+        rows: list[Row] = [*(self._losses.take() if self._losses else ()), *self._skipped(stage, generation)]
         for member_id, accuracy in generation.accuracies.items():
             genome = state.population[member_id].genome
             rows.append(

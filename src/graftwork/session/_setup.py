@@ -1,6 +1,6 @@
 """From a config to the objects of a search."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Population, SearchState
 from graftwork.evolution.strategies import Strategy
 from graftwork.machine import (
+    Latencies,
     Machine,
     TimedNetwork,
     choose_kernels,
@@ -22,6 +23,7 @@ from graftwork.machine import (
     choose_threads,
     device_of,
     memory_limit,
+    parse_latency,
 )
 from graftwork.networks.execution import set_kernels
 from graftwork.networks.genome import Genome, num_parameters, seed_genome
@@ -47,6 +49,7 @@ class Setup:
         plan: How much work each round gets.
         machine: How steps run, and what was measured for it. Passes and threads are settings of the process.
         speed: Measured training FLOPs per second; ``None`` where the budget needs none.
+        latencies: How long networks take for one image; ``None`` where nothing is decided by it.
     """
 
     config: SearchConfig
@@ -59,6 +62,7 @@ class Setup:
     plan: Plan
     machine: Machine
     speed: float | None = None
+    latencies: Latencies | None = None
 
     @property
     def population(self) -> Population:
@@ -100,6 +104,7 @@ def prepare(
     machine: Machine | None = None,
     time_speed: Callable[..., float] = measure_speed,
     processes: int = 1,
+    latencies: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -113,6 +118,7 @@ def prepare(
             are set for the process.
         time_speed: Measures the training FLOPs per second that a budget of time needs; called as `measure_speed` is.
         processes: Processes that search together on this machine, which share its memory.
+        latencies: Seconds by genome that an earlier run measured, to be followed; ``None``: none.
         **options: Only without ``config``; ``data`` may also be a frame, arrays or a data set that the program holds
             (see `graftwork.load_dataset`).
 
@@ -163,6 +169,7 @@ def prepare(
         device=device,
     )
     machine = replace(_use_machine(config, genome, batches, device, memory=memory, followed=machine), memory=most)
+    measured = _latencies(config, genome, device, latencies)
     weights = problem.class_weights(recipe)
     trainer = Trainer(
         BankOptimizer(population.bank, recipe.rules),
@@ -189,10 +196,34 @@ def prepare(
         if config.budget is not None and config.budget.kind == "seconds":
             speed = time_speed(recipe, genome, machine, batch_size=size, device=device)
         scoring_flops = scorer.flops([genome])
-        plan = make_plan(config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed)
+        raced = config.recipe.augmentation.flip == "auto" and problem.trunk is None
+        plan = make_plan(
+            config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed, race=raced
+        )
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
-    return Setup(config, problem, recipe, state, trainer, scorer, strategy_of(config, memory), plan, machine, speed)
+    strategy = strategy_of(config, memory, measured)
+    return Setup(config, problem, recipe, state, trainer, scorer, strategy, plan, machine, speed, measured)
+
+
+def _latencies(
+    config: SearchConfig, genome: Genome, device: torch.device, known: Mapping[str, float] | None
+) -> Latencies | None:
+    """What measures networks where the search decides by it; the seed, which has to be fast enough, comes first.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if not config.measures_latency:
+        return None
+    found = Latencies(device, known)
+    seconds = found(genome)
+    if config.max_latency is not None and seconds > parse_latency(config.max_latency):
+        raise ConfigError(
+            f"max_latency: expected a seed network that takes at most {config.max_latency} for an image, got one that "
+            f"takes {1000 * seconds:.3g} ms here; allow more, or give a smaller --genome or --image-size"
+        )
+    return found
 
 
 def _memory_of(
@@ -269,7 +300,8 @@ def seed_of(config: SearchConfig, problem: Problem) -> Genome:
     """
     classes = len(problem.dataset.class_names)
     if config.genome is None:
-        return seed_genome(config.recipe.seed_genome, problem.input_shape, classes)
+        name = config.recipe.seed_genome if problem.trunk is None else "trunk"
+        return seed_genome(name, problem.input_shape, classes)
     try:
         data = read_named(Path(config.genome))
     except (OSError, ValueError) as error:

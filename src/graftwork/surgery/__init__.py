@@ -2,9 +2,10 @@
 
 A growth is one frozen value: `Widen` adds channels to a volume, `WidenAll` to every one, `Deepen` grafts residual
 blocks onto the outputs of modules, `InsertLayers` makes a list of layers longer, `WidenStream` makes the model itself
-wider, `WidenOutputs` and `WidenInputs` add classes, tokens and channels to what a model gives and takes. `plan` shows
-every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and all or nothing, and
-carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and,
+wider, `RepeatKeyValueHeads` and `RepeatExperts` copy heads and experts, `AddSharedExpert` puts one beside those that
+are chosen, `WidenOutputs` and `WidenInputs` add classes, tokens and channels to what a model gives and takes. `plan`
+shows every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and all or nothing,
+and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and,
 where not, why not.
 """
 
@@ -22,9 +23,12 @@ from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery._unwrapped import unwrapped
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
 from graftwork.surgery.growths import (
+    AddSharedExpert,
     Deepen,
     InsertLayers,
     ModelGrowth,
+    RepeatExperts,
+    RepeatKeyValueHeads,
     Widen,
     WidenAll,
     WidenInputs,
@@ -35,6 +39,7 @@ from graftwork.surgery.growths import (
 from graftwork.surgery.operations import register_operation
 
 __all__ = [
+    "AddSharedExpert",
     "Deepen",
     "GrowthPlan",
     "GrowthSchedule",
@@ -48,6 +53,8 @@ __all__ = [
     "Plateau",
     "R2RBlock",
     "Removal",
+    "RepeatExperts",
+    "RepeatKeyValueHeads",
     "SiteScore",
     "SiteScores",
     "SurgeryReceipt",

@@ -1,6 +1,7 @@
 """The ``config`` that a Hugging Face model is built from: which of its numbers a growth changes."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
 _HEAD_WIDTHS = ("d_kv",)
+_SHARED = re.compile(r"(^|_)n(um)?_shared_experts?$")
 _MOST_BUILDS = 8  # each makes a whole model, if an empty one
 _REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
@@ -105,6 +107,11 @@ def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, in
         known = counts if _counts_heads(name) else widths if "head" in name or name in _HEAD_WIDTHS else lengths
         if type(value) is int and value in known:
             yield name, known[value]
+        elif _SHARED.search(name) and type(value) is int and value:
+            # Their widths stand side by side in one layer, as many times the width of one.
+            for old, new in lengths.items():
+                if old % value == 0 and new % (old // value) == 0:
+                    yield name, new // (old // value)
         elif value is None and name in _DERIVED:
             for new in sorted(set(lengths.values()), reverse=True)[:3]:
                 yield name, new

@@ -325,13 +325,7 @@ class ChannelGraph:
                 run it.
         """
         names = self.touched(growth)
-        for name in names:
-            if name in self.views:
-                other = self.views[name]
-                raise SurgeryError(
-                    f"{name!r} can't grow: {other!r} is a view of it and would stay behind; use {name!r} itself, or "
-                    "copy it"
-                )
+        self.refuse_views(names)
         if not self.trace.reads:
             return
         for name in names:
@@ -349,6 +343,19 @@ class ChannelGraph:
                             f"{name!r} can't grow: {like!r} did not run on the example input, and the forward reads "
                             f"values ({next(iter(self.trace.reads))}); pass a batch that runs all of {path!r}"
                         )
+
+    def refuse_views(self, names: Iterable[str]) -> None:
+        """Refuse a growth of tensors of which the model holds views.
+
+        Raises:
+            SurgeryError: It holds one.
+        """
+        for name in names:
+            if name in self.views:
+                raise SurgeryError(
+                    f"{name!r} can't grow: {self.views[name]!r} is a view of it and would stay behind; use {name!r} "
+                    "itself, or copy it"
+                )
 
     def cost(self, growth: dict[Var, int]) -> int:
         """Return how many parameters (not buffers) a growth adds."""

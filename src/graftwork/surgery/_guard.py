@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils import _python_dispatch
 
 from graftwork.surgery._snapshot import Snapshot
-from graftwork.surgery._transaction import Transaction
+from graftwork.surgery._transaction import Transaction, swap_data
 
 
 @contextmanager
@@ -51,7 +51,8 @@ class Guard:
     def __init__(self, *models: nn.Module) -> None:
         self._snapshots = [Snapshot(model) for model in models]
         self._settings = _Settings()
-        self._flags = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
+        parameters = [parameter for model in models for parameter in model.parameters()]
+        self._parameters = [(one, one.requires_grad, one.data, one.grad) for one in parameters]
         modules = [module for model in models for module in model.modules()]
         self._kinds = [(module, type(module)) for module in modules]
         self._modes = [(module, module.training, [dict(hooks) for hooks in _hooks(module)]) for module in modules]
@@ -99,7 +100,9 @@ class Guard:
             transaction.undo()
         for snapshot in self._snapshots:
             snapshot.restore()
-        for parameter, flag in self._flags:
+        for parameter, flag, data, grad in self._parameters:
+            if type(data) is Tensor and (parameter.shape, parameter.data_ptr()) != (data.shape, data.data_ptr()):
+                swap_data(parameter, data, grad)
             if parameter.requires_grad != flag:
                 parameter.requires_grad_(flag)
         for module, kind in self._kinds:
@@ -122,14 +125,15 @@ def _hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
 
 
 class _Settings:
-    """What a run of a model changes in the process for a while: random state, modes of torch, kernels."""
+    """What building or running a model changes in the process for a while: random state, modes of torch, kernels."""
 
     def __init__(self) -> None:
         self._random: Any = random.getstate()
         self._numpy: Any = np.random.get_state()  # noqa: NPY002 - a forward may draw from it
         self._torch = torch.get_rng_state()
         self._devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self._gradients = torch.is_grad_enabled()
+        self._gradients, self._dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+        self._register = nn.Module.register_parameter
         self._modes = _modes()
         self._kernels = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()  # noqa: SLF001
 
@@ -141,6 +145,8 @@ class _Settings:
         for _ in range(dispatches - self._modes[1]):
             _python_dispatch._pop_mode()  # noqa: SLF001
         torch.set_grad_enabled(self._gradients)
+        torch.set_default_dtype(self._dtype)
+        nn.Module.register_parameter = self._register  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(self._kernels[0])
         torch._C._set_mkldnn_enabled(self._kernels[1])  # noqa: SLF001
         random.setstate(self._random)

@@ -13,6 +13,7 @@ from graftwork.surgery._changes import TensorChange, describe
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import set_values
 from graftwork.surgery._guard import Guard, plain_numbers
+from graftwork.surgery._pretrained import UNSAVED, refuse_saving, unsaved
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import Edit, ModelGrowth, Subject, Undo
 
@@ -214,8 +215,12 @@ class GrowthPlan:
             attributes = (*edit.attributes, *settled)
             for mirror in self._subject.mirrors:
                 set_values(transaction, mirror, attributes)
-            log = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
+            log: dict[str, Any] = {"growth": self.growth.to_dict(), "changes": edit.changes(attributes)}
+            if paths := unsaved(self.model, edit.tensors, attributes):
+                log[UNSAVED] = paths
             _append_log(transaction, self.model, log)
+            for one in (self.model, *self._subject.mirrors):
+                refuse_saving(transaction, one, vars(self.model)[LOG])
             undo = edit.undo()
             # Inside: an interruption while it is made still undoes the growth.
             return SurgeryReceipt(

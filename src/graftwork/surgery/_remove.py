@@ -14,6 +14,7 @@ from graftwork.surgery._check import plain
 from graftwork.surgery._grow import Optimizers, given_optimizers
 from graftwork.surgery._guard import Guard, plain_numbers
 from graftwork.surgery._plan import LOG, SurgeryReceipt, count_parameters
+from graftwork.surgery._pretrained import refuse_saving
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.carry import check_optimizers
 from graftwork.surgery.growths import ModelGrowth
@@ -87,6 +88,8 @@ def remove(
         for mirror in mirrors:
             undo.apply(transaction, mirror, (), receipt.attributes)
         _shorten_log(transaction, model, log)
+        for one in (model, *mirrors):
+            refuse_saving(transaction, one, log[:-1])
         try:
             after = _outputs(model, undo.call(call))
         except Exception as error:

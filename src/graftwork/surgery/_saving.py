@@ -31,6 +31,8 @@ from graftwork._files import (
 )
 from graftwork.errors import InputError, ResourceError, SurgeryError
 from graftwork.surgery._plan import LOG
+from graftwork.surgery._pretrained import refuse_saving
+from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import ModelGrowth
 
 _FORMAT = "graftwork-growth"
@@ -253,3 +255,5 @@ def _replay(model: nn.Module, log: list[dict[str, Any]], where: str) -> None:
                 f"{where}the growth log does not fit this model ({error!r}); build the same model"
             ) from error
     vars(model)[LOG] = [*growth_log(model), *log]
+    with Transaction() as transaction:
+        refuse_saving(transaction, model, vars(model)[LOG])

@@ -6,7 +6,7 @@ A `Recipe` holds the values. `BankOptimizer` moves the tensors that a step has u
 `SCHEDULES`, recipes in `RECIPES`: a new one is used and tested once it is registered.
 """
 
-from graftwork.training._augment import Augmentation, Flip
+from graftwork.training._augment import AUGMENTATIONS, Augmentation, Flip
 from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
 from graftwork.training._memory import MemoryLimit
 from graftwork.training._muon import Muon, orthogonalize
@@ -28,6 +28,7 @@ from graftwork.training._seeding import generator_for
 from graftwork.training._step import NOT_FINITE_HINT, Loss, LrScale, Outcome, Trainer, Update
 
 __all__ = [
+    "AUGMENTATIONS",
     "NOT_FINITE_HINT",
     "RECIPES",
     "ROLES",

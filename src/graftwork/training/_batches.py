@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from graftwork.errors import ConfigError, DataError
 from graftwork.networks.execution import InputTransform
-from graftwork.training._augment import Augmentation
+from graftwork.training._augment import Augmentation, mixed
 from graftwork.training._options import check_range
 from graftwork.training._seeding import generator_for
 
 Images = Tensor | NDArray[np.uint8]
-"""uint8 images [N, H, W, C]: a tensor, or an array such as a memory map."""
+"""uint8 images [N, H, W, C] (or float32 features of them): a tensor, or an array such as a memory map."""
 
 
 def take_images(images: Images, examples: Tensor | slice) -> Tensor:
@@ -24,7 +24,7 @@ def take_images(images: Images, examples: Tensor | slice) -> Tensor:
         return images[examples if isinstance(examples, slice) else examples.to(images.device)]
     where: Any = examples if isinstance(examples, slice) else examples.numpy()
     # np.array copies: a memory map may be read-only, which torch tensors can't be
-    return torch.from_numpy(np.array(images[where], dtype=np.uint8))
+    return torch.from_numpy(np.array(images[where]))
 
 
 def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,7 +70,7 @@ class BatchStream:
         indices: Numbers of the images to train on [n].
         batch_size: Number of images in a batch.
         seed: Seed of order and augmentation.
-        augmentation: Flips and shifts; ``None`` for none.
+        augmentation: How images are changed; ``None``: not at all.
         transform: Transform from bytes to network input.
         device: Device that batches are moved to; ``None``: they stay where the images are.
 
@@ -133,17 +133,21 @@ class BatchStream:
             part: Which of its images are wanted; they are the same, to the bit, as in the whole. ``None``: all.
 
         Returns:
-            Network input, float [B, C, H, W], channels last in memory; and classes, int64 [B].
+            Network input, float [B, C, H, W], channels last in memory; and classes, int64 [B], or the share of each
+            class where images were mixed, float [B, classes].
         """
         examples = self.examples(number)
+        generator = generator_for("augmentation", self.seed, number)
         images = self.augmentation(
             take_images(self._images, examples),
             examples=examples,
             epoch=number // self.batches_per_epoch,
-            generator=generator_for("augmentation", self.seed, number),
+            generator=generator,
         )
         labels = self._labels[examples]
-        if part is not None:  # only here, as flips and shifts are drawn for the whole batch
+        if self.augmentation.mix > float(torch.rand((), generator=generator)):
+            images, labels = mixed(images, labels, num_classes=int(self._labels.max()) + 1, generator=generator)
+        if part is not None:  # only here, as changes are drawn for the whole batch
             images, labels = images[part], labels[part]
         if self._device is not None:
             images = images.to(self._device)

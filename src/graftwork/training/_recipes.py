@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from graftwork.errors import ConfigError
-from graftwork.training._augment import Augmentation
+from graftwork.training._augment import Augmentation, Flip
 from graftwork.training._options import check_choice, check_known, check_range
 from graftwork.training._rules import ROLES, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import Schedule, make_schedule
@@ -28,7 +28,7 @@ class Recipe:
         schedule: Name in `SCHEDULES` of a schedule over the whole search.
         schedule_options: Keyword arguments of the schedule.
         batch_size: Number of images in a step.
-        augmentation: Flips and shifts.
+        augmentation: How training images are changed.
         label_smoothing: Share of the target that is spread over all classes.
         class_weights: Weight of an example in the loss: ``"none"``; ``"balanced"``: in inverse proportion to the number
             of images of its class; ``"auto"``: balanced where classes are uneven (see `graftwork.datasets.UNEVEN`).
@@ -161,6 +161,10 @@ class Recipe:
             return rule
         return replace(rule, weight_decay=self.few_weight_decay, decoupled=True)
 
+    def mirrored(self, flip: Flip) -> "Recipe":
+        """A copy whose images are mirrored as ``flip`` says (see `Augmentation`)."""
+        return self.replace(augmentation=replace(self.augmentation, flip=flip))
+
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked again.
 
@@ -220,7 +224,7 @@ DEFAULT = Recipe(
     _default_rules(),
     schedule="linear",
     batch_size=250,
-    augmentation=Augmentation("auto", "auto"),
+    augmentation=Augmentation("auto").at("light"),
     label_smoothing=0.1,
     few_images=1000,
     few_weight_decay=0.1,

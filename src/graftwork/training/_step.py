@@ -27,7 +27,8 @@ NOT_FINITE_HINT = "lower the learning rates of the recipe, or check the images f
 """What to do where a loss or a gradient is not finite."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Network input [B, C, H, W], logits float32 [B, classes] and classes int64 [B] → mean loss of the batch."""
+"""Network input [B, C, H, W], logits float32 [B, classes] and classes, int64 [B], or their shares, float [B, classes] →
+mean loss of the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Outcome:
 def _cross_entropy(
     x: Tensor, logits: Tensor, classes: Tensor, *, label_smoothing: float, weights: Tensor | None
 ) -> Tensor:
+    if classes.is_floating_point():  # shares of the classes that the data have; a network may know more
+        classes = F.pad(classes, (0, logits.shape[1] - classes.shape[1]))
     return F.cross_entropy(logits, classes, weights, label_smoothing=label_smoothing)
 
 

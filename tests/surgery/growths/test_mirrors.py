@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graftwork.surgery import (
+    AddSharedExpert,
     Deepen,
     InsertLayers,
     ModelGrowth,
+    RepeatExperts,
+    RepeatKeyValueHeads,
     Widen,
     WidenAll,
     WidenInputs,
@@ -19,6 +22,7 @@ from graftwork.surgery import (
     grow,
 )
 from graftwork.surgery.growths import KINDS
+from tests.surgery.mixture import MixtureNet
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 GROWTHS = [
@@ -33,6 +37,8 @@ GROWTHS = [
     WidenOutputs("head", 2, init="mean"),
     WidenInputs("embed", 1),
 ]
+OF_CONFIGS = [RepeatKeyValueHeads(2), RepeatExperts(2), AddSharedExpert(1)]
+"""What only a config can say."""
 
 
 class _Block(nn.Module):
@@ -58,21 +64,22 @@ class _Net(nn.Module):
 
 
 def test_every_kind_of_growth_is_tried() -> None:
-    assert {growth.kind for growth in GROWTHS} == set(KINDS)
+    assert {growth.kind for growth in (*GROWTHS, *OF_CONFIGS)} == set(KINDS)
 
 
-@pytest.mark.parametrize("growth", GROWTHS, ids=str)
+@pytest.mark.parametrize("growth", [*GROWTHS, *OF_CONFIGS], ids=str)
 def test_an_average_grows_along_and_keeps_its_function(growth: ModelGrowth) -> None:
     torch.manual_seed(0)
-    model = _Net().double()
+    model = (MixtureNet() if growth in OF_CONFIGS else _Net()).double()
+    x = torch.randn(2, 3, 5, dtype=torch.float64) if growth in OF_CONFIGS else X
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     with torch.no_grad():
         for parameter in averaged.module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    before = averaged(X).detach()
-    assert not torch.allclose(before, model(X))
-    grow(model, growth, example_input=X, mirrors=[averaged.module])
-    wider = torch.cat([X, X[:, :1]], 1) if isinstance(growth, WidenInputs) else X
+    before = averaged(x).detach()
+    assert not torch.allclose(before, model(x))
+    grow(model, growth, example_input=x, mirrors=[averaged.module])
+    wider = torch.cat([x, x[:, :1]], 1) if isinstance(growth, WidenInputs) else x
     torch.testing.assert_close(averaged(wider)[:, :3], before, rtol=0, atol=1e-12)
     own, its = model.state_dict(), averaged.module.state_dict()
     assert {name: tensor.shape for name, tensor in own.items()} == {name: tensor.shape for name, tensor in its.items()}

@@ -13,10 +13,13 @@ from torch import nn
 
 from graftwork.errors import ConfigError, SurgeryError
 from graftwork.surgery import (
+    AddSharedExpert,
     Deepen,
     GrowthSchedule,
     InsertLayers,
     ModelGrowth,
+    RepeatExperts,
+    RepeatKeyValueHeads,
     Widen,
     WidenAll,
     WidenInputs,
@@ -47,6 +50,9 @@ VALUES = [
     WidenAll(1.5, width=2.0),
     WidenStream(1.5),
     WidenStream(to=48, check="fast"),
+    AddSharedExpert(1),
+    RepeatKeyValueHeads(2),
+    RepeatExperts(3, check="fast"),
     WidenOutputs("4", 2),
     WidenOutputs(("embed", "head"), 3, init="mean", check="fast"),
     WidenOutputs(None, 1),
@@ -78,6 +84,7 @@ def test_a_value_survives_json_copies_and_its_own_print(growth: ModelGrowth) -> 
 def test_every_kind_has_a_value_above() -> None:
     assert {type(growth) for growth in VALUES} == set(KINDS.values())
     kinds = {"widen", "widen-all", "widen-stream", "deepen", "insert-layers", "widen-outputs", "widen-inputs"}
+    kinds |= {"add-shared-expert", "repeat-experts", "repeat-key-value-heads"}
     assert set(KINDS) == kinds
 
 

@@ -270,6 +270,66 @@ def test_copies_keep_what_zeros_and_means_can_not() -> None:
         assert not torch.isclose(columns[:, :8], columns[:, 8:]).any()  # so that copies part
 
 
+class _Images(nn.Module):
+    """A convolutional stream whose norms run over channels and positions."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        own = {"group": lambda: nn.GroupNorm(1, 4), "layer": lambda: nn.LayerNorm([4, 3, 3])}[kind]
+        self.stem, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
+        self.norms = nn.ModuleList(own() for _ in range(2))
+        self.up, self.down = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.down(self.up(self.norms[0](x)).relu())
+        return self.head(self.norms[1](x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_norms_over_channels_and_positions_grow_by_copies(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = _Images(kind).double(), torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    before = _output(model, x)
+    with pytest.raises(SurgeryError, match=r"over channels and positions together in .* an integer factor is exact"):
+        plan(model, WidenStream(1.5), example_input=x)
+    receipt = grow(model, WidenStream(2), example_input=x)
+    assert receipt.method == "copies"
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    _trained(model, x, torch.optim.Adam(model.parameters(), lr=1e-2), 2)
+    assert not torch.isclose(model.up.weight[:, :4], model.up.weight[:, 4:]).any()
+
+
+class _Scaled(nn.Module):
+    """Multipliers of the maximal update parametrization: of embeddings, of branches, and of what the head reads."""
+
+    def __init__(self, *, held: bool) -> None:
+        super().__init__()
+        self.inner, _ = build(Shape("rms"))
+        self.held = 8 / 8 if held else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inner = self.inner
+        x = 10.0 * (inner.embed(tokens) + inner.places)
+        for block in inner.blocks:
+            x = x + 0.5 * (block(x) - x)
+        ratio = 8 / x.shape[-1] if self.held is None else self.held
+        return inner.head(inner.norm(x)) * ratio  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_multipliers_of_the_width_are_followed(held: bool) -> None:
+    """A number that the forward computes from the width is compensated, one that the model holds stays."""
+    model, x = _Scaled(held=held), torch.randint(models.VOCABULARY, (3, models.LENGTH))
+    before = _output(model, x)
+    assert grow(model, WidenStream(1.5), example_input=x).largest_gap <= 1e-10
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    assert model.held in (None, 1.0)
+
+
 @pytest.mark.parametrize("factor", [2.0, 3.0])
 def test_copies_of_a_tied_embedding_are_heard_once(factor: float) -> None:
     model, x = build(Shape("layer", tied=True))

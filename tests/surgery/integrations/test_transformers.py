@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, SurgeryError
 from graftwork.surgery import Deepen, GrowthSchedule, Plateau, Widen, WidenOutputs, replay
 
 with warnings.catch_warnings():
@@ -102,6 +102,9 @@ def test_it_grows_on_schedule_and_carries_the_wrapped_optimizer(tmp_path: Path) 
     assert int(state["step"]) == 9
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in model.parameters()}
+    assert (tmp_path / "checkpoint-5" / "growth.json").is_file()
+    with pytest.raises(SurgeryError, match="save_pretrained"):  # without the log it could not be read
+        trainer.save_model(str(tmp_path / "final"))
 
 
 @pytest.mark.parametrize("stop", [5, 10])

@@ -60,6 +60,7 @@ class R2RMutation:
         max_parameters: Largest number of parameters of a child; ``None``: no limit.
         max_flops: Largest number of FLOPs of a child's forward pass over one image; ``None``: no limit.
         memory: How much training and scoring a child may take, beside what the population holds; ``None``: no limit.
+        fast_enough: Whether a child classifies an image in the time allowed; ``None``: any time.
         random_padding: Whether new blocks begin at random: the control, which does not preserve the function.
         noise: Symmetry-breaking noise (see `Growth`).
         max_rejections: Number of rejections in a row after which a round stops.
@@ -76,6 +77,7 @@ class R2RMutation:
     max_parameters: int | None = None
     max_flops: int | None = None
     memory: MemoryLimit | None = None
+    fast_enough: Callable[[Genome], bool] | None = None
     random_padding: bool = False
     noise: float = 0.0
     max_rejections: int = 100
@@ -130,11 +132,18 @@ class R2RMutation:
     def broken_limit(self, growth: Growth, held: int = 0) -> str | None:
         """Name of the first limit that a child would break beside ``held`` parameters; ``None``: it keeps all."""
         broken = next((name for name, holds in self._limits if not holds(growth)), None)
-        if broken is not None or self.memory is None:
-            return broken
+        if broken is None and not self._fits(growth, held):
+            broken = "max_memory"
+        if broken is None and self.fast_enough is not None and not self.fast_enough(growth.child):
+            broken = "max_latency"
+        return broken
+
+    def _fits(self, growth: Growth, held: int) -> bool:
+        if self.memory is None:
+            return True
         own, parents = parameters_per_entry(growth.child), set(growth.parent.ids)
         others = max(0, held - sum(count for block_id, count in own.items() if block_id in parents))
-        return None if self.memory.holds(growth.child, others=others) else "max_memory"
+        return self.memory.holds(growth.child, others=others)
 
     def draw(self, genome: Genome, *, rng: np.random.Generator) -> Transform:
         """Choose a transform and its site.

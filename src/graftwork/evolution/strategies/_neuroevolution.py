@@ -1,6 +1,6 @@
 """The poster's strategy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from graftwork.evolution._state import SearchState
 from graftwork.evolution.mutation import MutationReport, Mutator
 from graftwork.evolution.selection import Selector
 from graftwork.metrics import OF_WHOLE_MEMBERS
-from graftwork.networks.genome import forward_flops
+from graftwork.networks.genome import Genome, forward_flops
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
@@ -20,11 +20,13 @@ class Neuroevolution:
     Args:
         selector: Choice of survivors from what each member classifies correctly.
         mutate: Mutation that grows the population to a size.
+        cost: What a network costs: forward FLOPs of one image by default; of selectors, ``pareto`` looks at it.
     """
 
-    def __init__(self, *, selector: Selector, mutate: Mutator) -> None:
+    def __init__(self, *, selector: Selector, mutate: Mutator, cost: Callable[[Genome], float] = forward_flops) -> None:
         self.selector = selector
         self.mutate = mutate
+        self.cost = cost
 
     def draw(self, state: SearchState, count: int) -> Sequence[MemberId]:
         """Draw members uniformly, with replacement."""
@@ -32,9 +34,9 @@ class Neuroevolution:
         return [members[int(state.rng.integers(len(members)))] for _ in range(count)]
 
     def survivors(self, state: SearchState, evaluation: Evaluation, count: int) -> tuple[MemberId, ...]:
-        """Let the selector choose, with forward FLOPs as costs."""
+        """Let the selector choose."""
         members = list(state.population.members)
-        costs = np.array([forward_flops(genome) for genome in state.population.genomes], dtype=np.float64)
+        costs = np.array([self.cost(genome) for genome in state.population.genomes], dtype=np.float64)
         chosen = self.selector.select(
             evaluation.correct,
             costs,

@@ -59,7 +59,21 @@ def default(input_shape: Shape, num_classes: int) -> Genome:
     return Genome(input_shape, num_classes, tuple(body), stem=stem, head=head, activation="gelu")
 
 
-SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {"poster": poster, "base": base, "default": default}
+def trunk(input_shape: Shape, num_classes: int) -> Genome:
+    """The seed on a pretrained trunk's features: a 1×1 stem of at most 128 channels, one block, a linear head."""
+    width = min(128, input_shape[0])
+    kernel_size = 3 if min(input_shape[1:]) >= 3 else 1
+    stem, head = Stem("conv", out_channels=width, kernel_size=1), Head("linear", hidden_features=0, pooling="avg")
+    body = (_plain("seed-0-0", width, max(2, 2 * (width // 8)), kernel_size),)
+    return Genome(input_shape, num_classes, body, stem=stem, head=head, activation="gelu")
+
+
+SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {
+    "poster": poster,
+    "base": base,
+    "default": default,
+    "trunk": trunk,
+}
 """Seed genomes by name."""
 
 
@@ -67,7 +81,8 @@ def seed_genome(name: str, input_shape: Shape, num_classes: int) -> Genome:
     """A genome to start from.
 
     Args:
-        name: ``"poster"`` (h_i), ``"base"`` (six layers) or ``"default"`` (the default recipe's).
+        name: ``"poster"`` (h_i), ``"base"`` (six layers), ``"default"`` (the default recipe's) or ``"trunk"`` (on a
+            pretrained trunk's features).
         input_shape: Channels, height and width; pools that would leave nothing are left out.
         num_classes: Number of classes, at least 2.
 

@@ -238,7 +238,8 @@ def seed_state(
             new[key] = value.clone() if isinstance(value, Tensor) else value
         elif value.shape == neighbor.shape:
             fill = float(value.double().mean()) if key in SECOND_MOMENTS else 0.0
-            new[key] = torch.full_like(parameter, fill, dtype=value.dtype)
+            kind = parameter.dtype if value.dtype == neighbor.dtype else value.dtype
+            new[key] = torch.full_like(parameter, fill, dtype=kind)
         else:
             return
     transaction.step(

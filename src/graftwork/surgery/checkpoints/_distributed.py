@@ -1,8 +1,10 @@
-"""Weights as a ``torch.distributed.checkpoint``, read and written by one process without a process group."""
+"""A ``torch.distributed.checkpoint`` of weights, read and written by one process without a process group."""
 
+import io
+import math
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
@@ -56,7 +60,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}; nothing of it was executed")
 
 
-class _Reader(FileSystemReader):
+class Reader(FileSystemReader):
     """Reads tensors; torch's own reader would run whatever the pickle in ``.metadata`` asks for."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -67,6 +71,7 @@ class _Reader(FileSystemReader):
                 found: Metadata = _Unpickler(file).load()
             for part in found.storage_data.values():
                 check_id(part.relative_path, "name of a file")
+            _refuse_gaps(found)
         except Exception as error:  # whatever a damaged pickle leads to
             raise SurgeryError(f"{path}: expected what torch.distributed.checkpoint writes, got {error}") from error
         if found.storage_meta is None:
@@ -75,13 +80,30 @@ class _Reader(FileSystemReader):
         return found
 
 
+class _Planner(DefaultLoadPlanner):
+    """Reads objects as plain data; torch's own planner would run what a pickle asks for."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """See `torch.distributed.checkpoint.LoadPlanner`."""
+        self.state_dict[read_item.dest_index.fqn] = torch.load(value, weights_only=True)
+
+
+def _refuse_gaps(found: Metadata) -> None:
+    """Refuse tensors of which a part is stored nowhere: it would be whatever was in memory."""
+    for name, stored in found.state_dict_metadata.items():
+        if isinstance(stored, TensorStorageMetadata):
+            held = sum(math.prod(chunk.sizes) for chunk in stored.chunks)
+            if held != math.prod(stored.size):
+                raise ValueError(f"{name!r} with {held} of {math.prod(stored.size)} numbers")
+
+
 def load(source: Source, folder: Path) -> nn.Module:
     """Return a model with the weights of a folder, in evaluation mode.
 
     Raises:
         SurgeryError: The folder holds the weights of another model.
     """
-    reader = _Reader(folder)
+    reader = Reader(folder)
     held = reader.read_metadata().state_dict_metadata
     model = _empty(source)
     wanted = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
@@ -99,21 +121,48 @@ def load(source: Source, folder: Path) -> nn.Module:
         size = tuple(found.size) if isinstance(found, TensorStorageMetadata) else None
         if size != tuple(tensor.shape):
             raise SurgeryError(f"{folder}: {name!r}: expected the shape {tuple(tensor.shape)}, got {size}")
-    try:
-        with _alone():
-            load_parts({prefix + name: t for name, t in needed.items()}, storage_reader=reader, no_dist=True)
-    except Exception as error:  # a damaged or missing part: whatever torch raises
-        raise SurgeryError(f"{folder}: expected whole files of tensors, got damaged ones ({error!r})") from error
+    fill(reader, {prefix + name: tensor for name, tensor in needed.items()}, folder)
     return model
 
 
-def save(model: nn.Module, folder: Path) -> None:
+def fill(reader: Reader, wanted: Mapping[str, Tensor | None], folder: Path) -> dict[str, Any]:
+    """Read entries of a checkpoint.
+
+    Args:
+        reader: Its reader.
+        wanted: Key → the tensor that is written to; one on the meta device gets memory. None for plain data.
+        folder: Its folder, for messages.
+
+    Returns:
+        Key → tensor or plain data.
+
+    Raises:
+        SurgeryError: A part is damaged or missing, or holds more than plain data.
+    """
+    state = {k: torch.empty_like(t, device="cpu") if t is not None and t.is_meta else t for k, t in wanted.items()}
+    planner = _Planner(flatten_state_dict=False, flatten_sharded_tensors=False)  # else objects go into a copy
+    try:
+        with _alone():
+            load_parts(state, storage_reader=reader, planner=planner, no_dist=True)
+    except Exception as error:  # a damaged or missing part: whatever torch raises
+        raise SurgeryError(f"{folder}: expected whole files of tensors, got damaged ones ({error!r})") from error
+    return state
+
+
+def save(model: nn.Module, folder: Path, *, optimizer: dict[str, Any] | None = None) -> None:
     """Write a model's weights; the folder gets ``.metadata`` and one file.
+
+    Args:
+        model: The model.
+        folder: The folder.
+        optimizer: State of its optimizer by names, written beside it. None for none.
 
     Raises:
         ResourceError: The machine can't write it.
     """
-    state = {_WRITTEN + name: tensor for name, tensor in model.state_dict().items()}
+    state: dict[str, Any] = {_WRITTEN + name: tensor for name, tensor in model.state_dict().items()}
+    if optimizer is not None:
+        state["optimizer"] = optimizer
     try:
         with _alone():
             save_parts(state, storage_writer=FileSystemWriter(folder), no_dist=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import nn, optim
+from torch import nn
 
 from graftwork._files import gave_out, sha256_of, sweep, write_folder, write_json
 from graftwork._version import __version__
@@ -18,13 +18,13 @@ from graftwork.surgery._grow import grow
 from graftwork.surgery._saving import growth_log, log_document
 from graftwork.surgery.checkpoints._examples import examples
 from graftwork.surgery.checkpoints._library import library
-from graftwork.surgery.checkpoints._optimizer import copy_progress, load_optimizer, save_optimizer
+from graftwork.surgery.checkpoints._optimizer import StoredOptimizer
 from graftwork.surgery.checkpoints._plan import CheckpointPlan
 from graftwork.surgery.checkpoints._proof import Proof
 from graftwork.surgery.checkpoints._source import CONFIG, Source
 from graftwork.surgery.checkpoints._weights import FORMATS, Weights, load, save
 
-_RECEIPT, _OPTIMIZER = "growth.json", "optimizer.pt"
+_RECEIPT = "growth.json"
 _ALONG = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model",
           "sentencepiece*", "*.tiktoken", "*.jinja", "*processor*.json", "preprocessor_config.json",
           "feature_extractor*.json", "LICENSE*", "NOTICE*")  # fmt: skip
@@ -70,7 +70,7 @@ class _Work:
     """What is in memory while a checkpoint grows, and the hashes of the files that it was read from."""
 
     model: nn.Module | None
-    optimizer: optim.Optimizer | None
+    optimizer: StoredOptimizer | None
     proof: Proof
     read: dict[str, str]
     carried: int = 0
@@ -96,8 +96,9 @@ def grow_checkpoint(
         plan: What `plan_checkpoint` has returned.
         out: Folder to write; there must be nothing.
         weights: Folder of the weights. None: they stand beside the config.
-        optimizer: File of an optimizer's state, as Trainer writes it; ``optimizer.pt`` is then written too, and what
-            Trainer keeps of its progress is copied. None for none.
+        optimizer: An optimizer's state: a file, as Trainer writes it, or a folder of ``torch.distributed.checkpoint``
+            with what ``get_optimizer_state_dict`` returns. It is written beside the weights in their form, as
+            ``optimizer.pt`` or in the same parts, and what Trainer keeps of its progress is copied. None for none.
         inputs: Safetensors file with one batch of the model's arguments, compared beside random inputs.
         to: Form of the grown weights: ``"safetensors"`` (in several files where they were, or above 5 GB) or ``"dcp"``
             (``torch.distributed.checkpoint``).
@@ -119,7 +120,7 @@ def grow_checkpoint(
     work = _grown(plan, found, None if optimizer is None else Path(optimizer), batches)
     _refuse_change(work, approximate=plan.approximate)
     sweep(target.parent, of=target.name)
-    fill = partial(_write, plan=plan, found=found, work=work, to=to, optimizer=optimizer)
+    fill = partial(_write, plan=plan, found=found, work=work, to=to)
     try:
         write_folder(target, fill, replace=False)
     except SafetensorError as error:  # how safetensors says that the disk is full
@@ -139,8 +140,9 @@ def refuse_existing(out: Path) -> None:
 
 def _grown(plan: CheckpointPlan, found: Weights, optimizer: Path | None, batches: Any) -> _Work:
     model = load(plan.source, found)
-    held = None if optimizer is None else load_optimizer(optimizer, model)
-    work = _Work(model, held, Proof(model, batches(model)), _hashes(plan.source, found, optimizer))
+    stored = None if optimizer is None else StoredOptimizer(optimizer, model)
+    held = None if stored is None else stored.optimizer
+    work = _Work(model, stored, Proof(model, batches(model)), _hashes(plan.source, found, stored))
     for growth in plan.growths:
         example = next(iter(batches(model).values()))
         grow(model, growth, example_input=example, optimizer=held)
@@ -150,9 +152,12 @@ def _grown(plan: CheckpointPlan, found: Weights, optimizer: Path | None, batches
     return work
 
 
-def _hashes(source: Source, found: Weights, optimizer: Path | None) -> dict[str, str]:
-    paths = [source.folder / CONFIG, *found.files, *([] if optimizer is None else [optimizer])]
-    return {path.name: sha256_of(path.resolve()) for path in paths}
+def _hashes(source: Source, found: Weights, optimizer: StoredOptimizer | None) -> dict[str, str]:
+    hashes = {path.name: sha256_of(path.resolve()) for path in (source.folder / CONFIG, *found.files)}
+    more = [path for path in (() if optimizer is None else optimizer.files) if path not in found.files]
+    # A folder of its own may hold files of the same names.
+    names = [f"{path.parent.name}/{path.name}" if path.name in hashes else path.name for path in more]
+    return hashes | {name: sha256_of(path.resolve()) for name, path in zip(names, more, strict=True)}
 
 
 def _refuse_change(work: _Work, *, approximate: bool) -> None:
@@ -164,13 +169,10 @@ def _refuse_change(work: _Work, *, approximate: bool) -> None:
         )
 
 
-def _write(aside: Path, *, plan: CheckpointPlan, found: Weights, work: _Work, to: str, optimizer: Any) -> None:
+def _write(aside: Path, *, plan: CheckpointPlan, found: Weights, work: _Work, to: str) -> None:
     model = work.model
     assert model is not None
-    save(model, aside, to=to, shard_size=found.shard_size)
-    if work.optimizer is not None:
-        save_optimizer(work.optimizer, model, aside / _OPTIMIZER)
-        copy_progress(Path(optimizer), aside)
+    save(model, aside, to=to, shard_size=found.shard_size, optimizer=work.optimizer)
     for path in _companions(plan.source.folder):
         if not (aside / path.name).exists():
             shutil.copyfile(path, aside / path.name)

@@ -11,6 +11,7 @@ from graftwork._files import check_id, parse_json, read_named
 from graftwork.errors import SurgeryError
 from graftwork.surgery.checkpoints import _distributed as distributed
 from graftwork.surgery.checkpoints._library import library, quiet
+from graftwork.surgery.checkpoints._optimizer import StoredOptimizer
 from graftwork.surgery.checkpoints._source import Source, refuse_links
 
 FORMATS = ("safetensors", "dcp")
@@ -142,7 +143,7 @@ def _from_files(source: Source, weights: Weights) -> Any:
     return model
 
 
-def save(model: nn.Module, folder: Path, *, to: str, shard_size: int) -> None:
+def save(model: nn.Module, folder: Path, *, to: str, shard_size: int, optimizer: StoredOptimizer | None = None) -> None:
     """Write a model's config and weights as transformers does, or the weights as a ``torch.distributed.checkpoint``.
 
     Args:
@@ -150,6 +151,7 @@ def save(model: nn.Module, folder: Path, *, to: str, shard_size: int) -> None:
         folder: Folder to write to.
         to: One of `FORMATS`.
         shard_size: Bytes of a file of weights at most.
+        optimizer: Its optimizer, written in the same form. None for none.
     """
     kept: Any = model
     with quiet():
@@ -158,6 +160,10 @@ def save(model: nn.Module, folder: Path, *, to: str, shard_size: int) -> None:
             kept.config.save_pretrained(folder)
             if kept.can_generate():
                 kept.generation_config.save_pretrained(folder)
-            distributed.save(model, folder)
+            distributed.save(model, folder, optimizer=None if optimizer is None else optimizer.entries(model))
         else:
             kept.save_pretrained(folder, max_shard_size=shard_size)
+    if optimizer is not None:
+        if to != "dcp":
+            optimizer.save(model, folder)
+        optimizer.copy_progress(folder)

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.errors import NotPreservedError, SurgeryError
-from graftwork.numerics import output_gap, tolerance_for
 from graftwork.surgery._attributes import AttributeChange
-from graftwork.surgery._calls import TRAINING, sandbox
-from graftwork.surgery._check import Check, Interface, OldChannels, Thoroughness, plain
+from graftwork.surgery._calls import TRAINING
+from graftwork.surgery._check import Check, Interface, OldChannels, Thoroughness
 from graftwork.surgery._idle import idle_notes
 from graftwork.surgery._methods import method_named
 from graftwork.surgery._tensors import place_old
@@ -20,21 +18,19 @@ from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._resize import resize_tensors, tensor_change
+from graftwork.surgery.growths._settling import Settling, new_entries
 from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
-from graftwork.surgery.layers import Uses, replace_configs, set_numbers
+from graftwork.surgery.layers import replace_configs, set_numbers
 from graftwork.surgery.streams import (
     Kind,
     Tape,
     Wish,
     average_gain,
     choose,
-    doubled,
     filled,
     holds,
-    looseness,
     scaled,
     set_target,
-    unmoved,
 )
 
 _METHODS = {Kind.ZERO: "zeros", Kind.MEAN: "means", Kind.COPY: "copies"}
@@ -57,13 +53,11 @@ class WiderStream(Edit):
 
     def __init__(self, subject: Subject, tape: Tape, wish: Wish, *, thorough: Thoroughness) -> None:
         graph = subject.graph
-        self._subject, self._graph, self._thorough = subject, graph, thorough
-        self._call = graph.probes[0].call
-        self._uses = Uses({})
-        self._loose = looseness(tape)
+        self._subject, self._graph = subject, graph
         returned = any(holds(tape, ref, wish.streams) for ref in tape.outputs)
         self._interface = OldChannels() if returned else Interface()
-        self._way = way = choose(graph, tape, self._call, wish)
+        self._settling = Settling(graph, tape, thorough, self._interface)
+        self._way = way = choose(graph, tape, graph.probes[0].call, wish)
         widths = ", ".join(f"{var.size} → {var.size + more}" for var, more in wish.streams.items())
         self.label = f"the residual stream ({widths})"
         self._seed = zlib.crc32(self.label.encode())
@@ -118,8 +112,7 @@ class WiderStream(Edit):
     def make(self, transaction: Transaction) -> list[str]:
         """See `Edit.make`."""
         subject, way, model = self._subject, self._way, self._subject.model
-        if self._thorough is True:
-            self._uses = Uses.before(model, self._call)
+        self._settling.begin()
         seed = self._seed
         if subject.generator is not None:
             seed = int(torch.randint(2**62, (1,), generator=subject.generator))
@@ -180,65 +173,12 @@ class WiderStream(Edit):
 
     def settle(self, transaction: Transaction, check: Check) -> tuple[AttributeChange, ...]:
         """See `Edit.settle`."""
-        if not check.runs:
-            return self.configs
-        check.interface = self._interface
-        try:
-            worst, where = check.compare(transaction), "the example"
-            if self._uses.runs:
-                other, use = self._uses.compare(self._subject.model, self._interface)
-                worst, where = (other, use) if not other <= worst else (worst, where)
-        except SurgeryError:
-            raise
-        except Exception as error:
-            used = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-            raise SurgeryError(
-                f"the model's forward fails with {self.label}{used} ({type(error).__name__}: {error}); everything was "
-                "put back. Its code probably holds the old width as a number that could not be found: make it read "
-                "the width from its weights or inputs"
-            ) from error
-        check.gaps.update(self._uses.gaps)
-        if not worst <= 1.0:
-            self._refuse_change(transaction, worst, where, check)
-        if self._thorough is True:
-            self._note_untrained()
+        what = f"widening {self.label}"
+        hint = "The forward probably deals out channels or heads by a rule of its own"
+        masks = partial(new_entries, self._graph, self._way.layouts)
+        found = self._settling.finish(transaction, check, masks, what=what, hint=hint)
+        self.notes = (*self.notes, *found)
         return self.configs
-
-    def _refuse_change(self, transaction: Transaction, worst: float, where: str, check: Check) -> None:
-        """Refuse a change that is more than rounding; where the forward computes in single, look in double."""
-        gap = check.largest_gap
-        if worst <= self._loose:
-            with transaction.suspended():
-                before = self._doubled()
-            gap, where = output_gap(before, self._interface.output(before, self._doubled())), "double precision"
-            if gap <= tolerance_for(torch.float64):
-                self.notes = (
-                    *self.notes,
-                    f"the forward computes in single precision, to which outputs agree; in double to {gap:.0e}",
-                )
-                return
-        raise NotPreservedError(
-            f"widening {self.label}: expected the same outputs within rounding, got a relative change of {gap:.2e} in "
-            f"{where}; everything was put back. The forward probably deals out channels or heads by a rule of its own"
-        )
-
-    def _doubled(self) -> list[Tensor]:
-        model = self._subject.model
-        with sandbox(model), doubled():
-            model.eval()
-            return plain(self._call.run(model))
-
-    def _note_untrained(self) -> None:
-        masks = {}
-        for name, own in self._way.layouts.items():
-            tensor = self._graph.trace.tensors[name]
-            if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-                old = torch.zeros([layout.size for layout in own], dtype=torch.bool, device=tensor.device)
-                masks[name] = place_old(old, own, fill=1.0)
-        excused = unmoved(self._subject.model, self._call, masks)
-        if excused:
-            some = ", ".join(excused[:4]) + (", …" if len(excused) > 4 else "")
-            self.notes = (*self.notes, f"no gradient reaches {some}: neither old nor new entries")
 
     def changes(self, attributes: tuple[AttributeChange, ...]) -> dict[str, Any]:
         """See `Edit.changes`."""

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn, optim
 
 from graftwork.errors import ConfigError
-from graftwork.surgery import GrowthSchedule, SurgeryReceipt, save_log
+from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, save_log
+from graftwork.surgery._pretrained import allow_saving, refuse_saving
+from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.integrations._runner import ScheduleRunner
 
 try:
@@ -86,6 +88,7 @@ class GrowthCallback(TrainerCallback):
                 )
         optimizers, saved = [] if optimizer is None else [optimizer], state.stateful_callbacks.get(self._key)
         self._runner.resume(model, state.global_step, optimizers=optimizers, state=saved)
+        allow_saving(model)  # beside the log, see `on_save`
 
     def on_step_end(
         self,
@@ -99,6 +102,7 @@ class GrowthCallback(TrainerCallback):
     ) -> None:
         """Make the growths that are due."""
         grown = self._runner.advance(model, state.global_step, optimizers=[optimizer])
+        allow_saving(model)
         self._note(state)
         if grown and state.best_metric is not None:
             _log.info(
@@ -126,6 +130,13 @@ class GrowthCallback(TrainerCallback):
     def _note(self, state: TrainerState) -> None:
         """Let the next checkpoint's ``trainer_state.json`` hold the state of the schedule."""
         state.stateful_callbacks[self._key] = self._runner.schedule.state_dict()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+    ) -> None:
+        """From here on, ``save_pretrained`` refuses again what a config can't say."""
+        with Transaction() as transaction:
+            refuse_saving(transaction, model, growth_log(model))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any

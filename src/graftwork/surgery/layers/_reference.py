@@ -7,6 +7,7 @@ rates, is what the grown model's layers get. No list of names is needed.
 
 import copy
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -213,17 +214,17 @@ def built_from(
 
 @contextmanager
 def parameters_on_meta(like: nn.Module | torch.dtype) -> Iterator[None]:
-    """Put every parameter that a module registers on the meta device; buffers are made for real.
+    """Put every parameter that a module registers in this thread on the meta device; buffers are made for real.
 
     Args:
         like: Precision of new tensors, or a model that has it.
     """
-    register, old = nn.Module.register_parameter, torch.get_default_dtype()
+    register, old, thread = nn.Module.register_parameter, torch.get_default_dtype(), threading.get_ident()
     kinds = [like] if isinstance(like, torch.dtype) else [p.dtype for p in like.parameters() if p.is_floating_point()]
 
     def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(module, name, param)
-        if param is not None and not param.is_meta:
+        if param is not None and not param.is_meta and threading.get_ident() == thread:
             module._parameters[name] = nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)  # noqa: SLF001
 
     nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]

@@ -74,6 +74,8 @@ def regroup(pieces: list[tuple[Expr, frozenset[int]]], shape: list[int]) -> tupl
                 raise Misaligned
             expr, source = pending.pop()
             length = size_of(expr)
+            if not length:  # a layer without units
+                raise Misaligned
             if length > need:
                 outer, expr = split(expr, need)
                 pending.append((outer, source))

@@ -96,10 +96,10 @@ def _norm(reading: Reading, node: Node) -> None:
     if reading.new is Kind.COPY:
         _normed_copies(reading, node, value)
         return
-    if along != [last]:
-        raise reading.refuse("a norm runs over other dimensions than the stream's channels")
     if len(node.values["normalized_shape"]) > 1:
         raise reading.refuse("a norm runs over channels and positions together")
+    if along != [last]:
+        raise reading.refuse("a norm runs over other dimensions than the stream's channels")
     if not reading.whole(ref, [last]):
         raise reading.refuse("a norm runs over several streams side by side")
     needed = Kind.ZERO if "rms" in node.name else Kind.MEAN

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
 
 from graftwork.numerics import tolerance_for
 from graftwork.surgery.streams._tape import Tape
 
+_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
 _KNOWN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -33,7 +35,14 @@ class _Doubled(TorchDispatchMode):  # type: ignore[no-untyped-call]
         cast = func is torch.ops.aten._to_copy.default and keywords.get("dtype") is torch.float32  # noqa: SLF001
         if cast and isinstance(source, Tensor) and source.dtype is torch.float64:
             keywords["dtype"] = torch.float64
+        leaves = [leaf.dtype for leaf in tree_flatten((args, keywords))[0] if isinstance(leaf, Tensor)]
+        if func in _PRODUCTS and {torch.float32, torch.float64} <= set(leaves):  # a weight that is kept in single
+            args = tree_map(_double, args)
         return func(*args, **keywords)
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.dtype is torch.float32 else value
 
 
 @contextmanager

@@ -77,7 +77,9 @@ def contracted(reading: Reading, left: tuple[Ref, int], right: tuple[Ref, int], 
     writer = None if rows is None else Writer((rows.name, rows.dim))
     if not reading.along(out):
         weighed = any(reading.tape.facts[ref.number].parameter is not None for ref, _ in sides)
-        if summed and weighed:  # the scores of attention may be divided by a root of the width yet
+        if (
+            summed and weighed and not reading.later
+        ):  # the scores of attention may be divided by a root of the width yet
             reading.equal(power, {}, "what is read from the stream would change")
         return Value(Kind.NONE, power)
     passing = [value for (ref, dim), value in zip(sides, values, strict=True) if set(reading.along(ref)) - {dim}]

@@ -16,6 +16,9 @@ def read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None) -> R
     Where new channels of two factors are zero, neither would ever get gradient. Then the rows that make one of them
     are free, if nothing else needs them to make zeros; otherwise the reading is stuck.
 
+    First every sum over the stream is taken to stay as it is. Where that can't be, since it is multiplied by a number
+    of the width (the multiplier of a head, say), what makes it is scaled the other way.
+
     Args:
         tape: The run.
         streams: The volumes that grow.
@@ -25,11 +28,21 @@ def read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None) -> R
     Raises:
         Refusal: The function can't be kept like that.
     """
-    reading = Reading(tape, streams, new, numbers)
+    try:
+        return _read(tape, streams, new, numbers, later=False)
+    except Refusal:
+        with suppress(Refusal, UnevenError):
+            return _read(tape, streams, new, numbers, later=True)
+        raise
+
+
+def _read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None, *, later: bool) -> Reading:
+    reading = Reading(tape, streams, new, numbers, later=later)
     reading.run(RULES)
     for right, left in ((1, 0), (0, 1)):
         free = {pair[right] or pair[left] for pair in reading.roles.twice}
-        alive = Reading(tape, streams, new, numbers, free=[rows for rows in free if rows is not None])
+        rows = [one for one in free if one is not None]
+        alive = Reading(tape, streams, new, numbers, free=rows, later=later)
         with suppress(Refusal, UnevenError):
             if alive.roles.free:
                 alive.run(RULES)

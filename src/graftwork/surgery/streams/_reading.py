@@ -40,6 +40,7 @@ class Reading:
         new: What new channels of the stream hold: zeros, means or copies.
         numbers: The power by which a number of an operation changes with the width; None leaves scales out of account.
         free: Rows that make no zeros, since what they are multiplied with is zero.
+        later: Whether what a weight reads from the stream may be scaled, for something behind it to undo that.
 
     Attributes:
         roles: What the wider model asks of its parameters.
@@ -47,9 +48,16 @@ class Reading:
     """
 
     def __init__(
-        self, tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None, *, free: Iterable[Rows] = ()
+        self,
+        tape: Tape,
+        streams: set[Var],
+        new: Kind,
+        numbers: PowerOf | None,
+        *,
+        free: Iterable[Rows] = (),
+        later: bool = False,
     ) -> None:
-        self.tape, self.new, self.numbers = tape, new, numbers
+        self.tape, self.new, self.numbers, self.later = tape, new, numbers, later
         self.roles, self.powers = Roles(free=set(free)), Powers()
         self._streams = {id(var) for var in streams}
         self._values: dict[int, Value] = {}

@@ -1,0 +1,155 @@
+"""The race over mirroring: one network trains on images as they are, one on mirrored ones, and validation decides."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, replace
+from math import sqrt
+from time import monotonic
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.metrics import confusion_matrix
+from graftwork.networks import Member, bind
+from graftwork.networks.bank import BlockBank
+from graftwork.session._planning import race_flops
+from graftwork.session._setup import Setup
+from graftwork.training import BankOptimizer, Update
+
+_MOST_TURNED = 2000
+"""Validation images that are looked at in the mirror, at most."""
+
+_ARMS: tuple[Literal["none", "random"], ...] = ("none", "random")
+_RULE = {"none": "grey images are not mirrored then", "random": "colour images are mirrored then"}
+_LEAST_OF_CLASS = 3
+"""Images in the mirror from which on a class is said to flip into another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What the race came to; kept in ``provenance.json``, and followed by a resume.
+
+    Args:
+        flip: Whether images are mirrored.
+        reason: Why, in words.
+        steps: Updates of each of the two networks; 0: there was no race.
+        plain: Accuracy on validation after training on images as they are.
+        mirrored: The same after training on mirrored ones.
+        pairs: Names of classes that flip into each other, two by two.
+        flops: FLOPs that the race took, scoring included; they are part of the budget.
+        seconds: Seconds that it took.
+    """
+
+    flip: Literal["none", "random"]
+    reason: str
+    steps: int = 0
+    plain: float | None = None
+    mirrored: float | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    flops: int = 0
+    seconds: float = 0.0
+
+
+def race(setup: Setup, *, check: Callable[[], None] = lambda: None) -> Race:
+    """Train the seed network twice from the same weights, with and without mirroring, and compare.
+
+    Nothing of the search changes: the networks are copies. Where the plan has no steps for a race, colour images are
+    mirrored and grey ones are not.
+
+    Args:
+        setup: A search that has not begun.
+        check: Called before every update; it may raise to stop.
+    """
+    begun, names, steps = monotonic(), setup.problem.dataset.class_names, setup.plan.race_steps
+    default: Literal["none", "random"] = "none" if setup.problem.input_shape[0] == 1 else "random"
+    if not steps:
+        return Race(default, f"the budget is too small for a race, and {_RULE[default]}")
+    plain, mirrored = (_trained(setup, flip, check) for flip in _ARMS)
+    found = setup.scorer.evaluate([plain])
+    right, other = found.correct[0], setup.scorer.evaluate([mirrored]).correct[0]
+    pairs = mirror_pairs(*_in_the_mirror(setup, plain, found.predicted[0]), len(names))
+    named = tuple((names[one], names[two]) for one, two in pairs)
+    flip, why = decide(right, other, named, default=default)
+    accuracies = float(right.mean()), float(other.mean())
+    reason = (
+        f"after {steps} updates {accuracies[0]:.1%} of {len(right):,} validation images are right without mirroring "
+        f"and {accuracies[1]:.1%} with it; {why}"
+    )
+    flops = race_flops(setup.population.genomes[0], setup.plan, setup.trainer.batch_size, found.flops)
+    return Race(flip, reason, steps, *accuracies, named, flops, round(monotonic() - begun, 3))
+
+
+def _trained(setup: Setup, flip: Literal["none", "random"], check: Callable[[], None]) -> Member:
+    """Train a copy of the seed network, by the recipe's schedule in small."""
+    steps, original, trainer = setup.plan.race_steps, setup.population.bank, copy(setup.trainer)
+    bank = BlockBank.from_state({key: tensor.clone() for key, tensor in original.state().items()}, original.layout())
+    member = bind(setup.population.genomes[0], bank)
+    trainer.optimizer = BankOptimizer(bank, setup.recipe.rules)
+    trainer.batches = copy(setup.trainer.batches)
+    trainer.batches.augmentation = replace(setup.recipe.augmentation, flip=flip)
+    trainer.sync()
+    for number in range(steps):
+        check()
+        trainer.run([Update((member,), number, number / steps, setup.plan.small_size)])
+    return member
+
+
+def _in_the_mirror(
+    setup: Setup, member: Member, predicted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Classes of some validation images as they are told, told in the mirror, and true: int64 [n] each."""
+    rows = setup.problem.splits.validation
+    some = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_TURNED])
+    turned = setup.problem.images(rows[some]).flip(2)
+    seen = setup.scorer.logits([member], turned)[0].argmax(1).numpy()
+    return predicted[some], seen, setup.problem.labels(rows[some]).numpy()
+
+
+def mirror_pairs(
+    predicted: NDArray[np.int64], mirrored: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
+) -> list[tuple[int, int]]:
+    """Find classes that flip into each other, as b and d do.
+
+    Most images of each of the two are told right, and in the mirror are taken for the other.
+
+    Args:
+        predicted: Classes that a network without mirrored training images tells, int64 [N].
+        mirrored: Classes that it tells in the mirror, int64 [N].
+        labels: True classes, int64 [N].
+        num_classes: Number of classes.
+
+    Returns:
+        Pairs of classes, the smaller number first.
+    """
+    half = np.bincount(labels, minlength=num_classes) / 2
+    known = (confusion_matrix(predicted, labels, num_classes).diagonal() > half) & (2 * half >= _LEAST_OF_CLASS)
+    into = (confusion_matrix(mirrored, labels, num_classes) > half[:, None]) & known[:, None]
+    return [(int(one), int(two)) for one, two in np.argwhere(np.triu(into & into.T, 1))]
+
+
+def decide(
+    plain: NDArray[np.bool_],
+    mirrored: NDArray[np.bool_],
+    pairs: tuple[tuple[str, str], ...],
+    *,
+    default: Literal["none", "random"],
+) -> tuple[Literal["none", "random"], str]:
+    """Choose by validation, where it says more than its noise.
+
+    Args:
+        plain: Which validation images are told right without mirroring [N].
+        mirrored: Which are told right with it [N].
+        pairs: Names of classes that flip into each other.
+        default: What is taken where the difference is within two standard deviations.
+
+    Returns:
+        Whether to mirror, and why.
+    """
+    if pairs:
+        return "none", f"{', '.join(f'{one} and {two}' for one, two in pairs)} flip into each other"
+    lost, won = int(np.count_nonzero(plain & ~mirrored)), int(np.count_nonzero(~plain & mirrored))
+    if abs(lost - won) > 2 * sqrt(lost + won):
+        flip: Literal["none", "random"] = "none" if lost > won else "random"
+        return flip, "mirroring harms" if lost > won else "mirroring helps"
+    return default, f"that is within the noise, and {_RULE[default]}"
