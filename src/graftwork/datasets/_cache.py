@@ -81,6 +81,9 @@ def _arrays(raw: Raw, source: str) -> dict[str, Any]:
 def _derived(arrays: dict[str, Any]) -> dict[str, Any]:
     """What is found out about the images: copies, and others that look much alike."""
     parts = [arrays[name] for name in ("images", "test_images") if name in arrays]
+    if parts[0].dtype != np.uint8:  # features of images, which were looked at before
+        count = sum(map(len, parts))
+        return {"copies": np.arange(count), "alike": np.full(count, -1)}
     copies = number_copies(parts)
     return {"copies": copies, "alike": find_alike(parts, copies)}
 
