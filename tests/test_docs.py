@@ -48,6 +48,7 @@ SLOW = {
     "docs/how-to/grow-a-checkpoint.md",
     "docs/how-to/photos.md",
     "docs/how-to/pretrained-trunk.md",
+    "docs/how-to/your-own-files.md",
     "docs/tutorials/first-search.md",
 }
 """Pages that take more than a few seconds; README runs what the first of them begins with."""

@@ -186,6 +186,15 @@ def _kind(path: Path) -> str | None:
     return "a link to nothing" if path.is_symlink() else "a pipe or device"
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted."""
-    return [entry.file for entry in walk(folder).images() if isinstance(entry.file, Path)]
+def image_files(folder: Path, *, skipped: list[tuple[str, str]] | None = None) -> list[Path]:
+    """Image files anywhere below a folder, sorted.
+
+    Args:
+        folder: Folder to look in.
+        skipped: Takes the name of everything else, with the reason why it is no image; ``None``: it is not wanted.
+    """
+    tree = walk(folder)
+    images = tree.images()
+    if skipped is not None:
+        skipped += tree.passed_over(images)
+    return [entry.file for entry in images if isinstance(entry.file, Path)]
