@@ -104,7 +104,11 @@ def test_a_row_without_a_key_is_an_error_that_names_file_line_and_key(run: RunFo
         (generation(), {"rejected": []}, "rejected: expected an object"),
         (generation(), {"diversity": {"disagreement": "no"}}, r"diversity\.disagreement: expected a number, got 'no'"),
         (generation(), {"saturated": 0}, "saturated: expected true or false, got 0"),
-        (generation(), {"type": "epoch"}, "type: expected one of member, control, generation, skipped, got 'epoch'"),
+        (
+            generation(),
+            {"type": "epoch"},
+            "type: expected one of member, control, generation, skipped, loss, got 'epoch'",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_an_error_that_names_line_and_key(
