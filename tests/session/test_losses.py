@@ -21,7 +21,7 @@ def test_every_update_is_recorded_at_first_and_thirty_two_between_powers_of_two_
     found = _recorded(list(range(1, 1001)))
     assert found[:64] == list(range(1, 65))
     assert len([step for step in found if 128 <= step < 256]) == 32
-    assert len([step for step in found if 512 <= step]) == 31
+    assert len([step for step in found if step >= 512]) == 31
 
 
 def test_what_is_recorded_does_not_depend_on_where_a_stage_was_cut() -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from graftwork.datasets._cache import cached, source_key
 from graftwork.datasets._dataset import ImageDataset
+from graftwork.datasets._letters import read_letters
 from graftwork.datasets._sources import (
     Raw,
     ReadOptions,
@@ -32,9 +34,10 @@ def load_dataset(
     """Load an image classification data set; it is decoded once, then memory-mapped from a cache.
 
     Args:
-        source: ``"digits"`` (scikit-learn's, bundled); a parquet file or a folder of them in the Hugging Face schema;
-            CIFAR's Python folder or its ``.tar.gz``; a folder with a sub-folder for each class (or with ``train/`` and
-            ``test/`` folders of this kind); or the name of a Hugging Face data set.
+        source: ``"digits"`` (scikit-learn's, bundled); ``"letters"`` (rendered with matplotlib's fonts); a parquet
+            file or a folder of them in the Hugging Face schema; CIFAR's Python folder or its ``.tar.gz``; a folder with
+            a sub-folder for each class (or with ``train/`` and ``test/`` folders of this kind); or the name of a
+            Hugging Face data set.
         cache_dir: Folder of the cache; ``None``: ``$GRAFTWORK_CACHE``, or the user's cache folder.
         image_size: Side (or height and width) that images are brought to; ``None``: by the rules of
             `graftwork.datasets` ("how images are converted").
@@ -52,6 +55,13 @@ def load_dataset(
             raise DataError(f"data: expected no image_size for digits, which are 8×8, got {image_size!r}; leave it out")
         return cached("digits", lambda: read_digits(options), name="digits", source="digits", folder=cache_dir)
     path = Path(source).expanduser()
+    if str(source) == "letters" and not path.exists():
+        if image_size is not None:
+            raise DataError(
+                f"data: expected no image_size for letters, which are 16×16, got {image_size!r}; leave it out"
+            )
+        key = f"letters-{source_key([], (version('matplotlib'), version('pillow')))}"
+        return cached(key, read_letters, name="letters", source="letters", folder=cache_dir)
     if not path.exists():
         if isinstance(source, str) and not path.suffix and not path.is_absolute() and source.count("/") <= 1:
             from graftwork.datasets._tables import open_hub, read_hub
@@ -61,7 +71,7 @@ def load_dataset(
             read_named = partial(read_hub, source, splits, options)
             return cached(key, read_named, name=source, source=source, folder=cache_dir)
         raise DataError(
-            f"data: expected digits, a folder, a file or a Hugging Face name, got {source}, which is not there"
+            f"data: expected digits, letters, a folder, a file or a Hugging Face name, got {source}, which is not there"
         )
     read, files = _reader(path, options)
     key = source_key(files, options)

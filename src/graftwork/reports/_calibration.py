@@ -32,7 +32,7 @@ def calibration_figure(
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.set_title("Confidence against accuracy, on test", pad=10 + 12 * len(series))
+    axes.set_title("Confidence against accuracy, on test", pad=10 + 15 * len(series))
     axes.plot([0, 100], [0, 100], color=FAINT, lw=1, ls=(0, (3, 2)))
     for place, (name, probabilities, color) in enumerate(series):
         bins = reliability(probabilities, labels, num_bins=num_bins)
