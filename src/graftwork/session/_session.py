@@ -77,7 +77,9 @@ class Session:
         """
         RunFolder.check_free(out)
         config = config.located()
-        setup = prepare_together(config, group)  # first: a mistake in any option must not leave a folder behind
+        setup = prepare_together(
+            config, group, race=True
+        )  # first: a mistake in any option must not leave a folder behind
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
         folder = RunFolder.create(out, files, origin={"config": config.to_dict(), "seed_genome": genome.to_dict()})
@@ -181,7 +183,7 @@ class Session:
         self._problem = problem = self._problem or Problem.load(self.config)
         if self._stored is None:
             setup = self._fresh or prepare_together(
-                self.config, self.group, problem=problem, seed_network=self._seed_network()
+                self.config, self.group, problem=problem, seed_network=self._seed_network(), race=True
             )
             self._stored = provenance(
                 self.config.device,

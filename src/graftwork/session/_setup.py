@@ -100,6 +100,7 @@ def prepare(
     machine: Machine | None = None,
     time_speed: Callable[..., float] = measure_speed,
     processes: int = 1,
+    race: bool = False,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -113,6 +114,8 @@ def prepare(
             are set for the process.
         time_speed: Measures the training FLOPs per second that a budget of time needs; called as `measure_speed` is.
         processes: Processes that search together on this machine, which share its memory.
+        race: Whether the plan leaves work for a race over mirroring, where the recipe leaves that to one (``"auto"``);
+            a `Session` runs it.
         **options: Only without ``config``.
 
     Raises:
@@ -183,7 +186,7 @@ def prepare(
         if config.budget is not None and config.budget.kind == "seconds":
             speed = time_speed(recipe, genome, machine, batch_size=size, device=device)
         scoring_flops = scorer.flops([genome])
-        raced = config.recipe.augmentation.flip == "auto"
+        raced = race and config.recipe.augmentation.flip == "auto"
         plan = make_plan(
             config.budget, recipe, genome, batch_size=size, scoring_flops=scoring_flops, speed=speed, race=raced
         )
