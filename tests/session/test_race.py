@@ -69,6 +69,7 @@ def test_classes_that_flip_into_each_other_are_found_named_and_not_mirrored_also
     sessions.append(Session.resume(tmp_path / "cut", listener=stopping))
     sessions[-1].run()
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "cut")]
+    assert results[0]["mirror_pairs"] == [["left", "right"]]
     assert results[0]["bank_sha256"] == results[1]["bank_sha256"]
     assert {**stored(tmp_path / "cut")["race"], "seconds": 0} == {**found["race"], "seconds": 0}
 

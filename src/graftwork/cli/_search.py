@@ -59,9 +59,11 @@ def search(
         ),
     ] = None,
     population_size: Annotated[int | None, option("Population", "M, members after mutation.")] = None,
-    num_survivors: Annotated[int | None, option("Population", "K, members selected in each generation.")] = None,
+    num_survivors: Annotated[
+        int | None, option("Population", "K, members selected in each generation.", rare=True)
+    ] = None,
     num_generations: Annotated[int | None, option("Population", "Rounds of select, mutate, train.")] = None,
-    max_params: Annotated[int | None, option("Population", "Most parameters of a member.")] = None,
+    max_params: Annotated[int | None, option("Population", "Most parameters of a member.", rare=True)] = None,
     max_flops: Annotated[
         int | None, option("Population", "Most FLOPs of a member's forward pass, one image.", rare=True)
     ] = None,

@@ -113,9 +113,10 @@ def _name(axes: "Axes", labels: list[tuple[float, float, MemberId, str]]) -> Non
     taken: list[tuple[float, float]] = []
     for x, y, name, color in sorted(labels, key=lambda label: label[1]):
         near = [height for place, height in taken if abs(place - x) < 0.12 * (right - left)]
-        height = max([y, *(other + 0.055 * (top - bottom) for other in near)])
+        height = max([y, *(other + 0.085 * (top - bottom) for other in near)])
         taken.append((x, height))
-        axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color)
+        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0}  # or a line would cross the name
+        axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color, bbox=box)
 
 
 def _control(axes: "Axes", run: RunData, cost: Cost) -> None:
