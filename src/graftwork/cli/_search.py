@@ -40,7 +40,7 @@ def search(
     seed: options.Seed = None,
     split_seed: Annotated[int | None, option("Budget", "Seed of the splits. [default: --seed]", rare=True)] = None,
     strategy: Annotated[
-        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]", rare=True)
+        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]")
     ] = None,
     selection: Annotated[str | None, option("Population", "Who survives: {selectors}. [default: greedy]")] = None,
     metric: Annotated[
