@@ -11,7 +11,6 @@ from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit, share, tell
 from graftwork.errors import InputError
 
-
 _SHOWN = 50
 """Lines of what was passed over; ``--json`` tells all."""
 
