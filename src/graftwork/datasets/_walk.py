@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = (
 _FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw", ".eps"}
 """Endings of images that can't be read here: named, never left out in silence."""
 
+NO_IMAGES = "no images"
+"""Reason of files that nobody would take for images."""
 Parts = tuple[str, ...]
 """Names on the way from the root of a source down to a file or folder."""
 
@@ -125,7 +127,7 @@ class Tree:
                 reason = f"{entry.suffix} files can't be read here; convert them to PNG or JPEG"
                 found.append((self.name(entry.parts), reason))
             else:
-                counts[entry.parts[:-1], "files", f"no images ({entry.suffix or 'no ending'})"] += 1
+                counts[entry.parts[:-1], "files", f"{NO_IMAGES} ({entry.suffix or 'no ending'})"] += 1
         return found + [(self.name(folder), f"{n} {what}: {why}") for (folder, what, why), n in sorted(counts.items())]
 
 
