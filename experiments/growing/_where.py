@@ -215,7 +215,7 @@ def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
 
 
 def _subject(rows: Sequence[Row]) -> dict[str, Any]:
-    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import spearmanr
 
     found: dict[str, Any] = {"correlations": {}}
     for label, kinds in KINDS.items():

@@ -67,7 +67,7 @@ class Trunk(nn.Module):
         """
         pixels = (images.permute(0, 3, 1, 2).float() / 255).contiguous()
         try:
-            found = self(pixels)
+            found: Tensor = self(pixels)
         except (RuntimeError, ValueError, TypeError) as error:
             height, width, channels = images.shape[1:]
             raise ConfigError(
