@@ -123,12 +123,14 @@ class Problem:
         found = describe(self.pixels or self.dataset, self.splits)
         if self.trunk is None:
             return found
-        trunk = {"name": self.trunk.name, "sha256": self.trunk.sha256, "parameters": self.trunk.num_parameters}
-        return {
-            **found,
-            "fingerprint": self.dataset.fingerprint,
-            "trunk": {**trunk, "features": list(self.input_shape)},
+        trunk = {
+            "name": self.trunk.name,
+            "sha256": self.trunk.sha256,
+            "parameters": self.trunk.num_parameters,
+            "features": list(self.input_shape),
+            "images": found["fingerprint"],
         }
+        return {**found, "fingerprint": self.dataset.fingerprint, "trunk": trunk}
 
     def fit(self, recipe: Recipe) -> Recipe:
         """Decide what a recipe leaves to the data (see `graftwork.training.Recipe.fit`)."""
