@@ -20,7 +20,7 @@ from graftwork.training import make_recipe
 from tests.session.test_uneven_classes import Notes
 
 TINY = {"recipe": "paper", "budget": "40steps", "num_generations": 1, "population_size": 2, "num_survivors": 2}
-TINY |= {"flip": "auto", "precision": "float32", "passes": "torch", "threads": 1, "batch_size": 16}
+TINY |= {"flip": "auto", "precision": "float32", "passes": "torch", "threads": 1, "batch_size": 16, "blend": 0}
 
 
 def arrows(path: Path) -> Path:
