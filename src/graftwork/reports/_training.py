@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SMOOTH = 9
 """Recorded losses that the line goes through the mean of."""
+_MOST_LINES = 50
+"""Generations whose ends are marked."""
 
 
 @styled
@@ -34,7 +36,7 @@ def training_figure(run: RunData) -> "Figure":
         rows = [row for row in run.losses if row.stage == stage]
         if rows:
             _curves(above, below, rows, name, color, dash)
-    for one in run.rounds[:-1]:
+    for one in run.rounds[:-1][:_MOST_LINES]:
         for axes in (above, below):
             axes.axvline(one.step, color=GRID, lw=1, zorder=0)
     above.set_ylabel("loss")
