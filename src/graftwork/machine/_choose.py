@@ -55,7 +55,7 @@ def choose_kernels(
     unwanted = passes == "torch" if followed is None else followed.passes == "torch"
     if unwanted or (device.type != "cpu" and passes != "compiled"):
         return None
-    hurried = effort < HURRY and passes == "auto" and followed is None
+    hurried = effort < 1 and passes == "auto" and followed is None  # compiling takes some ten seconds
     kernels = build(cache_folder(), compiling=not hurried) if device.type == "cpu" else None
     if kernels is None and passes == "compiled":
         raise ConfigError(

@@ -132,7 +132,8 @@ class FinalScoring:
             names = [name for name, (owner, _) in self._candidates.items() if owner is population]
             members = [population[self._candidates[name][1]].eval() for name in names]
             for kept, images in zip(found, (None, test_images, blend), strict=True):
-                kept.update(zip(names, self._setup.scorer.logits(members, images), strict=True))
+                logits = self._setup.scorer.logits(members, images, calibrated=images is not None)
+                kept.update(zip(names, logits, strict=True))
         return found
 
     def _predictions(self, name: str, logits: dict[str, Tensor], labels: Tensor, index: Tensor) -> None:

@@ -34,7 +34,7 @@ from graftwork.session._planning import make_plan, measure_speed
 from graftwork.session._problem import Problem, read_genome
 from graftwork.session._sizing import memory_of, settle_batches, settle_size
 from graftwork.session._timing import Timing, effort_of, timing_of
-from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer
+from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Rules, Scorer, Trainer
 
 
 @dataclass
@@ -205,7 +205,11 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
         transform=problem.transform,
         device=device,
     )
-    machine = replace(_use_machine(config, genome, batches, device, memory=memory, followed=machine), memory=most)
+    effort = 1.0
+    if machine is None:
+        effort = effort_of(config.budget, lambda: _step_seconds(genome, recipe.rules, batches, device))
+    used = _use_machine(config, genome, batches, device, memory=memory, followed=machine, effort=effort)
+    machine = replace(used, memory=most)
     measured = _latencies(config, genome, device, latencies)
     weights = problem.class_weights(recipe)
     trainer = Trainer(
@@ -231,7 +235,12 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
     timing = None
     if plan is None:
         raced = race and config.recipe.augmentation.flip == "auto" and problem.trunk is None
-        given: dict[str, Any] = {"machine": machine, "began": began, "race": raced, "time": time_speed}
+        given: dict[str, Any] = {
+            "machine": machine,
+            "began": began,
+            "race": raced,
+            "time": partial(time_speed, effort=effort),
+        }
         timing, plan = _planned(config, recipe, genome, scorer, problem, **given)
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
@@ -279,7 +288,7 @@ def _planned(
     if budget is None or budget.kind != "seconds":
         return None, make_plan(budget, recipe, genome, **known)
     device = device_of(config.device)
-    speed = time(recipe, genome, machine, batch_size=size, device=device, effort=effort_of(budget))
+    speed = time(recipe, genome, machine, batch_size=size, device=device)
     timing = timing_of(config, problem.splits, genome, speed, num_calibration=scorer.num_calibration)
     seconds = timing.left(monotonic() - began, 0.0)
     plan = make_plan(budget, recipe, genome, **known, speed=speed.mean(recipe.small_share), seconds=seconds)
@@ -308,6 +317,13 @@ def _memory_of(config: SearchConfig, genome: Genome, most: int, *, machine: Mach
     return limit
 
 
+def _step_seconds(genome: Genome, rules: Rules, batches: BatchStream, device: torch.device) -> float:
+    """What a step takes, roughly: by one of a few images, in float32, with the passes and threads there are."""
+    size = min(32, batches.batch_size)
+    network = TimedNetwork(genome, rules=rules, batch_size=size, device=device)
+    return batches.batch_size / size / network.rate(0.0, least=1)
+
+
 def _use_machine(
     config: SearchConfig,
     genome: Genome,
@@ -316,9 +332,9 @@ def _use_machine(
     *,
     memory: MemoryLimit | None,
     followed: Machine | None,
+    effort: float,
 ) -> Machine:
     """Set passes and threads for the process: as an earlier run had them, as asked for, or as measured."""
-    effort = effort_of(config.budget)
     kernels = choose_kernels(config.passes, device, followed=followed, effort=effort)
     timed = partial(
         TimedNetwork,

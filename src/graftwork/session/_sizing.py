@@ -133,7 +133,7 @@ def _flops(config: SearchConfig, found: Survey, device: torch.device) -> float |
         return None
     if budget.kind == "flops":
         return budget.amount
-    genome, size = _seed(config.recipe, found, found.frame(KEPT)), min(64, config.recipe.batch_size)
+    genome, size = _seed(config.recipe, found, found.frame(KEPT)), min(16, config.recipe.batch_size)
     rate = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device).rate(0.0, least=1)
     return _TRAINED * budget.amount * rate * training_flops(genome, size)
 

@@ -1,6 +1,6 @@
 """What a budget of time allows: how long to measure, and how long a search may go on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,26 @@ from graftwork.networks.genome import Genome, forward_flops
 from graftwork.session._budget import Budget
 from graftwork.session._config import SearchConfig
 
-_MEASURED = 120.0
-"""Seconds of a budget from which on everything is measured at the usual length: about a twentieth of it."""
+_MEASURED = 200.0
+"""Seconds of a budget from which on everything is compiled and measured at the usual length, a twentieth of it each."""
+_STEPS = 400
+"""Steps of a budget from which on it is, too: measuring takes about twenty."""
 _AFTERWARDS = 1.5
 """Seconds after the search beside the passes of scoring: ensembles, files."""
 _GROWN = 1.5
 """Times that a final survivor costs what the seed does."""
 
 
-def effort_of(budget: Budget | None) -> float:
-    """Share of the usual time to spend on measuring before the first step, 0 to 1: less where a budget is short."""
-    return 1.0 if budget is None or budget.kind != "seconds" else min(1.0, budget.amount / _MEASURED)
+def effort_of(budget: Budget | None, step_seconds: Callable[[], float]) -> float:
+    """Share of the usual time to spend on measuring before the first step, 0 to 1: less where a budget is short.
+
+    Args:
+        budget: What the search may spend; ``None``: the steps of the recipe.
+        step_seconds: Measures roughly what a step takes; called for a budget of time alone.
+    """
+    if budget is None or budget.kind != "seconds":
+        return 1.0
+    return min(1.0, budget.amount / _MEASURED, budget.amount / (_STEPS * step_seconds()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +73,14 @@ def timing_of(config: SearchConfig, splits: Splits, genome: Genome, speed: Speed
         splits: The data, all of which the final survivors see once.
         genome: The seed network.
         speed: As measured.
-        num_calibration: Images that statistics are made from, for each split anew.
+        num_calibration: Images that statistics are made from.
 
     Raises:
         ConfigError: If there is no budget.
     """
     if config.budget is None:
         raise ConfigError("timing: expected a budget of time, got none; give one")
-    images = len(splits.validation) + len(splits.test) + len(splits.blend) + 3 * num_calibration
+    images = len(splits.validation) + len(splits.test) + len(splits.blend) + num_calibration
     networks = config.recipe.num_survivors + config.control
     ending = _AFTERWARDS + images * networks * _GROWN * forward_flops(genome) / speed.whole
     return Timing(config.budget.amount, min(ending, config.budget.amount / 4), speed, with_control=config.control)

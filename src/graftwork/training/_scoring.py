@@ -187,12 +187,13 @@ class Scorer:
         return self.evaluate(members).correct
 
     @torch.no_grad()
-    def logits(self, members: Sequence[Member], images: Images | None = None) -> Tensor:
+    def logits(self, members: Sequence[Member], images: Images | None = None, *, calibrated: bool = False) -> Tensor:
         """Recalibrate, then return the logits.
 
         Args:
             members: As in `evaluate`.
             images: Images, uint8 [n, H, W, C]; ``None``: the scorer's own.
+            calibrated: Whether the members were recalibrated since they were trained, which need not be done again.
 
         Returns:
             float32 [members, n, classes], on the CPU.
@@ -200,7 +201,8 @@ class Scorer:
         images = self._images if images is None else images
         classes = max((member.genome.num_classes for member in members), default=0)
         out = torch.zeros(len(members), len(images), classes)
-        self.recalibrate(members)
+        if not calibrated:
+            self.recalibrate(members)
         for part in self._parts(images):
             for index, logits in self._pass(members, images, part):
                 out[index, part] = logits
