@@ -30,7 +30,7 @@ from graftwork.session._growth import mutation_of, strategy_of
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._planning import make_plan, measure_speed, shared_fraction
 from graftwork.session._predictions import StoredPredictions, options_of, problem_of, run_members
-from graftwork.session._problem import Problem
+from graftwork.session._problem import Problem, most_calibration
 from graftwork.session._session import Session
 from graftwork.session._setup import Setup, prepare, seed_of
 from graftwork.session._trunk import front_of, trunk_of
@@ -61,6 +61,7 @@ __all__ = [
     "make_plan",
     "measure_speed",
     "members_of",
+    "most_calibration",
     "mutation_of",
     "open_classifier",
     "options_of",
