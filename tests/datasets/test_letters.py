@@ -27,7 +27,7 @@ def test_a_folder_of_that_name_is_what_is_meant_and_their_size_is_given(
 ) -> None:
     (tmp_path / "letters").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="parquet files, CIFAR batches or sub-folders"):
+    with pytest.raises(DataError, match="expected sub-folders of images"):
         load_dataset("letters", cache_dir=tmp_path / "cache")
     (tmp_path / "letters").rmdir()
     with pytest.raises(DataError, match="no image_size for letters"):
