@@ -36,7 +36,7 @@ EXPECTED = {
     "docs/tutorials/first-search.md": 3,
     "docs/tutorials/grow-your-model.md": 8,
     "docs/tutorials/make-a-checkpoint-deeper.md": 6,
-    "docs/tutorials/make-it-wider.md": 5,
+    "docs/tutorials/make-it-wider.md": 6,
     "docs/tutorials/where-should-it-grow.md": 3,
 }
 
