@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from graftwork.reports._read import RunData
-from graftwork.reports._style import INK, MEMBERS, styled
+from graftwork.reports._style import INK, MEMBERS, PAPER, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def _lines(axes: "Axes", run: RunData, measures: tuple[tuple[str, str, str], ...
         points = [(one.generation, 100 * one.measures[name]) for one in run.rounds if name in one.measures]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", color=color, lw=1.5, ms=3, label=label)
-    axes.legend(loc="best")
+    axes.legend(loc="best", frameon=True, facecolor=PAPER, edgecolor="none", framealpha=0.8)
 
 
 def _q_axis(axes: "Axes", run: RunData) -> None:
