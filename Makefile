@@ -19,7 +19,7 @@ test test-slow layers docs: export OMP_NUM_THREADS := 1
 .PHONY: help demo test test-slow check format format-check lint types layers docs wheel-test clean
 
 help:
-	@echo "make demo       evolve networks on the bundled digits, and write a report"
+	@echo "make demo       evolve networks on letters rendered here, and write a report"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take longer than a few seconds"
 	@echo "make check      everything that has to pass: format, lint, types, layers, tests, docs, wheel"
@@ -43,7 +43,7 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
-	$(BIN)/graftwork search --data digits --recipe default --budget 0.001PFLOP --control --seed 0 --out $(DEMO)
+	$(BIN)/graftwork search --data letters --selection pareto --budget 0.006PFLOP --control --seed 0 --out $(DEMO)
 	@echo "The report is at $(CURDIR)/$(DEMO)/report.html"
 
 test: $(VENV)/.dev

@@ -55,11 +55,17 @@ from zoo._stacks import STACKED, Stacked
 
 EXACT = 1e-10
 _STEPS = 3
+_INNER = ("*.mlp.*", "*.fc1", "*.lin1", "*.intermediate.*", "*.wi", "*.linear1", "*.pwconv1", "*.output.conv1",
+          "*.channels.0", "layer*.conv1", "*.layer.0.convolution", "*.mixer.in_proj")  # fmt: skip
+_QUERIES = ("*.q_proj", "*.query", "*.c_attn", "*.qkv_proj", "*.query_key_value", "*.Wqkv", "*.q", "*.q_lin")
+"""Names of the projections that make hidden units of an MLP (or a branch), and queries."""
 GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "insert layers": lambda one: gw.InsertLayers(one.stack, after=one.after),
     "insert layers, r2r": lambda one: gw.InsertLayers(one.stack, after=one.after, init="r2r"),
     "model width": lambda _: gw.WidenStream(1.5),
     "model width, doubled": lambda _: gw.WidenStream(2),
+    "MLP": lambda _: gw.WidenAll(1.5, only=_INNER),
+    "heads": lambda _: gw.WidenAll(1.5, only=_QUERIES, axis=0),
     "heads of keys, doubled": lambda _: gw.RepeatKeyValueHeads(2),
     "experts, doubled": lambda _: gw.RepeatExperts(2),
     # The mean of old logits is never the largest, so that greedy text stays the same.

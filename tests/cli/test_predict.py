@@ -176,3 +176,19 @@ def test_the_outcome_tells_measured_times_of_every_network(run: Path) -> None:
     latency = found["latency"]
     assert set(latency["networks"]) == {row["id"] for row in found["survivors"]}
     assert all(0 < row["one"] < row["batch"] < 10_000 for row in latency["networks"].values())
+
+
+def test_predict_reads_what_data_reads_and_tells_what_both_pass_over(run: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = write_digits(tmp_path / "new", {"0": "0", "1": "1"}, count=6)
+    (folder / "0" / "phone.heic").write_bytes(b"")
+    (folder / "1" / "notes.txt").write_text("x")
+    (folder / "1" / "gone.png").symlink_to(folder / "nowhere.png")
+    assert call("data", "--data", str(folder), "--json") == 0
+    (found,) = rows_of(capsys)
+    assert call("predict", str(run), str(folder), "--json") == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == found["images"] == 12
+    assert [line.removeprefix("passed over: ") for line in told.err.splitlines()] == [
+        f"{name}: {reason}" for name, reason in found["skipped"]
+    ]
+    assert len(found["skipped"]) == 3

@@ -75,7 +75,12 @@ def archives() -> dict[str, bytes]:
     long.type, long.size = tarfile.XHDTYPE, 2**31
     large = tarfile.TarInfo("data_batch_1")
     large.size = 2**40
-    return {"a header of 2 GiB": long.tobuf(), "a batch of a terabyte": large.tobuf()}
+    first = tarfile.TarInfo("a")
+    return {
+        "a header of 2 GiB": long.tobuf(),
+        "a batch of a terabyte": large.tobuf(),
+        "a header of 2 GiB behind a file": first.tobuf() + long.tobuf(),
+    }
 
 
 @pytest.mark.parametrize("name", archives())

@@ -25,7 +25,7 @@ def made(labels: Any, *, groups: Any = None, copies: Any = None, **more: Any) ->
     return ImageDataset("made", images, labels, tuple(f"c{i}" for i in range(labels.max() + 1)), "f", **keys, **more)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data(), st.integers(2, 4), st.integers(0, 99))
 def test_no_group_and_no_copy_is_in_two_splits_and_every_class_is_in_all(
     data: st.DataObject, classes: int, seed: int
@@ -142,6 +142,7 @@ def saved_again(image: Image.Image) -> Image.Image:
     return Image.open(file)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_images_have_one_number_exactly_if_their_pixels_are_equal(shades: list[int]) -> None:
     images = np.stack([np.full((8, 8, 1), shade, dtype=np.uint8) for shade in shades])

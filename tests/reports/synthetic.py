@@ -184,7 +184,7 @@ def make_run_folder(
             "per_class": {split: dict.fromkeys(class_names, 40) for split in ("train", "validation", "blend", "test")},
         },
         "training": {"augmentation": {"flip": "none", "shift": 2, "erase": 0.25}, "class_weights": "none"},
-        "race": {"flip": "none", "reason": "they flip", "pairs": [list(class_names[:2])]},
+        "race": {"flip": "none", "reason": "they flip", "pairs": []},
         "plan": {"num_generations": num_generations, "initial_steps": 400, "steps_per_generation": 150},
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
@@ -265,6 +265,7 @@ def _finish(
         "best": entries[best.id],
         "majority": {"name": class_names[0], **_accuracies(0.2, 0.25)},
         "per_class": [{"name": name, "precision": 0.5, "recall": 0.75, "support": 8} for name in class_names],
+        "mirror_pairs": [list(class_names[:2])],
         "seed_network": entries.get("seed_network"),
         "survivors": [entries[life.id] for life in alive],
         "ensemble": methods or None,

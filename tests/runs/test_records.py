@@ -39,9 +39,13 @@ def result(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"best": network(), "seed_network": None, "survivors": [network(), network("m1")]}
     values |= {"ensemble": [{**ensemble, "held_out_nll": 1, "parameters": 1, "num_members": 1, "members": ["m0"]}]}
     values |= {"recommended": "mean", "metric": "accuracy", "majority": {"name": "a cat", **ACCURACIES}}
+    values |= {"mirror_pairs": [["b", "d"]]}
     values |= {"per_class": [{"name": "a cat", "precision": 0.5, "recall": 0.5, "support": 4}]}
     values |= {"test_opened_at": "now", "test_openings": [{"at": "now", "by": "search", "members": ["m0"]}]}
     values |= {"training_flops": 1, "scoring_flops": 2, "seconds": 3, "generations": 1, "steps": 2, "seed": 0}
+    values |= {
+        "latency": {"device": "cpu", "threads": 1, "batch_size": 32, "networks": {"m0": {"one": 1, "batch": 9.5}}}
+    }
     values |= {"bank_sha256": "ab", "data": "digits", "classes": 10, "recipe": "paper", "selection": "greedy"}
     return {**values, **changes}
 
@@ -104,7 +108,11 @@ def test_a_row_without_a_key_is_an_error_that_names_file_line_and_key(run: RunFo
         (generation(), {"rejected": []}, "rejected: expected an object"),
         (generation(), {"diversity": {"disagreement": "no"}}, r"diversity\.disagreement: expected a number, got 'no'"),
         (generation(), {"saturated": 0}, "saturated: expected true or false, got 0"),
-        (generation(), {"type": "epoch"}, "type: expected one of member, control, generation, skipped, got 'epoch'"),
+        (
+            generation(),
+            {"type": "epoch"},
+            "type: expected one of member, control, generation, skipped, loss, got 'epoch'",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_an_error_that_names_line_and_key(

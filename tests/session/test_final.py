@@ -25,6 +25,9 @@ class Played(FinalScoring):
     def _predictions(self, *args: Any) -> None:
         """Write nothing."""
 
+    def _latency(self) -> Any:
+        return {}
+
     def _majority(self, *args: Any) -> Any:
         return {}
 

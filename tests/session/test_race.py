@@ -1,6 +1,8 @@
 """Whether images are mirrored is decided by a race on validation, once, and followed from then on."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,86 +11,121 @@ import pytest
 from PIL import Image
 
 from graftwork.errors import SearchInterruptedError
+from graftwork.evolution import SearchState
 from graftwork.networks.genome import training_flops
-from graftwork.session import SearchConfig, Session, SilentListener, make_plan, parse_budget, prepare
+from graftwork.session import SearchConfig, Session, make_plan, parse_budget, prepare
 from graftwork.session import _planning as planning
 from graftwork.session._race import decide, mirror_pairs
 from graftwork.training import make_recipe
 from tests.session.test_uneven_classes import Notes
 
 TINY = {"recipe": "paper", "budget": "40steps", "num_generations": 1, "population_size": 2, "num_survivors": 2}
-TINY |= {"flip": "auto", "precision": "float32", "passes": "torch", "threads": 1, "batch_size": 16}
+TINY |= {"flip": "auto", "precision": "float32", "passes": "torch", "threads": 1, "batch_size": 16, "blend": 0}
 
 
-def arrows(path: Path, *, mirrored: bool) -> Path:
-    """Colour images of three classes: bright to the left, to the right, and above; or all in both directions."""
+def arrows(path: Path) -> Path:
+    """Colour images of three classes: bright to the left, to the right, and above."""
     rng = np.random.default_rng(0)
     for name in ("left", "right", "up"):
         (path / name).mkdir(parents=True)
         for number in range(40):
             pixels = rng.integers(0, 60, (8, 8, 3), dtype=np.uint8)
             pixels[(slice(0, 4), slice(None)) if name == "up" else (slice(None), slice(0, 4))] += 150
-            turned = pixels[:, ::-1] if (number % 2 if mirrored else name == "right") else pixels
-            shade = {"left": 0, "right": 90, "up": 0}[name] if mirrored else 0
-            Image.fromarray(turned.clip(shade)).save(path / name / f"{number}.png")
+            Image.fromarray(pixels[:, ::-1] if name == "right" else pixels).save(path / name / f"{number}.png")
     return path
 
 
-@pytest.fixture
-def short_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "RACE_SHARE", 0.75)
-    monkeypatch.setattr(planning, "RACE_STEPS", (5, 15))
-
-
-def stored(run: Path) -> dict[str, Any]:
+def provenance(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "provenance.json").read_text())
     return found
 
 
-@pytest.mark.usefixtures("short_race")
-def test_classes_that_flip_into_each_other_are_found_named_and_not_mirrored_also_after_a_resume(tmp_path: Path) -> None:
-    config = SearchConfig.from_dict({**TINY, "data": str(arrows(tmp_path / "data", mirrored=False)), "validation": 30})
-    notes = Notes()
-    Session.start(config, tmp_path / "run", listener=notes).run()
-    found = stored(tmp_path / "run")
-    assert (found["race"]["flip"], found["race"]["pairs"]) == ("none", [["left", "right"]])
-    assert found["training"]["augmentation"]["flip"] == "none"
-    assert any(
-        "images are not mirrored: after 15 updates" in said and "left and right flip" in said for said in notes.said
+def result(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return found
+
+
+class Stopping(Notes):
+    """Stops its session in the race, before the first update there, or after the first update of the search."""
+
+    def __init__(self, *, in_race: bool) -> None:
+        super().__init__()
+        self.in_race = in_race
+
+    def on_note(self, text: str) -> None:
+        assert self.session is not None
+        self.session.stop_requested = self.in_race and "race" in text
+
+    def on_step(self, state: SearchState, *args: Any) -> None:
+        assert self.session is not None
+        self.session.stop_requested = True
+
+
+@contextmanager
+def short_races() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "RACE_SHARE", 0.75)
+        patch.setattr(planning, "RACE_STEPS", (5, 15))
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> SearchConfig:
+    return SearchConfig.from_dict(
+        {**TINY, "data": str(arrows(tmp_path_factory.mktemp("data") / "arrows")), "validation": 30}
     )
 
-    class Stopping(SilentListener):
-        def on_note(self, text: str) -> None:
-            sessions[-1].stop_requested = "race" in text  # before its first update
 
-    sessions = [Session.start(config, tmp_path / "cut", listener=Stopping())]
-    with pytest.raises(SearchInterruptedError, match="stopped in the race"):
-        sessions[0].run()
-    assert "race" not in stored(tmp_path / "cut")
-    stopping = Notes()
-    sessions.append(Session.resume(tmp_path / "cut", listener=stopping))
-    sessions[-1].run()
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "cut")]
-    assert results[0]["bank_sha256"] == results[1]["bank_sha256"]
-    assert {**stored(tmp_path / "cut")["race"], "seconds": 0} == {**found["race"], "seconds": 0}
+@pytest.fixture(scope="module")
+def run(config: SearchConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Notes]:
+    folder, notes = tmp_path_factory.mktemp("runs") / "run", Notes()
+    with short_races():
+        Session.start(config, folder, listener=notes).run()
+    return folder, notes
 
 
-@pytest.mark.usefixtures("short_race")
-def test_a_resume_follows_the_race_that_was_run_without_running_it_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_classes_that_flip_into_each_other_are_found_and_named_and_images_are_not_mirrored_then(
+    run: tuple[Path, Notes],
 ) -> None:
-    config = SearchConfig.from_dict({**TINY, "data": str(arrows(tmp_path / "data", mirrored=True)), "control": True})
-    notes = Notes()
-    notes.session = Session.start(config, tmp_path / "run", listener=notes)
-    monkeypatch.setattr(Notes, "on_step", lambda self, state, *_: setattr(self.session, "stop_requested", True))
+    folder, notes = run
+    found = provenance(folder)
+    assert (found["race"]["flip"], found["race"]["pairs"]) == ("none", [["left", "right"]])
+    assert found["training"]["augmentation"]["flip"] == "none"
+    assert result(folder)["mirror_pairs"] == [["left", "right"]]
+    said = "\n".join(notes.said)
+    assert "two networks race, 15 updates each" in said
+    assert "images are not mirrored: after 15 updates" in said
+    assert "left and right flip into each other" in said
+
+
+def test_a_search_that_was_stopped_in_its_race_races_again_and_ends_with_the_same_bits(
+    run: tuple[Path, Notes], config: SearchConfig, tmp_path: Path
+) -> None:
+    stopping = Stopping(in_race=True)
+    with short_races():
+        stopping.session = Session.start(config, tmp_path / "cut", listener=stopping)
+    with pytest.raises(SearchInterruptedError, match="stopped in the race"):
+        stopping.session.run()
+    assert "race" not in provenance(tmp_path / "cut")
+    Session.resume(tmp_path / "cut").run()
+    assert result(tmp_path / "cut")["bank_sha256"] == result(run[0])["bank_sha256"]
+    races = [{**provenance(folder)["race"], "seconds": 0} for folder in (run[0], tmp_path / "cut")]
+    assert races[0] == races[1]
+
+
+def test_a_resume_follows_the_race_that_was_run_without_running_it_again(
+    run: tuple[Path, Notes], config: SearchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = Stopping(in_race=False)
+    with short_races():
+        stopping.session = Session.start(config, tmp_path / "cut", listener=stopping)
     with pytest.raises(SearchInterruptedError, match="after step 1"):
-        notes.session.run()
-    before = stored(tmp_path / "run")
+        stopping.session.run()
+    before = provenance(tmp_path / "cut")
     monkeypatch.setattr("graftwork.session._session.race", None)
-    session = Session.resume(tmp_path / "run")
-    session.run()
-    assert stored(tmp_path / "run") == before
-    assert before["race"]["pairs"] == []
+    Session.resume(tmp_path / "cut").run()
+    assert provenance(tmp_path / "cut") == before
+    assert result(tmp_path / "cut")["bank_sha256"] == result(run[0])["bank_sha256"]
 
 
 def test_the_race_is_a_share_of_the_budget_and_left_out_where_that_is_too_small() -> None:

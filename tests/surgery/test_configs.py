@@ -147,21 +147,41 @@ def test_a_model_inside_another_one_is_saved_and_loaded_with_its_config(tmp_path
     assert torch.equal(model(IDS), again(IDS))
 
 
-@pytest.mark.parametrize("method", ["r2r", "netmorph"])
-def test_queries_grow_under_fixed_keys(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "method"), [("Llama", "r2r"), ("Qwen2", "netmorph")])
+def test_queries_grow_under_fixed_keys(kind: str, method: str, tmp_path: Path) -> None:
+    """Also where only masks meet the number of queries that share a key, and where the config had no width of heads."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 12}
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, **sizes, num_key_value_heads=2)).eval()
-    before = model(IDS).logits
+    build, config = getattr(transformers, f"{kind}ForCausalLM"), getattr(transformers, f"{kind}Config")
+    model = build(config(**SHAPE, **sizes, num_key_value_heads=2)).eval()
+    mask = torch.ones_like(IDS)
+    mask[0, :2] = 0
+    before, padded = model(IDS).logits, model(IDS, attention_mask=mask).logits
     receipt = widen_all(model, 2, only="*.q_proj", axis=1, method=method, example_input={"input_ids": IDS})
     torch.testing.assert_close(model(IDS).logits, before, rtol=0, atol=2e-6)
+    torch.testing.assert_close(model(IDS, attention_mask=mask).logits, padded, rtol=0, atol=2e-6)
     assert {change.name.split(".")[-2] for change in receipt.tensors} == {"q_proj", "o_proj"}
     assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (8, 2)
+    assert {block.self_attn.num_key_value_groups for block in model.model.layers} == {4}
     model.save_pretrained(tmp_path)
-    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    again = build.from_pretrained(tmp_path)
     assert torch.equal(again(IDS).logits, model(IDS).logits)
     with pytest.raises(SurgeryError, match="expected an axis below 3, got 3; its width is 2 × 4 × "):
         widen(model, "model.layers.0.self_attn.q_proj", factor=2, axis=3, example_input={"input_ids": IDS})
+    save_model(model, tmp_path / "own")
+    own = load_model(lambda: build(config(**SHAPE, **sizes, num_key_value_heads=2)), tmp_path / "own").eval()
+    torch.testing.assert_close(own(IDS, attention_mask=mask).logits, padded, rtol=0, atol=2e-6)
+
+
+def test_a_number_of_heads_that_only_a_mask_meets_is_found_without_a_config() -> None:
+    torch.manual_seed(0)
+    config = transformers.GPTBigCodeConfig(**SHAPE, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    model = transformers.GPTBigCodeModel(config).eval()
+    mask = torch.ones_like(IDS)
+    mask[0, :2] = 0
+    before = model(IDS, attention_mask=mask).last_hidden_state
+    widen(model, "h.0.attn.c_attn", extra=8, axis=0, method="netmorph", example_input={"input_ids": IDS})
+    torch.testing.assert_close(model(IDS, attention_mask=mask).last_hidden_state, before)
 
 
 def _deepened() -> tuple[Any, Any]:

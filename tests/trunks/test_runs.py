@@ -15,6 +15,7 @@ from graftwork.runs import RunFolder
 from graftwork.session import Problem, SearchConfig, Session, open_classifier
 from graftwork.trunks import Trunk, open_trunk
 from tests.cli.test_cli import call
+from tests.cli.test_predict import write_digits
 from tests.exporting.cases import as_user
 from tests.session.test_session import StopAt, predictions, records, result, tiny
 
@@ -106,6 +107,18 @@ def test_a_program_takes_the_trunk_in(run: Path, tmp_path: Path, ensemble: str |
     expected = open_classifier(run, ensemble=ensemble).probabilities(digits())
     torch.testing.assert_close(model(pixels).softmax(1), expected, atol=1e-4, rtol=1e-3)
     assert model.run(255 * pixels).isnan().any(1).all(), "another scale is marked"
+
+
+def test_the_images_of_the_run_are_refused_and_others_have_no_brightness(
+    run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert call("evaluate", str(run), "--data", "digits") == 2
+    assert "expected other images" in capsys.readouterr().err
+    new = write_digits(tmp_path / "new", {"0": "0", "1": "1"}, count=4)
+    assert call("evaluate", str(run), "--data", str(new), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["shift"]["brightness"]) == (8, [])
+    assert call("evaluate", str(run), "--data", str(new)) == 0
 
 
 def test_a_trunk_can_not_be_written_out_as_source(run: Path, tmp_path: Path, capsys: Any) -> None:

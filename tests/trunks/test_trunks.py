@@ -83,6 +83,18 @@ def test_a_folder_can_bring_no_code_and_no_pickle(vit: Path, tmp_path: Path) -> 
         open_trunk(f"hf:{tmp_path / 'pickled'}")
 
 
+def test_weights_that_are_missing_are_not_made_up(vit: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "partial"
+    shutil.copytree(vit, folder)
+    weights = load_file(vit / "model.safetensors")
+    gone = next(name for name in weights if "bias" in name)
+    save_file({name: value for name, value in weights.items() if name != gone}, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match="expected every weight"):
+        open_trunk(f"hf:{folder}")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

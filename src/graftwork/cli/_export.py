@@ -61,7 +61,7 @@ def export(
             labels=problem.labels(held_out),
             overwrite=overwrite,
         )
-        tell(f"{report} of the validation split")
+        tell(f"on the validation split: {report}")
 
 
 def _export_member(

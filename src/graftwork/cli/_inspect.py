@@ -11,6 +11,9 @@ from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit, share, tell
 from graftwork.errors import InputError
 
+_SHOWN = 50
+"""Lines of what was passed over; ``--json`` tells all."""
+
 
 @app.command()
 def inspect(
@@ -119,7 +122,7 @@ def data(
     if as_json:
         emit(found)
         return
-    warnings = found.pop("warnings")
+    warnings, skipped = found.pop("warnings"), found.pop("skipped")
     for key, value in found.items():
         if isinstance(value, dict):
             tell(f"{key}:")
@@ -127,5 +130,8 @@ def data(
                 tell(f"  {name}: {inner}")
         else:
             tell(f"{key}: {value}")
+    tell(f"passed over: {len(skipped)}" + (f", of which {_SHOWN} are shown" if len(skipped) > _SHOWN else ""))
+    for name, reason in skipped[:_SHOWN]:
+        tell(f"  {name}: {reason}")
     for text in warnings:
         tell(f"warning: {text}")

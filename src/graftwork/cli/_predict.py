@@ -52,7 +52,8 @@ def predict(
         raise InputError(f"top_k: expected a number from 1 to {most}, the number of classes, got {top_k}; take one")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: expected a number >= 1, got {batch_size}; leave it out for a safe one")
-    files, skipped = _files(images), list[str]()
+    passed_over: list[tuple[str, str]] = []
+    files, skipped = _files(images, passed_over), list[str]()
     rows = _classify(opened, files, batch_size, skipped=skipped if skip_bad_images else None)
     told = (_row(opened, path, row, top_k, everything=probabilities) for path, row in rows)
     if as_json and out is None:
@@ -65,6 +66,8 @@ def predict(
         else:
             write_text(out, text.encode("utf-8", "backslashreplace").decode())  # names of files may be no text
             say(f"{len(files) - len(skipped)} predictions: {out}")
+    for name, reason in passed_over[:_SHOWN]:
+        say(f"passed over: {name}: {reason}")
     _tell_skipped(skipped, len(files))
 
 
@@ -77,13 +80,14 @@ def _tell_skipped(skipped: Sequence[str], total: int) -> None:
         raise DataError(f"predict: expected images, got {total} of which none can be read; check the files")
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def _files(paths: list[Path], passed_over: list[tuple[str, str]]) -> list[Path]:
+    """The files, and those below the folders, that are images; what else is in the folders is noted."""
     from graftwork.datasets import IMAGE_SUFFIXES, image_files
 
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += image_files(path)
+            found += image_files(path, skipped=passed_over)
         elif path.is_file():
             found.append(path)
         else:

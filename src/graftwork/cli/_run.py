@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graftwork.cli._app import MEMORY_HINT, emit, is_out_of_memory, plain, say, share, tell
 from graftwork.cli._clock import began_at
 from graftwork.cli._signals import stopped_by_signals
-from graftwork.errors import ResourceError
+from graftwork.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from graftwork.runs import Accuracies, EnsembleResult, LatencyResult, NetworkResult, Result
@@ -30,7 +30,7 @@ def session_to_its_end(
     from graftwork.cli._progress import make_listener
     from graftwork.machine import keep_memory
     from graftwork.session import Session
-    from graftwork.trunks import open_trunk
+    from graftwork.trunks import located, open_trunk
 
     keep_memory()
     listener = make_listener(quiet=quiet, as_json=as_json)
@@ -40,6 +40,10 @@ def session_to_its_end(
         if config is None:
             session = Session.resume(out, listener=listener, group=group, trunk=trunk)
         else:
+            if trunk is not None and (config.trunk is None or located(config.trunk) != located(trunk)):
+                raise ConfigError(
+                    f"trunk: expected {config.trunk or 'none'}, as the options say, got {trunk}; name that one"
+                )
             opened = None if trunk is None else open_trunk(trunk, run_code=True)
             session = Session.start(config, out, listener=listener, group=group, trunk=opened, began=began_at())
 
@@ -100,7 +104,7 @@ def _tell(result: "Result", page: Path | None) -> None:
     latency = result["latency"]
     lines = [f"{result['data']}: {result['generations']} generations, {spent:.4g} PFLOP, {result['seconds']:.0f} s"]
     lines += ["accuracy with its 95 % interval, and balanced accuracy (every class counts the same) on test:"]
-    lines += [f"ms: one image on {latency['device']}, {latency['threads']} threads"]
+    lines += [f"ms: one image on {latency['device']}, {latency['threads']} thread(s)"]
     lines += [_row(f"best ({result['best']['id']})", result["best"], latency)]
     lines += [_row(entry["id"], entry, latency) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
     for ensemble in result["ensemble"] or ():

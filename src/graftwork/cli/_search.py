@@ -40,7 +40,7 @@ def search(
     seed: options.Seed = None,
     split_seed: Annotated[int | None, option("Budget", "Seed of the splits. [default: --seed]", rare=True)] = None,
     strategy: Annotated[
-        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]", rare=True)
+        str | None, option("Population", "What the search decides: {strategies}. [default: neuroevolution]")
     ] = None,
     selection: Annotated[str | None, option("Population", "Who survives: {selectors}. [default: greedy]")] = None,
     metric: Annotated[
@@ -59,9 +59,11 @@ def search(
         ),
     ] = None,
     population_size: Annotated[int | None, option("Population", "M, members after mutation.")] = None,
-    num_survivors: Annotated[int | None, option("Population", "K, members selected in each generation.")] = None,
+    num_survivors: Annotated[
+        int | None, option("Population", "K, members selected in each generation.", rare=True)
+    ] = None,
     num_generations: Annotated[int | None, option("Population", "Rounds of select, mutate, train.")] = None,
-    max_params: Annotated[int | None, option("Population", "Most parameters of a member.")] = None,
+    max_params: Annotated[int | None, option("Population", "Most parameters of a member.", rare=True)] = None,
     max_flops: Annotated[
         int | None, option("Population", "Most FLOPs of a member's forward pass, one image.", rare=True)
     ] = None,

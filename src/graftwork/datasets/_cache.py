@@ -38,11 +38,12 @@ _log = logging.getLogger(__name__)
 def source_key(files: list[Path], options: Any) -> str:
     """Hash of files (path, size, time of change) and options: equal while nothing has changed."""
     digest = hashlib.sha256(f"{VERSION} {options!r}".encode())
+    real: dict[Path, bytes] = {}  # many files lie in few folders
     for file in files:
-        state = file.stat()
-        digest.update(
-            os.fsencode(file.resolve()) + f" {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
+        state, folder = file.stat(), file.parent
+        if folder not in real:
+            real[folder] = os.fsencode(folder.resolve())
+        digest.update(real[folder] + os.fsencode(f"/{file.name} {state.st_size} {state.st_mtime_ns}\n"))
     return digest.hexdigest()[:24]
 
 
@@ -73,6 +74,9 @@ def _arrays(raw: Raw, source: str) -> dict[str, Any]:
 def _derived(arrays: dict[str, Any]) -> dict[str, Any]:
     """What is found out about the images: copies, and others that look much alike."""
     parts = [arrays[name] for name in ("images", "test_images") if name in arrays]
+    if parts[0].dtype != np.uint8:  # features of images, which were looked at before
+        count = sum(map(len, parts))
+        return {"copies": np.arange(count), "alike": np.full(count, -1)}
     copies = number_copies(parts)
     return {"copies": copies, "alike": find_alike(parts, copies)}
 

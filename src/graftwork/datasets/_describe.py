@@ -8,15 +8,16 @@ from graftwork.datasets._balance import warnings_about
 from graftwork.datasets._dataset import ImageDataset, Labels
 from graftwork.datasets._repeats import Repeats
 from graftwork.datasets._splits import Splits
+from graftwork.datasets._walk import NO_IMAGES
 
 
 def describe(dataset: ImageDataset, splits: Splits) -> dict[str, Any]:
     """What was found, as plain data: shape, classes, images per split and class, repeats, what was passed over."""
     repeats = Repeats.find(dataset, splits)
     warnings = [*warnings_about(dataset, splits), *repeats.warnings(dataset, splits)]
-    if dataset.skipped:
-        name, reason = dataset.skipped[0]
-        warnings.append(f"{len(dataset.skipped)} passed over, such as {name} ({reason}); graftwork data lists them all")
+    if missed := [entry for entry in dataset.skipped if NO_IMAGES not in entry[1]]:
+        name, reason = missed[0]
+        warnings.append(f"{len(missed)} passed over, such as {name} ({reason}); graftwork data lists them all")
     test_labels = dataset.labels if dataset.test_labels is None else dataset.test_labels
 
     def count(labels: Labels, rows: Labels) -> dict[str, int]:

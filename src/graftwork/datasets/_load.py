@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from graftwork.datasets._cache import cached, in_memory, source_key
 from graftwork.datasets._dataset import ImageDataset
 from graftwork.datasets._decode import decoding_seconds
 from graftwork.datasets._folders import has_classes, list_folder
+from graftwork.datasets._letters import read_letters
 from graftwork.datasets._listing import Item, Listing, Raw, ReadOptions, joined
 from graftwork.datasets._places import cache_folder
 from graftwork.datasets._samples import has_samples, list_samples
@@ -56,11 +58,12 @@ def load_dataset(
     """Load an image classification data set; what lies on disk is decoded once, then memory-mapped from a cache.
 
     Args:
-        source: ``"digits"`` (scikit-learn's, bundled); a folder with a sub-folder for each class (or with ``train/``,
-            ``val/`` and ``test/`` folders of this kind), or a zip or tar of one; a CSV or TSV file of paths and labels;
-            a parquet file, or a folder of them, in the Hugging Face schema; shards of WebDataset; NumPy's ``.npz``;
-            CIFAR for Python; or the name of a Hugging Face data set. From Python also a pandas frame, a pair of images
-            and labels, a ``torch.utils.data.Dataset``, a Hugging Face ``Dataset``, or a dict of these by split;
+        source: ``"digits"`` (scikit-learn's, bundled); ``"letters"`` (rendered with matplotlib's fonts); a folder with
+            a sub-folder for each class (or with ``train/``, ``val/`` and ``test/`` folders of this kind), or a zip or
+            tar of one; a CSV or TSV file of paths and labels; a parquet file, or a folder of them, in the Hugging Face
+            schema; shards of WebDataset; NumPy's ``.npz``; CIFAR for Python; or the name of a Hugging Face data set.
+            From Python also a pandas frame, a pair of images and labels, a ``torch.utils.data.Dataset``, a Hugging Face
+            ``Dataset``, or a dict of these by split;
             an `ImageDataset` is returned as it is.
         cache_dir: Folder of the cache; ``None``: ``$GRAFTWORK_CACHE``, or the user's cache folder.
         image_size: Side (or height and width) that images are brought to; ``None``: the frame of `Survey`, with at most
@@ -91,6 +94,13 @@ def load_dataset(
             raise DataError(f"data: expected no image_size for digits, which are 8×8, got {image_size!r}; leave it out")
         return cached("digits", read_digits, name="digits", source="digits", folder=cache_dir)
     path = Path(source).expanduser()
+    if str(source) == "letters" and not path.exists():
+        if image_size is not None:
+            raise DataError(
+                f"data: expected no image_size for letters, which are 16×16, got {image_size!r}; leave it out"
+            )
+        key = f"letters-{source_key([], (version('matplotlib'), version('pillow')))}"
+        return cached(key, read_letters, name="letters", source="letters", folder=cache_dir)
     if not path.exists():
         return _load_hub(source, path, options, cache_dir)
     found = _source(path, options)
@@ -160,7 +170,7 @@ def _load_hub(source: str | Path, path: Path, options: ReadOptions, cache_dir: P
     """Load a data set by name, where there is no file or folder of this name."""
     if not isinstance(source, str) or path.suffix or path.is_absolute() or source.count("/") > 1:
         raise DataError(
-            f"data: expected digits, a folder, a file or a Hugging Face name, got {source}, which is not there"
+            f"data: expected digits, letters, a folder, a file or a Hugging Face name, got {source}, which is not there"
         )
     from graftwork.datasets._tables import list_hub, open_hub
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork._files import parse_json
+from graftwork.datasets._folders import has_classes
 from graftwork.datasets._listing import Item, Listing, ReadOptions, split_of_file
 from graftwork.datasets._sheets import LABEL_NAMES, group_of
 from graftwork.datasets._walk import Entry, Parts, Slice, Tree
@@ -14,8 +15,16 @@ _MOST = 2**20
 
 
 def has_samples(tree: Tree) -> bool:
-    """Whether a tree holds labels in files ``.cls``."""
-    return any(entry.suffix == ".cls" for entry in tree.entries)
+    """Whether a tree holds labels in files ``.cls``, or in ``.json`` beside images in no folders of classes."""
+    if any(entry.suffix == ".cls" for entry in tree.entries):
+        return True
+    described = {_key(entry) for entry in tree.entries if entry.suffix == ".json"}
+    return any(_key(entry) in described for entry in tree.images()) and not has_classes(tree)
+
+
+def _key(entry: Entry) -> Parts:
+    """What the files of a sample have in common: folder, and name up to the first dot."""
+    return (*entry.parts[:-1], entry.parts[-1].partition(".")[0])
 
 
 def list_samples(tree: Tree, options: ReadOptions) -> Listing:
@@ -28,8 +37,7 @@ def list_samples(tree: Tree, options: ReadOptions) -> Listing:
     """
     samples: dict[Parts, dict[str, Entry]] = {}
     for entry in tree.entries:
-        name, _, ending = entry.parts[-1].partition(".")
-        samples.setdefault((*entry.parts[:-1], name), {})[ending.lower()] = entry
+        samples.setdefault(_key(entry), {})[entry.parts[-1].partition(".")[2].lower()] = entry
     split = split_of_file(tree.root)
     items, used = [], []
     for parts, files in samples.items():

@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = (
 _FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw", ".eps"}
 """Endings of images that can't be read here: named, never left out in silence."""
 
+NO_IMAGES = "no images"
+"""Reason of files that nobody would take for images."""
 Parts = tuple[str, ...]
 """Names on the way from the root of a source down to a file or folder."""
 
@@ -125,7 +127,7 @@ class Tree:
                 reason = f"{entry.suffix} files can't be read here; convert them to PNG or JPEG"
                 found.append((self.name(entry.parts), reason))
             else:
-                counts[entry.parts[:-1], "files", f"no images ({entry.suffix or 'no ending'})"] += 1
+                counts[entry.parts[:-1], "files", f"{NO_IMAGES} ({entry.suffix or 'no ending'})"] += 1
         return found + [(self.name(folder), f"{n} {what}: {why}") for (folder, what, why), n in sorted(counts.items())]
 
 
@@ -186,6 +188,15 @@ def _kind(path: Path) -> str | None:
     return "a link to nothing" if path.is_symlink() else "a pipe or device"
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted."""
-    return [entry.file for entry in walk(folder).images() if isinstance(entry.file, Path)]
+def image_files(folder: Path, *, skipped: list[tuple[str, str]] | None = None) -> list[Path]:
+    """Image files anywhere below a folder, sorted.
+
+    Args:
+        folder: Folder to look in.
+        skipped: Takes the name of everything else, with the reason why it is no image; ``None``: it is not wanted.
+    """
+    tree = walk(folder)
+    images = tree.images()
+    if skipped is not None:
+        skipped += tree.passed_over(images)
+    return [entry.file for entry in images if isinstance(entry.file, Path)]

@@ -48,8 +48,8 @@ class Int8Report:
         low, high = self.interval
         return (
             f"{self.path}: accuracy {self.accuracy:.4f} [{low:.3f}, {high:.3f}] in 8 bits, {self.float_accuracy:.4f} "
-            f"in float32, the same class for {self.agreement:.4f} of {self.num_images} images; {self.num_bytes:,} "
-            f"bytes instead of {self.float_bytes:,}"
+            f"in float32, the same class for {self.agreement:.4f} of {self.num_images} images; "
+            f"{self.num_bytes:,} bytes instead of {self.float_bytes:,}"
         )
 
 

@@ -51,7 +51,7 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     axes.set_xlabel("updates" if against == "steps" else "training FLOPs")
     axes.set_ylabel("validation accuracy, %")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
-    figure.legend(handles=_legend(run, colors), loc="outside lower center", ncols=4, columnspacing=1.2)
+    figure.legend(handles=_legend(run, colors), loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -123,7 +123,7 @@ def standing_figure(run: RunData, standings: list[Standing]) -> "Figure":
     from matplotlib.figure import Figure
 
     shown = standings[:14]
-    figure = Figure(figsize=(5.2, 1.0 + 0.25 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(5.2, 1.0 + 0.28 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("On the test split")
     colors = member_colors(run.ranked)
@@ -142,7 +142,7 @@ def standing_figure(run: RunData, standings: list[Standing]) -> "Figure":
             textcoords="offset points",
             va="center",
             color=MUTED,
-            fontsize=8,
+            fontsize=9.9,
         )
     axes.set_yticks(range(len(shown)), [standing.name for standing in shown])
     axes.tick_params(axis="y", length=0, labelcolor=INK)

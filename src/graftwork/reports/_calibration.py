@@ -32,7 +32,7 @@ def calibration_figure(
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.set_title("Confidence against accuracy, on test", pad=10 + 12 * len(series))
+    axes.set_title("Confidence against accuracy, on test", pad=10 + 15 * len(series))
     axes.plot([0, 100], [0, 100], color=FAINT, lw=1, ls=(0, (3, 2)))
     for place, (name, probabilities, color) in enumerate(series):
         bins = reliability(probabilities, labels, num_bins=num_bins)
@@ -46,8 +46,8 @@ def calibration_figure(
             below.bar(centers, bins.counts, width=92 / num_bins, color=color, alpha=0.75)
         label = f"{name}: ECE {100 * error:.2f} %, NLL {likelihood:.3f}"
         axes.plot(x, y, "o-", color=color, lw=1.3, ms=4.5, mec=PAPER, mew=0.6, label=label)
-    axes.text(4, 92, "too modest", color=MUTED, fontsize=7.5)
-    axes.text(96, 4, "too sure", color=MUTED, fontsize=7.5, ha="right")
+    axes.text(4, 92, "too modest", color=MUTED, fontsize=9.9)
+    axes.text(96, 4, "too sure", color=MUTED, fontsize=9.9, ha="right")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, %")

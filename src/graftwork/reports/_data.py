@@ -41,6 +41,8 @@ def decisions(run: RunData) -> list[str]:
         reason = f": {race['reason']}" if race else ""
         said.append(f"Training images are {mirrored}{reason}.")
         said.append(f"They are {_changes(augmentation)}.")
+    if pairs := mirror_pairs(run):
+        said.append(f"These flip into each other: {', '.join(f'{one} and {two}' for one, two in pairs)}.")
     if training.get("class_weights") == "balanced":
         said.append("Examples count in inverse proportion to the size of their class.")
     return said
@@ -54,10 +56,11 @@ def _changes(augmentation: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "not changed otherwise"
 
 
-def mirror_pairs(run: RunData) -> set[frozenset[str]]:
-    """Names of classes that flip into each other, as the race over mirroring found them."""
-    pairs = _race(run).get("pairs")
-    return {frozenset(map(str, pair)) for pair in pairs if isinstance(pair, list)} if isinstance(pairs, list) else set()
+def mirror_pairs(run: RunData) -> list[tuple[str, str]]:
+    """Names of classes that flip into each other, as the best member finds them, or else the race over mirroring."""
+    pairs: Any = run.result["mirror_pairs"] if run.result is not None else _race(run).get("pairs")
+    found = pairs if isinstance(pairs, list) else []
+    return [(str(pair[0]), str(pair[1])) for pair in found if isinstance(pair, list) and len(pair) == 2]
 
 
 def is_mirrored(run: RunData) -> bool:

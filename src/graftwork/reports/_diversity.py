@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from graftwork.reports._read import RunData
-from graftwork.reports._style import INK, MEMBERS, styled
+from graftwork.reports._style import INK, MEMBERS, PAPER, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def diversity_figure(run: RunData) -> "Figure":
     _lines(above, run, _ACCURACIES)
     above.set_ylabel("accuracy, %")
     _lines(below, run, _PAIRS)
-    below.set_ylabel("share of examples, %")
+    below.set_ylabel("share, %")
     below.set_xlabel("generation")
     below.set_ylim(bottom=0)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -53,10 +53,10 @@ def _lines(axes: "Axes", run: RunData, measures: tuple[tuple[str, str, str], ...
         points = [(one.generation, 100 * one.measures[name]) for one in run.rounds if name in one.measures]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", color=color, lw=1.5, ms=3, label=label)
-    axes.legend(loc="best")
+    axes.legend(loc="best", frameon=True, facecolor=PAPER, edgecolor="none", framealpha=0.8)
 
 
 def _q_axis(axes: "Axes", run: RunData) -> None:
     points = [(one.generation, one.measures["q_statistic"]) for one in run.rounds if "q_statistic" in one.measures]
     last = points[-1][1]
-    axes.set_title(f"Q statistic of the last generation: {last:.2f} (1: same mistakes, 0: independent)", fontsize=7.5)
+    axes.set_title(f"Q statistic at the end: {last:.2f} (1: same mistakes)", fontsize=9.9)

@@ -132,7 +132,7 @@ def _transform_label(axes: "Axes", branch: Branch, y: float, step: float) -> Non
         x,
         y - 4.6,
         short_transform(branch.birth.transform, limit=30),
-        fontsize=6.4 if branch.kin else 5.6,
+        fontsize=6.8 if branch.kin else 6.4,
         color=INK if branch.kin else MUTED,
         va="center",
         zorder=6,

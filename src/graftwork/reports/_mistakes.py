@@ -55,7 +55,7 @@ def confusion_view(run: RunData) -> dict[str, Any] | None:
 
 def mirror_note(run: RunData, confusion: NDArray[np.int64], one: int, other: int) -> str:
     """What a mirror may have to do with two classes that are confused; empty where nothing hints at it."""
-    if frozenset((run.class_names[one], run.class_names[other])) in mirror_pairs(run):
+    if {run.class_names[one], run.class_names[other]} in map(set, mirror_pairs(run)):
         return "they flip into each other"
     shares = (confusion[a, b] / max(1, confusion[a].sum()) for a, b in ((one, other), (other, one)))
     if is_mirrored(run) and min(shares) >= _BOTH_WAYS:

@@ -99,7 +99,9 @@ def render_page(
         "class_table": class_table(run),
         "decisions": decisions(run),
         "next_steps": _next_steps(run),
-        "provenance": list(_flatten(run.provenance)),
+        "provenance": [
+            (name, text) for name, text in _flatten(run.provenance) if not name.startswith("data.per_class")
+        ],
         "result_json": json.dumps(run.result, indent=2, ensure_ascii=False) if run.result is not None else "",
     }
     return template.render({**context, "contents": _contents(context)})
@@ -355,8 +357,9 @@ def _profile_summary(profile: Profile, num_members: int) -> str:
         return "One survivor: vote and oracle are the member itself."
     alone = int(np.count_nonzero(profile.loners >= 0))
     return (
-        f"{alone:,} examples are right for one member alone. The vote gets {percent(by_kind['vote'])}, "
-        f"the oracle {percent(by_kind['oracle'])}. Point at the picture to see an example."
+        f"{alone:,} example{' is' if alone == 1 else 's are'} right for one member alone. "
+        f"The vote gets {percent(by_kind['vote'])}, the oracle {percent(by_kind['oracle'])}. "
+        "Point at the picture, or go through it by the arrow keys, to see an example."
     )
 
 

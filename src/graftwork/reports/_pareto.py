@@ -78,7 +78,9 @@ def pareto_figure(run: RunData, *, cost: Cost) -> "Figure":
     )
     axes.margins(x=0.1, y=0.12)
     _name(axes, labels)
-    figure.legend(handles=_legend(run, tested=bool(tested)), loc="outside lower center", ncols=2)
+    figure.legend(
+        handles=_legend(run, tested=bool(tested), others=cost != "latency"), loc="outside lower center", ncols=2
+    )
     return figure
 
 
@@ -113,9 +115,10 @@ def _name(axes: "Axes", labels: list[tuple[float, float, MemberId, str]]) -> Non
     taken: list[tuple[float, float]] = []
     for x, y, name, color in sorted(labels, key=lambda label: label[1]):
         near = [height for place, height in taken if abs(place - x) < 0.12 * (right - left)]
-        height = max([y, *(other + 0.055 * (top - bottom) for other in near)])
+        height = max([y, *(other + 0.085 * (top - bottom) for other in near)])
         taken.append((x, height))
-        axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color)
+        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0}  # or a line would cross the name
+        axes.annotate(name, (x, height), xytext=(9, 0), textcoords="offset points", va="center", color=color, bbox=box)
 
 
 def _control(axes: "Axes", run: RunData, cost: Cost) -> None:
@@ -133,13 +136,13 @@ def _control(axes: "Axes", run: RunData, cost: Cost) -> None:
         axes.plot(x, 100 * last.validation_accuracy, "D", ms=5, mfc=PAPER, mec=INK)
 
 
-def _legend(run: RunData, *, tested: bool) -> "list[Line2D]":
+def _legend(run: RunData, *, tested: bool, others: bool) -> "list[Line2D]":
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], lw=0, marker="o", ms=6, mfc=PAPER, mec=INK, label="survivor, validation")]
     if tested:
         entries.insert(0, Line2D([], [], lw=0, marker="o", ms=6, color=INK, label="survivor, test"))
-    if len(run.scores) > len(run.survivors):
+    if others and len(run.scores) > len(run.survivors):
         entries.append(Line2D([], [], lw=0, marker="o", ms=3.5, color=FAINT, label="others, validation"))
     if run.control:
         entries.append(Line2D([], [], lw=0, marker="D", ms=5, color=INK, label="seed network alone"))

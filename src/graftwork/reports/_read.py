@@ -22,7 +22,7 @@ CONTROL = MemberId("seed_network")
 """Id of the control: the seed genome, trained alone."""
 Split = Literal["validation", "test"]
 _MOST_DRAWN, _MOST_GENERATIONS, _MOST_SURVIVORS, _LONGEST_LINE, _MOST_SCORES = 500, 10_000, 1000, 1000, 1000
-_MOST_LOSSES = 5000
+_MOST_LOSSES, _LARGEST_LOSS = 5000, 1e9
 """What a report takes: a run may come from anybody, and claim any number."""
 
 
@@ -233,7 +233,7 @@ def read_run(folder: Path) -> RunData:
         births=_births(rounds),
         scores={i: tuple(values) for i, values in scores.items()},
         control=control,
-        losses=tuple(row for row in rows if isinstance(row, LossRow))[:_MOST_LOSSES],
+        losses=tuple(row for row in rows if isinstance(row, LossRow) and 0 <= row.loss < _LARGEST_LOSS)[:_MOST_LOSSES],
         members=_members(run),
         predictions=_predictions(run),
     )

@@ -39,18 +39,18 @@ DARK: Mapping[str, str] = {
 LEGIBLE = 9
 """Pixels that the smallest text of a figure has at least, however narrow the page: it is scrolled sideways then."""
 
-_RC: dict[str, object] = {
+_RC: dict[str, object] = {  # plots are 374 points wide: 9.9 of them are 9 pixels on a phone
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
     "axes.facecolor": "none",
     "axes.edgecolor": FAINT,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
-    "axes.labelsize": 8.5,
+    "axes.labelsize": 9.9,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,14 +63,14 @@ _RC: dict[str, object] = {
     "ytick.color": FAINT,
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 9.9,
+    "ytick.labelsize": 9.9,
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$5$"
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
-    "font.size": 8.5,
-    "legend.fontsize": 8,
+    "font.size": 9.9,
+    "legend.fontsize": 9.9,
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "legend.labelcolor": INK,

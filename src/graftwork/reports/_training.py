@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SMOOTH = 9
 """Recorded losses that the line goes through the mean of."""
+_MOST_LINES = 50
+"""Generations whose ends are marked."""
 
 
 @styled
@@ -26,7 +28,7 @@ def training_figure(run: RunData) -> "Figure":
 
     figure = Figure(figsize=(5.2, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.set_title("Loss of a batch, and the learning rate")
+    above.set_title("Loss of a batch, and rate (1: the recipe's)")
     for stage, name, color, dash in (
         ("search", "search", MEMBERS[0], "-"),
         ("control", "seed network alone", INK, (0, (4, 2))),
@@ -34,11 +36,11 @@ def training_figure(run: RunData) -> "Figure":
         rows = [row for row in run.losses if row.stage == stage]
         if rows:
             _curves(above, below, rows, name, color, dash)
-    for one in run.rounds[:-1]:
+    for one in run.rounds[:-1][:_MOST_LINES]:
         for axes in (above, below):
             axes.axvline(one.step, color=GRID, lw=1, zorder=0)
     above.set_ylabel("loss")
-    below.set_ylabel("rate, × recipe's")
+    below.set_ylabel("rate")
     below.set_ylim(bottom=0)
     below.set_xlim(left=0)
     below.set_xlabel("updates (lines: generations)")

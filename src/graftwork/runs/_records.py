@@ -233,11 +233,16 @@ class MeasuredLatencies(TypedDict):
 
 
 class FinalScores(TypedDict):
-    """What the opening of the test split gives; ``recommended`` is the ensemble to use, chosen on the blend split."""
+    """What the opening of the test split gives; ``recommended`` is the ensemble to use, chosen on the blend split.
+
+    ``mirror_pairs`` names classes that flip into each other, as the best member tells validation images in the mirror;
+    none where training images were mirrored.
+    """
 
     best: NetworkResult
     majority: MajorityResult
     per_class: list[ClassResult]
+    mirror_pairs: list[list[str]]
     seed_network: NetworkResult | None
     survivors: list[NetworkResult]
     test_opened_at: str

@@ -118,8 +118,9 @@ def _refuse_own(model: Classifier, found: ImageDataset) -> None:
     if model.folder is None:
         return
     with damaged(f"{model.folder.path / 'provenance.json'}"):
-        own = model.folder.read_json("provenance.json")["data"]["fingerprint"]
-    if found.fingerprint == own:
+        own = model.folder.read_json("provenance.json")["data"]
+        known = {own["fingerprint"], own.get("trunk", {}).get("images")}
+    if found.fingerprint in known:
         raise DataError(
             f"data: expected other images than those that {model.folder.path} was trained and tested on, got the same; "
             f"its accuracy on those held out is shown by: graftwork inspect {model.folder.path}"

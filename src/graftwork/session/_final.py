@@ -25,6 +25,7 @@ from graftwork.runs import (
     save_member,
 )
 from graftwork.session._ensembles import accuracies, combine, recommend
+from graftwork.session._race import pairs_of
 from graftwork.session._setup import Setup
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
@@ -82,6 +83,7 @@ class FinalScoring:
             "best": best,
             "majority": self._majority(labels),
             "per_class": self._per_class(logits[1][best["id"]], test_labels),
+            "mirror_pairs": self._mirror_pairs(best["id"], logits[0][best["id"]]),
             "seed_network": rows.get(CONTROL),
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
@@ -174,6 +176,13 @@ class FinalScoring:
         always = F.one_hot(torch.tensor([frequent]), len(names))
         said = {split: always.expand(len(values), -1) for split, values in labels.items()}
         return {"name": names[frequent], **accuracies(said, labels)}
+
+    def _mirror_pairs(self, name: str, logits: Tensor) -> list[list[str]]:
+        """Classes that flip into each other, as a network tells that has seen no mirrored images in training."""
+        if self._setup.recipe.augmentation.flip != "none":
+            return []
+        population, member_id = self._candidates[name]
+        return [list(pair) for pair in pairs_of(self._setup, population[member_id], logits.argmax(1).numpy())]
 
     def _per_class(self, logits: Tensor, labels: Tensor) -> list[ClassResult]:
         """Precision and recall of every class on the test split."""

@@ -114,21 +114,23 @@ class Problem:
 
     def file_names(self, split: str, rows: np.ndarray[Any, Any], /) -> list[str]:
         """Names of the files of rows as predictions name them; none where the data set knows no names."""
-        names = getattr(self.dataset, "names", ())
-        first = len(self.dataset.images) if split == "test" and self.dataset.test_images is not None else 0
-        return [names[first + row] for row in rows.tolist()] if names else []
+        shown = self.pixels or self.dataset
+        first = len(shown.images) if split == "test" and shown.test_images is not None else 0
+        return [shown.names[first + row] for row in rows.tolist()] if shown.names else []
 
     def describe(self) -> dict[str, Any]:
         """Describe the data, and the trunk that made features of them, as plain data."""
         found = describe(self.pixels or self.dataset, self.splits)
         if self.trunk is None:
             return found
-        trunk = {"name": self.trunk.name, "sha256": self.trunk.sha256, "parameters": self.trunk.num_parameters}
-        return {
-            **found,
-            "fingerprint": self.dataset.fingerprint,
-            "trunk": {**trunk, "features": list(self.input_shape)},
+        trunk = {
+            "name": self.trunk.name,
+            "sha256": self.trunk.sha256,
+            "parameters": self.trunk.num_parameters,
+            "features": list(self.input_shape),
+            "images": found["fingerprint"],
         }
+        return {**found, "fingerprint": self.dataset.fingerprint, "trunk": trunk}
 
     def fit(self, recipe: Recipe) -> Recipe:
         """Decide what a recipe leaves to the data (see `graftwork.training.Recipe.fit`)."""

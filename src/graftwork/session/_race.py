@@ -61,23 +61,22 @@ def race(setup: Setup, *, check: Callable[[], None] = lambda: None) -> Race:
         setup: A search that has not begun.
         check: Called before every update; it may raise to stop.
     """
-    begun, names, steps = monotonic(), setup.problem.dataset.class_names, setup.plan.race_steps
+    begun, steps = monotonic(), setup.plan.race_steps
     default: Literal["none", "random"] = "none" if setup.problem.input_shape[0] == 1 else "random"
     if not steps:
         return Race(default, f"the budget is too small for a race, and {_RULE[default]}")
     plain, mirrored = (_trained(setup, flip, check) for flip in _ARMS)
     found = setup.scorer.evaluate([plain])
     right, other = found.correct[0], setup.scorer.evaluate([mirrored]).correct[0]
-    pairs = mirror_pairs(*_in_the_mirror(setup, plain, found.predicted[0]), len(names))
-    named = tuple((names[one], names[two]) for one, two in pairs)
-    flip, why = decide(right, other, named, default=default)
+    pairs = pairs_of(setup, plain, found.predicted[0])
+    flip, why = decide(right, other, pairs, default=default)
     accuracies = float(right.mean()), float(other.mean())
     reason = (
         f"after {steps} updates {accuracies[0]:.1%} of {len(right):,} validation images are right without mirroring "
         f"and {accuracies[1]:.1%} with it; {why}"
     )
     flops = race_flops(setup.population.genomes[0], setup.plan, setup.trainer.batch_size, found.flops)
-    return Race(flip, reason, steps, *accuracies, named, flops, round(monotonic() - begun, 3))
+    return Race(flip, reason, steps, *accuracies, pairs, flops, round(monotonic() - begun, 3))
 
 
 def _trained(setup: Setup, flip: Literal["none", "random"], check: Callable[[], None]) -> Member:
@@ -95,15 +94,20 @@ def _trained(setup: Setup, flip: Literal["none", "random"], check: Callable[[], 
     return member
 
 
-def _in_the_mirror(
-    setup: Setup, member: Member, predicted: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Classes of some validation images as they are told, told in the mirror, and true: int64 [n] each."""
-    rows = setup.problem.splits.validation
+def pairs_of(setup: Setup, member: Member, predicted: NDArray[np.int64]) -> tuple[tuple[str, str], ...]:
+    """Name the classes that flip into each other, as a member tells validation images in the mirror.
+
+    Args:
+        setup: The search that the member is of.
+        member: A network without mirrored training images.
+        predicted: Classes that it tells of the validation images, int64 [N].
+    """
+    rows, names = setup.problem.splits.validation, setup.problem.dataset.class_names
     some = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_TURNED])
     turned = setup.problem.images(rows[some]).flip(2)
     seen = setup.scorer.logits([member], turned)[0].argmax(1).numpy()
-    return predicted[some], seen, setup.problem.labels(rows[some]).numpy()
+    pairs = mirror_pairs(predicted[some], seen, setup.problem.labels(rows[some]).numpy(), len(names))
+    return tuple((names[one], names[two]) for one, two in pairs)
 
 
 def mirror_pairs(

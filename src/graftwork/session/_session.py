@@ -97,7 +97,7 @@ class Session:
         with telling(listener.on_decoding):
             problem = Problem.load(config, trunk=trunk)
         config, fitted = settle_memory(config, problem, processes=processes)
-        setup = prepare_together(config, group, problem=problem, began=began)
+        setup = prepare_together(config, group, problem=problem, began=began, race=True)
         setup.notes += sized + fitted
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
@@ -219,7 +219,12 @@ class Session:
             self._problem = problem = self._problem or Problem.load(self.config, trunk=self._trunk)
         if self._stored is None:
             setup = self._fresh or prepare_together(
-                self.config, self.group, problem=problem, seed_network=self._seed_network(), began=self._began
+                self.config,
+                self.group,
+                problem=problem,
+                seed_network=self._seed_network(),
+                began=self._began,
+                race=True,
             )
             self._keep_latencies(setup)
             self._stored = provenance(

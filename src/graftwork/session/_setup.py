@@ -122,7 +122,7 @@ class Setup:
         return f"<Setup: {self.problem.dataset!r}, recipe {self.config.recipe.name!r}, {self.plan}>"
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
     config: SearchConfig | None = None,
     *,
     problem: Problem | None = None,
@@ -133,6 +133,7 @@ def prepare(
     processes: int = 1,
     latencies: Mapping[str, float] | None = None,
     began: float | None = None,
+    race: bool = False,
     **options: Any,
 ) -> Setup:
     """Load the data, make the seed network, measure what has to be measured, and fix the plan.
@@ -148,6 +149,8 @@ def prepare(
         processes: Processes that search together on this machine, which share its memory.
         latencies: Seconds by genome that an earlier run measured, to be followed; ``None``: none.
         began: Moment, by `time.monotonic`, from which a budget of time counts; ``None``: now.
+        race: Whether the plan leaves work for a race over mirroring, where the recipe leaves that to one (``"auto"``);
+            a `Session` runs it.
         **options: Only without ``config``; ``data`` may also be a frame, arrays or a data set that the program holds
             (see `graftwork.load_dataset`).
 
@@ -231,16 +234,14 @@ def prepare(
     )
     timing = None
     if plan is None:
-        timing, plan = _planned(
-            config,
-            recipe,
-            genome,
-            scorer,
-            problem,
-            machine=machine,
-            began=began,
-            time=partial(time_speed, effort=effort),
-        )
+        raced = race and config.recipe.augmentation.flip == "auto" and problem.trunk is None
+        given: dict[str, Any] = {
+            "machine": machine,
+            "began": began,
+            "race": raced,
+            "time": partial(time_speed, effort=effort),
+        }
+        timing, plan = _planned(config, recipe, genome, scorer, problem, **given)
     state = SearchState(population, rng)
     memory = memory and replace(memory, precision=machine.precision, passes=machine.passes)
     strategy = strategy_of(config, memory, measured)
@@ -277,13 +278,13 @@ def _planned(
     *,
     machine: Machine,
     began: float,
+    race: bool,
     time: Callable[..., Speed],
 ) -> tuple[Timing | None, Plan]:
     """The first plan, and what a budget of time allows; arguments as in `prepare`."""
     budget = config.budget
     size = min(recipe.batch_size, len(problem.splits.train))
-    raced = config.recipe.augmentation.flip == "auto" and problem.trunk is None
-    known: dict[str, Any] = {"batch_size": size, "scoring_flops": scorer.flops([genome]), "race": raced}
+    known: dict[str, Any] = {"batch_size": size, "scoring_flops": scorer.flops([genome]), "race": race}
     if budget is None or budget.kind != "seconds":
         return None, make_plan(budget, recipe, genome, **known)
     device = device_of(config.device)

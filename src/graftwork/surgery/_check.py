@@ -112,10 +112,12 @@ class Check:
     Attributes:
         gaps: Name of a run → relative change of the outputs, after `compare`.
         interface: How the grown model is called, and which part of its outputs is compared.
+        thorough: How much to compare.
     """
 
     def __init__(self, model: nn.Module, traced: Sequence[Probe], *, thorough: Thoroughness) -> None:
         self.gaps: dict[str, float] = {}
+        self.thorough = thorough
         self.interface = Interface()
         self._model = model
         self._probes: list[Probe] = []

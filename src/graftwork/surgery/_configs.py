@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from graftwork.surgery._attributes import AttributeChange
+from graftwork.surgery._attributes import AttributeChange, is_size
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.layers import built_from, replace_configs, set_numbers
+from graftwork.surgery.layers import built_from, followed, replace_configs, set_numbers
 
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
@@ -22,7 +22,7 @@ _REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model
 
 def config_changes(
     model: nn.Module, shapes: Shapes, lengths: Mapping[int, int], counts: Mapping[int, int]
-) -> tuple[list[AttributeChange], list[str]]:
+) -> tuple[list[AttributeChange], list[AttributeChange], list[str]]:
     """Find the numbers of a config with which it builds the model as it will be.
 
     A number is changed only if a model that is built from the changed config, on the meta device, has exactly the
@@ -35,9 +35,11 @@ def config_changes(
         counts: Numbers of units in a dimension, such as heads, before → after.
 
     Returns:
-        The changes (paths end in ``config``), and a note for each config that can't describe the grown model.
+        The changes (paths end in ``config``); sizes that modules of the model so built hold otherwise, such as how many
+        heads share one of keys; and a note for each config that can't describe the grown model.
     """
     changes: list[AttributeChange] = []
+    sizes: list[AttributeChange] = []
     notes: list[str] = []
     for path, module in owners(model):
         prefix = f"{path}." if path else ""
@@ -49,9 +51,18 @@ def config_changes(
         if found is None:
             notes.append(f"{prefix}config is left as it was: {_REBUILD}")
         else:
-            old = {name: getattr(module.config, name) for name in found}
+            old = {name: getattr(module.config, name, None) for name in found}
+            sizes += _sizes(path, module, found)
             changes += [AttributeChange(f"{prefix}config", name, old[name], new) for name, new in found.items()]
-    return changes, notes
+    return changes, sizes, notes
+
+
+def _sizes(path: str, module: nn.Module, values: dict[str, Any]) -> list[AttributeChange]:
+    kind, config = type(module), module.config
+    before, after = built_from(kind, config, {}), built_from(kind, config, values)
+    if before is None or after is None:
+        return []
+    return [change for change in followed(path, module, values, before, after)[1] if is_size(change.new)]
 
 
 def config_notes(model: nn.Module, after: str) -> list[str]:
@@ -88,14 +99,21 @@ def _search(
     kind: type[nn.Module], config: Any, wanted: Shapes, candidates: list[tuple[str, Any]]
 ) -> dict[str, Any] | None:
     heads = tuple(one for one in candidates if _counts_heads(one[0]))
-    guesses = itertools.chain(
-        ((one,) for one in candidates), [heads, tuple(candidates)], itertools.combinations(candidates, 2)
-    )
+    several = [heads, (*heads, *_pinned(config, heads)), tuple(candidates)]
+    guesses = itertools.chain(((one,) for one in candidates), several, itertools.combinations(candidates, 2))
     for guess in itertools.islice(guesses, _MOST_BUILDS):
         values = dict(guess)
         if values and _built(kind, config, values) == wanted:
             return values
     return None
+
+
+def _pinned(config: Any, heads: Sequence[tuple[str, Any]]) -> list[tuple[str, int]]:
+    """The width of heads, in a config that has no number for it and would divide its width by their number."""
+    width, old = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if not heads or getattr(config, "head_dim", None) is not None or not (is_size(width) and is_size(old) and old):
+        return []
+    return [("head_dim", width // old)]
 
 
 def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, int]) -> Iterator[tuple[str, Any]]:

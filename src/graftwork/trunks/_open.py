@@ -3,7 +3,8 @@
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +82,40 @@ def _of_transformers(name: str, folder: Path) -> Trunk:
     config = folder / "config.json"
     if not config.is_file():
         raise ConfigError(f"trunk: expected a folder with config.json, as save_pretrained makes it, got {folder}")
-    model = _require("transformers").AutoModel
-    module = _opened(
-        name,
-        lambda: model.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        ),
-    )
+    transformers = _require("transformers")
+
+    def make() -> Any:
+        with _silent(transformers.utils.logging):
+            return transformers.AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+
+    module, loaded = _opened(name, make)
+    # what pools the last layer is not used here, and often not stored
+    missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ConfigError(f"trunk: expected every weight of {name} in its files, got none of {', '.join(missing[:5])}")
     mean, std, told = _preprocessing(folder / "preprocessor_config.json")
     return Trunk(name, module, origin=config.read_bytes() + told, mean=mean, std=std)
+
+
+@contextmanager
+def _silent(logging: Any) -> Iterator[None]:
+    """Keep transformers from drawing progress and telling what is missing, which is told here as an error."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _preprocessing(path: Path) -> tuple[list[float], list[float], bytes]:

@@ -208,3 +208,11 @@ def test_a_config_without_a_number_for_it_is_refused_with_what_to_use() -> None:
     del model.config.n_shared_experts
     with pytest.raises(SurgeryError, match=r"has a number for shared experts, got MixtureNet; graftwork\.Deepen"):
         plan(model, AddSharedExpert(1), example_input=X)
+
+
+@pytest.mark.parametrize(
+    ("entry", "size"), [("hidden_size", 9), ("n_shared_experts", "9"), ("n_shared_experts", 10**7)], ids=str
+)
+def test_a_strangers_log_of_a_shared_expert_is_refused(entry: str, size: object) -> None:
+    with pytest.raises(SurgeryError, match="growth log: expected"):
+        AddSharedExpert(1).rebuild(_net(), {"owner": "", "entry": entry, "size": size})

@@ -67,4 +67,6 @@ class AddSharedExpert(ModelGrowth):
 
     def rebuild(self, model: nn.Module, changes: Mapping[str, Any]) -> None:
         """See `ModelGrowth.rebuild`."""
+        if not _SHARED.search(changes["entry"]):  # a stranger's log may ask for any model to be built
+            raise SurgeryError(f"growth log: expected a number of shared experts, got {changes['entry']!r}")
         rebuild_modules(model, changes)

@@ -34,10 +34,12 @@ from graftwork.surgery._transaction import Attempt, Transaction, swap_data
 from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
-from graftwork.surgery.layers import replace_configs
+from graftwork.surgery.layers import Uses, replace_configs
 
 Sites: TypeAlias = dict[str, dict[Var, int]]
 """Site → volume → new units."""
+_AMPLIFIED = 500.0
+"""Times the rounding of a network that does not amplify it: what `Check` allows at most."""
 
 
 class Resize(Edit):
@@ -71,7 +73,10 @@ class Resize(Edit):
         self.attributes = tuple(standard_attributes(graph, self._maps, shapes))
         lengths = changed_lengths(graph, self._maps, list(self._layouts))
         counts = changed_counts(graph, self._maps, list(self._layouts))
-        configs, notes = config_changes(graph.model, shapes, lengths, counts)
+        configs, sizes, notes = config_changes(graph.model, shapes, lengths, counts)
+        known = {(change.path, change.name) for change in self.attributes}
+        self._sizes = tuple(change for change in sizes if (change.path, change.name) not in known)
+        self._heads, self._uses = bool(counts), Uses({})
         self.configs, self.notes = tuple(configs), (*graph.notes, *notes, *idle_notes(graph, self._layouts))
 
     def make(self, transaction: Transaction) -> list[str]:
@@ -120,12 +125,17 @@ class Resize(Edit):
 
     def settle(self, transaction: Transaction, check: Check) -> tuple[AttributeChange, ...]:
         """Change the config first: a forward may read it. Where it can't run with that, the config stays."""
+        if self._heads and check.thorough is True:  # masks and caches meet numbers of heads that no plain run reads
+            with transaction.suspended():
+                self._uses = Uses.before(self._graph.model, self._graph.probes[0].call)
         if not self.configs:
             return self._follow(transaction, check)
         try:
             with Attempt(transaction) as attempt:
                 replace_configs(transaction, self._graph.model, self.configs)
-                guessed = self._follow(transaction, check)
+                for change in self._sizes:
+                    set_attribute(transaction, self._graph.model, change)
+                guessed = (*self._sizes, *self._follow(transaction, check))
                 attempt.keep()
         except SurgeryError:
             guessed = self._follow(transaction, check)
@@ -180,6 +190,9 @@ class Resize(Edit):
         try:
             accepted = bool(self.approximations) or not self._method.preserves
             worst = check.compare(transaction, whole=accepted)
+            other, _ = self._uses.compare(self._graph.model)
+            check.gaps.update(self._uses.gaps)
+            worst = worst if other <= _AMPLIFIED or accepted else math.inf
         except Exception as error:
             failure = SurgeryError(
                 f"the model's forward fails when {self.label} is wider ({type(error).__name__}: {error}); everything "
