@@ -53,7 +53,8 @@ def test_search_leaves_a_report_and_tells_where(run: Path) -> None:
 def test_search_for_machines_prints_json_lines_only(tmp_path: Path, capsys: Any) -> None:
     assert call("search", *QUICK, "--json", "--no-report", "--out", str(tmp_path / "r")) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["type"] for row in rows] == ["stage", "generation", "generation", "generation", "result"]
+    told = [row["type"] for row in rows if row["type"] != "look"]  # which a busy machine takes
+    assert told == ["stage", "generation", "generation", "generation", "result"]
     assert rows[-1]["bank_sha256"]
 
 
