@@ -6,15 +6,16 @@ from typing import Any
 
 from torch import nn
 
+from graftwork.surgery._adapters import without_adapters
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.layers import built_from, replace_configs, set_numbers
+from graftwork.surgery.layers import built_from, is_built_from_config, replace_configs, set_numbers
 
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
 _HEAD_WIDTHS = ("d_kv",)
-_MOST_BUILDS = 8  # each makes a whole model, if an empty one
+_MOST_BUILDS = 8  # of each kind; each makes a whole model, if an empty one
 _REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
 
@@ -37,17 +38,20 @@ def config_changes(
     """
     changes: list[AttributeChange] = []
     notes: list[str] = []
+    grown = {id(parameter): shapes[name] for name, parameter in model.named_parameters(remove_duplicate=False)}
     for path, module in owners(model):
         prefix = f"{path}." if path else ""
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        wanted = {name: shapes[prefix + name] for name in parameters}
-        if all(wanted[name] == tuple(parameter.shape) for name, parameter in parameters.items()):
+        parameters = dict(without_adapters(module).named_parameters(remove_duplicate=False))
+        wanted = {name: grown[id(parameter)] for name, parameter in parameters.items()}
+        now = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        if now == wanted:
             continue
-        found = _search(type(module), module.config, wanted, list(_candidates(module.config, lengths, counts)))
+        candidates = list(_candidates(module.config, lengths, counts))
+        found = _search(type(module), module.config, now, wanted, candidates)
         if found is None:
             notes.append(f"{prefix}config is left as it was: {_REBUILD}")
         else:
-            old = {name: getattr(module.config, name) for name in found}
+            old = {name: getattr(module.config, name, None) for name in found}
             changes += [AttributeChange(f"{prefix}config", name, old[name], new) for name, new in found.items()]
     return changes, notes
 
@@ -77,23 +81,29 @@ def owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if any(not outer or f"{path}.".startswith(f"{outer}.") for outer in above):
             continue
-        if hasattr(type(module), "config_class") and hasattr(getattr(module, "config", None), "to_dict"):
+        if is_built_from_config(module):
             above.append(path)
             yield path, module
 
 
 def _search(
-    kind: type[nn.Module], config: Any, wanted: Shapes, candidates: list[tuple[str, Any]]
+    kind: type[nn.Module], config: Any, now: Shapes, wanted: Shapes, candidates: list[tuple[str, Any]]
 ) -> dict[str, Any] | None:
-    heads = tuple(one for one in candidates if _counts_heads(one[0]))
-    guesses = itertools.chain(
-        ((one,) for one in candidates), [heads, tuple(candidates)], itertools.combinations(candidates, 2)
-    )
-    for guess in itertools.islice(guesses, _MOST_BUILDS):
-        values = dict(guess)
-        if values and _built(kind, config, values) == wanted:
-            return values
-    return None
+    """Find the numbers that follow: all that by themselves change tensors to what is wanted, and no other tensor.
+
+    Where heads are as many as they were only together with others, they are tried together.
+    """
+    good: list[tuple[str, Any]] = []
+    for one in candidates[:_MOST_BUILDS]:
+        built = _built(kind, config, dict([one]))
+        if built == wanted:
+            return dict([one])
+        if built is not None and built.keys() == now.keys() and built != now:
+            good += [one] if all(shape in {now[name], wanted[name]} for name, shape in built.items()) else []
+    heads = [*(one for one in candidates if _counts_heads(one[0])), *_head_width(config)]
+    guesses = itertools.chain([good, heads, [*good, *heads], candidates], itertools.combinations(candidates, 2))
+    distinct = dict.fromkeys(tuple(dict(guess).items()) for guess in itertools.islice(guesses, _MOST_BUILDS))
+    return next((dict(guess) for guess in distinct if guess and _built(kind, config, dict(guess)) == wanted), None)
 
 
 def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
@@ -110,6 +120,13 @@ def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, in
                 yield name, new
         elif isinstance(value, (list, tuple)) and any(type(one) is int and one in known for one in value):
             yield name, type(value)(known.get(one, one) if type(one) is int else one for one in value)
+
+
+def _head_width(config: Any) -> Iterator[tuple[str, int]]:
+    """The width of heads, where a config leaves it to be what their number divides the model's width into."""
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if getattr(config, "head_dim", None) is None and type(width) is int and type(heads) is int and heads:
+        yield "head_dim", width // heads
 
 
 def _counts_heads(name: str) -> bool:
