@@ -1,0 +1,166 @@
+"""Models with adapters of PEFT: each adapter, and none, is a way to run the model, and a growth has to fit all of them.
+
+Nothing here imports PEFT. Its layers are known by what they hold: a base layer, or the original of a module, with the
+weights of adapters beside it, and a switch (``_active_adapter``, ``_disable_adapters``).
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+from graftwork.errors import SurgeryError
+from graftwork.surgery._calls import Call
+
+RANK = "it is inside an adapter alone, whose config holds it (its rank): add an adapter with a larger one instead"
+"""Why volumes of adapters don't grow."""
+_BASES = ("base_layer", "original_module")
+_SWITCH = ("_active_adapter", "_disable_adapters")
+
+
+@dataclass(frozen=True)
+class AdapterCall(Call):
+    """One forward call with one adapter.
+
+    Attributes:
+        adapter: Its name. None: adapters are disabled.
+    """
+
+    adapter: str | None = None
+
+    @contextmanager
+    def around(self, model: nn.Module) -> Iterator[None]:
+        """Switch to the adapter inside; what trains stays as it is, other than by PEFT's own methods."""
+        held = [(vars(layer), {k: vars(layer)[k] for k in _SWITCH if k in vars(layer)}) for layer in _layers(model)]
+        try:
+            for own, _ in held:
+                own.update(_disable_adapters=self.adapter is None)
+                if self.adapter is not None:
+                    own.update(_active_adapter=[self.adapter])
+            yield
+        finally:
+            for own, before in held:
+                for key in _SWITCH:
+                    own.pop(key, None)
+                own.update(before)
+
+    @property
+    def name(self) -> str:
+        """What this way is called in a receipt."""
+        return "adapters disabled" if self.adapter is None else f"adapter {self.adapter!r}"
+
+
+def adapter_calls(model: nn.Module, call: Call) -> list[AdapterCall]:
+    """Return a call in every way that adapters allow, but the one that is set.
+
+    Args:
+        model: The model; without adapters there is none.
+        call: The call.
+    """
+    layers = _layers(model)
+    names = dict.fromkeys(name for layer in layers for name in _names(layer))
+    active = {tuple(layer.active_adapters) for layer in layers if not layer.disable_adapters}
+    ways: list[str | None] = [name for name in names if active != {(name,)}]
+    if active:
+        ways.append(None)
+    return [AdapterCall(call.arguments, call.keywords, way) for way in ways]
+
+
+def refuse_merged(model: nn.Module) -> None:
+    """Refuse a model whose weights hold an adapter that may be taken out of them again.
+
+    Raises:
+        SurgeryError: It is one.
+    """
+    for path, module in model.named_modules():
+        if _is_layer(module) and module.merged_adapters:
+            raise SurgeryError(
+                f"model: expected adapters beside the weights, got {module.merged_adapters} merged into those of "
+                f"{path!r}, which could not be unmerged from grown ones; call unmerge_adapter() first, or "
+                "merge_and_unload() and grow the model that it returns"
+            )
+
+
+def refuse_adapters(model: nn.Module, what: str) -> None:
+    """Refuse a model with adapters.
+
+    Args:
+        model: The model.
+        what: The growth, for the message.
+
+    Raises:
+        SurgeryError: It has some.
+    """
+    if names := sorted({name for layer in _layers(model) for name in _names(layer)}):
+        raise SurgeryError(
+            f"{what}: expected a model without adapters, got {names}, which read and write the stream in ways of their "
+            "own; grow the base before it gets adapters, or merge_and_unload() and grow the model that it returns"
+        )
+
+
+def adapter_weights(model: nn.Module) -> set[str]:
+    """Return the names of parameters and buffers that belong to adapters alone."""
+    held = {id(module) for layer in _layers(model) for module in _holders(layer)}
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if id(module) in held
+        for name, _ in [*module.named_parameters(), *module.named_buffers()]
+    }
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """Return the model as it was before it got adapters: other modules where there are some, the same tensors."""
+    if _is_layer(model):
+        base = next(child for name in _BASES if (child := model._modules.get(name)) is not None)  # noqa: SLF001
+        return without_adapters(base)
+    children = {name: child and without_adapters(child) for name, child in model._modules.items()}  # noqa: SLF001
+    if all(child is model._modules[name] for name, child in children.items()):  # noqa: SLF001
+        return model
+    plain = copy.copy(model)
+    vars(plain)["_modules"] = children
+    return plain
+
+
+def path_beside_adapters(model: nn.Module, path: str) -> str:
+    """Return the path of a module of `without_adapters` in the model itself.
+
+    Args:
+        model: The model.
+        path: The path, as it was before there were adapters; one that is not there stays as it is.
+    """
+    found: Any = model
+    steps: list[str] = []
+    for step in path.split(".") if path else ():
+        found = found._modules.get(step)  # noqa: SLF001
+        if found is None:
+            return path
+        steps.append(step)
+        while _is_layer(found):
+            base = next(name for name in _BASES if name in found._modules)  # noqa: SLF001
+            steps.append(base)
+            found = found._modules[base]  # noqa: SLF001
+    return ".".join(steps)
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if _is_layer(module)]
+
+
+def _is_layer(module: Any) -> bool:
+    kind = type(module)
+    return isinstance(getattr(kind, "disable_adapters", None), property) and hasattr(kind, "adapter_layer_names")
+
+
+def _holders(layer: Any) -> list[nn.ModuleDict | nn.ParameterDict]:
+    """The modules in which a layer keeps the weights of its adapters, by their names."""
+    found = [attrgetter(name)(layer) for name in layer.adapter_layer_names]
+    return [held for held in found if isinstance(held, (nn.ModuleDict, nn.ParameterDict))]
+
+
+def _names(layer: Any) -> list[str]:
+    return [str(name) for held in _holders(layer) for name in held]
