@@ -99,7 +99,7 @@ def choose_precision(
         return Machine("float32", available, reasons={"precision": _HURRIED})
     network = timed(genome)
     batch = network.trainer.batches.batch(0)
-    machine = measure_precision(network.member, batch, kernels=kernels, limit_seconds=0.8 * effort)
+    machine = measure_precision(network.member, batch, kernels=kernels, limit_seconds=0.4 * effort)
     reason = f"{machine.reasons['precision']}, with {len(genome.layers)} layers"
     machine = replace(machine, reasons={**machine.reasons, "precision": reason})
     return replace(machine, passes=available) if passes != "auto" else machine
