@@ -122,7 +122,7 @@ def choose_threads(
         threads: What was asked for; ``None``: measure.
         device: Device that steps run on.
         timed: Makes the network that is timed, of a genome and a ``precision``.
-        effort: Share of the usual time to spend, 0 to 1; in a hurry it is as many as the process has.
+        effort: Share of the usual time to spend, 0 to 1.
 
     Returns:
         The machine with its threads, and what was measured for them. No setting of the process is changed.
@@ -130,8 +130,8 @@ def choose_threads(
     if threads is not None:
         return replace(machine, threads=threads, reasons={**machine.reasons, "threads": _AS_ASKED})
     present = torch.get_num_threads()
-    if device.type != "cpu" or effort < HURRY:
-        reason = _HURRIED if device.type == "cpu" else f"torch's choice: steps run on {device}"
+    if device.type != "cpu":
+        reason = f"torch's choice: steps run on {device}"
         return replace(machine, threads=present, reasons={**machine.reasons, "threads": reason})
     # With one thread nothing is timed.
     step = timed(genome, precision=machine.precision).step if present > 1 else lambda: None

@@ -96,6 +96,23 @@ class TimedNetwork:
         self.num_steps += 1
         return loss
 
+    def rough_seconds(self) -> float:
+        """Seconds of one step, on one thread or on all that the process has, whichever is faster.
+
+        On a busy machine several threads wait for each other, many times longer than a step takes.
+        """
+        before, found = torch.get_num_threads(), []
+        self.step()  # prepares kernels
+        try:
+            for threads in {1, before}:
+                torch.set_num_threads(threads)
+                start = perf_counter()
+                self.step()
+                found.append(perf_counter() - start)
+        finally:
+            torch.set_num_threads(before)
+        return min(found)
+
     def rate(self, seconds: float, *, least: int = 3) -> float:
         """Time steps, after two that warm up; return steps per second.
 

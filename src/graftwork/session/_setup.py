@@ -15,6 +15,7 @@ from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Plans, Population, SearchState
 from graftwork.evolution.strategies import Strategy
 from graftwork.machine import (
+    HURRY,
     Latencies,
     Machine,
     Speed,
@@ -35,6 +36,9 @@ from graftwork.session._problem import Problem, read_genome
 from graftwork.session._sizing import memory_of, settle_batches, settle_size
 from graftwork.session._timing import Timing, effort_of, timing_of
 from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Rules, Scorer, Trainer
+
+_FEW = 32
+"""Images in a step that is timed in a hurry."""
 
 
 @dataclass
@@ -318,10 +322,10 @@ def _memory_of(config: SearchConfig, genome: Genome, most: int, *, machine: Mach
 
 
 def _step_seconds(genome: Genome, rules: Rules, batches: BatchStream, device: torch.device) -> float:
-    """What a step takes, roughly: by one of a few images, in float32, with the passes and threads there are."""
-    size = min(32, batches.batch_size)
+    """What a step takes, roughly: by one of a few images, in float32, with the passes that there are."""
+    size = min(_FEW, batches.batch_size)
     network = TimedNetwork(genome, rules=rules, batch_size=size, device=device)
-    return batches.batch_size / size / network.rate(0.0, least=1)
+    return network.rough_seconds() * batches.batch_size / size
 
 
 def _use_machine(
@@ -353,6 +357,8 @@ def _use_machine(
     )
     set_kernels(kernels if machine.passes == "compiled" else None)
     if followed is None:
+        if effort < HURRY:
+            timed = partial(timed, batch_size=min(_FEW, batches.batch_size))
         machine = choose_threads(machine, genome, threads=config.threads, device=device, timed=timed, effort=effort)
     torch.set_num_threads(machine.threads)
     return machine

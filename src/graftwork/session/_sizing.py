@@ -134,8 +134,8 @@ def _flops(config: SearchConfig, found: Survey, device: torch.device) -> float |
     if budget.kind == "flops":
         return budget.amount
     genome, size = _seed(config.recipe, found, found.frame(KEPT)), min(16, config.recipe.batch_size)
-    rate = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device).rate(0.0, least=1)
-    return _TRAINED * budget.amount * rate * training_flops(genome, size)
+    network = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device)
+    return _TRAINED * budget.amount * training_flops(genome, size) / network.rough_seconds()
 
 
 def memory_of(config: SearchConfig, most: int, genome: Genome, *, machine: Machine | None = None) -> MemoryLimit:
