@@ -5,7 +5,7 @@ weights of adapters beside it, and a switch (``_active_adapter``, ``_disable_ada
 """
 
 import copy
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,13 +15,14 @@ from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import Call
+from graftwork.surgery._space import Expr, Reason, atoms
 
-RANK = "it is inside an adapter alone, whose config holds it (its rank): add an adapter with a larger one instead"
+_RANK = "it is inside an adapter alone, whose config holds it (its rank): add an adapter with a larger one instead"
 """Why volumes of adapters don't grow."""
-COPIES = "modules_to_save"
+_COPIES = "modules_to_save"
 """Where a layer holds copies of its original that adapters train whole."""
-COPIED = (
-    f"an adapter trains a copy of it beside the original ({COPIES}), which would not grow along; merge_and_unload()"
+_COPIED = (
+    f"an adapter trains a copy of it beside the original ({_COPIES}), which would not grow along; merge_and_unload()"
 )
 _BASES = ("base_layer", "original_module")
 _PROMPTS = "prompt_encoder"
@@ -123,12 +124,28 @@ def adapter_weights(model: nn.Module) -> set[str]:
     }
 
 
-def copied_weights(model: nn.Module) -> set[str]:
-    """Return the names of parameters and buffers of modules of which adapters train copies."""
+def freeze_adapters(model: nn.Module, spaces: Mapping[str, Sequence[Expr]]) -> None:
+    """Freeze what only an adapter has, a number of its config, and modules of which it trains copies.
+
+    Args:
+        model: The traced model.
+        spaces: Name → index space of every dimension.
+    """
+    adapters, originals = adapter_weights(model), _copied_weights(model)
+    volumes = {name: [var for expr in dims for var in atoms(expr)] for name, dims in spaces.items()}
+    shared = {id(var) for name, own in volumes.items() if name not in adapters | originals for var in own}
+    for name in adapters | originals:
+        reason = Reason(_COPIED if name in originals or f".{_COPIES}." in f".{name}." else _RANK)
+        for var in volumes.get(name, ()):
+            if id(var) not in shared and reason not in var.reasons:
+                var.reasons = (reason, *var.reasons)
+
+
+def _copied_weights(model: nn.Module) -> set[str]:
     return {
         f"{path}.{name}".lstrip(".")
         for path, module in model.named_modules()
-        if _is_layer(module) and COPIES in module._modules  # noqa: SLF001
+        if _is_layer(module) and _COPIES in module._modules  # noqa: SLF001
         for name, _ in [*module.named_parameters(), *module.named_buffers()]
         if name.startswith("original_module.")
     }
