@@ -86,6 +86,38 @@ def test_ranks_stay_and_merged_adapters_are_refused() -> None:
         gw.widen(model, "0.base_layer", extra=4, example_input=X)
 
 
+class Copied(nn.Module):
+    """A module of which an adapter trains a copy, as PEFT's `modules_to_save` does."""
+
+    adapter_layer_names = ("modules_to_save",)
+    merged_adapters: tuple[str, ...] = ()
+    disable_adapters, active_adapters = Low.disable_adapters, Low.active_adapters
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original_module = original
+        self.modules_to_save = nn.ModuleDict({"a": copy.deepcopy(original)})
+        self._active_adapter, self._disable_adapters = ["a"], False
+
+    def forward(self, x: Tensor) -> Any:
+        return (self.original_module if self._disable_adapters else self.modules_to_save["a"])(x)
+
+
+def test_a_copy_that_an_adapter_trains_whole_does_not_part_from_its_original() -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), Copied(head)).double()
+    for growth in (
+        gw.WidenOutputs(None, 2),
+        gw.Widen("2.original_module.0", extra=4),
+        gw.Widen("2.modules_to_save.a.0", extra=4),
+    ):
+        with pytest.raises(SurgeryError, match="an adapter trains a copy of it beside the original"):
+            gw.plan(model, growth, example_input=X)
+    gw.widen(model, "0", extra=4, example_input=X)
+    assert model[2].original_module[0].in_features == model[2].modules_to_save["a"][0].in_features == 12
+
+
 LAYERS = "base_model.model.model.layers"
 TARGETS = ["q_proj", "up_proj", "down_proj", "o_proj"]
 

@@ -5,7 +5,7 @@ weights of adapters beside it, and a switch (``_active_adapter``, ``_disable_ada
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,10 +15,18 @@ from torch import nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import Call
+from graftwork.surgery._space import Expr, Reason, atoms
 
-RANK = "it is inside an adapter alone, whose config holds it (its rank): add an adapter with a larger one instead"
+_RANK = "it is inside an adapter alone, whose config holds it (its rank): add an adapter with a larger one instead"
 """Why volumes of adapters don't grow."""
+_COPIES = "modules_to_save"
+"""Where a layer holds copies of its original that adapters train whole."""
+_COPIED = (
+    f"an adapter trains a copy of it beside the original ({_COPIES}), which would not grow along; merge_and_unload()"
+)
 _BASES = ("base_layer", "original_module")
+_PROMPTS = "prompt_encoder"
+"""Child of a model of PEFT that holds, by their names, adapters that are tokens of their own."""
 _SWITCH = ("_active_adapter", "_disable_adapters")
 
 
@@ -95,10 +103,13 @@ def refuse_adapters(model: nn.Module, what: str) -> None:
     Raises:
         SurgeryError: It has some.
     """
-    if names := sorted({name for layer in _layers(model) for name in _names(layer)}):
+    names = {name for layer in _layers(model) for name in _names(layer)}
+    prompts = [module._modules.get(_PROMPTS) for module in model.modules()]  # noqa: SLF001
+    names |= {name for held in prompts if isinstance(held, nn.ModuleDict) for name in held}
+    if names:
         raise SurgeryError(
-            f"{what}: expected a model without adapters, got {names}, which read and write the stream in ways of their "
-            "own; grow the base before it gets adapters, or merge_and_unload() and grow the model that it returns"
+            f"{what}: expected a model without adapters, got {sorted(names)}, which read and write the stream in ways "
+            "of their own; grow the base before it gets adapters, or merge_and_unload() and grow what that returns"
         )
 
 
@@ -113,11 +124,59 @@ def adapter_weights(model: nn.Module) -> set[str]:
     }
 
 
+def freeze_adapters(model: nn.Module, spaces: Mapping[str, Sequence[Expr]]) -> None:
+    """Freeze what only an adapter has, a number of its config, and modules of which it trains copies.
+
+    Args:
+        model: The traced model.
+        spaces: Name → index space of every dimension.
+    """
+    adapters, originals = adapter_weights(model), _copied_weights(model)
+    volumes = {name: [var for expr in dims for var in atoms(expr)] for name, dims in spaces.items()}
+    shared = {id(var) for name, own in volumes.items() if name not in adapters | originals for var in own}
+    for name in adapters | originals:
+        reason = Reason(_COPIED if name in originals or f".{_COPIES}." in f".{name}." else _RANK)
+        for var in volumes.get(name, ()):
+            if id(var) not in shared and reason not in var.reasons:
+                var.reasons = (reason, *var.reasons)
+
+
+def _copied_weights(model: nn.Module) -> set[str]:
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if _is_layer(module) and _COPIES in module._modules  # noqa: SLF001
+        for name, _ in [*module.named_parameters(), *module.named_buffers()]
+        if name.startswith("original_module.")
+    }
+
+
+def refuse_outside(model: nn.Module, grown: Container[str], name: str, size: int) -> None:
+    """Refuse a growth of a weight whose adapters have as many entries, and would not follow.
+
+    Args:
+        model: The model.
+        grown: Names of all that grows.
+        name: Name of the weight.
+        size: Length of its dimension before.
+
+    Raises:
+        SurgeryError: There is such an adapter.
+    """
+    path, found, _ = name.rpartition(".base_layer.")
+    tensors = dict([*model.named_parameters(), *model.named_buffers()]) if found else {}
+    for other in sorted(adapter_weights(model) & tensors.keys()):
+        if other.startswith(f"{path}.") and other not in grown and size in tensors[other].shape:
+            raise SurgeryError(
+                f"{name!r} can't get new ones: {other!r}, of an adapter, has {size} entries too and would not grow "
+                "along; merge_and_unload() and grow the model that it returns"
+            )
+
+
 def without_adapters(model: nn.Module) -> nn.Module:
     """Return the model as it was before it got adapters: other modules where there are some, the same tensors."""
-    if _is_layer(model):
-        base = next(child for name in _BASES if (child := model._modules.get(name)) is not None)  # noqa: SLF001
-        return without_adapters(base)
+    if (base := _base_name(model)) is not None:
+        return without_adapters(model.get_submodule(base))
     children = {name: child and without_adapters(child) for name, child in model._modules.items()}  # noqa: SLF001
     if all(child is model._modules[name] for name, child in children.items()):  # noqa: SLF001
         return model
@@ -140,10 +199,9 @@ def path_beside_adapters(model: nn.Module, path: str) -> str:
         if found is None:
             return path
         steps.append(step)
-        while _is_layer(found):
-            base = next(name for name in _BASES if name in found._modules)  # noqa: SLF001
+        while (base := _base_name(found)) is not None:
             steps.append(base)
-            found = found._modules[base]  # noqa: SLF001
+            found = found.get_submodule(base)
     return ".".join(steps)
 
 
@@ -154,6 +212,11 @@ def _layers(model: nn.Module) -> list[Any]:
 def _is_layer(module: Any) -> bool:
     kind = type(module)
     return isinstance(getattr(kind, "disable_adapters", None), property) and hasattr(kind, "adapter_layer_names")
+
+
+def _base_name(module: nn.Module) -> str | None:
+    """Name of what a layer with adapters stands around, None for other modules."""
+    return next((name for name in _BASES if name in module._modules), None) if _is_layer(module) else None  # noqa: SLF001
 
 
 def _holders(layer: Any) -> list[nn.ModuleDict | nn.ParameterDict]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_mean
-from graftwork.surgery._adapters import RANK, adapter_calls, adapter_weights, refuse_merged
+from graftwork.surgery._adapters import adapter_calls, freeze_adapters, refuse_merged
 from graftwork.surgery._calls import EVALUATION, TRAINING, Call, random_state, sandbox, set_mode
 from graftwork.surgery._check import Probe, plain
 from graftwork.surgery._layout import Layout, UnitMap, free_units, layout_of
@@ -56,14 +56,14 @@ class ChannelGraph:
         refuse_merged(model)
         graph = cls(model, Trace(model, OPERATIONS), views=views(model))
         graph._run(call, EVALUATION)
+        for way in adapter_calls(model, call):
+            graph._run(way, EVALUATION, way.name)
         if training:
             graph._trace_training(call)
         else:
             graph._note_what_did_not_run()
         graph._trace_branches(call, training=training)
-        for way in adapter_calls(model, call):
-            graph._run(way, EVALUATION, way.name)
-        graph._freeze_ranks()
+        freeze_adapters(model, graph.trace.spaces)
         graph._freeze_conflicts()
         graph._freeze_stock_attention()
         graph._freeze_spectral_norms()
@@ -136,15 +136,6 @@ class ChannelGraph:
                     for var in [v for e in self.trace.spaces.get(name, [])[:1] for v in atoms(e)]:
                         text = f"torch.nn.MultiheadAttention at {path!r} ties its heads to embed_dim"
                         var.reasons = (*var.reasons, Reason(text))
-
-    def _freeze_ranks(self) -> None:
-        """What only an adapter has is a number of its config."""
-        adapters = adapter_weights(self.model)
-        volumes = {name: [var for expr in dims for var in atoms(expr)] for name, dims in self.trace.spaces.items()}
-        shared = {id(var) for name, own in volumes.items() if name not in adapters for var in own}
-        for var in {id(var): var for name in adapters for var in volumes.get(name, ())}.values():
-            if id(var) not in shared:
-                var.reasons = (Reason(RANK), *var.reasons)
 
     def _freeze_spectral_norms(self) -> None:
         """A spectral norm divides by the largest singular value, which new rows and columns change."""

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._adapters import path_beside_adapters, without_adapters
+from graftwork.surgery._adapters import adapter_weights, path_beside_adapters, refuse_outside, without_adapters
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery.layers import built_from, config_entries, followed, owner_of, shapes_of
 
@@ -65,7 +65,7 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
     whole: Any = without_adapters(model.get_submodule(owner))
     config = whole.config
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    live = whole.state_dict(keep_vars=True)
+    live, adapters = whole.state_dict(keep_vars=True), adapter_weights(model)
     before = built_from(type(whole), config, {})
     if before is None or shapes_of(before) != shapes_of(whole):
         return f"{f'{owner}.config'.lstrip('.')} does not build this model as it is, and is left alone"
@@ -75,8 +75,10 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
         if after is None or dims is None:
             continue
         found = {names[id(live[name])]: dim for name, dim in dims.items() if id(live[name]) in names}
-        if all(found.get(name) == dim for name, dim in wanted.items()):
+        if all(found.get(name) == dim for name, dim in wanted.items() if name not in adapters):
             _refuse_unsaved(before, after)
+            for name in found:
+                refuse_outside(model, wanted, name, size)
             configs, numbers = followed(owner, whole, values, before, after)
             there = tuple(replace(change, path=path_beside_adapters(model, change.path)) for change in numbers)
             return Description(owner, found, configs, there)
