@@ -22,6 +22,7 @@ from graftwork.session import (
     prepare,
     shared_fraction,
 )
+from graftwork.session._timing import Timing
 from tests.session.test_session import StopAt, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
@@ -180,5 +181,6 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(
     assert set(timed) == ({size // 2} if sync_every == 0 else {size // 2, size})
     timing = found["timing"]
     assert timing["speed"]["whole"] == timing["speed"]["small"] == pytest.approx(0.92 * speed)
-    assert found["plan"]["flops"] == int(timing["speed"]["whole"] * (200 - timing["ending"]))
+    ending = Timing.from_dict(timing).ending(found["plan"]["num_generations"])
+    assert found["plan"]["flops"] == int(timing["speed"]["whole"] * (200 - ending))
     assert found["workers"]["threads_each"] == 1

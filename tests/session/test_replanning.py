@@ -51,7 +51,7 @@ def test_what_is_left_is_divided_as_before_and_every_later_round_has_work(
 def simulated(slowness: Callable[[float], float], seconds: float, *, plan: Plan, speed: Speed) -> tuple[float, Plan]:
     """Seconds that a search takes whose updates take so many times as long as measured, and its last plan."""
     now = [0.2 * seconds]  # imports, decoding
-    replanner = Replanner(Timing(seconds, 1.0, speed), clock=lambda: now[0])
+    replanner = Replanner(Timing(seconds, 0.0, 1, speed), clock=lambda: now[0])
     state = SimpleNamespace(spent_flops=0, generation=0)
     update = WORK // 500
     while state.spent_flops + update <= (plan.flops or 0):
@@ -62,7 +62,7 @@ def simulated(slowness: Callable[[float], float], seconds: float, *, plan: Plan,
             state.generation += 1
         again = replanner.again(state, plan, scoring_flops=lambda: update, update_flops=update)  # type: ignore[arg-type]
         plan = again or plan
-    return now[0] + 1.0, plan
+    return now[0] + 1.5, plan
 
 
 LOADS: dict[str, Callable[[float], float]] = {
@@ -92,10 +92,13 @@ def test_a_machine_that_slows_down_gets_a_shorter_plan_and_a_steady_one_keeps_it
 
 
 def test_a_control_gets_as_much_time_as_the_search() -> None:
-    timing = Timing(100.0, 10.0, Speed(1, 1), with_control=True)
-    assert timing.left(10.0, 0.0) == 40.0  # 80 seconds for both
-    assert timing.left(30.0, 20.0) == 20.0
-    assert timing.left(95.0, 85.0) == 0.0
+    timing = Timing(100.0, 1.0, 3, Speed(1, 1), with_control=True)
+    assert timing.left(10.0, 0.0, ending=10.0) == 40.0  # 80 seconds for both
+    assert timing.left(30.0, 20.0, ending=10.0) == 20.0
+    assert timing.left(95.0, 85.0, ending=10.0) == 0.0
+    assert [timing.ending(generations) for generations in (0, 1, 2)] == [3.5, 5.5, 5.5]
+    assert timing.ending(2, slowness=2.0) == 9.5
+    assert timing.ending(2, slowness=99.0) == 25.0
     assert Timing.from_dict(json.loads(json.dumps(asdict(timing)))) == timing
 
 

@@ -51,7 +51,8 @@ class Replanner:
         speed, border = self._timing.speed, plan.small_share * (plan.flops or 0)
         usual = speed.seconds(self._planned_flops, state.spent_flops, border)
         slowness = (now - self._planned_at) / usual if usual > 0 else 1.0
-        seconds = self._timing.left(now, now - self._began) / slowness
+        ending = self._timing.ending(plan.num_generations, slowness=slowness)
+        seconds = self._timing.left(now, now - self._began, ending=ending) / slowness
         total = speed.reach(state.spent_flops, seconds, plan.small_share if plan.small_size else 0.0)
         found = plan_again(
             plan,

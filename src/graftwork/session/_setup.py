@@ -294,8 +294,11 @@ def _planned(
     device = device_of(config.device)
     speed = time(recipe, genome, machine, batch_size=size, device=device)
     timing = timing_of(config, problem.splits, genome, speed, num_calibration=scorer.num_calibration)
-    seconds = timing.left(monotonic() - began, 0.0)
-    plan = make_plan(budget, recipe, genome, **known, speed=speed.mean(recipe.small_share), seconds=seconds)
+    for generations in (recipe.num_generations, 0):
+        seconds = timing.left(monotonic() - began, 0.0, ending=timing.ending(generations))
+        plan = make_plan(budget, recipe, genome, **known, speed=speed.mean(recipe.small_share), seconds=seconds)
+        if plan.num_generations > 0 or generations == 0:
+            break
     return timing, plan
 
 

@@ -39,13 +39,15 @@ class Timing:
 
     Args:
         seconds: The budget, from the start of the command to its result.
-        ending: Seconds to keep for what comes after the search: opening the test split, ensembles.
+        passes: Seconds of the last passes of a final survivor, over validation, test and blend splits.
+        survivors: Number of final survivors, where there are generations.
         speed: Training FLOPs per second, as measured before the first step.
         with_control: Whether a control follows, which takes as long as the search.
     """
 
     seconds: float
-    ending: float
+    passes: float
+    survivors: int
     speed: Speed
     with_control: bool = False
 
@@ -54,14 +56,25 @@ class Timing:
         """Build it from plain data, as `dataclasses.asdict` makes them."""
         return cls(**{**data, "speed": Speed(**data["speed"])})
 
-    def left(self, now: float, searched: float) -> float:
+    def ending(self, generations: int, *, slowness: float = 1.0) -> float:
+        """Seconds to keep for what comes after the search: the opening of the test split, ensembles; a quarter at most.
+
+        Args:
+            generations: Generations that are planned; without any, the seed network alone is left.
+            slowness: Times that work takes longer than was measured.
+        """
+        networks = (self.survivors if generations else 1) + self.with_control
+        return min(_AFTERWARDS + networks * self.passes * slowness, self.seconds / 4)
+
+    def left(self, now: float, searched: float, *, ending: float) -> float:
         """Seconds that the search may still take.
 
         Args:
             now: Seconds since the start of the command.
             searched: Seconds that the search has taken.
+            ending: Seconds to keep.
         """
-        left = self.seconds - self.ending - now
+        left = self.seconds - ending - now
         return max(0.0, (left - searched) / 2 if self.with_control else left)
 
 
@@ -81,6 +94,5 @@ def timing_of(config: SearchConfig, splits: Splits, genome: Genome, speed: Speed
     if config.budget is None:
         raise ConfigError("timing: expected a budget of time, got none; give one")
     images = len(splits.validation) + len(splits.test) + len(splits.blend) + num_calibration
-    networks = config.recipe.num_survivors + config.control
-    ending = _AFTERWARDS + images * networks * _GROWN * forward_flops(genome) / speed.whole
-    return Timing(config.budget.amount, min(ending, config.budget.amount / 4), speed, with_control=config.control)
+    passes = images * _GROWN * forward_flops(genome) / speed.whole
+    return Timing(config.budget.amount, passes, config.recipe.num_survivors, speed, with_control=config.control)
