@@ -1,5 +1,6 @@
 """Every way in which a command reads a stranger's folder."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,7 @@ def readings() -> dict[str, Reading]:
         "export --ensemble": _of("export", "--ensemble", "mean"),
         "predict": Reading(lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data]),
         "predict --ensemble": Reading(lambda place: ["predict", "--ensemble", "stacked", place.run, place.data]),
+        "evaluate": Reading(lambda place: ["evaluate", place.run, "--data", _digits(place)]),
         "profiles": Reading(lambda place: ["profiles", place.run, place.run, "--by-class"], every=11),
         "distil": Reading(lambda place: ["distil", place.run, "--budget", "0.001GFLOP"], every=11),
         "bench": Reading(lambda place: ["bench", *measured, place.run], every=11, run=_bench),
@@ -109,7 +111,15 @@ def data_readings() -> dict[str, Reading]:
         "predict IMAGES": Reading(
             lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data], every=1
         ),
+        "evaluate IMAGES": Reading(lambda place: ["evaluate", place.run, "--data", place.data], every=1),
     }
+
+
+def _digits(place: Place) -> Path:
+    """The images, in folders that are named as the run's classes are."""
+    for name, digit in (("a", "3"), ("b", "7")):
+        shutil.copytree(place.data / name, place.new / "digits" / digit, dirs_exist_ok=True)
+    return place.new / "digits"
 
 
 def _source(place: Place) -> Path:

@@ -31,6 +31,9 @@ class Played(FinalScoring):
     def _majority(self, *args: Any) -> Any:
         return {}
 
+    def _mirror_pairs(self, *args: Any) -> Any:
+        return []
+
     def _per_class(self, *args: Any) -> Any:
         return []
 

@@ -63,7 +63,7 @@ def test_no_member_takes_longer_than_allowed(tmp_path: Path, clock: Clock) -> No
     assert any(row.rejected.get("max_latency") for row in run.rounds())
 
 
-@pytest.mark.parametrize("step", [7, 20])
+@pytest.mark.parametrize("step", [pytest.param(7, marks=pytest.mark.slow), 20])
 def test_a_resume_takes_the_times_that_were_measured_before(tmp_path: Path, clock: Clock, step: int) -> None:
     with pytest.raises(SearchInterruptedError):
         start(tiny(**BY_TIME), tmp_path / "run", step)

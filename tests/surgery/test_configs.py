@@ -100,6 +100,24 @@ def test_more_heads_are_followed_by_their_number_and_not_by_their_width(
     torch.testing.assert_close(again(IDS).logits, before)
 
 
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen2"])
+def test_heads_and_inner_widths_are_followed_together_and_the_width_of_heads_is_held(kind: str, tmp_path: Path) -> None:
+    """The width of the model equals that of all its heads, which divide it where the config says nothing else."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(**SHAPE, **sizes, num_key_value_heads=2)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    entries, before = model.config.to_dict(), model(IDS).logits
+    receipt = widen_all(model, 1.5, example_input=IDS, check="fast")
+    found = model.config.num_attention_heads, model.config.num_key_value_heads, model.config.intermediate_size
+    assert (*found, model.config.head_dim) == (8, 4, 36, 4)
+    copy.deepcopy(model).save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(IDS).logits, before)
+    remove(model, receipt, example_input=IDS)
+    assert model.config.to_dict() == entries
+
+
 def test_a_growth_of_one_layer_leaves_the_config_and_says_so() -> None:
     model = _build(_bert())
     config, before = model.config, model.config.to_dict()

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery import Widen, deepen, growth_log, plan, replay, widen
+from graftwork.surgery import Widen, deepen, growth_log, plan, replay, unwrapped, widen
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -84,6 +84,26 @@ def test_a_sharded_part_of_a_model_is_refused(one_process: None) -> None:
     fully_shard(model[0], mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
     with pytest.raises(SurgeryError, match=r"wrapped in FSDP.* at '0'; grow inside graftwork.unwrapped"):
         widen(model, "2", extra=4, example_input=X)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_a_model_in_the_first_fsdp_is_refused_with_what_works(original: bool, one_process: None) -> None:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrapped = FullyShardedDataParallel(_model(), device_id=torch.device("cpu"), use_orig_params=original)
+    before = wrapped(X)
+    for target in (wrapped, wrapped.module, nn.Sequential(wrapped)):
+        with pytest.raises(SurgeryError, match=r"FSDP shards|FullyShardedDataParallel") as caught:
+            widen(target, "0", extra=4, example_input=X)
+        assert "gather its weights into a plain model (get_model_state_dict" in str(caught.value)
+        with pytest.raises(SurgeryError, match="gather its weights"), unwrapped(wrapped, []) as inner:
+            widen(inner, "0", extra=4, example_input=X)
+    plain = _model()
+    plain.load_state_dict(get_model_state_dict(wrapped, options=StateDictOptions(full_state_dict=True)))
+    _grow(plain)
+    again = FullyShardedDataParallel(plain, device_id=torch.device("cpu"), use_orig_params=original)
+    assert torch.allclose(again(X), before, atol=1e-5)
 
 
 def test_parameters_sharded_without_a_wrapper_are_refused(one_process: None) -> None:

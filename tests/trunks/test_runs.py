@@ -139,7 +139,7 @@ def test_a_trunk_that_changed_is_refused(run: Path, vit: Path, tmp_path: Path) -
     with pytest.raises(RunError, match="expected the trunk that the run was made with"):
         Session.resume(folder)
     (other / "model.safetensors").write_bytes((vit / "model.safetensors").read_bytes())
-    Session.resume(folder).run()
+    Session.resume(folder).folder.release()
 
 
 def test_code_of_a_run_is_run_only_when_it_is_named_again(coded: Path, code: Path, capsys: Any) -> None:

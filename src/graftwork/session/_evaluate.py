@@ -22,6 +22,7 @@ from graftwork.runs import ClassResult, RunFolder
 from graftwork.session._classifier import Classifier
 
 _NUM_BINS = 10
+_MOST_PIXELS = 2**25
 
 
 class Bin(TypedDict):
@@ -96,6 +97,11 @@ def evaluate(
         DataError: If the data can't be used, hold a class that the model does not know, or are those of the run itself.
     """
     channels, height, width = model.input_shape
+    if height * width > _MOST_PIXELS:  # a stranger's run may say anything
+        raise DataError(
+            f"data: expected a model for images of at most {_MOST_PIXELS:,} pixels, got {height}×{width}; "
+            "the run is damaged"
+        )
     found = load_dataset(
         data,
         image_size=None if data == "digits" else (height, width),

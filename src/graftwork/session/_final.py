@@ -179,8 +179,8 @@ class FinalScoring:
 
     def _mirror_pairs(self, name: str, logits: Tensor) -> list[list[str]]:
         """Classes that flip into each other, as a network tells that has seen no mirrored images in training."""
-        if self._setup.recipe.augmentation.flip != "none":
-            return []
+        if self._setup.recipe.augmentation.flip != "none" or self._setup.problem.trunk is not None:
+            return []  # maps of features are no images: a mirror makes nothing of them that a trunk would
         population, member_id = self._candidates[name]
         return [list(pair) for pair in pairs_of(self._setup, population[member_id], logits.argmax(1).numpy())]
 

@@ -1,6 +1,6 @@
 """Numbers that modules hold about their own width."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -218,7 +218,22 @@ def standard_attributes(
             old = getattr(module, name)
             if old != new:
                 changes.append(AttributeChange(path, name, old, new))
-    return changes
+    return [*changes, *_told_by_adapters(graph.model, changes)]
+
+
+def _told_by_adapters(model: nn.Module, changes: Sequence[AttributeChange]) -> Iterator[AttributeChange]:
+    """What a layer with adapters keeps of the sizes of its base layer, and makes new adapters by."""
+    for change in changes:
+        path, _, leaf = change.path.rpartition(".")
+        name = _SIDES.get(change.name)
+        if leaf == "base_layer" and name and vars(model.get_submodule(path)).get(name) == change.old:
+            yield AttributeChange(path, name, change.old, change.new)
+
+
+_SIDES = {
+    **dict.fromkeys(("in_features", "in_channels", "num_embeddings", "nx"), "in_features"),
+    **dict.fromkeys(("out_features", "out_channels", "embedding_dim", "nf"), "out_features"),
+}
 
 
 def _new_numbers(

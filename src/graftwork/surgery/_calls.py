@@ -2,8 +2,8 @@
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,12 +35,16 @@ class Call:
     def copied(self) -> "Call":
         """Return the call with tensors of its own, which an in-place forward may change."""
         arguments, keywords = tree_map(_clone, (list(self.arguments), self.keywords))
-        return Call(tuple(arguments), keywords)
+        return replace(self, arguments=tuple(arguments), keywords=keywords)
+
+    def around(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the model is run: here nothing is set."""
+        return nullcontext()
 
     def run(self, model: nn.Module) -> Any:
         """Call the model without gradient; the call's own tensors stay as they are."""
         call = self.copied()
-        with torch.no_grad():
+        with torch.no_grad(), self.around(model):
             return model(*call.arguments, **call.keywords)
 
     def other_size(self) -> "tuple[str, Call] | None":
@@ -87,7 +91,7 @@ class Call:
             return value * (1 + torch.finfo(value.dtype).eps * signs.view(value.shape))
 
         arguments, keywords = tree_map(nudge, (list(self.arguments), self.keywords))
-        return Call(tuple(arguments), keywords)
+        return replace(self, arguments=tuple(arguments), keywords=keywords)
 
     def leaves(self) -> list[Any]:
         """Return all values of the call, tensors and others."""

@@ -7,16 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from graftwork.surgery._adapters import without_adapters
 from graftwork.surgery._attributes import AttributeChange, is_size
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.layers import built_from, followed, replace_configs, set_numbers
+from graftwork.surgery.layers import built_from, followed, is_built_from_config, replace_configs, set_numbers
 
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
 _HEAD_WIDTHS = ("d_kv",)
 _SHARED = re.compile(r"(^|_)n(um)?_shared_experts?$")
-_MOST_BUILDS = 8  # each makes a whole model, if an empty one
+_MOST_BUILDS = 8  # of each kind; each makes a whole model, if an empty one
 _REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
 
@@ -41,13 +42,16 @@ def config_changes(
     changes: list[AttributeChange] = []
     sizes: list[AttributeChange] = []
     notes: list[str] = []
+    grown = {id(parameter): shapes[name] for name, parameter in model.named_parameters(remove_duplicate=False)}
     for path, module in owners(model):
         prefix = f"{path}." if path else ""
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        wanted = {name: shapes[prefix + name] for name in parameters}
-        if all(wanted[name] == tuple(parameter.shape) for name, parameter in parameters.items()):
+        parameters = dict(without_adapters(module).named_parameters(remove_duplicate=False))
+        wanted = {name: grown[id(parameter)] for name, parameter in parameters.items()}
+        now = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        if now == wanted:
             continue
-        found = _search(type(module), module.config, wanted, list(_candidates(module.config, lengths, counts)))
+        candidates = list(_candidates(module.config, lengths, counts))
+        found = _search(type(module), module.config, now, wanted, candidates)
         if found is None:
             notes.append(f"{prefix}config is left as it was: {_REBUILD}")
         else:
@@ -90,22 +94,32 @@ def owners(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if any(not outer or f"{path}.".startswith(f"{outer}.") for outer in above):
             continue
-        if hasattr(type(module), "config_class") and hasattr(getattr(module, "config", None), "to_dict"):
+        if is_built_from_config(module):
             above.append(path)
             yield path, module
 
 
 def _search(
-    kind: type[nn.Module], config: Any, wanted: Shapes, candidates: list[tuple[str, Any]]
+    kind: type[nn.Module], config: Any, now: Shapes, wanted: Shapes, candidates: list[tuple[str, Any]]
 ) -> dict[str, Any] | None:
-    heads = tuple(one for one in candidates if _counts_heads(one[0]))
-    several = [heads, (*heads, *_pinned(config, heads)), tuple(candidates)]
-    guesses = itertools.chain(((one,) for one in candidates), several, itertools.combinations(candidates, 2))
-    for guess in itertools.islice(guesses, _MOST_BUILDS):
-        values = dict(guess)
-        if values and _built(kind, config, values) == wanted:
-            return values
-    return None
+    """Find the numbers that follow: all that by themselves change tensors to what is wanted, and no other tensor.
+
+    Where heads are as many as they were only together with others, they are tried together.
+    """
+    good: list[tuple[str, Any]] = []
+    for one in candidates[:_MOST_BUILDS]:
+        built = _built(kind, config, dict([one]))
+        if built == wanted:
+            return dict([one])
+        if built is not None and built.keys() == now.keys() and built != now:
+            good += [one] if all(shape in {now[name], wanted[name]} for name, shape in built.items()) else []
+    heads = [one for one in candidates if _counts_heads(one[0])]
+    pinned = [*heads, *_pinned(config, heads)]
+    guesses = itertools.chain(
+        [good, heads, pinned, [*good, *pinned], candidates], itertools.combinations(candidates, 2)
+    )
+    distinct = dict.fromkeys(tuple(dict(guess).items()) for guess in itertools.islice(guesses, _MOST_BUILDS))
+    return next((dict(guess) for guess in distinct if guess and _built(kind, config, dict(guess)) == wanted), None)
 
 
 def _pinned(config: Any, heads: Sequence[tuple[str, Any]]) -> list[tuple[str, int]]:

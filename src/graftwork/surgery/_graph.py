@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from graftwork.errors import SurgeryError, UnsupportedOperationError, did_you_mean
+from graftwork.surgery._adapters import adapter_calls, freeze_adapters, refuse_merged
 from graftwork.surgery._calls import EVALUATION, TRAINING, Call, random_state, sandbox, set_mode
 from graftwork.surgery._check import Probe, plain
 from graftwork.surgery._layout import Layout, UnitMap, free_units, layout_of
@@ -52,13 +53,17 @@ class ChannelGraph:
                 example.
         """
         refuse_wrappers(model)
+        refuse_merged(model)
         graph = cls(model, Trace(model, OPERATIONS), views=views(model))
         graph._run(call, EVALUATION)
+        for way in adapter_calls(model, call):
+            graph._run(way, EVALUATION, way.name)
         if training:
             graph._trace_training(call)
         else:
             graph._note_what_did_not_run()
         graph._trace_branches(call, training=training)
+        freeze_adapters(model, graph.trace.spaces)
         graph._freeze_conflicts()
         graph._freeze_stock_attention()
         graph._freeze_spectral_norms()

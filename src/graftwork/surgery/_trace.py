@@ -144,6 +144,7 @@ class Trace:
             quiet_kernels(),
             warnings.catch_warnings(),
             torch.no_grad(),
+            call.around(self.model),
             self._module_stack(),
             _Mode(self),
             _Calls(self),

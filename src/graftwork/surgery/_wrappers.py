@@ -10,6 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from graftwork.errors import SurgeryError
 
 _UNWRAP = "unwrap it, grow, wrap again"
+_GATHER = "gather its weights into a plain model (get_model_state_dict, full_state_dict=True), grow it, wrap it again"
 _OPEN = f"grow inside graftwork.unwrapped(model, optimizer), or {_UNWRAP}"
 
 
@@ -36,13 +37,14 @@ def refuse_wrappers(model: nn.Module) -> None:
         if names & {"DistributedDataParallel", "DataParallel", "FSDPModule"}:
             raise _unfit(f"one wrapped in {kind.__name__}{where}", _OPEN)
         if "FullyShardedDataParallel" in names:
-            raise _unfit(f"one wrapped in {kind.__name__}{where}", _UNWRAP)
+            raise _unfit(f"one wrapped in {kind.__name__}{where}", _GATHER)
         if names & {"ScriptModule", "RecursiveScriptModule"}:
             raise _unfit(f"a ScriptModule{where}", "grow the Python module, then script again")
         if "AveragedModel" in names:
             raise _unfit(f"an AveragedModel{where}", "grow the trained model with mirrors=[averaged.module]")
         if getattr(module, "_is_fsdp_managed_module", False):
-            raise _unfit(f"one whose parameters FSDP shards{where}", _OPEN)
+            open_ = any(type(parameter).__name__ == "DTensor" for parameter in module.parameters())
+            raise _unfit(f"one whose parameters FSDP shards{where}", _OPEN if open_ else _GATHER)
     _refuse_tensors(model)
     _refuse_live_reducers(model)
 

@@ -120,6 +120,20 @@ def test_new_parameters_join_the_groups_of_the_ones_they_copy_and_old_state_keep
         assert found[id(new)] == rates[id(source)]
 
 
+class LeftOut(blocks.PreNorm):
+    """Is passed by at random in training, as by layer drop."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return x if self.training and torch.rand(()) < 0.5 else super().forward(x)
+
+
+def test_a_layer_that_training_leaves_out_at_random_is_not_taken_for_dead() -> None:
+    model, x = blocks.build(LeftOut)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        assert plan(model, InsertLayers("blocks", count=1), example_input=x).apply().largest_gap <= 1e-10
+
+
 def test_only_the_new_layers_train_if_asked_for() -> None:
     model, x = blocks.build(blocks.PreNorm)
     (model(x) - 1).square().mean().backward()

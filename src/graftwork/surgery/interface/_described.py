@@ -9,12 +9,13 @@ model's modules get.
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._adapters import adapter_weights, path_beside_adapters, refuse_outside, without_adapters
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery.layers import built_from, config_entries, followed, owner_of, shapes_of
 
@@ -61,10 +62,10 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
         raise SurgeryError(f"{list(wanted)} can't grow together: they belong to several configs; grow one by one")
     owner = owners.pop()
     assert owner is not None
-    whole = model.get_submodule(owner)
-    config: Any = whole.config
+    whole: Any = without_adapters(model.get_submodule(owner))
+    config = whole.config
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    live = whole.state_dict(keep_vars=True)
+    live, adapters = whole.state_dict(keep_vars=True), adapter_weights(model)
     before = built_from(type(whole), config, {})
     if before is None or shapes_of(before) != shapes_of(whole):
         return f"{f'{owner}.config'.lstrip('.')} does not build this model as it is, and is left alone"
@@ -74,9 +75,13 @@ def describe(model: nn.Module, wanted: Mapping[str, int], size: int, extra: int)
         if after is None or dims is None:
             continue
         found = {names[id(live[name])]: dim for name, dim in dims.items() if id(live[name]) in names}
-        if all(found.get(name) == dim for name, dim in wanted.items()):
+        if all(found.get(name) == dim for name, dim in wanted.items() if name not in adapters):
             _refuse_unsaved(before, after)
-            return Description(owner, found, *followed(owner, whole, values, before, after))
+            for name in found:
+                refuse_outside(model, wanted, name, size)
+            configs, numbers = followed(owner, whole, values, before, after)
+            there = tuple(replace(change, path=path_beside_adapters(model, change.path)) for change in numbers)
+            return Description(owner, found, configs, there)
     raise SurgeryError(
         f"{next(iter(wanted))!r} can't get new ones: {f'{owner}.config'.lstrip('.')} describes the model as it is, and "
         f"no number of it one with {size + extra} instead of {size} there"

@@ -1,10 +1,11 @@
 """What an entry of a stack does to its input: adds branches to it, or something that can't start as the identity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._adapters import adapter_calls
 from graftwork.surgery._calls import Call, quiet_kernels, sandbox
 from graftwork.surgery.layers._record import Entry, recording
 from graftwork.surgery.layers._silence import CanNotBeZeroError, Silence, silence
@@ -30,6 +31,15 @@ class Branches:
     shape: tuple[int, ...] | None = None
     out: tuple[int, ...] | None = None
 
+    def __and__(self, other: "Branches | None") -> "Branches":
+        """What holds in two ways to run the entry, with one adapter and another."""
+        if other is None:
+            return self
+        worse = self if other.exact else other
+        if self.silence is None or other.silence is None:
+            return worse
+        return replace(worse, silence=other.silence | self.silence)
+
     @property
     def exact(self) -> bool:
         """Whether a copy can start as the identity."""
@@ -48,12 +58,13 @@ def branches_of(model: nn.Module, stack: nn.Module, call: Call) -> list[Branches
     found: list[Branches | None] = [None] * len(entries)
 
     def analyse(number: int, entry: Entry) -> None:
-        found[number] = _branches(entry)
+        found[number] = _branches(entry) & found[number]
 
     try:
-        with sandbox(model), quiet_kernels(), recording(model, entries, analyse):
-            model.eval()
-            call.run(model)
+        for way in (call, *adapter_calls(model, call)):
+            with sandbox(model), quiet_kernels(), recording(model, entries, analyse):
+                model.eval()
+                way.run(model)
     except SurgeryError:
         raise
     except Exception as error:

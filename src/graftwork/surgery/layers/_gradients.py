@@ -12,6 +12,7 @@ from graftwork.surgery._trace import output_tensors
 
 ROUNDING = 10.0  # times the dtype's: gradients below that, relative to the largest, are rounding
 CLEARLY = 1000.0  # times that: gradients above that are none
+_DRAWS = 8  # most runs of a model that leaves layers out at random when it trains
 
 
 def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Parameter, nn.Parameter]]) -> list[str]:
@@ -33,11 +34,30 @@ def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Paramet
     Raises:
         SurgeryError: A new parameter would not train, though its original does.
     """
+    sizes: list[float] = []
+    for draw in range(_DRAWS):
+        found = _sizes(model, call, pairs, draw)
+        if found is None:
+            return []
+        sizes, before = [max(pair) for pair in zip(found, sizes or found, strict=True)], sizes
+        dtype = next((new.dtype for new, _ in pairs.values()), torch.float32)
+        try:
+            return _judged(list(pairs), sizes[: len(pairs)], sizes[len(pairs) :], dtype)
+        except SurgeryError:
+            if sizes == before:  # no layer was left out at random
+                raise
+    return _judged(list(pairs), sizes[: len(pairs)], sizes[len(pairs) :], dtype)
+
+
+def _sizes(
+    model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Parameter, nn.Parameter]], draw: int
+) -> list[float] | None:
+    """The largest gradients of new parameters and of their originals, in the first step or the second."""
     new = [pair[0] for pair in pairs.values()]
     both = [*new, *(pair[1] for pair in pairs.values())]
-    first = gradients_of(model, call, both)
+    first = gradients_of(model, call, both, draw=draw)
     if first is None:
-        return []
+        return None
     saved = [(parameter, parameter.detach().clone()) for parameter, g in zip(new, first, strict=False) if largest(g)]
     try:
         with torch.no_grad():
@@ -47,13 +67,12 @@ def untrained(model: nn.Module, call: Call, pairs: Mapping[str, tuple[nn.Paramet
                 assert gradient is not None
                 size = reference_scale(original) / float(gradient.double().square().mean().sqrt())
                 parameter.sub_(gradient * size)
-        second = gradients_of(model, call, both) or first
+        second = gradients_of(model, call, both, draw=draw) or first
     finally:
         with torch.no_grad():
             for parameter, value in saved:
                 parameter.copy_(value)
-    sizes = [max(largest(a), largest(b)) for a, b in zip(first, second, strict=True)]
-    return _judged(list(pairs), sizes[: len(new)], sizes[len(new) :], new[0].dtype if new else torch.float32)
+    return [max(largest(a), largest(b)) for a, b in zip(first, second, strict=True)]
 
 
 def _judged(names: Sequence[str], new: Sequence[float], old: Sequence[float], dtype: torch.dtype) -> list[str]:
@@ -88,8 +107,17 @@ def largest(gradient: Tensor | None) -> float:
     return float(gradient.abs().max()) if gradient is not None and gradient.numel() else 0.0
 
 
-def gradients_of(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter]) -> list[Tensor | None] | None:
-    """Return gradients of a random sum of the outputs; None where the forward gives none."""
+def gradients_of(
+    model: nn.Module, call: Call, parameters: Sequence[nn.Parameter], *, draw: int = 0
+) -> list[Tensor | None] | None:
+    """Return gradients of a random sum of the outputs; None where the forward gives none.
+
+    Args:
+        model: The model, in training mode if it runs in that, without dropout.
+        call: The example.
+        parameters: The parameters.
+        draw: How many random numbers are passed over, for a forward that draws its own.
+    """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     wanted = {id(parameter) for parameter in parameters}
     try:
@@ -98,6 +126,7 @@ def gradients_of(model: nn.Module, call: Call, parameters: Sequence[nn.Parameter
         for training in (True, False):
             with sandbox(model), torch.enable_grad():
                 _quiet(model, training=training)
+                torch.rand(draw)
                 own = call.copied()
                 try:
                     outputs = [

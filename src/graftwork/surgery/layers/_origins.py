@@ -1,13 +1,14 @@
 """Which entry each new layer copies, how it starts, and which numbers follow."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._adapters import path_beside_adapters, without_adapters
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._calls import Call
 from graftwork.surgery._graph import ChannelGraph
@@ -67,10 +68,12 @@ def origins(
     branches = branches_of(model, stack.module, call)
     usable = [_usable(stack, branches, place, init=init, approximate=approximate, like=like) for place in stack.places]
     owner = owner_of(model, stack.path)
-    reference = None if owner is None else find_reference(model, owner, stack, usable)
+    plain = without_adapters(model)
+    reference = None if owner is None else find_reference(plain, owner, stack.on(plain), usable)
     notes: tuple[str, ...] = ()
     if reference is not None:
-        sources, attributes, configs = reference.sources, reference.attributes, reference.configs
+        sources, configs = reference.sources, reference.configs
+        attributes = tuple(replace(c, path=path_beside_adapters(model, c.path)) for c in reference.attributes)
     else:
         sources = tuple(choice[0] for choice in usable)
         own, held = count_changes(model, stack, sources)

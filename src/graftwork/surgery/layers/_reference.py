@@ -1,8 +1,8 @@
 """What a model would be if it were built at the new depth: an oracle for names, numbers and the config.
 
-A Hugging Face model is built from its config alone. So the config that builds the grown model is looked for by building
-(on the meta device, without weights), and what that model's layers hold, ``layer_idx``, ``is_sliding``, drop-path
-rates, is what the grown model's layers get. No list of names is needed.
+A model of transformers or diffusers is built from its config alone. So the config that builds the grown model is looked
+for by building (on the meta device, without weights), and what that model's layers hold, ``layer_idx``, ``is_sliding``,
+drop-path rates, is what the grown model's layers get. No list of names is needed.
 """
 
 import copy
@@ -26,6 +26,8 @@ Shapes = dict[str, tuple[int, ...]]
 Guess = Callable[[Sequence[int]], dict[str, Any]]
 """Sources of the new entries → values of the config."""
 _MOST_BUILDS = 24
+_DEFAULTS = "_use_default_values"
+"""Entry of a config of diffusers: names of those that were not given, and that it builds as if they were not there."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,17 @@ def owner_of(model: nn.Module, path: str) -> str | None:
     steps = path.split(".") if path else []
     for at in range(len(steps) + 1):
         module = model.get_submodule(".".join(steps[:at]))
-        if hasattr(type(module), "config_class") and hasattr(getattr(module, "config", None), "to_dict"):
+        if is_built_from_config(module):
             return ".".join(steps[:at])
     return None
+
+
+def is_built_from_config(module: nn.Module) -> bool:
+    """Whether a module is one of transformers or of diffusers, whose configs are all that they are built from."""
+    config = getattr(module, "config", None)
+    if hasattr(type(module), "config_class"):
+        return hasattr(config, "to_dict")
+    return hasattr(type(module), "from_config") and isinstance(config, dict) and hasattr(config, "__dict__")
 
 
 def find_reference(model: nn.Module, owner: str, stack: Stack, usable: Sequence[Sequence[int]]) -> Reference | None:
@@ -177,8 +187,12 @@ def changed_config(config: Any, values: dict[str, Any], memo: dict[int, Any] | N
         path, _, leaf = name.rpartition(".")
         holder = config_value(changed, path) if path else changed
         if isinstance(holder, dict):
-            holder[leaf] = value
-        else:
+            dict.__setitem__(holder, leaf, value)
+            if leaf in (defaults := holder.get(_DEFAULTS, [])):
+                defaults.remove(leaf)
+        if value is None and hasattr(holder, "__dict__") and not hasattr(type(holder), leaf):
+            vars(holder).pop(leaf, None)  # an entry that the class does not know, and that was not there
+        elif hasattr(holder, "__dict__"):  # also beside the entries of a dictionary, as in diffusers
             object.__setattr__(holder, leaf, value)  # a frozen dataclass too: the copy is ours
     return changed
 
@@ -200,6 +214,8 @@ def built_from(
     """
     try:
         changed = changed_config(config, values)
+        if isinstance(changed, dict):
+            return _from_entries(kind, changed)
         stored = type(config).from_dict(changed.to_dict())
         if any(config_value(stored, name) != value for name, value in values.items()):
             return None
@@ -210,6 +226,13 @@ def built_from(
             return kind(changed)
     except Exception:  # whatever the constructor raises
         return None
+
+
+def _from_entries(kind: Any, config: dict[str, Any]) -> nn.Module:
+    """A model of diffusers, as its file of a config would build it."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        return kind.from_config(config)  # type: ignore[no-any-return]
 
 
 @contextmanager

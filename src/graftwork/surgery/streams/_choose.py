@@ -74,13 +74,19 @@ def choose(graph: ChannelGraph, tape: Tape, call: Call, wish: Wish) -> Way:
     unfit: list[str] = []
     norms, copies = normed(tape), _copies(added)
     spare: Way | None = None
-    for target in _targets(graph, tape, wish, owner, unfit, norms):
-        graph.refuse_left_behind(target.growth)
-        like = {var: more for var, more in target.growth.items() if var in added or not growable(var, norms)}
-        for way in _ways(graph, tape, call, target, _Asked(wish, like, unit, copies and not target.epsilon, problems)):
-            if not copies or not stuck(way.reading):
-                return way
-            spare = spare or way  # copies of heads may train where zeros can't
+    # What is multiplied by a number of the width behind its weights is scaled by them, if there is no other way.
+    for later in (False, True):
+        said = problems if not later else []
+        for target in _targets(graph, tape, wish, owner, unfit, norms):
+            graph.refuse_left_behind(target.growth)
+            like = {var: more for var, more in target.growth.items() if var in added or not growable(var, norms)}
+            asked = _Asked(wish, like, unit, copies and not target.epsilon, said, later)
+            for way in _ways(graph, tape, call, target, asked):
+                if not copies or not stuck(way.reading):
+                    return way
+                spare = spare or way  # copies of heads may train where zeros can't
+        if spare is not None or not problems:
+            break
     if spare is not None:
         return spare
     if not problems:
@@ -98,6 +104,7 @@ class _Asked:
         unit: See `Way`.
         copies: Whether new channels may be copies.
         problems: Gets why there is no way.
+        later: As in `Reading`.
     """
 
     wish: Wish
@@ -105,6 +112,7 @@ class _Asked:
     unit: float
     copies: bool
     problems: list[str]
+    later: bool
 
 
 def _ways(graph: ChannelGraph, tape: Tape, call: Call, target: Target, asked: _Asked) -> Iterator[Way]:
@@ -113,7 +121,7 @@ def _ways(graph: ChannelGraph, tape: Tape, call: Call, target: Target, asked: _A
     layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
     for found, after in _runs(graph, target, maps, layouts, call):
         numbers = powers(tape, after, asked.unit)
-        reading = _read(tape, asked.like, numbers, asked.problems, copies=asked.copies)
+        reading = _read(tape, asked.like, numbers, asked.problems, copies=asked.copies, later=asked.later)
         if reading is None:
             continue
         _refuse_unread(graph, asked.like, reading)
@@ -181,14 +189,20 @@ def _copied(size: int, added: int) -> UnitMap:
 
 
 def _read(
-    tape: Tape, added: Mapping[Var, int], numbers: PowerOf | None, problems: list[str], *, copies: bool
+    tape: Tape,
+    added: Mapping[Var, int],
+    numbers: PowerOf | None,
+    problems: list[str],
+    *,
+    copies: bool,
+    later: bool = False,
 ) -> Reading | None:
     """Read a run with zeros, means or copies in the new channels; without numbers, powers don't count."""
     found: dict[Kind, str] = {}
     best: Reading | None = None
     for new in (Kind.ZERO, Kind.MEAN, *([Kind.COPY] if copies else [])):
         try:
-            reading = read(tape, set(added), new, numbers)
+            reading = read(tape, set(added), new, numbers, later=later)
             best = best or reading
             if not stuck(reading):
                 return reading

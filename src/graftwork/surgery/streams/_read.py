@@ -10,33 +10,22 @@ from graftwork.surgery.streams._tape import Tape, UnevenError
 from graftwork.surgery.streams._values import Kind
 
 
-def read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None) -> Reading:
+def read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None, *, later: bool = False) -> Reading:
     """Return the reading of a run with zeros or means in the new channels.
 
     Where new channels of two factors are zero, neither would ever get gradient. Then the rows that make one of them
     are free, if nothing else needs them to make zeros; otherwise the reading is stuck.
-
-    First every sum over the stream is taken to stay as it is. Where that can't be, since it is multiplied by a number
-    of the width (the multiplier of a head, say), what makes it is scaled the other way.
 
     Args:
         tape: The run.
         streams: The volumes that grow.
         new: What new channels of the stream hold.
         numbers: As in `Reading`.
+        later: As in `Reading`.
 
     Raises:
         Refusal: The function can't be kept like that.
     """
-    try:
-        return _read(tape, streams, new, numbers, later=False)
-    except Refusal:
-        with suppress(Refusal, UnevenError):
-            return _read(tape, streams, new, numbers, later=True)
-        raise
-
-
-def _read(tape: Tape, streams: set[Var], new: Kind, numbers: PowerOf | None, *, later: bool) -> Reading:
     reading = Reading(tape, streams, new, numbers, later=later)
     reading.run(RULES)
     for right, left in ((1, 0), (0, 1)):

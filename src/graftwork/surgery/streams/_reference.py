@@ -89,7 +89,7 @@ def config_targets(
     config: Any = whole.config
     before = _built(whole, config, {})
     if before is None or shapes_of(before) != shapes_of(whole):
-        problems.append("it does not build the model as it is, which has grown or holds adapters")
+        problems.append("it does not build the model as it is, which has grown")
         return
     epsilons = {
         name: value / wish.ratio

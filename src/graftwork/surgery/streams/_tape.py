@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from graftwork.surgery._adapters import refuse_adapters
 from graftwork.surgery._calls import EVALUATION, Call, sandbox, set_mode
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._space import Expr
@@ -90,7 +91,12 @@ class Tape:
 
     @classmethod
     def of(cls, graph: ChannelGraph, call: Call) -> "Tape":
-        """Run a traced model once more, in evaluation mode, and note every operation."""
+        """Run a traced model once more, in evaluation mode, and note every operation.
+
+        Raises:
+            SurgeryError: The model has adapters.
+        """
+        refuse_adapters(graph.model, "a wider stream")
         return cls._run(graph.trace, call)
 
     @classmethod
