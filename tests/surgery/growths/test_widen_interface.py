@@ -114,6 +114,12 @@ def test_the_only_head_and_the_only_reader_are_found() -> None:
     assert plan(model, WidenInputs(None, 1), example_input=X).sites == ("conv",)
 
 
+def test_one_head_whose_rows_are_several_dimensions_is_not_taken_for_several_heads() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)))
+    with pytest.raises(SurgeryError, match="'0' can't get new ones: its 6 rows are made of several dimensions"):
+        plan(model, WidenOutputs(None, 2), example_input=torch.randn(3, 4))
+
+
 def test_a_tied_vocabulary_grows_once_and_its_new_tokens_can_be_read() -> None:
     model = _built(Language)
     optimizer = _trained(model, IDS)

@@ -128,13 +128,14 @@ def _only_head(graph: ChannelGraph) -> str:
     # Hidden states that come out as well run through norms; a head does not.
     clean = {var: path for var, path in heads.items() if _allows(var, (OUTPUT, LOOKED_UP))}
     clean = clean or {var: path for var, path in heads.items() if any("softmax" in r.text for r in var.reasons)}
-    if len(clean) != 1:
-        got = f"a model with several, {list(clean.values())[:6]}"
+    found = list(dict.fromkeys(clean.values()))  # the rows of one may be several volumes
+    if len(found) != 1:
+        got = f"a model with several, {found[:6]}"
         if not clean:
             why = [f"{path!r}: {r.text}" for var, path in heads.items() for r in var.reasons if r.text != OUTPUT]
             got = f"a model in which none was found{f' (what comes out is made by {why[0]})' if why else ''}"
         raise SurgeryError(f"site: expected the path of a head, or None where there is only one, got {got}; name it")
-    return next(iter(clean.values()))
+    return found[0]
 
 
 def _single_rows(graph: ChannelGraph, site: str, name: str, dim: int, init: str) -> Iterable[Place]:
