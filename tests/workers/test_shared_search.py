@@ -77,10 +77,9 @@ def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Pat
 def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, tmp_path: Path) -> None:
     """Draws and costs are those of the first round; later populations differ, as weights do."""
     Session.start(tiny(control=False), tmp_path / "alone").run()
-    alone = records(tmp_path / "alone")
-    assert [row["step"] for row in alone if row["type"] == "generation"] == [20, 40, 60]
-    assert [row["step"] for row in records(whole) if row["type"] == "generation"] == [20, 40, 60]
-    assert alone[0]["training_flops"] == records(whole)[0]["training_flops"]
+    found = [[row for row in records(path) if row["type"] == "generation"] for path in (tmp_path / "alone", whole)]
+    assert [[row["step"] for row in rows] for rows in found] == [[20, 40, 60]] * 2
+    assert found[0][0]["training_flops"] == found[1][0]["training_flops"]
     assert result(tmp_path / "alone")["bank_sha256"] != result(whole)["bank_sha256"]
 
 

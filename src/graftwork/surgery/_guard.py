@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils import _python_dispatch
 
@@ -51,7 +52,7 @@ class Guard:
     def __init__(self, *models: nn.Module) -> None:
         self._snapshots = [Snapshot(model) for model in models]
         self._settings = _Settings()
-        parameters = [parameter for model in models for parameter in model.parameters()]
+        parameters = [parameter for model in models for parameter in model.parameters() if not is_lazy(parameter)]
         self._parameters = [(one, one.requires_grad, one.data, one.grad) for one in parameters]
         modules = [module for model in models for module in model.modules()]
         self._kinds = [(module, type(module)) for module in modules]
