@@ -20,6 +20,7 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return int(exit_.value.code or 0), out, err
 
 
+@pytest.mark.slow
 def test_bench_tells_peaks_and_steps_of_a_genome_in_each_precision(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ def tasks(folder: Path) -> list[Task]:
     ]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_task_runs_once_after_those_that_it_needs(tmp_path: Path, jobs: int) -> None:
     names = list(run_tasks(tasks(tmp_path), jobs=jobs))
     assert sorted(names) == ["a", "b", "c", "d"]

@@ -75,7 +75,7 @@ def test_the_exported_ensemble_of_any_family_gives_its_outputs(
 
 @pytest.mark.parametrize("genome", [RICH, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=["batch", "layer"])
 @pytest.mark.parametrize("output", ["logits", pytest.param("penultimate", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("to", ["source", "pt2", "onnx"])
+@pytest.mark.parametrize("to", ["source", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_every_format_gives_the_outputs_at_any_batch_size(
     tmp_path: Path, to: str, output: Output, genome: Genome
 ) -> None:

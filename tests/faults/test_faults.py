@@ -27,6 +27,7 @@ def sum_of(program: str, folder: Path, *options: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_handful_of_each_fault_ends_with_the_same_bits_or_is_told(tmp_path: Path) -> None:
     found = sum_of("short", tmp_path)
     assert set(found["groups"]) == {

@@ -51,6 +51,7 @@ def start(config: SearchConfig, path: Path, step: int | None = None) -> None:
     box[0].run()
 
 
+@pytest.mark.slow
 def test_no_member_takes_longer_than_allowed(tmp_path: Path, clock: Clock) -> None:
     seed = forward_flops(seed_genome("poster", (1, 8, 8), 10)) * 1e-9
     limit = round(1.5e3 * seed, 3)

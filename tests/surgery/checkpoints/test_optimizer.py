@@ -56,6 +56,7 @@ def test_trainer_resumes_from_the_grown_folder(tmp_path: Path) -> None:
     assert str(again.state.best_model_checkpoint).endswith("checkpoint-4")
 
 
+@pytest.mark.slow
 def test_momentum_and_unknown_optimizers_are_carried_too(tmp_path: Path) -> None:
     model = gpt2(n_layer=1)
     source = saved(model, tmp_path / "old")
