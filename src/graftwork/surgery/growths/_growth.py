@@ -1,7 +1,7 @@
 """A growth as a value: plain data that says what grows, how much and how, and knows how to change a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -13,7 +13,9 @@ from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check, Thoroughness
 from graftwork.surgery._graph import ChannelGraph
+from graftwork.surgery._layout import Layout
 from graftwork.surgery._transaction import Transaction
+from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._undo import NoWay, Undo
 
 _ARGUMENTS = ("example_input", "optimizer", "mirrors", "generator")
@@ -40,6 +42,21 @@ class Subject:
     def model(self) -> nn.Module:
         """The model."""
         return self.graph.model
+
+    def seed(self, derived: int) -> int:
+        """Seed of new weights: drawn from the generator, or the one derived from the place."""
+        if self.generator is None:
+            return derived
+        return int(torch.randint(2**62, (1,), generator=self.generator))
+
+    def carry(self, transaction: Transaction, layouts: Mapping[str, Sequence[Layout]]) -> list[str]:
+        """Carry the state of the optimizers of parameters that have grown; return notes."""
+        grown = [
+            (name, tensor, ParameterGrowth(tuple(layout.size for layout in own), tuple(own)))
+            for name, own in layouts.items()
+            if isinstance(tensor := self.graph.trace.tensors[name], nn.Parameter)
+        ]
+        return carry_state(transaction, self.optimizers, grown)
 
 
 class Edit(ABC):

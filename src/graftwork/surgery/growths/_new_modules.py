@@ -78,9 +78,8 @@ class NewModules(Edit):
     def make(self, transaction: Transaction) -> list[str]:
         """See `Edit.make`."""
         self._settling.begin()
-        subject, owner, seed = self._subject, self._addition.owner, zlib.crc32(self.label.encode())
-        if subject.generator is not None:
-            seed = int(torch.randint(2**62, (1,), generator=subject.generator))
+        subject, owner = self._subject, self._addition.owner
+        seed = subject.seed(zlib.crc32(self.label.encode()))
         for model in (subject.model, *subject.mirrors):
             made = _put_in(transaction, model.get_submodule(owner), self._after, self._paths)
             self._fill(made, torch.Generator().manual_seed(seed))

@@ -21,7 +21,6 @@ from graftwork.surgery._layout import Ints, Layout, free_units, same_units
 from graftwork.surgery._space import Expr, atoms
 from graftwork.surgery._tensors import memory_format, place_old
 from graftwork.surgery._transaction import Transaction, swap_data
-from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._settling import Settling, new_entries
 from graftwork.surgery.growths._undo import NoWay, Shrink, Undo
@@ -102,19 +101,13 @@ class Repeated(Edit):
     def make(self, transaction: Transaction) -> list[str]:
         """See `Edit.make`."""
         self._settling.begin()
-        subject, seed = self._subject, zlib.crc32(self.label.encode())
-        if subject.generator is not None:
-            seed = int(torch.randint(2**62, (1,), generator=subject.generator))
+        subject = self._subject
+        seed = subject.seed(zlib.crc32(self.label.encode()))
         for model in (subject.model, *subject.mirrors):
             self._swap(transaction, model, torch.Generator().manual_seed(seed))
             set_numbers(transaction, model, self.attributes)
             replace_configs(transaction, model, self.configs)
-        grown = [
-            (name, tensor, ParameterGrowth(tuple(layout.size for layout in own), tuple(own)))
-            for name, own in self._layouts.items()
-            if isinstance(tensor := self._graph.trace.tensors[name], nn.Parameter)
-        ]
-        return carry_state(transaction, subject.optimizers, grown)
+        return subject.carry(transaction, self._layouts)
 
     def _swap(self, transaction: Transaction, model: nn.Module, generator: torch.Generator) -> None:
         tensors = dict([*model.named_parameters(), *model.named_buffers()])

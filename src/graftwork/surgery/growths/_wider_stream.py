@@ -15,7 +15,6 @@ from graftwork.surgery._idle import idle_notes
 from graftwork.surgery._methods import method_named
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
-from graftwork.surgery.carry import ParameterGrowth, carry_state
 from graftwork.surgery.growths._growth import Edit, Subject
 from graftwork.surgery.growths._resize import resize_tensors, tensor_change
 from graftwork.surgery.growths._settling import Settling, new_entries
@@ -113,19 +112,12 @@ class WiderStream(Edit):
         """See `Edit.make`."""
         subject, way, model = self._subject, self._way, self._subject.model
         self._settling.begin()
-        seed = self._seed
-        if subject.generator is not None:
-            seed = int(torch.randint(2**62, (1,), generator=subject.generator))
+        seed = subject.seed(self._seed)
         for one in (model, *subject.mirrors):
             tensors = dict([*one.named_parameters(), *one.named_buffers()])
             self._swap(transaction, tensors, torch.Generator().manual_seed(seed))
             set_target(transaction, one, way.target)
-        grown = [
-            (name, tensor, ParameterGrowth(tuple(layout.size for layout in own), tuple(own)))
-            for name, own in way.layouts.items()
-            if isinstance(tensor := self._graph.trace.tensors[name], nn.Parameter)
-        ]
-        return carry_state(transaction, subject.optimizers, grown)
+        return subject.carry(transaction, way.layouts)
 
     def _swap(self, transaction: Transaction, tensors: Mapping[str, Tensor], generator: torch.Generator) -> None:
         gains = {name: tensors[name].detach().clone() for name in self._roles.scaling}
