@@ -16,12 +16,12 @@ from graftwork.machine import Machine
 from graftwork.networks.genome import Genome
 from graftwork.runs import LATENCIES, Result, Row, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
-from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._final import FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._looks import Looks
 from graftwork.session._losses import LossLog
+from graftwork.session._notes import plan_notes
 from graftwork.session._problem import Problem
 from graftwork.session._race import race
 from graftwork.session._replanning import keep_time, restore_plans, store_plans
@@ -178,7 +178,8 @@ class Session:
             dismiss(self.group)
             return self.folder.result()
         setup = self._prepare()
-        self._tell_plan(setup)
+        for text in plan_notes(setup, asked=self.config):
+            self.listener.on_note(text)
         setup = self._race(setup)
         restore_plans(self.folder, setup)
         recipe = self.config.recipe
@@ -188,31 +189,6 @@ class Session:
         control = self._control(setup, searched) if self.config.control else None
         dismiss(self.group)
         return self._finish(setup, searched, control, digest)
-
-    def _tell_plan(self, setup: Setup) -> None:
-        """Say before training what is doubtful about the data, and what was decided because of them."""
-        problem, recipe, note = setup.problem, setup.recipe, self.listener.on_note
-        for text in (*(f"data: {warning}" for warning in problem.describe()["warnings"]), *setup.notes):
-            note(text)
-        if len(problem.splits.train) < recipe.few_images:
-            note(
-                f"training: {len(problem.splits.train)} images are few (few_images), so shifts reach "
-                f"{recipe.augmentation.shift} pixels, and weights decay by {recipe.rules['head'].weight_decay}"
-            )
-        if recipe.class_weights == "balanced" and self.config.recipe.class_weights == "auto":
-            note("training: examples count in inverse proportion to the size of their class (class_weights)")
-        if (generations := setup.plan.num_generations) < recipe.num_generations:
-            left = f"only {generations} are made" if generations else "the seed network is trained alone"
-            note(f"budget: {self.config.budget} does not reach for {recipe.num_generations} generations: {left}")
-        labels, classes = problem.labels(problem.splits.blend), len(problem.dataset.class_names)
-        if not len(labels) or recipe.num_survivors < 2 or not generations:
-            return
-        fit = methods_for(labels, classes, recipe.num_survivors)
-        if missing := [name for name in METHODS if name not in fit]:
-            note(
-                f"ensembles: {len(labels)} blend images of {classes} classes do not suffice for {', '.join(missing)}; "
-                f"only {', '.join(fit)} will be made (--blend takes more images)"
-            )
 
     def _prepare(self) -> Setup:
         with telling(self.listener.on_decoding):
@@ -290,12 +266,7 @@ class Session:
             with damaged(f"{self.folder.path}: the race in provenance.json"):
                 config = replace(config, recipe=config.recipe.mirrored(found["flip"]))
         setup = prepare(
-            config,
-            problem=problem,
-            seed_network=genome,
-            plan=plan,
-            machine=machine,
-            latencies=self.folder.latencies(),
+            config, problem=problem, seed_network=genome, plan=plan, machine=machine, latencies=self.folder.latencies()
         )
         if timing := (self._stored or {}).get("timing"):
             with damaged(f"{self.folder.path}: the timing in provenance.json"):
