@@ -35,9 +35,9 @@ from graftwork.runs._records import (
     row_to_line,
 )
 from graftwork.runs._tensors import load_tensors, save_tensors, tensor_pieces
+from graftwork.runs._whole import RECORDS, read_checkpoint
 
 KEPT_CHECKPOINTS = 2
-RECORDS = "records.jsonl"
 LATENCIES = "latency.json"
 _FOLDERS = ("checkpoints", "members", "figures", "predictions")
 
@@ -297,7 +297,7 @@ class RunFolder:
         self.passed_over = []
         for folder in reversed(self._checkpoints(stage)):
             try:
-                found = _whole(folder)
+                found = read_checkpoint(folder)
             except (RunError, ResourceError, OSError) as error:
                 self.passed_over.append(f"{folder.name}: {error}")
                 continue
@@ -390,19 +390,3 @@ class RunFolder:
 
     def __repr__(self) -> str:
         return f"<RunFolder {self.path}: {'finished' if self.finished else 'unfinished'}>"
-
-
-def _whole(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint, every file of which is as its manifest says.
-
-    Raises:
-        RunError: If one is not.
-        ResourceError: If one can't be read.
-    """
-    manifest = Manifest.load(folder)
-    if manifest is None:
-        raise RunError(f"{folder / MANIFEST} is missing")
-    for name in ("state.json", "tensors.safetensors", RECORDS):
-        manifest.check(name)
-    path = inside(folder, "state.json")
-    return parse_json(read_bytes(path), str(path)), load_tensors(inside(folder, "tensors.safetensors"))
