@@ -20,6 +20,7 @@ from graftwork.metrics import (
 from graftwork.networks.execution import InputTransform
 from graftwork.runs import ClassResult, RunFolder
 from graftwork.session._classifier import Classifier
+from graftwork.session._final import per_class
 
 _NUM_BINS = 10
 _MOST_PIXELS = 2**25
@@ -188,7 +189,6 @@ def _scores(
     predicted, names = probabilities.argmax(1), model.class_names
     right, counts = int((predicted == labels).sum()), np.bincount(labels, minlength=len(names))
     scores = class_scores(predicted, labels, len(names))
-    columns = (names, scores.precision.tolist(), scores.recall.tolist(), scores.support.tolist())
     return {
         "data": found.name,
         "images": len(labels),
@@ -198,10 +198,7 @@ def _scores(
         "balanced_accuracy": scores.balanced_accuracy,
         "macro_f1": scores.macro_f1,
         "majority": {"name": names[int(counts.argmax())], "accuracy": float(counts.max() / len(labels))},
-        "per_class": [
-            {"name": name, "precision": precision, "recall": recall, "support": support}
-            for name, precision, recall, support in zip(*columns, strict=True)
-        ],
+        "per_class": per_class(predicted, labels, names),
         "confidence": float(probabilities.max(1).mean()),
         "ece": expected_calibration_error(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),

@@ -1,9 +1,10 @@
 """The end of a run: the one opening of the test split, and the members and predictions that are kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -185,11 +186,14 @@ class FinalScoring:
         return [list(pair) for pair in pairs_of(self._setup, population[member_id], logits.argmax(1).numpy())]
 
     def _per_class(self, logits: Tensor, labels: Tensor) -> list[ClassResult]:
-        """Precision and recall of every class on the test split."""
-        names = self._setup.problem.dataset.class_names
-        scores = class_scores(logits.argmax(1).numpy(), labels.numpy(), len(names))
-        columns = (names, scores.precision.tolist(), scores.recall.tolist(), scores.support.tolist())
-        return [
-            {"name": name, "precision": precision, "recall": recall, "support": support}
-            for name, precision, recall, support in zip(*columns, strict=True)
-        ]
+        return per_class(logits.argmax(1).numpy(), labels.numpy(), self._setup.problem.dataset.class_names)
+
+
+def per_class(predicted: NDArray[np.int64], labels: NDArray[np.int64], class_names: Sequence[str]) -> list[ClassResult]:
+    """Score every class by name: precision, recall, support; arguments as of `graftwork.metrics.class_scores`."""
+    scores = class_scores(predicted, labels, len(class_names))
+    columns = (class_names, scores.precision.tolist(), scores.recall.tolist(), scores.support.tolist())
+    return [
+        {"name": name, "precision": precision, "recall": recall, "support": support}
+        for name, precision, recall, support in zip(*columns, strict=True)
+    ]
