@@ -1,6 +1,7 @@
 """Interleaved repetitions and the ratio of their times."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def write(path: Path | None, found: dict[str, Any]) -> None:
     """Store results with the command, and where they come from (commit, versions, machine), and say them."""
-    words = [Path(word).name.upper() if os.sep in word and Path(word).is_dir() else word for word in sys.argv[1:]]
+    words = [_plain(word) for word in sys.argv[1:]]
     name = Path(sys.argv[0]).name
     known = {"command": " ".join(["python", f"benchmarks/{name}", *words]), "provenance": provenance()}
     text = as_json({**found, **known}).rstrip()
@@ -49,3 +50,10 @@ def write(path: Path | None, found: dict[str, Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(word: str) -> str:
+    """A word of a command without paths of this machine: a folder in capitals, a file by its name."""
+    path = Path(word)
+    plain = path.name.upper() if os.sep in word and path.is_dir() else path.name if path.is_absolute() else word
+    return shlex.quote(plain)
