@@ -13,7 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import graftwork as gw
-from graftwork.surgery.integrations.transformers import GrowthCallback
+from graftwork.integrations.transformers import GrowthCallback
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import graftwork
 
 OPTIONAL = {"accelerate", "datasets", "lightning", "onnx", "onnxruntime", "onnxscript", "transformers"}
-EXTRAS = {"graftwork.surgery.integrations.lightning", "graftwork.surgery.integrations.transformers"}
+EXTRAS = {"graftwork.integrations.lightning", "graftwork.integrations.transformers"}
 """Whole modules for a package of an extra: without it they say which extra to install."""
 
 location = Path(graftwork.__file__).parent

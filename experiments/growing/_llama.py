@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from experiments.growing._tasks import TextTask, evaluation_mode
+from graftwork.integrations.transformers import GrowthCallback
 from graftwork.surgery import GrowthSchedule, ModelGrowth, SurgeryReceipt
-from graftwork.surgery.integrations.transformers import GrowthCallback
 from graftwork.training import Precision, generator_for
 
 BYTES = 256

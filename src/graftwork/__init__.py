@@ -8,7 +8,7 @@ weights are never touched, parent and child can live on one set of parameters.
   shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line), `remove` takes it out; `growth_sites`,
   `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`, `save_model`, `load_model`, `replay`, `unwrapped`,
   `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in
-  `graftwork.surgery.integrations`.
+  `graftwork.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,

@@ -23,7 +23,7 @@ def test_the_trainer_loads_the_best_model_at_the_end_also_after_a_growth(tmp_pat
     """The best evaluation came before the growth: shapes differ, and `train` fails after its last step."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from graftwork.surgery.integrations.transformers import GrowthCallback
+    from graftwork.integrations.transformers import GrowthCallback
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.BertConfig(vocab_size=30, num_labels=2, max_position_embeddings=16, **sizes)
@@ -72,7 +72,7 @@ def _exponential(callbacks: Any) -> Any:
 def test_lightning_averages_weights_of_a_model_that_grows(make: Callable[[Any], Any]) -> None:
     """The callback's copy of the model does not grow along, and `fit` fails at the next average."""
     lightning = pytest.importorskip("lightning.pytorch")
-    from graftwork.surgery.integrations.lightning import GrowthCallback
+    from graftwork.integrations.lightning import GrowthCallback
 
     class Lit(lightning.LightningModule):
         def __init__(self) -> None:

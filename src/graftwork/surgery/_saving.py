@@ -232,7 +232,7 @@ def replay(model: nn.Module, growths: list[dict[str, Any]] | str | os.PathLike[s
     Args:
         model: The model before any growth; changed in place.
         growths: What `growth_log` returns for the grown model, or a folder that holds it: one that `save_model` has
-            written, or a checkpoint of a training framework (see ``graftwork.surgery.integrations``).
+            written, or a checkpoint of a training framework (see ``graftwork.integrations``).
 
     Raises:
         SurgeryError: The log is missing or does not fit the model.

@@ -103,7 +103,7 @@ def resume_optimizer(optimizer: optim.Optimizer) -> int:
     A checkpoint may be written between `deepen` and the first update that moves its block. What such a parameter waits
     for is no part of ``state_dict()``, but its state tells: the step count of others, no first moment, and second
     moments that are all the same. Without this call such a block starts faster than in an uninterrupted training; with
-    it the bits are the same. `graftwork.surgery.integrations` calls it.
+    it the bits are the same. `graftwork.integrations` calls it.
 
     Args:
         optimizer: Made for the grown model, its state loaded. Wrappers of frameworks are looked into.

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from graftwork.errors import ConfigError, SurgeryError
+from graftwork.integrations import ScheduleRunner
 from graftwork.surgery import GrowthSchedule, Plateau, Widen, growth_log, replay
-from graftwork.surgery.integrations import ScheduleRunner
 
 X = torch.randn(4, 3)
 

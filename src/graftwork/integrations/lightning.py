@@ -7,8 +7,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from graftwork.errors import ConfigError, did_you_mean
+from graftwork.integrations._runner import ScheduleRunner
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, replay
-from graftwork.surgery.integrations._runner import ScheduleRunner
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

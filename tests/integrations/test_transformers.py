@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from graftwork.surgery.integrations.transformers import GrowthCallback
+    from graftwork.integrations.transformers import GrowthCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -7,6 +7,6 @@
 Nothing here imports a framework until its own module is imported.
 """
 
-from graftwork.surgery.integrations._runner import ScheduleRunner
+from graftwork.integrations._runner import ScheduleRunner
 
 __all__ = ["ScheduleRunner"]

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn, optim
 
 from graftwork.errors import ConfigError
+from graftwork.integrations._runner import ScheduleRunner
 from graftwork.surgery import GrowthSchedule, SurgeryReceipt, growth_log, save_log
 from graftwork.surgery._pretrained import allow_saving, refuse_saving
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.integrations._runner import ScheduleRunner
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

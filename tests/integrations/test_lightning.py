@@ -21,7 +21,7 @@ from graftwork.surgery import Deepen, GrowthSchedule, Plateau, Widen, replay
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     lightning = pytest.importorskip("lightning.pytorch")
-    from graftwork.surgery.integrations.lightning import GrowthCallback
+    from graftwork.integrations.lightning import GrowthCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
