@@ -3,7 +3,8 @@
     python benchmarks/joint_training.py --data PATH-TO-CIFAR10 --threads 1 --json results/speed/joint_training-1.json
     python benchmarks/joint_training.py --data PATH-TO-CIFAR10 --threads 2 --json results/speed/joint_training-2.json
 
-Two ratios: over the whole pipeline (reading, flips and shifts, passes, optimizer), and over identical ready batches.
+Two ratios: over the whole pipeline (reading, flips and shifts, passes, optimizer), and over identical ready batches;
+each also against the good form of the naive way (channels-last, batches as tensors, fused Adam, our precision).
 First both train the same members on the same batches from the same weights: the losses have to agree. In float64 they
 do at the recipe's rate: it is the same arithmetic. In float32 they do at a hundredth of the rate; at the full rate the
 gap is told too, but Adam's first update moves every weight by the whole rate whatever the size of its gradient, so
@@ -84,14 +85,17 @@ class Ours:
 
 
 class Naive:
-    """The same population from the same weights by `naive.py`."""
+    """The same population from the same weights by `naive.py`; with a precision in its good form."""
 
-    def __init__(self, genomes, lr: float = RULE.lr) -> None:
+    def __init__(self, genomes, lr: float = RULE.lr, good: Precision | None = None) -> None:
         self.members = naive.build(genomes, population.grow(genomes))
-        self.adam = naive.optimizer(self.members, lr=lr, weight_decay=RULE.weight_decay)
+        if good:
+            self.members = naive.channels_last(self.members)
+        self.precision = good or "float32"
+        self.adam = naive.optimizer(self.members, lr=lr, weight_decay=RULE.weight_decay, fused=bool(good) or None)
 
     def on_batch(self, member, x: Tensor, y: Tensor) -> float:
-        return naive.train_step(member, self.adam, x, y)
+        return naive.train_step(member, self.adam, x, y, self.precision)
 
 
 def largest_gap(genomes, batches: BatchStream, num_steps: int, dtype: torch.dtype, lr: float) -> float:
@@ -120,11 +124,11 @@ def agreement(genomes, batches: BatchStream, num_steps: int) -> dict[str, object
 
 
 def compare(genomes, problem: Problem, batches: BatchStream, precision: Precision, *, steps: int, repetitions: int):
-    """Seconds of both ways, over the pipeline and over ready batches."""
+    """Seconds of the three ways, over the pipeline and over ready batches."""
     draws, numbers = np.random.default_rng(0).integers(len(genomes), size=steps), count()
     ready = [batches.batch(number) for number in range(8)]
     plain = [(x.contiguous(), y) for x, y in ready]
-    ours, theirs = Ours(genomes, batches, precision), Naive(genomes)
+    ours, theirs, good = Ours(genomes, batches, precision), Naive(genomes), Naive(genomes, good=precision)
 
     def ours_pipeline() -> None:
         for drawn in draws:
@@ -136,8 +140,10 @@ def compare(genomes, problem: Problem, batches: BatchStream, precision: Precisio
 
     ways = {
         "naive_pipeline": naive_pipeline(theirs, problem, draws, batches.batch_size),
+        "good_pipeline": good_pipeline(good, problem, draws, batches.batch_size),
         "pipeline": ours_pipeline,
         "naive_ready": lambda: over(theirs, plain),
+        "good_ready": lambda: over(good, ready),
         "ready": lambda: over(ours, ready),
     }
     return _ratio.times(ways, repetitions)
@@ -145,7 +151,7 @@ def compare(genomes, problem: Problem, batches: BatchStream, precision: Precisio
 
 def naive_pipeline(theirs: Naive, problem: Problem, draws: np.ndarray, batch_size: int):
     """Images from the data set through PIL into one update of each member that was drawn."""
-    pictures = naive.pictures(problem, problem.splits.train[: 64 * batch_size], shift=2, flip=True)
+    pictures = _pictures(problem, batch_size)
 
     def run() -> None:
         endless = (pair for epoch in count() for pair in naive.loader(pictures, batch_size=batch_size, seed=epoch))
@@ -153,6 +159,21 @@ def naive_pipeline(theirs: Naive, problem: Problem, draws: np.ndarray, batch_siz
             theirs.on_batch(theirs.members[drawn], x, y)
 
     return run
+
+
+def good_pipeline(good: Naive, problem: Problem, draws: np.ndarray, batch_size: int):
+    """The same from one tensor in memory."""
+    batches = naive.TensorBatches(_pictures(problem, batch_size), batch_size=batch_size, seed=0)
+
+    def run() -> None:
+        for drawn, (x, y) in zip(draws, batches, strict=False):
+            good.on_batch(good.members[drawn], x, y)
+
+    return run
+
+
+def _pictures(problem: Problem, batch_size: int) -> naive.Pictures:
+    return naive.pictures(problem, problem.splits.train[: 64 * batch_size], shift=2, flip=True)
 
 
 def compare_together(problem: Problem, batches: BatchStream, group: Group, given: dict[str, Any]):
@@ -252,6 +273,9 @@ def main() -> None:
             "losses": losses,
             "ratio": _ratio.ratio(found["naive_pipeline"], found["pipeline"]),
             "ratio_ready_batches": _ratio.ratio(found["naive_ready"], found["ready"]),
+            "ratio_to_good": _ratio.ratio(found["good_pipeline"], found["pipeline"]),
+            "ratio_to_good_ready_batches": _ratio.ratio(found["good_ready"], found["ready"]),
+            "precisions": {"naive": "float32", "good": machine.precision, "ours": machine.precision},
             "seconds": found,
         },
     )
