@@ -77,7 +77,7 @@ def test_the_size_of_a_pass_changes_no_class(run: Path, digits: Path, capsys: An
     [
         (["--top-k", "11"], "top_k: expected a number from 1 to 10"),
         (["--top-k", "0"], "top_k: expected a number from 1 to 10"),
-        (["--batch-size", "0"], "batch_size: expected a number >= 1"),
+        (["--batch-size", "0"], "Invalid value for '--batch-size'"),
         (["--device", "abacus"], "device: expected one that works here, got 'abacus'"),
     ],
 )

@@ -6,7 +6,6 @@ import typer
 
 from graftwork.cli import _options as options
 from graftwork.cli._app import app, emit, plain, share, tell
-from graftwork.errors import InputError
 
 if TYPE_CHECKING:
     from graftwork.session import Scores
@@ -35,8 +34,6 @@ def evaluate(
     from graftwork.session import evaluate as score
     from graftwork.session import open_classifier
 
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size: expected a number >= 1, got {batch_size}; leave it out for a safe one")
     found = score(
         open_classifier(model, member=member, ensemble=ensemble, device=device, trunk=trunk),
         data,

@@ -90,7 +90,7 @@ Member = Annotated[str | None, typer.Option(help="Id of a member of the run. \\[
 EnsembleOf = Annotated[str | None, typer.Option("--ensemble", help="Ensemble of the run: mean, greedy, stacked, …")]
 Place = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, …")]
 Pass = Annotated[
-    int | None, typer.Option("--batch-size", help="Images in a pass. \\[default: 256, fewer of large images]")
+    int | None, typer.Option("--batch-size", min=1, help="Images in a pass. \\[default: 256, fewer of large images]")
 ]
 TrunkOf = Annotated[
     str | None,

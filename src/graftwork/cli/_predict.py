@@ -50,8 +50,6 @@ def predict(
     most = len(opened.class_names)
     if not 1 <= top_k <= most:
         raise InputError(f"top_k: expected a number from 1 to {most}, the number of classes, got {top_k}; take one")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size: expected a number >= 1, got {batch_size}; leave it out for a safe one")
     passed_over: list[tuple[str, str]] = []
     files, skipped = _files(images, passed_over), list[str]()
     rows = _classify(opened, files, batch_size, skipped=skipped if skip_bad_images else None)
