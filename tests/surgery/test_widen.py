@@ -1,6 +1,7 @@
 """Laws of widening: the function stays, everything that must grow together does, the control fails."""
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,14 @@ from .models import CASES, Case, batch_of, scrambled
 EXACT = ("r2r", "net2net", "netmorph")
 SITES = [(case, site) for case in CASES for site in case.widenable]
 IDS = [f"{case.name}-{site}" for case, site in SITES]
+
+
+def _one_a_case(sites: list[tuple[Case, str]]) -> list[Any]:
+    """All sites, those after a case's first one marked as slow."""
+    return [
+        pytest.param(case, site, id=name, marks=[] if site == case.widenable[0] else [pytest.mark.slow])
+        for (case, site), name in zip(sites, IDS, strict=True)
+    ]
 
 
 def _smallest(model: nn.Module, x: torch.Tensor, site: str, method: str) -> int:
@@ -44,7 +53,7 @@ def test_r2r_keeps_the_function_on_fresh_inputs_and_in_both_modes(case: Case, si
 
 
 @pytest.mark.parametrize("method", ["net2net", "netmorph"])
-@pytest.mark.parametrize(("case", "site"), SITES, ids=IDS)
+@pytest.mark.parametrize(("case", "site"), _one_a_case(SITES))
 def test_the_other_exact_methods_keep_the_function_too(case: Case, site: str, method: str) -> None:
     model, x = scrambled(case), batch_of(case)
     before = _run(model, x, "eval")
@@ -52,7 +61,7 @@ def test_the_other_exact_methods_keep_the_function_too(case: Case, site: str, me
     assert output_gap(before, _run(model, x, "eval")) <= tolerance_for(torch.float64)
 
 
-@pytest.mark.parametrize(("case", "site"), SITES, ids=IDS)
+@pytest.mark.parametrize(("case", "site"), _one_a_case(SITES))
 def test_the_control_changes_the_function(case: Case, site: str) -> None:
     model, x = scrambled(case), batch_of(case)
     receipt = widen(
