@@ -14,7 +14,6 @@ from graftwork.surgery import Widen, growth_sites, plan, widen
 
 from .models import CASES, Case, batch_of, scrambled
 
-EXACT = ("r2r", "net2net", "netmorph")
 SITES = [(case, site) for case in CASES for site in case.widenable]
 IDS = [f"{case.name}-{site}" for case, site in SITES]
 
