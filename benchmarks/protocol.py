@@ -122,6 +122,11 @@ class Timed:
         self._spent: dict[Member | None, list[float]] = defaultdict(list)
         self._made = 0
 
+    @property
+    def extra_flops(self) -> int:
+        """As of the trainer."""
+        return self.trainer.extra_flops
+
     def _beside(self, measure: Callable[[Naive], float | None]) -> float | None:
         """Let the naive way run on all threads, and all other ranks wait for it."""
         found = None

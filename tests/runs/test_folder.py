@@ -14,8 +14,10 @@ import torch
 
 from graftwork._files import as_json
 from graftwork.errors import ResourceError, RunError
+from graftwork.reports import read_run
 from graftwork.runs import RunFolder, run_state, write_bytes, write_json
-from graftwork.runs._manifest import Manifest
+from graftwork.runs._manifest import FORMAT_VERSION, Manifest, _digest
+from graftwork.session import Session, open_classifier, options_of
 from tests.runs.test_records import member
 
 TENSORS = {"a": torch.arange(4.0)}
@@ -359,3 +361,31 @@ def test_json_in_files_is_indented_with_lists_and_short_objects_on_one_line() ->
     assert ' "a": [1, 2.5, null, "x,\\ny"],\n' in text
     assert '{"e": "f"}' in text
     assert max(map(len, text.splitlines())) < 100
+
+
+@pytest.mark.parametrize(("version", "age"), [(FORMAT_VERSION - 1, "an older"), (FORMAT_VERSION + 1, "a newer")])
+@pytest.mark.parametrize("sealed", [True, False], ids=["by the same rule", "by another rule"])
+def test_a_folder_of_another_format_is_refused_before_anything_is_read(
+    run: RunFolder, version: int, age: str, sealed: bool
+) -> None:
+    write_json(run.path / "result.json", {"of": "another format"})
+    (run.path / "config.toml").write_text("a_key_of_another_version = 1\n")
+    run.release()
+    path = run.path / "manifest.json"
+    data = {**json.loads(path.read_text()), "version": version}
+    if sealed:
+        data["sha256"] = _digest({key: value for key, value in data.items() if key != "sha256"})
+    write_json(path, data)
+    words = f"expected format {FORMAT_VERSION} of run folders, .* got {version}, of {age} graftwork"
+    with pytest.raises(RunError, match=words):
+        Manifest.load(run.path)
+    with pytest.raises(RunError, match=words):
+        RunFolder.open(run.path)
+    with pytest.raises(RunError, match=words):
+        Session.resume(run.path)
+    with pytest.raises(RunError, match=words):
+        options_of(run.path)
+    with pytest.raises(RunError, match=words):
+        read_run(run.path)
+    with pytest.raises(RunError, match=words):
+        open_classifier(run.path)

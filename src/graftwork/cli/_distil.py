@@ -22,6 +22,7 @@ def distil(
         str | None, typer.Option(help="FLOPs of each arm (0.01PFLOP). \\[default: a tenth of what the search spent]")
     ] = None,
     rate: Annotated[float, typer.Option(help="Factor on the learning rates of the run's recipe.")] = 0.2,
+    trunk: options.TrunkOf = None,
     as_json: options.Json = False,
 ) -> None:
     """Train one network on with an ensemble's soft labels, beside the same FLOPs without them; both become members."""
@@ -29,7 +30,7 @@ def distil(
     from graftwork.session import distil as distil_run
 
     keep_memory()
-    found = distil_run(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, note=say)
+    found = distil_run(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, trunk=trunk, note=say)
     if as_json:
         emit(found)
         return

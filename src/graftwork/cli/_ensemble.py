@@ -26,6 +26,7 @@ def ensemble(
         typer.Option(help="What is stacked: logits, or penultimate (opens the test split once more; needs the data)."),
     ] = "logits",
     seed: Annotated[int, typer.Option(help="Seed of the stacker.")] = 0,
+    trunk: options.TrunkOf = None,
     as_json: options.Json = False,
 ) -> None:
     """Fit ensembles of a finished run's members on the blend split, from the predictions that the run stored."""
@@ -45,6 +46,7 @@ def ensemble(
             methods=method or None,
             seed=seed,
             features=features,  # type: ignore[arg-type]
+            trunk=trunk,
         )
     for row in rows:
         if as_json:

@@ -89,9 +89,13 @@ def search(
         str | None,
         option(
             "Population",
-            "Frozen pretrained network under all members: hf:FOLDER, timm:NAME or FILE.py:FUNCTION (which is run).",
+            "Pretrained network under all members: hf:FOLDER, timm:NAME or FILE.py:FUNCTION (which is run).",
             rare=True,
         ),
+    ] = None,
+    trunk_rate: Annotated[
+        float | None,
+        option("Population", "Learning rate of the trunk's weights, such as 1e-5. [default: 0, frozen]", rare=True),
     ] = None,
     genome: Annotated[str | None, option("Population", "JSON file of the seed network's genome.", rare=True)] = None,
     recipe: options.Recipe = None,

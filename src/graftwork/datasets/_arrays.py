@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graftwork.datasets._listing import Item, Listing, SplitName, split_named
+from graftwork.datasets._tasks import OTHER_TASKS
 from graftwork.errors import DataError
 
 _CHANNELS = (1, 2, 3, 4)
@@ -90,7 +91,7 @@ def list_arrays(images: NDArray[Any], labels: Any, where: str, *, split: SplitNa
     if found.shape != (len(images),) or found.dtype.kind not in "iubUO":
         raise DataError(
             f"{where}: expected a number or a text as label of each of {len(images)} images, got {found.dtype} "
-            f"{list(found.shape)}"
+            f"{list(found.shape)}; {OTHER_TASKS}"
         )
     texts = found.dtype.kind in "bUO"
     items = [

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graftwork.datasets._convert import Picture
 from graftwork.datasets._decode import decode
+from graftwork.datasets._tasks import check_task
 from graftwork.datasets._thin import thin
 from graftwork.errors import DataError
 
@@ -160,6 +161,8 @@ class Listing:
                 "write all labels alike, as texts or as numbers"
             )
         if texts == {True}:
+            if self.class_names is None:
+                check_task([str(label) for label in labels], self.where)
             names = self.class_names or tuple(sorted({str(label) for label in labels}, key=_numbers_first))
             numbers = {name: number for number, name in enumerate(names)}
             return names, np.array([numbers[str(label)] for label in labels], dtype=np.int64)

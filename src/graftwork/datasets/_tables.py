@@ -11,6 +11,7 @@ from graftwork._files import damaged, parse_json
 from graftwork.datasets._convert import Picture
 from graftwork.datasets._listing import Item, Listing, ReadOptions, SplitName, joined, split_named, split_of_file
 from graftwork.datasets._sheets import LABEL_NAMES, finder, group_of, split_column, split_of
+from graftwork.datasets._tasks import OTHER_TASKS
 from graftwork.errors import DataError, did_you_mean
 
 _MAX_METADATA = 2**24
@@ -192,7 +193,9 @@ def _label_column(table: pa.Table, where: str, asked: str | None) -> str:
     found = [name for name in LABEL_NAMES if name in table.column_names]
     if not found:
         known = ", ".join(table.column_names)
-        raise DataError(f"{where}: expected a label column, got none among {known}; name it with --label-column")
+        raise DataError(
+            f"{where}: expected a label column, got none among {known}; name it with --label-column ({OTHER_TASKS})"
+        )
     return found[0]
 
 
@@ -220,7 +223,8 @@ def _label_cells(table: pa.Table, column: str, where: str) -> list[Any]:
         cells = cells.cast(pa.string())
     if not (pa.types.is_integer(cells.type) or _is_text(cells.type)):
         raise DataError(
-            f"{where}: expected integers or texts as labels in column {column!r}, got {cells.type}; convert them"
+            f"{where}: expected integers or texts as labels in column {column!r}, got {cells.type}; convert them if "
+            f"they are classes ({OTHER_TASKS})"
         )
     values: list[Any] = cells.to_pylist()
     if None in values:

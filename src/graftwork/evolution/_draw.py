@@ -34,11 +34,21 @@ class RoundDraw:
         plans: How much work the round gets.
         batch_size: Number of images in an update.
         reserved: FLOPs that scoring the population will take.
+        extra: FLOPs of an update beside those of its member.
     """
 
-    def __init__(self, state: SearchState, *, strategy: Strategy, plans: Plans, batch_size: int, reserved: int) -> None:
+    def __init__(
+        self,
+        state: SearchState,
+        *,
+        strategy: Strategy,
+        plans: Plans,
+        batch_size: int,
+        reserved: int,
+        extra: int = 0,
+    ) -> None:
         self._state, self._strategy, self._plans = state, strategy, plans
-        self._batch_size, self._reserved = batch_size, reserved
+        self._batch_size, self._reserved, self._extra = batch_size, reserved, extra
         self._members: dict[str, Member] = {str(name): member for name, member in state.population.members.items()}
         self._costs: dict[tuple[str, tuple[int, int] | None], int] = {}
         self._largest = max(self._cost(name, None) for name in self._members)
@@ -73,9 +83,8 @@ class RoundDraw:
     def _cost(self, name: str, size: tuple[int, int] | None) -> int:
         if (name, size) not in self._costs:
             genome = self._members[name].genome
-            self._costs[name, size] = training_flops(
-                genome if size is None else genome.at_size(*size), self._batch_size
-            )
+            shown = genome if size is None else genome.at_size(*size)
+            self._costs[name, size] = training_flops(shown, self._batch_size) + self._extra
         return self._costs[name, size]
 
     def _fits(self, step: int, spent: int, flops: int) -> bool:

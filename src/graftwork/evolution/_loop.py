@@ -86,7 +86,8 @@ def joint_train(
     def begin() -> RoundDraw:
         trainer.sync()
         reserved = scorer.flops(state.population.genomes)
-        return RoundDraw(state, strategy=strategy, plans=plans, batch_size=trainer.batch_size, reserved=reserved)
+        sizes = {"batch_size": trainer.batch_size, "reserved": reserved, "extra": trainer.extra_flops}
+        return RoundDraw(state, strategy=strategy, plans=plans, **sizes)
 
     draw = begin()
     while drawn := draw(trainer.updates_at_once):

@@ -201,6 +201,7 @@ def read_run(folder: Path) -> RunData:
     from graftwork.runs import RunFolder  # draws in torch
 
     run = RunFolder(Path(folder))
+    run.check_format()
     if not run.has("records.jsonl") and not run.has("provenance.json"):
         raise RunError(
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "

@@ -23,7 +23,7 @@ from graftwork._files import (
 )
 from graftwork.errors import ResourceError, RunError
 from graftwork.runs._lock import LOCK, RunLock
-from graftwork.runs._manifest import MANIFEST, Manifest, differences
+from graftwork.runs._manifest import MANIFEST, Manifest, check_format, differences
 from graftwork.runs._provenance import now
 from graftwork.runs._records import (
     GenerationRow,
@@ -107,11 +107,16 @@ class RunFolder:
         """Open a run that is there, to read it.
 
         Raises:
-            RunError: If there is no run.
+            RunError: If there is no run, or one of another format.
         """
         if not (path / "config.toml").is_file():
             raise RunError(f"{path} is no run folder: it has no config.toml; expected what `graftwork search` leaves")
+        check_format(path)
         return cls(path)
+
+    def check_format(self) -> None:
+        """Raise `RunError` if the folder is of another format than this version of graftwork reads."""
+        check_format(self.path)
 
     def lock(self) -> None:
         """Take the right to write, and sweep what dead processes have left aside.

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from graftwork._files import damaged, inside, parse_json, read_bytes, sha256_of, write_json
+from graftwork._version import __version__
 from graftwork.errors import RunError
 
 MANIFEST = "manifest.json"
-_VERSION = 1
+FORMAT_VERSION = 1
+"""Version of what a run folder holds (``docs/run-folder.md`` has the rule by which it changes)."""
 
 
 class Manifest:
@@ -44,8 +46,9 @@ class Manifest:
             data = parse_json(read_bytes(path), str(path))
         except FileNotFoundError:
             return None
-        if not isinstance(data, dict) or data.pop("sha256", None) != _digest(data) or data.get("version") != _VERSION:
-            raise RunError(f"{path} is damaged, or of another version; its own hash does not fit")
+        _check_version(data, folder)
+        if not isinstance(data, dict) or data.pop("sha256", None) != _digest(data):
+            raise RunError(f"{path} is damaged; its own hash does not fit")
         with damaged(str(path)):
             return cls(
                 folder, {str(name): list(map(str, found)) for name, found in data["files"].items()}, data["origin"]
@@ -53,7 +56,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write it, as a whole."""
-        data = {"version": _VERSION, "files": self._files, "origin": self.origin}
+        data = {"version": FORMAT_VERSION, "files": self._files, "origin": self.origin}
         write_json(inside(self._folder, MANIFEST), {**data, "sha256": _digest(data)})
 
     def expect(self, name: str, digest: str) -> None:
@@ -82,6 +85,27 @@ class Manifest:
                 f"{path} is damaged or was changed: it is not what {MANIFEST} lists; bring it back from a copy, or "
                 "take the run's other files"
             )
+
+
+def check_format(folder: Path) -> None:
+    """Raise `RunError` if a folder is of another format; a manifest that can't be read is told where it is used."""
+    try:
+        data = parse_json(read_bytes(inside(folder, MANIFEST)), MANIFEST)
+    except (FileNotFoundError, RunError):
+        return
+    _check_version(data, folder)
+
+
+def _check_version(data: Any, folder: Path) -> None:
+    found = data.get("version") if isinstance(data, dict) else None
+    if found == FORMAT_VERSION or type(found) is not int:
+        return
+    age = "a newer" if found > FORMAT_VERSION else "an older"
+    raise RunError(
+        f"{folder}: expected format {FORMAT_VERSION} of run folders, which graftwork {__version__} reads, got {found}, "
+        f"of {age} graftwork; read it with that one (provenance.json names it), or search again by its options: "
+        f"graftwork search --config {folder / 'config.toml'}"
+    )
 
 
 def _digest(data: Mapping[str, Any]) -> str:

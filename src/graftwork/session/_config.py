@@ -33,8 +33,10 @@ class SearchConfig:
     Args:
         data: The data set: ``digits``, a folder, a file or a name (see `graftwork.datasets.load_dataset`).
         recipe: Networks, optimizers, schedule and the numbers of Algorithm 1.
-        trunk: Pretrained network, frozen, whose features members read instead of images (see
-            `graftwork.trunks.open_trunk`); ``None``: none.
+        trunk: Pretrained network whose features members read instead of images (see `graftwork.trunks.open_trunk`);
+            ``None``: none.
+        trunk_rate: Learning rate of the trunk's weights, by Adam, at schedule factor 1; 0: it is frozen, and its
+            features are computed once.
         genome: JSON file of the seed network's genome; ``None``: the recipe's.
         strategy: Name of a search strategy (`graftwork.evolution.strategies.STRATEGIES`).
         selection: Name of a selector (`graftwork.evolution.selection.SELECTORS`).
@@ -84,6 +86,7 @@ class SearchConfig:
     data: str = "digits"
     recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
     trunk: str | None = None
+    trunk_rate: float = 0.0
     genome: str | None = None
     strategy: str = "neuroevolution"
     selection: str = "greedy"
@@ -147,6 +150,7 @@ class SearchConfig:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}; give such a number")
         self._check_latency()
+        self._check_trunk_rate()
         if self.max_memory is not None:
             parse_size(self.max_memory)  # refuses what is no size
         if self.sync_every == 0:
@@ -171,6 +175,30 @@ class SearchConfig:
             raise ConfigError(
                 f"workers: expected 1 with max_latency or cost latency, as each would measure other times, got "
                 f"{self.workers}; limit max_flops instead"
+            )
+
+    def _check_trunk_rate(self) -> None:
+        rate = self.trunk_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < float("inf"):
+            raise ConfigError(f"trunk_rate: expected a learning rate >= 0, got {rate!r}; 1e-5 is a usual one")
+        if rate == 0:
+            return
+        if self.trunk is None:
+            raise ConfigError(f"trunk_rate: expected a trunk to train at {rate:g}, got none; name one with --trunk")
+        if self.budget is not None and self.budget.kind == "seconds":
+            raise ConfigError(
+                f"trunk_rate: expected a budget in steps or FLOPs, got {self.budget}: only members' updates are timed, "
+                "not those of a trunk; give 2000steps or 0.1PFLOP"
+            )
+        if self.workers > 1:
+            raise ConfigError(
+                f"trunk_rate: expected 1 worker, got {self.workers}: the trunk's weights are not averaged between "
+                "workers; leave workers out"
+            )
+        if self.control:
+            raise ConfigError(
+                "trunk_rate: expected no control, got one: the seed network alone would train another trunk; leave it "
+                "out, or take the trunk frozen"
             )
 
     @property

@@ -54,6 +54,7 @@ def distil(
     ensemble: str | None = None,
     budget: str | None = None,
     rate: float = 0.2,
+    trunk: str | None = None,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train one genome on with the soft labels of an ensemble, and once more without them.
@@ -71,6 +72,7 @@ def distil(
         ensemble: Name of one of the run's ensembles; ``None``: the recommended one.
         budget: FLOPs of each arm; ``None``: a tenth of those that the search spent.
         rate: Factor on the recipe's learning rates, which then follow the recipe's schedule.
+        trunk: The run's trunk, named by the user again, without which no code of one is run. It is frozen here.
         note: Called with a line of text on progress.
 
     Returns:
@@ -81,7 +83,7 @@ def distil(
         ConfigError: If the budget is none in FLOPs, or too small for one update.
     """
     with RunFolder.open(path) as run:
-        return _distil(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, note=note)
+        return _distil(run, genome=genome, ensemble=ensemble, budget=budget, rate=rate, trunk=trunk, note=note)
 
 
 def _distil(
@@ -91,14 +93,15 @@ def _distil(
     ensemble: str | None,
     budget: str | None,
     rate: float,
+    trunk: str | None,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     result = run.result()
     teacher_name = ensemble or _recommended(run, result)
     teacher, _, _ = load_ensemble(run, teacher_name)
     name, student = _student(run, genome or result["best"]["id"])
-    config = SearchConfig.load(run.config_path)
-    problem = problem_of(run)
+    config = replace(SearchConfig.load(run.config_path), trunk_rate=0.0)
+    problem = problem_of(run, trunk=trunk)
     if not rate > 0:
         raise ConfigError(f"rate: expected a factor > 0, got {rate!r}; 0.2 is the default")
     flops = _flops(budget, result)

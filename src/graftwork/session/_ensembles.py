@@ -103,6 +103,7 @@ def combine(
     methods: Sequence[str] | None = None,
     seed: int = 0,
     features: Output = "logits",
+    trunk: str | None = None,
 ) -> list[EnsembleResult]:
     """Fit ensembles of stored members on the blend split, store them, and tell how good they are.
 
@@ -114,7 +115,8 @@ def combine(
         methods: Names in `METHODS`; ``None``: all that the blend split suffices for (see `methods_for`).
         seed: Seed of folds and of a network's weights.
         features: Outputs that are stacked. ``"penultimate"`` takes methods that stack, names them ``…-penultimate``,
-            and has to run the members once on all three splits; that opening of the test split is recorded.
+            has to run the members once on all three splits; that opening of the test split is recorded.
+        trunk: The run's trunk, named by the user again, without which no code of one is run.
 
     Returns:
         One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``held_out_nll`` on
@@ -133,7 +135,7 @@ def combine(
         if wrong:
             known = " or ".join(PENULTIMATE_METHODS)
             raise ConfigError(f"method: expected {known} for penultimate features, got {wrong[0]!r}; or stack logits")
-        store_penultimate(run, members)
+        store_penultimate(run, members, trunk=trunk)
         options["num_classes"] = classes
         load, suffix = StoredPredictions.load_penultimate, "-penultimate"
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))

@@ -116,6 +116,8 @@ class FinalScoring:
             return 1000 * time_passes(member, noise_images(member.genome, count, device))
         trunk, transform = problem.trunk.to(device), problem.transform
         images = problem.shown(np.resize(problem.splits.validation, count)).to(device)
+        if problem.learned is not None:
+            return 1000 * time_passes(lambda x: member(transform(x)), images)
         return 1000 * time_passes(lambda x: member(transform(trunk.features(x))), images)
 
     def _ensembles(self) -> list[EnsembleResult] | None:

@@ -30,7 +30,9 @@ def restore(setup: Setup, data: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """Put a state that `graftwork.runs.pack_state` stored into a setup, and return it."""
     state = setup.state = unpack_state(data, tensors)
     state.population.to(setup.config.device)
-    setup.trainer.optimizer = BankOptimizer(state.population.bank, setup.recipe.rules)
+    setup.trainer.optimizer = BankOptimizer(
+        state.population.bank, setup.recipe.rules, beside=setup.trainer.optimizer.beside
+    )
     unpack_optimizer(setup.trainer.optimizer, data, tensors)
     unpack_strategy(setup.strategy, data, tensors)
     return state

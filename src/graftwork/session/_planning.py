@@ -38,6 +38,7 @@ def make_plan(
     speed: float | None = None,
     seconds: float | None = None,
     race: bool = False,
+    extra: int = 0,
 ) -> Plan:
     """Turn a budget into a plan: how much work each round gets, and how large images are.
 
@@ -55,6 +56,7 @@ def make_plan(
         seconds: What is left of a budget of time, all of which is planned for; ``None``: `TIME_MARGIN` of the whole.
         race: Whether a race decides if images are mirrored. It is part of the budget; where that is too small for one,
             there is none.
+        extra: FLOPs of an update beside those of the network.
 
     Raises:
         ConfigError: If the budget does not reach for one step of the seed network, or is a time and no speed is given.
@@ -62,7 +64,7 @@ def make_plan(
     size = small_size(recipe, genome)
     share = 0.0 if size is None else recipe.small_share
     fraction = first_fraction(recipe)
-    update = training_flops(genome, batch_size)
+    update = training_flops(genome, batch_size) + extra
     small: dict[str, Any] = {"small_share": share, "small_size": size}
     if budget is None and recipe.initial_steps is not None and recipe.steps_per_generation is not None:
         steps = (recipe.num_generations, recipe.initial_steps, recipe.steps_per_generation)
@@ -74,7 +76,7 @@ def make_plan(
     flops = DEFAULT_STEPS * update if budget is None else _flops(budget, speed, seconds)
     if budget is not None and budget.kind == "seconds":
         flops = max(flops, scoring_flops + update)
-    step = update if size is None else training_flops(genome.at_size(*size), batch_size)
+    step = update if size is None else training_flops(genome.at_size(*size), batch_size) + extra
     raced = _race_steps(flops, update=step, scoring=scoring_flops) if race else 0
     if raced:
         flops -= 2 * raced * step + 3 * scoring_flops

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graftwork._files import damaged
 from graftwork.datasets import cache_folder
 from graftwork.errors import RunError
 from graftwork.machine import Machine
@@ -15,6 +16,7 @@ from graftwork.networks.execution import Output, using_kernels, walk
 from graftwork.networks.kernels import build
 from graftwork.runs import RunFolder, load_member, record_opening
 from graftwork.session._config import SearchConfig
+from graftwork.session._learned import moments_of
 from graftwork.session._problem import Problem
 from graftwork.session._trunk import trunk_of
 from graftwork.training import in_precision
@@ -84,8 +86,17 @@ def problem_of(run: RunFolder, *, trunk: str | None = None) -> Problem:
         DataError: If they are not there.
     """
     config = SearchConfig.load(run.config_path)
-    problem = Problem.load(config, trunk=trunk_of(run, trunk))
-    found, expected = problem.dataset.fingerprint, run.read_json("provenance.json")["data"]["fingerprint"]
+    with damaged(f"{run.path / 'provenance.json'}"):
+        data = run.read_json("provenance.json")["data"]
+        expected = str(data["fingerprint"])
+    if config.trunk_rate == 0:
+        problem = Problem.load(config, trunk=trunk_of(run, trunk))
+        found = problem.dataset.fingerprint
+    else:  # its training is over: from now on it is as any frozen one, but for how its features are normalised
+        problem = Problem.load(replace(config, trunk_rate=0.0), trunk=trunk_of(run, trunk))
+        with damaged(f"{run.path / 'provenance.json'}"):
+            problem = replace(problem, transform=moments_of(data["trunk"]))
+        found = "" if problem.pixels is None else problem.pixels.fingerprint
     if found != expected:
         raise RunError(
             f"{run.path}: expected the data that the run was made on ({expected[:12]}) in {config.data!r}, got "
@@ -126,15 +137,20 @@ def run_members(
     return torch.cat(parts)
 
 
-def store_penultimate(run: RunFolder, members: Sequence[str]) -> None:
+def store_penultimate(run: RunFolder, members: Sequence[str], *, trunk: str | None = None) -> None:
     """Run members that were not run before on blend, validation and test, and store their penultimate features.
+
+    Args:
+        run: A finished run.
+        members: Ids of members.
+        trunk: The run's trunk, named by the user again, without which no code of one is run.
 
     Raises:
         RunError: If the members' features differ in number, or as `problem_of` says.
     """
     if all(_has_penultimate(run, split, members) for split in SPLITS):
         return
-    problem = problem_of(run)
+    problem = problem_of(run, trunk=trunk)
     widths = {load_member(run, name)[0].genome.penultimate_features for name in members}
     if len(widths) > 1:
         raise RunError(

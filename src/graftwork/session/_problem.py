@@ -25,7 +25,8 @@ from graftwork.errors import ConfigError
 from graftwork.networks.execution import InputTransform
 from graftwork.networks.genome import Genome
 from graftwork.session._config import SearchConfig, parse_image_size
-from graftwork.training import Augmentation, Recipe, take_images
+from graftwork.session._learned import LearnedTransform
+from graftwork.training import Augmentation, Beside, Recipe, take_images
 from graftwork.trunks import Trunk, open_trunk
 from graftwork.typing import Shape
 
@@ -40,9 +41,11 @@ class Problem:
     Args:
         dataset: All images.
         splits: Rows of training, validation, blend and test.
-        transform: From stored bytes to network input; its mean and deviation are those of the training split.
-        trunk: Pretrained network whose features stand in the place of images; ``None``: none.
-        pixels: The images that it was given; ``None`` likewise.
+        transform: From stored bytes to network input; its mean and deviation are those of the training split. Where a
+            trunk is trained, it is a part of this.
+        trunk: Pretrained network whose features members read; ``None``: none.
+        pixels: The images that it was given, where it is frozen and its features stand in their place; ``None``:
+            ``dataset`` holds images.
     """
 
     dataset: ImageDataset
@@ -76,13 +79,30 @@ class Problem:
             return cls(dataset, splits, _transform(dataset, splits))
         trunk = trunk or open_trunk(config.trunk)
         features = with_features(dataset, partial(_features, trunk), key=trunk.sha256)
-        return cls(features, splits, _transform(features, splits), trunk, dataset)
+        transform = _transform(features, splits)
+        if config.trunk_rate == 0:
+            return cls(features, splits, transform, trunk, dataset)
+        shapes = _shape(dataset), _shape(features)
+        trunk.unfreeze()
+        return cls(dataset, splits, LearnedTransform(transform.mean, transform.std, trunk, *shapes), trunk)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        _, height, width, channels = self.dataset.images.shape
-        return channels, height, width
+        """Channels, height and width of what members read."""
+        return self.transform.features if isinstance(self.transform, LearnedTransform) else _shape(self.dataset)
+
+    @property
+    def learned(self) -> LearnedTransform | None:
+        """The transform, where a trunk is trained in it; ``None``: nothing is."""
+        return self.transform if isinstance(self.transform, LearnedTransform) else None
+
+    def beside(self, rate: float, device: torch.device) -> Beside | None:
+        """The weights of a trunk that is trained at this rate, moved to a device; ``None`` without one."""
+        return None if self.learned is None else self.learned.beside(rate, device)
+
+    def memory_left(self, most: int | None, batch_size: int) -> int | None:
+        """What training a trunk leaves of so many bytes; all where there is none to train."""
+        return most if self.learned is None else self.learned.left(most, batch_size)
 
     def images(self, rows: np.ndarray[Any, Any]) -> Tensor:
         """Read some rows into memory: uint8 [n, H, W, C], or float32 features behind a trunk."""
@@ -129,15 +149,19 @@ class Problem:
             "parameters": self.trunk.num_parameters,
             "features": list(self.input_shape),
             "images": found["fingerprint"],
+            "mean": list(self.transform.mean),
+            "std": list(self.transform.std),
         }
         return {**found, "fingerprint": self.dataset.fingerprint, "trunk": trunk}
 
     def fit(self, recipe: Recipe) -> Recipe:
         """Decide what a recipe leaves to the data (see `graftwork.training.Recipe.fit`)."""
-        if self.trunk is not None:  # features are cached, so they can't be flipped or shifted
+        if self.pixels is not None:  # features are cached, so they can't be flipped or shifted
             recipe = recipe.replace(augmentation=Augmentation())
+        elif self.learned is not None and recipe.augmentation.flip == "auto":
+            recipe = recipe.mirrored("none")  # a race would train trunks of its own
         uneven = are_uneven(class_counts(self.dataset, self.splits.train))
-        return recipe.fit(self.input_shape, num_images=len(self.splits.train), uneven=uneven)
+        return recipe.fit(_shape(self.dataset), num_images=len(self.splits.train), uneven=uneven)
 
     def class_weights(self, recipe: Recipe) -> Tensor | None:
         """Weight of the training examples of each class, float32 [class], as a recipe that fits says; ``None``: 1."""
@@ -148,6 +172,12 @@ class Problem:
     def calibration_rows(self, wanted: int) -> np.ndarray[Any, Any]:
         """Choose the calibration subset: ``wanted`` rows, or as many as fit in one batch."""
         return self.splits.calibration(min(most_calibration(wanted, self.input_shape), len(self.splits.train)))
+
+
+def _shape(dataset: ImageDataset) -> tuple[int, int, int]:
+    """Channels, height and width of the stored images."""
+    _, height, width, channels = dataset.images.shape
+    return channels, height, width
 
 
 def most_calibration(wanted: int, input_shape: Shape) -> int:

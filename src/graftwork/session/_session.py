@@ -10,7 +10,7 @@ import torch
 
 from graftwork._files import damaged
 from graftwork.datasets import telling
-from graftwork.errors import RunError, SearchInterruptedError
+from graftwork.errors import ConfigError, RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
 from graftwork.networks.genome import Genome
@@ -18,6 +18,7 @@ from graftwork.runs import LATENCIES, Result, Row, RunFolder, now, pack_state, p
 from graftwork.session._config import SearchConfig
 from graftwork.session._final import FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
+from graftwork.session._learned import save_trunk
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._looks import Looks
 from graftwork.session._losses import LossLog
@@ -91,6 +92,11 @@ class Session:
         """
         began = monotonic() if began is None else began
         RunFolder.check_free(out)
+        if group is not None and config.trunk_rate > 0:
+            raise ConfigError(
+                f"trunk_rate: expected one process, got {group.size}: the trunk's weights are not averaged between "
+                "workers; search alone, or take it frozen"
+            )
         processes, listener = 1 if group is None else group.local_size, listener or SilentListener()
         # first: a mistake in any option must not leave a folder behind
         config, sized = settle_size(config.located(), processes=processes)
@@ -141,7 +147,7 @@ class Session:
             run.check_origin(**found)
             if session._stored is not None:
                 run.verify("provenance.json")  # what is measured is followed, too
-            session._trunk = trunk_of(run, trunk)
+            session._trunk = trunk_of(run, trunk, trained=False)
         except BaseException:
             run.release()
             raise
@@ -379,6 +385,8 @@ class Session:
 
     def _finish(self, setup: Setup, searched: SearchState, control: Setup | None, digest: str) -> Result:
         """Open the test split once, and write members, predictions and the result."""
+        if setup.problem.learned is not None:
+            save_trunk(self.folder, setup.problem.learned)
         result: Result = {
             **FinalScoring(self.folder, setup, control).write(),
             "training_flops": searched.training_flops,

@@ -185,13 +185,13 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
         notes += more
     genome, device = seed_network or seed_of(config, problem), device_of(config.device)
     most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
-    memory = None if most is None else _memory_of(config, genome, most, machine=machine)
+    memory = _memory_of(config, genome, problem, most, machine=machine)
     recipe = problem.fit(config.recipe)
     rows = problem.calibration_rows(recipe.num_calibration)
     calibration = problem.images(rows)
     rng = np.random.default_rng(config.seed)
     population = Population()
-    with _one_thread():
+    with _one_thread(), torch.no_grad():
         population.add_seed(
             genome,
             generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
@@ -217,7 +217,7 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
     measured = _latencies(config, genome, device, latencies)
     weights = problem.class_weights(recipe)
     trainer = Trainer(
-        BankOptimizer(population.bank, recipe.rules),
+        BankOptimizer(population.bank, recipe.rules, beside=problem.beside(config.trunk_rate, device)),
         batches=batches,
         schedule=recipe.make_schedule(),
         label_smoothing=recipe.label_smoothing,
@@ -290,7 +290,7 @@ def _planned(
     size = min(recipe.batch_size, len(problem.splits.train))
     known: dict[str, Any] = {"batch_size": size, "scoring_flops": scorer.flops([genome]), "race": race}
     if budget is None or budget.kind != "seconds":
-        return None, make_plan(budget, recipe, genome, **known)
+        return None, make_plan(budget, recipe, genome, **known, extra=3 * size * scorer.transform.flops)
     device = device_of(config.device)
     speed = time(recipe, genome, machine, batch_size=size, device=device)
     timing = timing_of(config, problem.splits, genome, speed, num_calibration=scorer.num_calibration)
@@ -305,15 +305,21 @@ def _planned(
 def settle_memory(config: SearchConfig, problem: Problem, *, processes: int) -> tuple[SearchConfig, tuple[str, ...]]:
     """Adapt batches to the memory that is free (see `settle_batches`)."""
     most = memory_limit(config.max_memory, device_of(config.device), processes=processes)
+    most = problem.memory_left(most, config.recipe.batch_size)
     return settle_batches(config, seed_of(config, problem), most)
 
 
-def _memory_of(config: SearchConfig, genome: Genome, most: int, *, machine: Machine | None) -> MemoryLimit:
-    """The limit for members, which the seed keeps.
+def _memory_of(
+    config: SearchConfig, genome: Genome, problem: Problem, most: int | None, *, machine: Machine | None
+) -> MemoryLimit | None:
+    """The limit for members, which the seed keeps; ``None`` where nothing is known of memory.
 
     Raises:
         ConfigError: If the seed network does not fit.
     """
+    most = problem.memory_left(most, config.recipe.batch_size)
+    if most is None:
+        return None
     limit = memory_of(config, most, genome, machine=machine)
     if not limit.holds(genome):
         raise ConfigError(
@@ -347,7 +353,8 @@ def _use_machine(
         TimedNetwork,
         rules=config.recipe.rules,
         batch_size=batches.batch_size,
-        augmentation=batches.augmentation,
+        # behind a trunk that is trained, it changes images, and the network that is timed here reads features
+        augmentation=None if batches.transform.flops else batches.augmentation,
         device=device,
     )
     machine = followed or choose_precision(

@@ -5,15 +5,17 @@ from graftwork.errors import RunError
 from graftwork.exporting import Front
 from graftwork.runs import RunFolder
 from graftwork.session._config import SearchConfig
+from graftwork.session._learned import load_trained
 from graftwork.trunks import Trunk, located, open_trunk
 
 
-def trunk_of(run: RunFolder, named: str | None = None) -> Trunk | None:
+def trunk_of(run: RunFolder, named: str | None = None, *, trained: bool = True) -> Trunk | None:
     """Open the trunk of a run; ``None`` where it has none.
 
     Args:
         run: The run.
         named: Trunk that the user has named on this command, which alone lets a Python file be run.
+        trained: Whether to give it the weights that a finished search with a rate for it has left.
 
     Raises:
         ConfigError: If it can't be opened, or is code that the user has not named.
@@ -26,6 +28,8 @@ def trunk_of(run: RunFolder, named: str | None = None) -> Trunk | None:
         return None
     trunk = open_trunk(stored, run_code=named is not None)
     check_trunk(run, trunk)
+    if trained:
+        load_trained(run, trunk)
     return trunk
 
 

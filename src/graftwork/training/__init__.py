@@ -10,7 +10,7 @@ from graftwork.training._augment import AUGMENTATIONS, Augmentation, Flip
 from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
 from graftwork.training._memory import MemoryLimit
 from graftwork.training._muon import Muon, orthogonalize
-from graftwork.training._optimizer import BankOptimizer
+from graftwork.training._optimizer import BankOptimizer, Beside
 from graftwork.training._precision import Passes, Precision, in_precision
 from graftwork.training._recipes import RECIPES, Recipe, make_recipe
 from graftwork.training._rules import ROLES, MuonVariant, OptimizerName, Rule, Rules, check_rules, same_rule
@@ -36,6 +36,7 @@ __all__ = [
     "Augmentation",
     "BankOptimizer",
     "BatchStream",
+    "Beside",
     "Evaluation",
     "Flip",
     "Images",

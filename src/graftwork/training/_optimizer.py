@@ -1,6 +1,7 @@
 """BankOptimizer: one optimizer over everything that the bank owns."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,6 +70,25 @@ def _prepare_sgd(optimizer: torch.optim.Optimizer, decoupled_decay: float) -> No
         torch._foreach_mul_(moved, 1 - group["lr"] * decoupled_decay)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Tensors that no bank owns and every update moves: those of a trunk that all members read.
+
+    Args:
+        name: Name of them all, which no block has.
+        tensors: The tensors by name.
+        rule: How they are moved.
+    """
+
+    name: str
+    tensors: Mapping[str, nn.Parameter]
+    rule: Rule
+
+
+_WEIGHT = "weight"
+"""Slot of a checkpoint that holds a tensor beside the bank itself."""
+
+
 class BankOptimizer:
     """One optimizer over a bank: every shared tensor has exactly one set of moments, whichever member trains it.
 
@@ -78,21 +98,26 @@ class BankOptimizer:
     Args:
         bank: Owner of the tensors; its present entries are added, later ones by `add` or `sync`.
         rules: Rule for every role.
+        beside: Tensors that are moved, too, and stored with the moments; ``None``: none.
 
     Raises:
         ConfigError: If a role has no rule, or one that can't move its tensors.
     """
 
-    def __init__(self, bank: BlockBank, rules: Rules) -> None:
+    def __init__(self, bank: BlockBank, rules: Rules, *, beside: Beside | None = None) -> None:
         check_rules(rules)
         self.bank = bank
         self.rules: Rules = dict(rules)
+        self.beside = beside
         self._optimizers: dict[Rule, torch.optim.Optimizer] = {}
-        for role in ROLES:
-            if rules[role] not in self._optimizers:
-                self._optimizers[rules[role]] = _build(rules[role])
+        for rule in [*(rules[role] for role in ROLES), *((beside.rule,) if beside else ())]:
+            if rule not in self._optimizers:
+                self._optimizers[rule] = _build(rule)
         self._entries: dict[BlockId, dict[str, tuple[nn.Parameter, Rule]]] = {}
         self.add(bank)
+        if beside is not None:
+            self._entries[BlockId(beside.name)] = {name: (one, beside.rule) for name, one in beside.tensors.items()}
+            self._optimizers[beside.rule].param_groups[0]["params"].extend(beside.tensors.values())
 
     def add(self, block_ids: Iterable[BlockId]) -> None:
         """Add new entries of the bank, with fresh state; nothing else changes.
@@ -164,6 +189,8 @@ class BankOptimizer:
 
     def _current(self, block_id: BlockId) -> bool:
         """Whether the bank still holds these same tensors, not others under the same name."""
+        if self.beside is not None and block_id == self.beside.name:
+            return True
         if block_id not in self.bank:
             return False
         held = self.bank[block_id]
@@ -245,6 +272,10 @@ class BankOptimizer:
                 for slot, value in self._optimizers[rule].state.get(parameter, {}).items():
                     if isinstance(value, Tensor):
                         tensors[f"{tensor_key(block_id, name)}/{slot}"] = value.detach()
+        if self.beside is not None:
+            stem = BlockId(self.beside.name)
+            own = {f"{tensor_key(stem, name)}/{_WEIGHT}": one.detach() for name, one in self.beside.tensors.items()}
+            tensors |= own
         return tensors, {"rules": {role: rule.to_dict() for role, rule in self.rules.items()}}
 
     def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
@@ -265,12 +296,21 @@ class BankOptimizer:
             )
         found: dict[nn.Parameter, dict[str, Tensor]] = {}
         owner: dict[nn.Parameter, Rule] = {}
+        weights: dict[nn.Parameter, Tensor] = {}
         for key, value in tensors.items():
             parameter, rule, slot = self._locate(key, value)
+            if slot == _WEIGHT:
+                weights[parameter] = value
+                continue
             owner[parameter] = rule
             # memory layout must be the parameter's: the fused kernels walk memory, not indices
             copy = torch.empty_like(parameter, dtype=value.dtype) if slot != "step" else torch.empty_like(value)
             found.setdefault(parameter, {})[slot] = copy.copy_(value).detach()
+        if self.beside is not None and len(weights) < len(self.beside.tensors):
+            raise RunError(f"optimizer: expected the weights of {self.beside.name}, got some; it is damaged")
+        with torch.no_grad():
+            for parameter, value in weights.items():
+                parameter.copy_(value)
         for optimizer in self._optimizers.values():
             optimizer.state.clear()
         for parameter, slots in found.items():
@@ -284,7 +324,8 @@ class BankOptimizer:
             raise RunError(f"optimizer: expected the state of a trained tensor of the bank, got {key!r}")
         parameter, rule = entry[name]
         good = value.dim() == 0 if slot == "step" else value.shape == parameter.shape
-        if slot not in _SLOTS[rule.optimizer] or not good:
+        beside = self.beside is not None and block_id == self.beside.name
+        if (slot not in _SLOTS[rule.optimizer] and not (beside and slot == _WEIGHT)) or not good:
             raise RunError(
                 f"optimizer: expected a state of {rule.optimizer} over a tensor of shape {list(parameter.shape)}, got "
                 f"{key!r} of shape {list(value.shape)}; the checkpoint is damaged"

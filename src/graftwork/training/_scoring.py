@@ -210,4 +210,4 @@ class Scorer:
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         """FLOPs of calibration and evaluation, counted from the genomes; shared prefixes count once."""
-        return shared_flops(genomes) * (len(self._images) + len(self._calibration))
+        return (self.transform.flops + shared_flops(genomes)) * (len(self._images) + len(self._calibration))

@@ -129,6 +129,11 @@ class Trainer:
             return 1.0
         return self.reference_parameters / num_parameters(member.genome)
 
+    @property
+    def extra_flops(self) -> int:
+        """FLOPs of an update beside those of the members: those of a trunk that comes first."""
+        return 3 * self.batches.transform.flops * self.batch_size
+
     def sync(self) -> None:
         """Make the optimizer follow the bank, after members were born or dropped."""
         self.optimizer.sync()
@@ -197,6 +202,8 @@ class Trainer:
         losses = [self.loss(x, found[index].float(), y) for index in range(len(update.members))]
         torch.autograd.backward(losses)
         uses = Counter() if alone else Counter(_tensors(update))
+        if self.optimizer.beside is not None:
+            uses |= dict.fromkeys(self.optimizer.beside.tensors.values(), len(update.members))
         for parameter, count in uses.items():
             if count > 1 and parameter.grad is not None:
                 parameter.grad.div_(count)

@@ -1,18 +1,21 @@
-"""Trunk: a frozen network from images to feature maps."""
+"""Trunk: a pretrained network from images to feature maps."""
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, RunError
+from graftwork.typing import Shape
 
 
 class Trunk(nn.Module):
-    """A frozen network from images to feature maps, always in evaluation mode.
+    """A pretrained network from images to feature maps, always in evaluation mode; frozen until `unfreeze`.
 
     Args:
         name: What ``--trunk`` said.
@@ -37,13 +40,74 @@ class Trunk(nn.Module):
         self.module = module
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0]).view(-1, 1, 1), persistent=False)
-        self.sha256 = _digest(module, origin, [*mean, *std])
+        self._origin, self._numbers = origin, [*mean, *std]
+        self._free = [name for name, weight in module.named_parameters() if weight.requires_grad]
+        self.sha256 = _digest(module, origin, self._numbers)
         self.eval().requires_grad_(requires_grad=False)
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Stay in evaluation mode: a trunk is frozen."""
+        """Stay in evaluation mode: dropout is off, and norms keep their statistics, also where weights are trained."""
         super().train(mode=False)
         return self
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Weights by name that training may move: all but those that the module itself holds fixed."""
+        return {name: self.module.get_parameter(name) for name in self._free}
+
+    def unfreeze(self) -> None:
+        """Let training move the weights.
+
+        Raises:
+            ConfigError: If there are none.
+        """
+        if not self._free:
+            raise ConfigError(
+                f"trunk: expected weights to train in {self.name}, got none that needs a gradient; take it frozen, "
+                "without --trunk-rate"
+            )
+        for weight in self.weights().values():
+            weight.requires_grad_(True)
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights that training left; the hash follows.
+
+        Raises:
+            RunError: If they are not this trunk's.
+        """
+        own = self.weights()
+        fits = own.keys() == weights.keys() and all(own[name].shape == value.shape for name, value in weights.items())
+        if not fits or not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise RunError(f"trunk: expected finite weights of {self.name}, got others; bring the file back")
+        for name, value in weights.items():
+            own[name].copy_(value)
+        self.sha256 = _digest(self.module, self._origin, self._numbers)
+
+    def flops(self, shape: Shape) -> int:
+        """FLOPs for one image of so many channels, height and width, as PyTorch's own counter counts them."""
+        device = self.get_buffer("mean").device
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self(torch.zeros(1, *shape, device=device))
+        return int(counter.get_total_flops())
+
+    def memory(self, shape: Shape, batch_size: int) -> int:
+        """Estimate of the bytes that training takes: gradients, two moments, and what a batch keeps for the way back.
+
+        Args:
+            shape: Channels, height and width of an image.
+            batch_size: Images in an update.
+        """
+        kept, own = dict[int, int](), {weight.data_ptr() for weight in self.module.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in own:
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self(torch.zeros(1, *shape, device=self.get_buffer("mean").device))
+        held = sum(weight.numel() * weight.element_size() for weight in self.weights().values())
+        return 3 * held + sum(kept.values()) * batch_size
 
     @property
     def num_parameters(self) -> int:
@@ -58,9 +122,8 @@ class Trunk(nn.Module):
         found: Any = self.module((images - self.get_buffer("mean")) / self.get_buffer("std"))
         return _maps(found, channels_last=getattr(self.module, "output_fmt", "NCHW") == "NHWC")
 
-    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Features, float32 [B, h, w, C'], of stored images, uint8 [B, H, W, C].
+        """Features, float32 [B, h, w, C'], of stored images, uint8 [B, H, W, C]; with a graph where it is trained.
 
         Raises:
             ConfigError: If the network can't take images of this shape.

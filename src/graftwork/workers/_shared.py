@@ -28,6 +28,11 @@ class _Together:
         """Number of images in an update."""
         return self.trainer.batch_size
 
+    @property
+    def extra_flops(self) -> int:
+        """As of the trainer."""
+        return self.trainer.extra_flops
+
     @torch.no_grad()
     def sync(self) -> None:
         """Follow the bank; all ranks take new entries from rank 0, in case machines rounded differently."""

@@ -19,6 +19,11 @@ class InputTransform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def flops(self) -> int:
+        """FLOPs for one image beside scaling, which is not counted: those of a network that comes first."""
+        return 0
+
     def __call__(self, images: Tensor) -> Tensor:
         """Turn uint8 images [B, H, W, C] into floats [B, C, H, W], channels last in memory."""
         batch, height, breadth, channels = images.shape
