@@ -4,6 +4,7 @@ A `Strategy` says what trains next (`draw`), what is grown (`propose`) and who s
 such as a controller's weights, goes into checkpoints (`state_dict`). `Neuroevolution` is the poster's and the default.
 
 * ``neuroevolution``: random growth, joint training, selection.
+* ``large-scale-evolution``: tournaments of two among networks that share nothing, children copy weights (Real et al.).
 * ``random``: random networks trained alone, with successive halving; a control.
 * ``grow-only``: one network that grows at random; a control.
 
@@ -11,6 +12,7 @@ A strategy that stands in `STRATEGIES` is found by ``--strategy`` and tested by 
 """
 
 from graftwork.evolution.strategies._grow_only import GrowOnly
+from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
 from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._registry import (
@@ -26,6 +28,7 @@ __all__ = [
     "STRATEGIES",
     "Drawable",
     "GrowOnly",
+    "LargeScaleEvolution",
     "Neuroevolution",
     "RandomSearch",
     "Strategy",

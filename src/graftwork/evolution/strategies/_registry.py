@@ -8,6 +8,7 @@ from graftwork.errors import ConfigError, did_you_mean
 from graftwork.evolution.mutation import Mutator
 from graftwork.evolution.selection import Selector
 from graftwork.evolution.strategies._grow_only import GrowOnly
+from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
 from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._strategy import Strategy
@@ -15,6 +16,7 @@ from graftwork.evolution.strategies._strategy import Strategy
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
     {
         "neuroevolution": Neuroevolution,
+        "large-scale-evolution": LargeScaleEvolution,
         "random": RandomSearch,
         "grow-only": GrowOnly,
     }
