@@ -38,7 +38,9 @@ class Change:
 
 def _sites(genome: Genome) -> list[tuple[int, int]]:
     """Position of the layer, and index in it, of every block."""
-    return [(at, row) for at, item in enumerate(genome.body) if isinstance(item, Layer) for row in range(len(item.blocks))]
+    return [
+        (at, row) for at, item in enumerate(genome.body) if isinstance(item, Layer) for row in range(len(item.blocks))
+    ]
 
 
 def _with_block(genome: Genome, rng: np.random.Generator, change: Callable[[Block], Block | None]) -> Genome:
