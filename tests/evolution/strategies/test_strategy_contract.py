@@ -122,7 +122,8 @@ def test_equal_seeds_are_equal_and_others_differ(name: str) -> None:
     found = []
     for seed in (0, 0, 1):
         state, trainer, rounds = ran(made(name), Plan(2, 3, 5), seed=seed)
-        found.append(([r.survivors for r in rounds], trainer.trained, state.population.bank.digest()))
+        seen = (trainer.trained, [birth.genome for birth in state.population.lineage])
+        found.append(([r.survivors for r in rounds], seen, state.population.bank.digest()))
         assert state.step == 13
     assert found[0] == found[1]
     assert found[0][1] != found[2][1]

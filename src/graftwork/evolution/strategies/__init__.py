@@ -5,6 +5,7 @@ such as a controller's weights, goes into checkpoints (`state_dict`). `Neuroevol
 
 * ``neuroevolution``: random growth, joint training, selection.
 * ``large-scale-evolution``: tournaments of two among networks that share nothing, children copy weights (Real et al.).
+* ``race``: grafts race against the network that they grow on; it grows only where that is worth the FLOPs.
 * ``random``: random networks trained alone, with successive halving; a control.
 * ``grow-only``: one network that grows at random; a control.
 
@@ -14,6 +15,7 @@ A strategy that stands in `STRATEGIES` is found by ``--strategy`` and tested by 
 from graftwork.evolution.strategies._grow_only import GrowOnly
 from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
+from graftwork.evolution.strategies._race import Race
 from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._registry import (
     STRATEGIES,
@@ -30,6 +32,7 @@ __all__ = [
     "GrowOnly",
     "LargeScaleEvolution",
     "Neuroevolution",
+    "Race",
     "RandomSearch",
     "Strategy",
     "check_strategy",

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from graftwork.evolution._population import Population
 from graftwork.evolution._state import SearchState
-from graftwork.evolution.mutation import MutationReport
+from graftwork.evolution.mutation import MutationReport, R2RMutation
 from graftwork.evolution.selection import Selector, best_first
-from graftwork.evolution.transforms import new_block_id
+from graftwork.evolution.transforms import Growth, new_block_id
 from graftwork.metrics import OF_WHOLE_MEMBERS
 from graftwork.networks.genome import Genome, Layer, forward_flops
 from graftwork.training import Evaluation
@@ -58,6 +59,36 @@ def selected(
         scores=evaluation.scores if evaluation.metric in OF_WHOLE_MEMBERS else None,
     )
     return tuple(members[row] for row in chosen)
+
+
+def drawn_growth(
+    mutate: R2RMutation,
+    population: Population,
+    parent: MemberId,
+    *,
+    rng: np.random.Generator,
+    rejected: dict[str, int],
+) -> Growth | None:
+    """Draw a growth of one member that keeps all limits.
+
+    Args:
+        mutate: What draws it, and has the limits.
+        population: The members.
+        parent: The member to grow.
+        rng: Source of every choice.
+        rejected: Draws that broke a limit, by the limit's name; counted further.
+
+    Returns:
+        The growth, not grafted yet; ``None`` after too many rejected draws in a row.
+    """
+    genome = population[parent].genome
+    for _ in range(mutate.max_rejections):
+        growth = mutate.draw(genome, rng=rng)(genome, rng=rng)
+        broken = mutate.broken_limit(growth, population.bank.num_parameters if mutate.memory else 0)
+        if broken is None:
+            return growth
+        rejected[broken] = rejected.get(broken, 0) + 1
+    return None
 
 
 def generator_from(rng: np.random.Generator) -> torch.Generator:

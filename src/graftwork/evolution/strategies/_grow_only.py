@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
-from graftwork.evolution.strategies._common import NOTHING, drawn_evenly, generator_from
+from graftwork.evolution.strategies._common import NOTHING, drawn_evenly, drawn_growth, generator_from
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
@@ -41,16 +41,12 @@ class GrowOnly:
             return NOTHING
         population, rng = state.population, state.rng
         (parent,), rejected = population.members, dict[str, int]()
-        for _ in range(self.mutate.max_rejections):
-            growth = self.mutate.draw(population[parent].genome, rng=rng)(population[parent].genome, rng=rng)
-            broken = self.mutate.broken_limit(growth, population.bank.num_parameters)
-            if broken is None:
-                generator = generator_from(rng)
-                child = population.graft(parent, growth, generator=generator, generation=state.generation)
-                population.keep([child])
-                return MutationReport((child,), rejected, saturated=False)
-            rejected[broken] = rejected.get(broken, 0) + 1
-        return MutationReport((), rejected, saturated=True)
+        growth = drawn_growth(self.mutate, population, parent, rng=rng, rejected=rejected)
+        if growth is None:
+            return MutationReport((), rejected, saturated=True)
+        child = population.graft(parent, growth, generator=generator_from(rng), generation=state.generation)
+        population.keep([child])
+        return MutationReport((child,), rejected, saturated=False)
 
     def state_dict(self) -> dict[str, Any]:
         """An empty dictionary: all that changes is in the search's state."""

@@ -10,6 +10,7 @@ from graftwork.evolution.selection import Selector
 from graftwork.evolution.strategies._grow_only import GrowOnly
 from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
+from graftwork.evolution.strategies._race import Race
 from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._strategy import Strategy
 
@@ -17,6 +18,7 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
     {
         "neuroevolution": Neuroevolution,
         "large-scale-evolution": LargeScaleEvolution,
+        "race": Race,
         "random": RandomSearch,
         "grow-only": GrowOnly,
     }
