@@ -30,6 +30,7 @@ EXPECTED = {
     "docs/how-to/grow-a-checkpoint.md": 10,
     "docs/how-to/photos.md": 2,
     "docs/how-to/pretrained-trunk.md": 2,
+    "docs/how-to/strategies.md": 1,
     "docs/how-to/training-loops.md": 6,
     "docs/how-to/your-own-files.md": 3,
     "docs/tutorials/add-classes.md": 5,

@@ -16,14 +16,25 @@ if TYPE_CHECKING:
     from graftwork.evolution._loop import joint_train, search
     from graftwork.evolution._plan import Plan, Plans
     from graftwork.evolution._population import Birth, Population
-    from graftwork.evolution._state import Generation, Observer, SearchState
+    from graftwork.evolution._state import Generation, Observer, Round, SearchState
 
-__all__ = ["Birth", "Generation", "Observer", "Plan", "Plans", "Population", "SearchState", "joint_train", "search"]
+__all__ = [
+    "Birth",
+    "Generation",
+    "Observer",
+    "Plan",
+    "Plans",
+    "Population",
+    "Round",
+    "SearchState",
+    "joint_train",
+    "search",
+]
 
 _HOMES = {
     "_loop": ("joint_train", "search"),
     "_plan": ("Plan", "Plans"),
     "_population": ("Birth", "Population"),
-    "_state": ("Generation", "Observer", "SearchState"),
+    "_state": ("Generation", "Observer", "Round", "SearchState"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, globals())

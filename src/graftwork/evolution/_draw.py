@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from graftwork.evolution._plan import Plans
 from graftwork.evolution._state import SearchState
-from graftwork.evolution.strategies import Strategy
+from graftwork.evolution.strategies import Drawable, Strategy
 from graftwork.networks import Member, bind
-from graftwork.networks.genome import Genome, training_flops
+from graftwork.networks.execution import shared_flops
+from graftwork.networks.genome import TRAINING_FACTOR, Genome
 from graftwork.training import Update
+from graftwork.typing import MemberId
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Drawn:
 
     Args:
         update: What the trainer runs.
-        name: Id of the member that it trains, or the hash of a genome that is not a member's.
+        name: Id of the member that it trains, the youngest of several; or the hash of a genome that is not a member's.
         flops: Training FLOPs of the update.
     """
 
@@ -49,9 +51,8 @@ class RoundDraw:
     ) -> None:
         self._state, self._strategy, self._plans = state, strategy, plans
         self._batch_size, self._reserved, self._extra = batch_size, reserved, extra
-        self._members: dict[str, Member] = {str(name): member for name, member in state.population.members.items()}
-        self._costs: dict[tuple[str, tuple[int, int] | None], int] = {}
-        self._largest = max(self._cost(name, None) for name in self._members)
+        self._costs: dict[tuple[tuple[str, ...], tuple[int, int] | None], int] = {}
+        self._largest = max(self._cost((name,), [member], None) for name, member in state.population.members.items())
 
     def __call__(self, count: int) -> list[Drawn]:
         """Draw the next updates, at most ``count``; none when the round is over.
@@ -61,31 +62,31 @@ class RoundDraw:
         drawn: list[Drawn] = []
         step, spent = self._state.step, self._state.spent_flops
         while len(drawn) < count and self._fits(step, spent, self._largest):
-            name = self._name(*self._strategy.draw(self._state, 1))
+            names, members = self._bound(*self._strategy.draw(self._state, 1))
             plan = self._plans.at(step)
             progress = plan.progress(step, spent, self._reserved)
             size = plan.size_at(progress)
-            flops = self._cost(name, size)
-            if not self._fits(step, spent, flops):  # a genome from outside the population, larger than any member
+            flops = self._cost(names, members, size)
+            if not self._fits(step, spent, flops):  # several together, or a genome from outside, larger than any member
                 break
-            drawn.append(Drawn(Update((self._members[name],), step, progress, size), name, flops))
+            update = Update(tuple(members), step, progress, size, self._state.rates.get(MemberId(names[-1]), 1.0))
+            drawn.append(Drawn(update, names[-1], flops))
             step, spent = step + 1, spent + flops
         return drawn
 
-    def _name(self, drawn: "str | Genome") -> str:
-        if not isinstance(drawn, Genome):
-            return drawn
-        if drawn.id not in self._members:
-            population = self._state.population
-            self._members[drawn.id] = bind(drawn, population.bank, form=population.form)
-        return drawn.id
+    def _bound(self, drawn: Drawable) -> tuple[tuple[str, ...], list[Member]]:
+        """Names and members of what a strategy drew; what is not in the population is bound for this update alone."""
+        population = self._state.population
+        if isinstance(drawn, Genome):
+            return (drawn.id,), [bind(drawn, population.bank, form=population.form)]
+        names = drawn if isinstance(drawn, tuple) else (drawn,)
+        return names, [population[name] for name in names]
 
-    def _cost(self, name: str, size: tuple[int, int] | None) -> int:
-        if (name, size) not in self._costs:
-            genome = self._members[name].genome
-            shown = genome if size is None else genome.at_size(*size)
-            self._costs[name, size] = training_flops(shown, self._batch_size) + self._extra
-        return self._costs[name, size]
+    def _cost(self, names: tuple[str, ...], members: list[Member], size: tuple[int, int] | None) -> int:
+        if (names, size) not in self._costs:
+            genomes = [m.genome if size is None else m.genome.at_size(*size) for m in members]
+            self._costs[names, size] = TRAINING_FACTOR * self._batch_size * shared_flops(genomes) + self._extra
+        return self._costs[names, size]
 
     def _fits(self, step: int, spent: int, flops: int) -> bool:
         generation, plan = self._state.generation, self._plans.at(step)

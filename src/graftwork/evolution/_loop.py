@@ -11,7 +11,7 @@ from graftwork.errors import ConfigError
 from graftwork.evolution._draw import RoundDraw
 from graftwork.evolution._plan import Plan, Plans
 from graftwork.evolution._skips import note_skipped
-from graftwork.evolution._state import Generation, Observer, Scores, SearchState, Trains
+from graftwork.evolution._state import Generation, Observer, Round, Scores, SearchState, Trains
 from graftwork.evolution.strategies import Strategy
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
@@ -53,15 +53,23 @@ def search(
             "lower num_survivors or raise population_size"
         )
     while not state.finished:
-        if state.generation > 0 and not state.begun:
-            state.population.keep(state.survivors)
-            state.report = strategy.propose(state, population_size)
-        state.begun = True
+        if not state.begun:
+            if state.generation > 0:
+                state.population.keep(state.survivors)
+            state.report = strategy.propose(state, _next_round(state, Plans.of(plan), population_size, scorer))
+            state.begun = True
         joint_train(state, strategy=strategy, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
         evaluation = scorer.evaluate(list(state.population))
         state.scoring_flops += evaluation.flops
         yield _finish_round(state, Plans.of(plan), evaluation, strategy.survivors(state, evaluation, num_survivors))
+    state.population.held = ()
     state.population.keep(state.survivors)
+
+
+def _next_round(state: SearchState, plans: Plans, size: int, scorer: Scores) -> Round:
+    plan = plans.at(state.step)
+    left = None if plan.flops is None else plan.flops_until(state.generation) - state.spent_flops
+    return Round(size, rounds_after=plan.num_generations - state.generation, flops=left, scorer=scorer)
 
 
 def joint_train(

@@ -40,12 +40,16 @@ class Population:
     Args:
         bank: Owner of all weights; ``None``: a new, empty one.
         form: Form of every member's forward pass (see `bind`).
+
+    Attributes:
+        held: Blocks that stay though no member names them, as of a strategy that samples genomes over them.
     """
 
     def __init__(self, bank: BlockBank | None = None, *, form: Form = "fused") -> None:
         self.bank = BlockBank() if bank is None else bank
         self.form: Form = form
         self.lineage: list[Birth] = []
+        self.held: tuple[BlockId, ...] = ()
         self._members: dict[MemberId, Member] = {}
 
     @property
@@ -136,6 +140,23 @@ class Population:
         self._members[child].share_statistics(source)
         return child
 
+    def adopt(self, genome: Genome, *, parent: MemberId | None, transform: str, generation: int = 0) -> MemberId:
+        """Add a member over blocks that the bank holds.
+
+        Args:
+            genome: Genome of the member.
+            parent: Id of a member, alive or dead, that it comes from; ``None``: from none.
+            transform: How it came about, as a phrase for the lineage.
+            generation: Number of the round, for the lineage.
+
+        Returns:
+            The id of the new member.
+
+        Raises:
+            BankError: If the bank lacks one of its blocks.
+        """
+        return self._bear(genome, parent, transform, generation)
+
     def keep(self, member_ids: Iterable[MemberId]) -> tuple[BlockId, ...]:
         """Drop all other members, and the blocks that only they named.
 
@@ -152,7 +173,7 @@ class Population:
         if not wanted:
             raise InputError("population: expected at least one member to keep, got none")
         self._members = {member_id: m for member_id, m in self._members.items() if member_id in wanted}
-        used = {block_id for member in self for block_id in member.genome.ids}
+        used = {block_id for member in self for block_id in member.genome.ids} | set(self.held)
         dropped = tuple(block_id for block_id in self.bank if block_id not in used)
         self.bank.forget(dropped)
         return dropped

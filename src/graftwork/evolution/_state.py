@@ -34,6 +34,23 @@ class Scores(Protocol):
     def flops(self, genomes: Sequence[Genome]) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a strategy knows of a round at its beginning.
+
+    Args:
+        size: M, number of members wanted at most.
+        rounds_after: Number of rounds that are planned after this one; 0: it is the last.
+        flops: FLOPs that it may spend, the scoring at its end included; ``None``: the plan counts steps.
+        scorer: Tells what members get right. What a strategy scores itself it adds to ``state.scoring_flops``.
+    """
+
+    size: int
+    rounds_after: int
+    flops: float | None
+    scorer: Scores
+
+
 @dataclass(slots=True)
 class SearchState:
     """Everything that changes during a search: what a checkpoint stores, beside the strategy's own state.
@@ -46,7 +63,7 @@ class SearchState:
         finished: Whether the search is over.
         step: Number of updates so far.
         training_flops: FLOPs spent on updates so far.
-        scoring_flops: FLOPs spent on scoring so far.
+        scoring_flops: FLOPs spent on scoring, and on a strategy's own networks, so far.
         survivors: Members selected at the end of the last round, in order of choice.
         accuracies: Member → fraction of the validation split that it gets right, for the members scored last.
         report: Outcome of this round's mutation.
@@ -55,6 +72,7 @@ class SearchState:
         failing: Name of what was drawn → number of its updates that were skipped in a row, up to the last one.
         skipped: Name of what was drawn → number of its updates that were skipped in this round.
         dropped: Members that were dropped in this round, as too many of their updates were skipped in a row.
+        rates: Member → factor on its learning rate, where it is not 1.
     """
 
     population: Population
@@ -73,6 +91,7 @@ class SearchState:
     failing: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     dropped: tuple[MemberId, ...] = ()
+    rates: dict[MemberId, float] = field(default_factory=dict)
 
     @property
     def spent_flops(self) -> int:

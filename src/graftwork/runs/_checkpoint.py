@@ -58,8 +58,10 @@ def pack_state(
         "failing": dict(state.failing),
         "skipped": dict(state.skipped),
         "dropped": list(state.dropped),
+        "rates": dict(state.rates),
         "rng": state.rng.bit_generator.state,
         "alive": list(population.members),
+        "held": list(population.held),
         "lineage": [{**asdict(birth), "genome": birth.genome.to_dict()} for birth in population.lineage],
         "bank": population.bank.layout(),
         "optimizer": scalars,
@@ -103,10 +105,12 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             if birth.id in stored:
                 check_entries(birth.genome, bank)
         report = data["report"]
+        population = Population.restore(bank, lineage, stored, form=form)
+        population.held = tuple(BlockId(block_id) for block_id in data["held"])
         rng = np.random.default_rng()
         rng.bit_generator.state = data["rng"]
         return SearchState(
-            Population.restore(bank, lineage, stored, form=form),
+            population,
             rng,
             generation=data["generation"],
             begun=data["begun"],
@@ -122,4 +126,5 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
             failing=dict(data["failing"]),
             skipped=dict(data["skipped"]),
             dropped=tuple(MemberId(m) for m in data["dropped"]),
+            rates={MemberId(m): value for m, value in data["rates"].items()},
         )

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ import tomli_w
 from graftwork._files import read_named
 from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
-from graftwork.evolution.strategies import STRATEGIES
+from graftwork.evolution.strategies import check_strategy, ignored_options, suited_recipe
 from graftwork.machine import parse_latency, parse_size
 from graftwork.metrics import METRICS, OF_WHOLE_MEMBERS, Metric
 from graftwork.session._budget import Budget, parse_budget
@@ -131,10 +131,7 @@ class SearchConfig:
                 f"metric: expected accuracy or balanced-accuracy with {self.selection} selection, which looks at each "
                 f"example, got {self.metric}; take one of these, or --selection greedy or pareto"
             )
-        if self.strategy not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            hint = did_you_mean(self.strategy, STRATEGIES) or "; take one of these"
-            raise ConfigError(f"strategy: expected one of {known}, got {self.strategy!r}{hint}")
+        self._check_strategy()
         if not isinstance(self.budget, Budget | None):
             raise ConfigError(f"budget: expected a Budget, got {self.budget!r}; parse_budget reads one from text")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -159,6 +156,13 @@ class SearchConfig:
             raise ConfigError(
                 f"checkpoint_every: expected a number of seconds > 0, got {self.checkpoint_every!r}; 60 is the default"
             )
+
+    def _check_strategy(self) -> None:
+        check_strategy(self.strategy)
+        for entry in fields(self):
+            if entry.name in ignored_options(self.strategy):
+                usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
+                _refuse_ignored(self.strategy, entry.name, getattr(self, entry.name), usual)
 
     def _check_latency(self) -> None:
         if self.cost not in COSTS:
@@ -232,6 +236,7 @@ class SearchConfig:
             data: Options by name. ``recipe`` is a name or a table; a table starts from the recipe that its ``name``
                 says and changes some values. Options of the recipe may also stand beside the others, and so may
                 ``flip`` and ``augment`` (a name in `graftwork.training.AUGMENTATIONS`), which change its augmentation.
+                Numbers that suit the strategy take the place of the recipe's where none are given.
 
         Raises:
             ConfigError: If a key is unknown (with the nearest name) or a value is out of range.
@@ -242,7 +247,11 @@ class SearchConfig:
                 hint = did_you_mean(key, [*own, *_RECIPE_KEYS, *_AUGMENTING]) or "; graftwork config prints all options"
                 raise ConfigError(f"config: expected options of a search, got the unknown key {key!r}{hint}")
         changes = {key: value for key, value in data.items() if key in _RECIPE_KEYS - own - {"name"}}
+        check_strategy(strategy := str(data.get("strategy", "neuroevolution")))
         recipe = _recipe(data.get("recipe", "default"))
+        for key in sorted(ignored_options(strategy).intersection(changes)):
+            _refuse_ignored(strategy, key, changes[key], suited_recipe(strategy).get(key, getattr(recipe, key)))
+        recipe = _suited(recipe, strategy, data)
         if changes:
             recipe = recipe.replace(**changes)
         if "augment" in data:
@@ -332,6 +341,25 @@ def _recipe(value: Any) -> Recipe:
             for role, rule in {**base["rules"], **value["rules"]}.items()
         }
     return Recipe.from_dict(merged)
+
+
+def _suited(recipe: Recipe, strategy: str, data: Mapping[str, Any]) -> Recipe:
+    """The recipe with the numbers that suit a strategy, save those that ``data`` give themselves."""
+    inside = data.get("recipe", ())
+    if isinstance(inside, Recipe):
+        return recipe
+    given = {*data, *(inside if isinstance(inside, Mapping) else ())}
+    if "initial_steps" in given or recipe.initial_steps is not None:  # its rounds are counted in steps
+        given.add("initial_fraction")
+    return recipe.replace(**{key: value for key, value in suited_recipe(strategy).items() if key not in given})
+
+
+def _refuse_ignored(strategy: str, name: str, value: object, usual: object) -> None:
+    if value != usual:
+        raise ConfigError(
+            f"{name}: expected none with strategy {strategy}, which has no use for it, got {value!r}; leave it out, or "
+            "take another strategy (docs/how-to/strategies.md says what each decides)"
+        )
 
 
 def _without_none(data: Any) -> Any:

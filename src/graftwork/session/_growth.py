@@ -1,6 +1,7 @@
 """How a search grows its networks, and how far, as its config says."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from graftwork.networks.genome import Genome, num_parameters
 from graftwork.session._config import SearchConfig
 from graftwork.session._planning import first_fraction
 from graftwork.training import MemoryLimit
+
+_BEGIN_ANEW = {"random", "large-scale-evolution"}
+"""Strategies that make networks, or blocks, from new weights."""
 
 
 def mutation_of(
@@ -46,7 +50,9 @@ def strategy_of(
     """Make the search strategy that a config asks for, with its selector and mutation; arguments as there."""
     selector = make_selector(config.selection, **config.selection_options)
     costs: dict[str, Callable[[Genome], float] | None] = {"parameters": num_parameters, "latency": latency}
-    options = {"cost": costs[config.cost]} if config.cost in costs else {}
+    options: dict[str, Any] = {"cost": costs[config.cost]} if config.cost in costs else {}
+    if config.strategy in _BEGIN_ANEW:
+        options["initialisation"] = config.recipe.initialisation
     return make_strategy(config.strategy, selector=selector, mutate=mutation_of(config, memory, latency), **options)
 
 

@@ -265,9 +265,9 @@ class Session:
         """Read the seed network from the folder: the file that the config names may have changed."""
         return Genome.from_dict(self.folder.read_json("seed_genome.json"))
 
-    def _setup(self, problem: Problem, plan: Plan, machine: Machine) -> Setup:
+    def _setup(self, problem: Problem, plan: Plan, machine: Machine, *, strategy: str | None = None) -> Setup:
         genome, found = self._seed_network(), (self._stored or {}).get("race")
-        config = self.config
+        config = replace(self.config, strategy=strategy or self.config.strategy)
         if found is not None:
             with damaged(f"{self.folder.path}: the race in provenance.json"):
                 config = replace(config, recipe=config.recipe.mirrored(found["flip"]))
@@ -359,7 +359,7 @@ class Session:
     def _control(self, setup: Setup, searched: SearchState) -> Setup:
         """Train the seed network alone, by the same recipe, with the FLOPs of the whole search."""
         plan = setup.plans.latest.alone(searched.spent_flops)
-        alone = self._setup(setup.problem, plan, setup.machine)
+        alone = self._setup(setup.problem, plan, setup.machine, strategy="neuroevolution")  # of one member: no search
         self._stage("control", alone, {"num_survivors": 1, "population_size": 1})
         return alone
 

@@ -29,8 +29,7 @@ class Evaluation:
         labels: True classes, int64 [N].
         flops: FLOPs of what was run, counted from the genomes.
         metric: What members are compared by.
-        log_likelihoods: Log-probability of the true class, float32 [members, N]; ``None``: only the log
-            loss needs them.
+        log_likelihoods: Log-probability of the true class, float32 [members, N]; ``None``: not known.
     """
 
     predicted: NDArray[np.int64]
@@ -173,12 +172,11 @@ class Scorer:
         self.recalibrate(members)
         shape = len(members), len(self._labels)
         predicted = np.zeros(shape, dtype=np.int64)
-        likelihoods = np.zeros(shape, dtype=np.float32) if self.metric == "log-loss" else None
+        likelihoods = np.zeros(shape, dtype=np.float32)
         for part in self._parts(self._images):
             for index, logits in self._pass(members, self._images, part):
                 predicted[index, part] = logits.argmax(1).numpy()
-                if likelihoods is not None:
-                    likelihoods[index, part] = -F.cross_entropy(logits, self._labels[part], reduction="none").numpy()
+                likelihoods[index, part] = -F.cross_entropy(logits, self._labels[part], reduction="none").numpy()
         flops = self.flops([member.genome for member in members])
         return Evaluation(predicted, self.labels, flops, self.metric, likelihoods)
 

@@ -40,12 +40,14 @@ class Update:
         number: Number of the update, from 0; it determines the batch.
         progress: Progress of the whole search, 0 to 1; it drives the schedule.
         size: Height and width that the images are shrunk to; ``None``: as they are.
+        rate: Factor on the learning rate.
     """
 
     members: tuple[Member, ...]
     number: int
     progress: float
     size: tuple[int, int] | None = None
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,7 @@ class Trainer:
         if not self.optimizer.has_finite_gradients():
             return False
         ratio = sum(self.ratio(member) for member in update.members) / len(update.members)
-        self.optimizer.step(self.schedule(update.progress) * ratio, ratio)
+        self.optimizer.step(self.schedule(update.progress) * ratio * update.rate, ratio)
         return True
 
 

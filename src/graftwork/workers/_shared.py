@@ -171,15 +171,14 @@ class SharedScorer:
         genomes = [member.genome for member in members]
         shape = len(members), self.scorer.num_images
         predicted = torch.zeros(shape, dtype=torch.int64)
-        likelihoods = torch.zeros(shape) if self.scorer.metric == "log-loss" else None
+        likelihoods = torch.zeros(shape)
         for job in self._jobs(genomes)[self.group.rank]:
             part = slice(job.start, job.stop)
             found = self.scorer.shard(part).evaluate([members[row] for row in job.rows])
             predicted[list(job.rows), part] = torch.from_numpy(found.predicted)
-            if likelihoods is not None:
-                likelihoods[list(job.rows), part] = torch.as_tensor(found.log_likelihoods)
+            likelihoods[list(job.rows), part] = torch.as_tensor(found.log_likelihoods)
         self.group.add(predicted)
-        said = None if likelihoods is None else self.group.add(likelihoods).numpy()
+        said = self.group.add(likelihoods).numpy()
         return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes), self.scorer.metric, said)
 
     def flops(self, genomes: Sequence[Genome]) -> int:

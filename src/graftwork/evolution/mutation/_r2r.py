@@ -95,7 +95,7 @@ class R2RMutation:
             raise ConfigError(f"hidden_multiple: expected a number > 0, got {self.hidden_multiple!r}")
         parameters, flops = self.max_parameters or float("inf"), self.max_flops or float("inf")
         shared = self.min_shared_fraction
-        limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (
+        limits: tuple[tuple[str, Callable[[Growth], bool]], ...] = (  # the one on sharing first
             ("min_shared_fraction", lambda growth: growth.shared_fraction > shared),
             ("max_parameters", lambda growth: num_parameters(growth.child) <= parameters),
             ("max_flops", lambda growth: forward_flops(growth.child) <= flops),
@@ -129,9 +129,13 @@ class R2RMutation:
             in_a_row = 0
         return MutationReport(tuple(born), rejected, saturated=len(population) < size)
 
-    def broken_limit(self, growth: Growth, held: int = 0) -> str | None:
-        """Name of the first limit that a child would break beside ``held`` parameters; ``None``: it keeps all."""
-        broken = next((name for name, holds in self._limits if not holds(growth)), None)
+    def broken_limit(self, growth: Growth, held: int = 0, *, new: bool = False) -> str | None:
+        """Name of the first limit that a child would break beside ``held`` parameters; ``None``: it keeps all.
+
+        A ``new`` child may share nothing with its parent.
+        """
+        limits = self._limits[1:] if new else self._limits
+        broken = next((name for name, holds in limits if not holds(growth)), None)
         if broken is None and not self._fits(growth, held):
             broken = "max_memory"
         if broken is None and self.fast_enough is not None and not self.fast_enough(growth.child):

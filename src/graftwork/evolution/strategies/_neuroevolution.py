@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from graftwork.evolution._state import SearchState
+from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, Mutator
 from graftwork.evolution.selection import Selector
-from graftwork.metrics import OF_WHOLE_MEMBERS
+from graftwork.evolution.strategies._common import NOTHING, drawn_evenly, selected
 from graftwork.networks.genome import Genome, forward_flops
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
@@ -30,26 +28,17 @@ class Neuroevolution:
 
     def draw(self, state: SearchState, count: int) -> Sequence[MemberId]:
         """Draw members uniformly, with replacement."""
-        members = list(state.population.members)
-        return [members[int(state.rng.integers(len(members)))] for _ in range(count)]
+        return drawn_evenly(state, count)
 
     def survivors(self, state: SearchState, evaluation: Evaluation, count: int) -> tuple[MemberId, ...]:
         """Let the selector choose."""
-        members = list(state.population.members)
-        costs = np.array([self.cost(genome) for genome in state.population.genomes], dtype=np.float64)
-        chosen = self.selector.select(
-            evaluation.correct,
-            costs,
-            count,
-            state.rng,
-            classes=evaluation.labels if evaluation.metric == "balanced-accuracy" else None,
-            scores=evaluation.scores if evaluation.metric in OF_WHOLE_MEMBERS else None,
-        )
-        return tuple(members[row] for row in chosen)
+        return selected(self.selector, state, evaluation, count, cost=self.cost)
 
-    def propose(self, state: SearchState, size: int) -> MutationReport:
-        """Mutate members that are drawn uniformly."""
-        return self.mutate(state.population, size, rng=state.rng, generation=state.generation)
+    def propose(self, state: SearchState, now: Round) -> MutationReport:
+        """Mutate members that are drawn uniformly; the first round trains the seed alone."""
+        if state.generation == 0:
+            return NOTHING
+        return self.mutate(state.population, now.size, rng=state.rng, generation=state.generation)
 
     def state_dict(self) -> dict[str, Any]:
         """An empty dictionary: all that changes is in the search's state."""

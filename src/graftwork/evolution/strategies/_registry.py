@@ -7,11 +7,37 @@ from typing import Any
 from graftwork.errors import ConfigError, did_you_mean
 from graftwork.evolution.mutation import Mutator
 from graftwork.evolution.selection import Selector
+from graftwork.evolution.strategies._grow_only import GrowOnly
+from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
+from graftwork.evolution.strategies._race import Race
+from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._strategy import Strategy
 
-STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType({"neuroevolution": Neuroevolution})
-"""Factories by the name that ``--strategy`` takes; each takes ``selector`` and ``mutate``, and options of its own."""
+STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
+    {
+        "neuroevolution": Neuroevolution,
+        "large-scale-evolution": LargeScaleEvolution,
+        "race": Race,
+        "random": RandomSearch,
+        "grow-only": GrowOnly,
+    }
+)
+"""Factories by the name that ``--strategy`` takes; each takes ``mutate``, ``selector`` unless it ignores the selection,
+and options of its own. A class may say what suits it: ``recipe``, numbers of a recipe that hold unless others are asked
+for, and ``ignores``, names of options that it has no use for."""
+
+
+def suited_recipe(name: str) -> Mapping[str, Any]:
+    """Numbers of a recipe that suit a strategy, by name."""
+    found: Mapping[str, Any] = getattr(STRATEGIES[name], "recipe", {})
+    return found
+
+
+def ignored_options(name: str) -> frozenset[str]:
+    """Names of the options of a search that a strategy has no use for."""
+    found: frozenset[str] = getattr(STRATEGIES[name], "ignores", frozenset())
+    return found
 
 
 def make_strategy(name: str, *, selector: Selector, mutate: Mutator, **options: Any) -> Strategy:
@@ -19,20 +45,26 @@ def make_strategy(name: str, *, selector: Selector, mutate: Mutator, **options: 
 
     Args:
         name: A key of `STRATEGIES`.
-        selector: Choice of survivors.
+        selector: Choice of survivors, for strategies that do not ignore the selection.
         mutate: Mutation that draws and applies growth.
         **options: Further arguments of its factory.
 
     Raises:
         ConfigError: If the name is unknown, or the strategy doesn't take an option.
     """
-    if name not in STRATEGIES:
-        known = ", ".join(STRATEGIES)
-        raise ConfigError(f"strategy: expected one of {known}, got {name!r}{did_you_mean(name, STRATEGIES)}")
+    check_strategy(name)
+    chosen = {} if "selection" in ignored_options(name) else {"selector": selector}
     try:
-        return STRATEGIES[name](selector=selector, mutate=mutate, **options)
+        return STRATEGIES[name](mutate=mutate, **chosen, **options)
     except TypeError as error:
         raise ConfigError(
             f"strategy {name}: expected options that it takes, got {options!r}: {error}; "
             "see its class in graftwork.evolution.strategies"
         ) from error
+
+
+def check_strategy(name: str) -> None:
+    """Raise ConfigError unless a strategy of that name is registered; the message suggests the nearest one."""
+    if name not in STRATEGIES:
+        hint = did_you_mean(name, STRATEGIES) or "; take one of these"
+        raise ConfigError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {name!r}{hint}")

@@ -3,26 +3,30 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from graftwork.evolution._state import SearchState
+from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport
 from graftwork.networks.genome import Genome
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
+Drawable = MemberId | Genome | tuple[MemberId, ...]
+"""What one update trains: a living member; a genome over blocks that the bank holds, which need not be in the
+population (a controller that samples sub-networks draws such genomes); or several members together on the same batch,
+each prefix that they share run once."""
+
 
 class Strategy(Protocol):
     """What a search decides. All randomness comes from ``state.rng``, so that a resume repeats it."""
 
-    def draw(self, state: SearchState, count: int) -> Sequence[MemberId | Genome]:
-        """Choose the members that train next.
+    def draw(self, state: SearchState, count: int) -> Sequence[Drawable]:
+        """Choose what trains next.
 
         Args:
             state: The search; only its ``rng`` changes.
             count: Number of updates.
 
         Returns:
-            One entry for each update: the id of a living member, or a genome over blocks that the bank holds. The
-            genome need not be in the population (a controller that samples sub-networks draws such genomes).
+            One entry for each update.
         """
 
     def survivors(self, state: SearchState, evaluation: Evaluation, count: int) -> tuple[MemberId, ...]:
@@ -31,18 +35,21 @@ class Strategy(Protocol):
         Args:
             state: The search; only its ``rng`` changes.
             evaluation: What the population says about the validation split, in order of birth.
-            count: K, number of survivors.
+            count: K, number of survivors at most.
 
         Returns:
-            min(K, size) distinct ids of living members, in order of choice.
+            Distinct ids of living members in order of choice, at least one.
         """
 
-    def propose(self, state: SearchState, size: int) -> MutationReport:
-        """Grow the population to a size; called at the beginning of every round but the first.
+    def propose(self, state: SearchState, now: Round) -> MutationReport:
+        """Grow the population; called at the beginning of every round, the first included.
+
+        In the first round the population is the seed, which most strategies leave alone.
 
         Args:
-            state: The search; population and ``rng`` change. ``state.accuracies`` are the scores of the round before.
-            size: M, number of members wanted.
+            state: The search; population and ``rng`` change, and ``scoring_flops`` where the strategy computes itself.
+                ``state.accuracies`` are the scores of the round before.
+            now: What this round may do.
 
         Returns:
             Which members were born, and what was rejected.

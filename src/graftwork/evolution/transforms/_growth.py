@@ -10,7 +10,7 @@ import torch
 
 from graftwork.errors import GenomeError
 from graftwork.networks.bank import BlockBank, grow_bank
-from graftwork.networks.genome import Genome, diff, num_parameters
+from graftwork.networks.genome import Genome, diff, parameters_per_entry
 from graftwork.typing import BlockId, Initialisation
 
 
@@ -46,8 +46,9 @@ class Growth:
 
     @property
     def shared_fraction(self) -> float:
-        """|Θ_parent| / |Θ_child|: the fraction of the child's parameters that it shares with its parent."""
-        return num_parameters(self.parent) / num_parameters(self.child)
+        """The fraction of the child's parameters that it has from its parent: of a growth, |Θ_parent| / |Θ_child|."""
+        theirs, own = parameters_per_entry(self.parent), parameters_per_entry(self.child)
+        return sum(count for name, count in own.items() if theirs.get(name) == count) / sum(own.values())
 
     def graft(self, bank: BlockBank, *, generator: torch.Generator) -> tuple[BlockId, ...]:
         """Add the new blocks to the bank that holds the parent; the rest of the bank stays bit-identical.
