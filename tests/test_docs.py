@@ -30,6 +30,7 @@ EXPECTED = {
     "docs/how-to/grow-a-checkpoint.md": 10,
     "docs/how-to/photos.md": 2,
     "docs/how-to/pretrained-trunk.md": 2,
+    "docs/how-to/scikit-learn.md": 3,
     "docs/how-to/strategies.md": 1,
     "docs/how-to/training-loops.md": 6,
     "docs/how-to/your-own-files.md": 3,
@@ -49,6 +50,7 @@ SLOW = {
     "docs/how-to/grow-a-checkpoint.md",
     "docs/how-to/photos.md",
     "docs/how-to/pretrained-trunk.md",
+    "docs/how-to/scikit-learn.md",
     "docs/how-to/your-own-files.md",
     "docs/tutorials/first-search.md",
 }

@@ -4,10 +4,10 @@
 the data, `seed_of` its first network, and `prepare` makes a `Setup`: everything that `graftwork.search` takes, with the
 `Plan` that `make_plan` fixes before the first step. A `Session` takes a run from there to its end, tells a `Listener`
 what happens, and resumes it after a kill; `FinalScoring` opens the test split once and writes what it gives. Other
-workers `follow` the session of rank 0. `combine` makes ensembles of a finished run from its stored predictions, and
-`distil` one network of an ensemble. `options_of` reads the options of a run to begin another with,
-and `trunk_of` opens its trunk again (`front_of`: as exports take it). `open_classifier` makes a `Classifier` of what a
-run left or of an exported model, and `evaluate` gives its `Scores` on other images.
+workers `follow` the session of rank 0. `combine` makes ensembles of a finished run from its stored predictions
+(`methods_for` says which), and `distil` one network of an ensemble. `options_of` reads the options of a run to begin
+another with, and `trunk_of` opens its trunk again (`front_of`: as exports take it). `open_classifier` makes a
+`Classifier` of what a run left or of an exported model, and `evaluate` gives its `Scores` on other images.
 """
 
 from graftwork.session._budget import Budget, parse_budget
@@ -21,6 +21,7 @@ from graftwork.session._ensembles import (
     ensemble_costs,
     load_ensemble,
     members_of,
+    methods_for,
     prediction_scores,
 )
 from graftwork.session._evaluate import Scores, evaluate
@@ -61,6 +62,7 @@ __all__ = [
     "make_plan",
     "measure_speed",
     "members_of",
+    "methods_for",
     "most_calibration",
     "mutation_of",
     "open_classifier",

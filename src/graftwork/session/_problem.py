@@ -76,7 +76,7 @@ class Problem:
         seed = config.seed if config.split_seed is None else config.split_seed
         splits = split(dataset, seed=seed, validation=config.validation, blend=config.blend, test=config.test)
         if config.trunk is None:
-            return cls(dataset, splits, _transform(dataset, splits))
+            return cls.of(dataset, splits)
         trunk = trunk or open_trunk(config.trunk)
         features = with_features(dataset, partial(_features, trunk), key=trunk.sha256)
         transform = _transform(features, splits)
@@ -85,6 +85,11 @@ class Problem:
         shapes = _shape(dataset), _shape(features)
         trunk.unfreeze()
         return cls(dataset, splits, LearnedTransform(transform.mean, transform.std, trunk, *shapes), trunk)
+
+    @classmethod
+    def of(cls, dataset: ImageDataset, splits: Splits) -> "Problem":
+        """The problem of images that are split: they are normalised by those of the training split."""
+        return cls(dataset, splits, _transform(dataset, splits))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -81,11 +81,21 @@ def trunk(input_shape: Shape, num_classes: int) -> Genome:
     return Genome(input_shape, num_classes, body, stem=stem, head=head, activation="gelu")
 
 
+def table(input_shape: Shape, num_classes: int) -> Genome:
+    """The seed on rows of a table, [features, 1, 1]: a 1×1 stem, two blocks of 1×1, a linear head."""
+    width = min(128, max(32, input_shape[0]))
+    stem = Stem("conv", out_channels=width, kernel_size=1)
+    body = tuple(_plain(f"seed-{number}-0", width, 32, kernel_size=1) for number in range(2))
+    head = Head("linear", hidden_features=0, pooling="avg")
+    return Genome(input_shape, num_classes, body, stem=stem, head=head, activation="gelu")
+
+
 SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {
     "poster": poster,
     "base": base,
     "default": default,
     "trunk": trunk,
+    "table": table,
 }
 """Seed genomes by name."""
 
@@ -94,8 +104,8 @@ def seed_genome(name: str, input_shape: Shape, num_classes: int) -> Genome:
     """A genome to start from.
 
     Args:
-        name: ``"poster"`` (h_i), ``"base"`` (six layers), ``"default"`` (the default recipe's) or ``"trunk"`` (on a
-            pretrained trunk's features).
+        name: ``"poster"`` (h_i), ``"base"`` (six layers), ``"default"`` (the default recipe's), ``"trunk"`` (on a
+            pretrained trunk's features) or ``"table"`` (on rows of a table).
         input_shape: Channels, height and width; pools that would leave nothing are left out.
         num_classes: Number of classes, at least 2.
 
