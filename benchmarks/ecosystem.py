@@ -13,7 +13,8 @@ copy grows by each growth of `GROWTHS`, and what it is used for is run by this s
 * *padding*: the change of the outputs with the first row padded left, and right;
 * *generate*: the same greedy tokens as before;
 * *round trip*: ``save_pretrained`` and ``from_pretrained`` give the same names and, in memory of its own, the same
-  outputs, bit for bit;
+  outputs, bit for bit; ``load_model`` where there are no such methods, or where ``save_pretrained`` refuses because no
+  config says what has grown, and `graftwork.save_model` and `load_model` give the same bits;
 * *moved*: new tensors, and new parts of grown ones, that three steps of AdamW have moved (rows of tokens that
   the batch does not hold, by weight decay alone);
 * *slots*: the optimizer's state of every old parameter, or of its old part, has the same bits.
@@ -22,8 +23,10 @@ Norms of transformers compute in float32 in any model. So that the gap of a grow
 rounding of theirs, all that is compared runs in float64 throughout: a cast to float32 is left out.
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
-refusal that leaves the model changed. The JSON is rewritten after each architecture; the table stands beside it. With
-``--growths``, the other columns of the file stay as they are, and each column keeps its command and commit.
+refusal that leaves the model changed. Growths of what a model has none of (experts, heads, keys that queries share) are
+left out. The table stands beside the JSON. A run that was stopped goes on from its ``.part`` file, at the same commit
+and with the same command. With ``--growths``, the other columns of the file stay as they are, and each column keeps its
+command and commit.
 """
 
 import argparse
@@ -36,6 +39,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +69,7 @@ GROWTHS: dict[str, Callable[[Stacked], Any]] = {
     "model width": lambda _: gw.WidenStream(1.5),
     "model width, doubled": lambda _: gw.WidenStream(2),
     "MLP": lambda _: gw.WidenAll(1.5, only=_INNER),
-    "heads": lambda _: gw.WidenAll(1.5, only=_QUERIES, axis=0),
+    "heads": lambda one: gw.WidenAll(1.5, only=_QUERIES, axis=one.axis),
     "heads of keys, doubled": lambda _: gw.RepeatKeyValueHeads(2),
     "experts, doubled": lambda _: gw.RepeatExperts(2),
     # The mean of old logits is never the largest, so that greedy text stays the same.
@@ -74,12 +78,23 @@ GROWTHS: dict[str, Callable[[Stacked], Any]] = {
 """Column of the table → the growth of an architecture."""
 
 
+def applies(kind: str, model: nn.Module) -> bool:
+    """Whether a model has what a growth grows."""
+    config = getattr(model, "config", None)
+    if kind.startswith("experts"):
+        return bool(experts(model))
+    if kind.startswith("heads of keys"):
+        keys = getattr(config, "num_key_value_heads", None)
+        return keys is not None and keys < config.num_attention_heads
+    return kind != "heads" or any(fnmatch(name, only) for name, _ in model.named_modules() for only in _QUERIES)
+
+
 def measure(one: Stacked, kinds: list[str]) -> dict[str, Any]:
     """Return the row of an architecture."""
     model = scrambled(one).eval()  # type: ignore[arg-type]
     batches = [one.batch(size, torch.Generator().manual_seed(size)) for size in (2, 3)]
     row: dict[str, Any] = {"stack": one.stack, "parameters": count(model), "growths": {}}
-    for kind in kinds:
+    for kind in (kind for kind in kinds if applies(kind, model)):
         began = time.monotonic()
         entry = attempt(copy.deepcopy(model), one, GROWTHS[kind](one), batches)
         row["growths"][kind] = {**entry, "seconds": round(time.monotonic() - began, 1)}
@@ -99,12 +114,15 @@ def attempt(model: nn.Module, one: Stacked, growth: Any, batches: list[Any]) -> 
     except SurgeryError as error:
         now = uses(model, one, batches)["outputs"][0]
         clean = same_bits(state, model.state_dict()) and gap(before["outputs"][0], now) == 0.0
-        return {"outcome": "refused" if clean else "WRONG", "reason": str(error)}
+        return {
+            "outcome": "refused" if clean else "WRONG",
+            "reason": str(error) + first_site(model, growth, batches[0]),
+        }
     except Exception as error:
         return {"outcome": "WRONG", "reason": f"{type(error).__name__}: {error}"[:300]}
     found = judged(model, one, batches, before, receipt, optimizer, slots)
-    if found["round trip"] not in (None, "same bits"):
-        first = round_trip(ungrown, batches[0], outputs_of(ungrown, batches[0]))
+    if found["round trip"] not in ("load_model", "same bits"):
+        first = round_trip(ungrown, one, batches[0])
         if first == found["round trip"]:  # a constant that the model makes anew in another precision
             found["round trip"] = f"{first}, ungrown too"
     return {**found, "outcome": "exact" if good(found, before) else "WRONG"}
@@ -120,7 +138,7 @@ def judged(model: nn.Module, one: Stacked, batches: list[Any], before: dict[str,
     sides = [gap(old, old_part(old, after["padding"].get(side))) for side, old in before["padding"].items()]
     found["padding"] = max(sides) if sides else None
     found["generate"] = None if before["tokens"] is None else bool(torch.equal(before["tokens"], after["tokens"]))
-    found["round trip"] = round_trip(model, batches[0], outputs_of(model, batches[0]))
+    found["round trip"] = round_trip(model, one, batches[0])
     found["slots"] = all(
         within(value, optimizer.state[parameter][name])
         for parameter, held in slots.items()
@@ -175,7 +193,7 @@ def good(found: dict[str, Any], before: dict[str, Any]) -> bool:
         and (found["cache"] or 0.0) <= limit
         and (found["padding"] or 0.0) <= EXACT
         and found["generate"] is not False
-        and (found["round trip"] in (None, "same bits") or found["round trip"].endswith("ungrown too"))
+        and (found["round trip"] in ("load_model", "same bits") or found["round trip"].endswith("ungrown too"))
         and found["slots"]
     )
 
@@ -198,6 +216,14 @@ class _Double(TorchDispatchMode):
         if func is torch.ops.aten._to_copy.default and keywords.get("dtype") is torch.float32:  # noqa: SLF001
             keywords["dtype"] = torch.float64 if args[0].dtype is torch.float64 else torch.float32
         return func(*args, **keywords)
+
+
+def first_site(model: nn.Module, growth: Any, batch: Any) -> str:
+    """The first site that a growth of many does not find able to grow, and why."""
+    if not isinstance(growth, gw.WidenAll):
+        return ""
+    sites = (s for s in gw.growth_sites(model, batch) if any(fnmatch(s.name, only) for only in growth.only))
+    return next((f"; {site.refusal}" for site in sites if site.refusal), "")
 
 
 def uses(model: nn.Module, one: Stacked, batches: list[Any]) -> dict[str, Any]:
@@ -250,21 +276,23 @@ def padding(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, list[Tensor
     return found
 
 
-def round_trip(model: nn.Module, batch: Any, outputs: list[Tensor]) -> str | None:
-    """Whether a model that is saved and loaded by its own methods is the same."""
-    if not hasattr(model, "save_pretrained"):
-        return None
+def round_trip(model: nn.Module, one: Stacked, batch: Any) -> str:
+    """Whether a model that is saved and loaded is the same: by its own methods or, where those refuse, ours."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder)  # type: ignore[operator]
             again = type(model).from_pretrained(folder, dtype=torch.float64, **experts(model)).eval()  # type: ignore[attr-defined]
+            name = "same bits"
+        except (AttributeError, SurgeryError):
+            gw.save_model(model, folder)
+            again, name = gw.load_model(lambda: one.build().double(), folder).eval(), "load_model"
         except Exception as error:
             return f"{type(error).__name__}: {error}"[:200]
     if list(again.state_dict()) != list(model.state_dict()):
         return "other names"
     # A copy: weights that are read from a file may lie unaligned, and products then round otherwise.
     found = outputs_of(copy.deepcopy(again), batch)
-    return "same bits" if all(map(torch.equal, outputs, found)) else "other outputs"
+    return name if all(map(torch.equal, outputs_of(model, batch), found)) else "other outputs"
 
 
 def experts(model: nn.Module) -> dict[str, str]:
@@ -281,12 +309,22 @@ def count(model: nn.Module) -> int:
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def earlier(path: Path) -> dict[str, Any]:
-    """What a file holds already: a run of some columns or architectures leaves the others."""
-    if not path.exists():
+def earlier(given: argparse.Namespace) -> dict[str, Any]:
+    """What the file holds already: a run of some columns or architectures leaves the others."""
+    if not ((given.only or given.growths) and given.json.exists()):
         return {"columns": {}, "architectures": {}}
-    result: dict[str, Any] = json.loads(path.read_text())
+    result: dict[str, Any] = json.loads(given.json.read_text())
     return result
+
+
+def begun(part: Path, made: dict[str, Any]) -> dict[str, Any] | None:
+    """A run that was stopped, if it is the same."""
+    if not part.exists():
+        return None
+    state: dict[str, Any] = json.loads(part.read_text())
+    old, new = state["made"], made
+    same = old["command"] == new["command"] and old["provenance"]["git_commit"] == new["provenance"]["git_commit"]
+    return state if same else None
 
 
 def table(result: dict[str, Any]) -> str:
@@ -310,6 +348,8 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(f"| {name} | " + " | ".join(cells(entry)) + " |")
         entries = [row["growths"][kind]["outcome"] for row in rows.values() if kind in row["growths"]]
         text = ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(entries).items()))
+        trips = [row["growths"][kind].get("round trip") for row in rows.values() if kind in row["growths"]]
+        text += f" ({trips.count('load_model')} come back by load_model)" if "load_model" in trips else ""
         lines += ["", f"{len(entries)} architectures: {text}.", ""]
         refused = {n: r["growths"][kind]["reason"] for n, r in rows.items() if "reason" in r["growths"].get(kind, {})}
         lines += [*(f"* {name}: {reason}" for name, reason in refused.items()), ""]
@@ -342,14 +382,17 @@ def main() -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    result = earlier(given.json) if given.only or given.growths else {"columns": {}, "architectures": {}}
     chosen = "".join(
         f" --{name} {shlex.join(values)}" for name in ("only", "growths") if (values := getattr(given, name))
     )
     command = f"python benchmarks/ecosystem.py{chosen} --json {given.json}"
     made = {"command": command, "provenance": provenance()}
-    for name in names:
+    part = given.json.with_suffix(".part")
+    state = begun(part, made) or {"made": made, "done": [], "result": earlier(given)}
+    result = state["result"]
+    for name in (name for name in names if name not in state["done"]):
         try:
             row = measure(STACKED[name], given.growths or list(GROWTHS))
         except ModuleNotFoundError as error:
@@ -360,9 +403,12 @@ def main() -> None:
         result["columns"] |= dict.fromkeys(row["growths"], made)
         outcomes = {kind: entry["outcome"] for kind, entry in row["growths"].items()}
         print(f"{name}: {outcomes}", flush=True)
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(as_json(result))
-        given.json.with_suffix(".md").write_text(table(result))
+        state["done"].append(name)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(as_json(state))
+    given.json.write_text(as_json(result))
+    given.json.with_suffix(".md").write_text(table(result))
+    part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ _GROUPED = {**_TEXT, "num_key_value_heads": 2}
 _HEADS = {**_GROUPED, "head_dim": 8}
 _IMAGE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
 _IMAGE |= {"image_size": 16, "patch_size": 4}
+_TWO = {"vision_config": _IMAGE, "text_config": {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 1}}
+_TWO |= {"num_labels": 5}
 _GPT = {"vocab_size": _VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
 _GPT |= {"bos_token_id": 1, "eos_token_id": 2}
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -40,6 +42,7 @@ class Stacked:
         after: Where new layers go.
         refused: Words of the reason for which no layer can be inserted; empty where it can.
         generates: Whether it has ``generate``.
+        axis: Which volume of the projection that makes queries counts heads, the outermost is 0.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Stacked:
     after: tuple[int, ...] = (0,)
     refused: str = ""
     generates: bool = False
+    axis: int = 0
 
 
 def _make(model: str, config: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
@@ -150,7 +154,7 @@ ENCODERS = (
     _other("distilbert", "DistilBertForMaskedLM", "DistilBertConfig", "distilbert.transformer.layer",
            {"vocab_size": _VOCABULARY, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}, refused="post-norm"),
     _other("modernbert", "ModernBertForMaskedLM", "ModernBertConfig", "model.layers",
-           {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}, after=(1,)),
+           {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}, after=(1,), axis=1),
     _other("roberta-prelayernorm", "RobertaPreLayerNormForMaskedLM", "RobertaPreLayerNormConfig",
            "roberta_prelayernorm.encoder.layer", _TEXT),
     _other("esm", "EsmForMaskedLM", "EsmConfig", "esm.encoder.layer", {**_TEXT, "mask_token_id": 3},
@@ -174,8 +178,9 @@ VISION = (
     _other("dinov2", "Dinov2ForImageClassification", "Dinov2Config", "dinov2.encoder.layer", _IMAGE,
            batch=_pixels(16)),
     _other("beit", "BeitForImageClassification", "BeitConfig", "beit.layers", _IMAGE, batch=_pixels(16)),
-    _other("siglip vision", "SiglipVisionModel", "SiglipVisionConfig", "encoder.layers", _IMAGE, batch=_pixels(16)),
-    _other("clip vision", "CLIPVisionModel", "CLIPVisionConfig", "encoder.layers", _IMAGE,
+    _other("siglip", "SiglipForImageClassification", "SiglipConfig", "vision_model.encoder.layers", _TWO,
+           batch=_pixels(16)),
+    _other("clip", "CLIPForImageClassification", "CLIPConfig", "vision_model.encoder.layers", _TWO,
            batch=_pixels(16)),
     _other("swin (pairs)", "SwinForImageClassification", "SwinConfig", "swin.encoder.layers.0.blocks",
            {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],

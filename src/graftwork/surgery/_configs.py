@@ -10,7 +10,15 @@ from torch import nn
 from graftwork.surgery._adapters import without_adapters
 from graftwork.surgery._attributes import AttributeChange, is_size
 from graftwork.surgery._transaction import Transaction
-from graftwork.surgery.layers import built_from, followed, is_built_from_config, replace_configs, set_numbers
+from graftwork.surgery.layers import (
+    built_from,
+    config_entries,
+    config_value,
+    followed,
+    is_built_from_config,
+    replace_configs,
+    set_numbers,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
@@ -55,18 +63,23 @@ def config_changes(
         if found is None:
             notes.append(f"{prefix}config is left as it was: {_REBUILD}")
         else:
-            old = {name: getattr(module.config, name, None) for name in found}
-            sizes += _sizes(path, module, found)
-            changes += [AttributeChange(f"{prefix}config", name, old[name], new) for name, new in found.items()]
+            configs, numbers = _followed(path, module, found)
+            changes += configs
+            sizes += [change for change in numbers if is_size(change.new)]
     return changes, sizes, notes
 
 
-def _sizes(path: str, module: nn.Module, values: dict[str, Any]) -> list[AttributeChange]:
+def _followed(
+    path: str, module: nn.Module, values: dict[str, Any]
+) -> tuple[Sequence[AttributeChange], Sequence[AttributeChange]]:
     kind, config = type(module), module.config
     before, after = built_from(kind, config, {}), built_from(kind, config, values)
     if before is None or after is None:
-        return []
-    return [change for change in followed(path, module, values, before, after)[1] if is_size(change.new)]
+        changes = [
+            AttributeChange(f"{path}.config".lstrip("."), n, config_value(config, n), v) for n, v in values.items()
+        ]
+        return changes, []
+    return followed(path, module, values, before, after)
 
 
 def config_notes(model: nn.Module, after: str) -> list[str]:
@@ -118,33 +131,39 @@ def _search(
     guesses = itertools.chain(
         [good, heads, pinned, [*good, *pinned], candidates], itertools.combinations(candidates, 2)
     )
-    distinct = dict.fromkeys(tuple(dict(guess).items()) for guess in itertools.islice(guesses, _MOST_BUILDS))
-    return next((dict(guess) for guess in distinct if guess and _built(kind, config, dict(guess)) == wanted), None)
+    distinct = {repr(one): one for one in map(dict, itertools.islice(guesses, _MOST_BUILDS)) if one}
+    return next((one for one in distinct.values() if _built(kind, config, one) == wanted), None)
 
 
 def _pinned(config: Any, heads: Sequence[tuple[str, Any]]) -> list[tuple[str, int]]:
     """The width of heads, in a config that has no number for it and would divide its width by their number."""
-    width, old = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
-    if not heads or getattr(config, "head_dim", None) is not None or not (is_size(width) and is_size(old) and old):
-        return []
-    return [("head_dim", width // old)]
+    found = []
+    for prefix in dict.fromkeys(name.rpartition(".")[0] for name, _ in heads):
+        inner = config_value(config, prefix) if prefix else config
+        width, old = getattr(inner, "hidden_size", None), getattr(inner, "num_attention_heads", None)
+        if getattr(inner, "head_dim", None) is None and is_size(width) and is_size(old) and old:
+            found.append((f"{prefix}.head_dim".lstrip("."), width // old))
+    return found
 
 
 def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
     """Numbers that may follow. A model with as many heads as a head is wide has equal shapes where either grows."""
     widths = {old: new for old, new in lengths.items() if old not in counts}
-    for name, value in vars(config).items():
-        if name.startswith("_"):
-            continue
-        known = counts if _counts_heads(name) else widths if "head" in name or name in _HEAD_WIDTHS else lengths
+    for name, value in config_entries(config):
+        leaf = name.rpartition(".")[2]
+        known = counts if _counts_heads(name) else widths if "head" in leaf or leaf in _HEAD_WIDTHS else lengths
         if type(value) is int and value in known:
             yield name, known[value]
-        elif _SHARED.search(name) and type(value) is int and value:
+        elif _SHARED.search(leaf) and type(value) is int and value:
             # Their widths stand side by side in one layer, as many times the width of one.
             for old, new in lengths.items():
                 if old % value == 0 and new % (old // value) == 0:
                     yield name, new // (old // value)
-        elif value is None and name in _DERIVED:
+        elif leaf.endswith("_ratio") and type(value) in (int, float):
+            # Of widths that differ from stage to stage; it grows as what it makes.
+            for factor in dict.fromkeys(new / old for old, new in lengths.items()):
+                yield name, value * factor
+        elif value is None and leaf in _DERIVED:
             for new in sorted(set(lengths.values()), reverse=True)[:3]:
                 yield name, new
         elif isinstance(value, (list, tuple)) and any(type(one) is int and one in known for one in value):
@@ -152,6 +171,7 @@ def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, in
 
 
 def _counts_heads(name: str) -> bool:
+    name = name.rpartition(".")[2]
     return "head" in name and "dim" not in name and "size" not in name
 
 
