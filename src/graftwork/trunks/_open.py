@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -83,6 +84,7 @@ def _of_transformers(name: str, folder: Path) -> Trunk:
     if not config.is_file():
         raise ConfigError(f"trunk: expected a folder with config.json, as save_pretrained makes it, got {folder}")
     transformers = _require("transformers")
+    _check_depth(name, config)
 
     def make() -> Any:
         with _silent(transformers.utils.logging):
@@ -102,6 +104,30 @@ def _of_transformers(name: str, folder: Path) -> Trunk:
         raise ConfigError(f"trunk: expected every weight of {name} in its files, got none of {', '.join(missing[:5])}")
     mean, std, told = _preprocessing(folder / "preprocessor_config.json")
     return Trunk(name, module, origin=config.read_bytes() + told, mean=mean, std=std)
+
+
+def _check_depth(name: str, config: Path) -> None:
+    """Refuse a config that claims more layers than there are tensors: they would be built one by one first.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    data = _opened(name, lambda: json.loads(config.read_bytes()))
+    if not isinstance(data, dict):
+        raise ConfigError(f"trunk: expected a table of values in {config}, got {type(data).__name__}; mend it")
+    files = sorted(path for path in config.parent.glob("*.safetensors") if path.is_file())
+    count = _opened(name, lambda: sum(_num_tensors(path) for path in files))
+    layers = {key: value for key, value in data.items() if "layer" in key and type(value) is int}
+    for key, value in layers.items():
+        if value > max(count, 1):
+            raise ConfigError(
+                f"trunk: expected at most as many layers as the {count:,} tensors of {name}, got {key} {value:,}"
+            )
+
+
+def _num_tensors(path: Path) -> int:
+    with safe_open(path, "pt") as file:
+        return len(file.keys())
 
 
 @contextmanager
@@ -128,6 +154,8 @@ def _preprocessing(path: Path) -> tuple[list[float], list[float], bytes]:
         mean, std = ([float(value) for value in data[key]] for key in ("image_mean", "image_std"))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"trunk: expected image_mean and image_std in {path}, got {error!r}; mend it") from error
+    if not all(map(math.isfinite, mean + std)) or not min(std, default=0) > 0:
+        raise ConfigError(f"trunk: expected finite means and deviations > 0 in {path}, got {mean} and {std}; mend it")
     return mean, std, text
 
 
