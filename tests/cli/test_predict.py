@@ -175,7 +175,9 @@ def test_the_outcome_tells_measured_times_of_every_network(run: Path) -> None:
     found = json.loads((run / "result.json").read_text())
     latency = found["latency"]
     assert set(latency["networks"]) == {row["id"] for row in found["survivors"]}
-    assert all(0 < row["one"] < row["batch"] < 10_000 for row in latency["networks"].values())
+    assert set(latency["ensembles"]) == {row["method"] for row in found["ensemble"] or ()}
+    timed = [*latency["networks"].values(), *latency["ensembles"].values()]
+    assert all(0 < row["one"] < row["batch"] < 10_000 for row in timed)
 
 
 def test_predict_reads_what_data_reads_and_tells_what_both_pass_over(run: Path, tmp_path: Path, capsys: Any) -> None:

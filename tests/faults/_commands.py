@@ -11,6 +11,7 @@ from graftwork.cli import main
 from tests.faults._building import path_of
 from tests.faults._run_attacks import CHECKPOINT, MEMBER
 from tests.faults._sandbox import Place
+from tests.faults._trunk_attacks import trunk_of
 
 Words = Callable[[Place], list[object]]
 
@@ -25,6 +26,7 @@ class Reading:
             or draw take seconds.
         unfinished: Whether the run lacks its outcome.
         named: File of the run that the command line names: that one may be a link.
+        start: Run that the attack changes, as `tests.faults.attack` makes them.
         run: What runs the words.
     """
 
@@ -32,6 +34,7 @@ class Reading:
     every: int = 6
     unfinished: bool = False
     named: str = ""
+    start: str = "run"
     run: Callable[[list[str]], object] = main
 
 
@@ -115,6 +118,21 @@ def data_readings() -> dict[str, Reading]:
     }
 
 
+def trunk_readings() -> dict[str, Reading]:
+    """Every way to let a command read a stranger's trunk, or a run that has trained one."""
+    search = ("search", "--quiet", "--no-report", "--budget", "4steps", "--num-generations", "0", "--data", "digits")
+    known: dict[str, Words] = {
+        "search TRUNK": lambda place: [
+            *(*search, "--passes", "torch", "--precision", "float32", "--trunk", f"hf:{trunk_of(place)}"),
+            *("--out", place.new / "run"),
+        ],
+        "predict TRUNK": lambda place: ["predict", place.run, place.data / "a"],
+        "evaluate TRUNK": lambda place: ["evaluate", place.run, "--data", _digits(place)],
+        "distil TRUNK": lambda place: ["distil", place.run, "--budget", "0.01GFLOP"],
+    }
+    return {name: Reading(words, every=1, start="trunked") for name, words in known.items()}
+
+
 def _digits(place: Place) -> Path:
     """The images, in folders that are named as the run's classes are."""
     for name, digit in (("a", "3"), ("b", "7")):
@@ -129,5 +147,9 @@ def _source(place: Place) -> Path:
 
 def with_source(line: list[str], place: Place) -> list[str]:
     """A command line that names the archive or table that an attack has left among the data, else their folder."""
-    named = [path for name in ("x.tar.gz", "x.zip", "x.csv", "x.npz") if (path := place.data / name).exists()]
+    named = [
+        path
+        for name in ("x.tar.gz", "x.tar", "x.zip", "x.csv", "x.tsv", "x.npz")
+        if (path := place.data / name).exists()
+    ]
     return [str(named[0] if named else place.data) if word == str(_source(place)) else word for word in line]

@@ -61,6 +61,29 @@ def data_attacks() -> dict[str, Attack]:
         ),
         "a zip of escapes": lambda place: _zip(place, _two_classes(f"{ESCAPES}{DIRECTION}")),
         "a zip in a zip": lambda place: _zip(place, {"a/x.zip": b"PK", "b/x.zip": b"PK"}),
+        "a shard that climbs": lambda place: _shard(
+            place, {"../../victim/0.png": _picture(), "../../victim/0.cls": b"1"}
+        ),
+        "a shard of links": lambda place: _shard(place, {**_pairs(), "x.cls": b"1"}, link="x.png"),
+        "a shard of labels of escapes": lambda place: _shard(place, _pairs(f"{ESCAPES}{DIRECTION}".encode())),
+        "a shard of labels of markup": lambda place: _shard(place, _pairs(MARKUP.encode())),
+        "a shard of a label of gigabytes": lambda place: _shard(place, _pairs(), hole=2**33),
+        "a shard of labels without end": lambda place: _shard(place, _pairs(b"9" * 10**6)),
+        "a shard without images": lambda place: _shard(place, {f"{n}.cls": b"1" for n in range(50_000)}),
+        "a shard that is cut": lambda place: os.truncate(_shard(place, _pairs()), 3000),
+        "a shard of one name": lambda place: _shard(place, dict.fromkeys(["0.png"], _picture()), times=20_000),
+        "a zip of one name": lambda place: _zip(place, {"a/\0.png": _picture(), "b/./../b/0.png": _picture()}),
+        "a zip whose index lies": _lying_zip,
+        "a list of a million rows": lambda place: (_only(place) / "x.csv").write_text(
+            "path,label\n" + "0.png,a\n" * 10**6
+        ),
+        "a list of a quote without end": lambda place: (_only(place) / "x.csv").write_text(
+            'path,label\n"' + "a" * 10**7
+        ),
+        "a list of formulas": lambda place: (_only(place) / "x.tsv").write_text(
+            "path\tlabel\n" + f"{FORMULA}\t{FORMULA}\n" * 9
+        ),
+        "a list of columns without end": lambda place: (_only(place) / "x.csv").write_text("a," * 10**6 + "\n"),
         "a list with paths outside": lambda place: _list(place, "../victim/secret.png"),
         "a list with absolute paths": lambda place: _list(place, str(place.victim / "secret.png")),
         "a list of a device": lambda place: _list(place, "/dev/zero"),
@@ -216,6 +239,46 @@ def _list(place: Place, path: str) -> None:
 def _list_of_a_link(place: Place) -> None:
     _list(place, "0.png")
     (place.data / "0.png").symlink_to(place.victim / "secret.png")
+
+
+def _pairs(label: bytes = b"") -> dict[str, bytes]:
+    found = {f"{number}.png": _picture(number) for number in range(8)}
+    return found | {f"{number}.cls": label or b"%d" % (number % 2) for number in range(8)}
+
+
+def _shard(place: Place, files: dict[str, bytes], *, link: str = "", hole: int = 0, times: int = 1) -> Path:
+    """A tar of these files; a link, and a last file that claims so many bytes, of which none is there."""
+
+    def fill(archive: tarfile.TarFile) -> None:
+        for name, content in [*files.items()] * times:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        if link:
+            entry = tarfile.TarInfo(link)
+            entry.type, entry.linkname = tarfile.SYMTYPE, "../victim/secret.png"
+            archive.addfile(entry)
+
+    path, content = _only(place) / "x.tar", _tar(fill)
+    if hole:
+        entry = tarfile.TarInfo("9.cls")
+        entry.size = hole
+        content = content.rstrip(b"\0") + bytes(-len(content.rstrip(b"\0")) % 512) + entry.tobuf()
+    path.write_bytes(content)
+    if hole:
+        os.truncate(path, len(content) + hole)
+    return path
+
+
+def _lying_zip(place: Place) -> None:
+    """A zip whose index claims that each picture unpacks to four gigabytes."""
+    _zip(place, _two_classes())
+    path = place.data / "x.zip"
+    content, at = bytearray(path.read_bytes()), 0
+    while (at := content.find(b"PK\x01\x02", at)) >= 0:
+        content[at + 24 : at + 28] = b"\xff" * 4
+        at += 4
+    path.write_bytes(content)
 
 
 class _Deed:

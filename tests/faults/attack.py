@@ -26,10 +26,11 @@ from tests.cases.commands import graftwork as command
 from tests.cases.commands import tiny_search
 from tests.cases.images import picture
 from tests.faults._building import Attack, forge, path_of
-from tests.faults._commands import Reading, data_readings, readings, with_source
+from tests.faults._commands import Reading, data_readings, readings, trunk_readings, with_source
 from tests.faults._data_attacks import data_attacks
 from tests.faults._run_attacks import attacks
 from tests.faults._sandbox import MEMORY, SECONDS, Place, attempt
+from tests.faults._trunk_attacks import trunk_attacks
 
 KINDS = {
     "written": "files written, made or removed outside of what the command may write",
@@ -59,6 +60,20 @@ def make_base(root: Path) -> None:
     shutil.copy2(root / "data" / "a" / "0.png", root / "victim" / "secret.png")
 
 
+def make_trunked(root: Path) -> None:
+    """A trunk of transformers, and a run that has trained it."""
+    from tests.faults._trunk_attacks import make_trunk
+
+    make_trunk(root / "trunk")
+    beside = root / "beside"
+    beside.mkdir()
+    words = tiny_search(
+        beside, "--blend", 50, "--trunk", f"hf:{root / 'trunk'}", "--trunk-rate", 1e-3, shape=(12, 4, 4), width=12
+    )
+    _done(*words)
+    (beside / "run").rename(root / "trunked")
+
+
 def import_all(base: Path) -> None:
     """Make a report and take it away: each forked process would import again what draws it."""
     _done("report", base / "run")
@@ -86,8 +101,11 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
     """Let a command read a folder that an attack has changed, and whose manifests agree with it."""
     with tempfile.TemporaryDirectory(prefix="attack-", dir=base.parent) as folder:
         place = Place(Path(folder))
-        for name in ("run", "data", "victim"):
+        shutil.copytree(base / reading.start, place.run, dirs_exist_ok=True)
+        for name in ("data", "victim", *(("trunk",) if reading.start == "trunked" else ())):
             shutil.copytree(base / name, place.root / name, dirs_exist_ok=True)
+        config = place.run / "config.toml"
+        config.write_text(config.read_text().replace(str(base), str(place.root)))
         shutil.copy2(base / "best.json", place.root / "best.json")
         line = [str(word) for word in reading.words(place)]
         named = [path_of(place, name) for name in reading.named.split()]
@@ -117,7 +135,8 @@ def cases(only: Sequence[str] = (), *, thinned: int = 1) -> Iterator[tuple[str, 
         only: Commands, or ways to read; empty for all.
         thinned: Factor on the steps in which attacks are taken.
     """
-    kinds = ((readings(), attacks()), (data_readings(), data_attacks()))
+    on_trunks = {**trunk_attacks(), **{name: attack for name, attack in attacks().items() if "trunk" in name}}
+    kinds = ((readings(), attacks()), (data_readings(), data_attacks()), (trunk_readings(), on_trunks))
     for place, (name, reading, known) in enumerate((n, r, k) for ways, k in kinds for n, r in ways.items()):
         if not only or name in only or name.split()[0] in only:
             step = reading.every * thinned
@@ -132,8 +151,9 @@ def summary(rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> dict[st
         "command": f"python -m tests.faults.attack {' '.join(arguments)}",
         "commits": sorted({row["commit"] for row in rows}),
         "graftwork": __version__,
-        "attacks on runs": len({row["attack"] for row in rows if not row["reader"].endswith("IMAGES")}),
+        "attacks on runs": len({row["attack"] for row in rows if row["reader"].split()[-1] not in ("IMAGES", "TRUNK")}),
         "attacks on images": len({row["attack"] for row in rows if row["reader"].endswith("IMAGES")}),
+        "attacks on trunks": len({row["attack"] for row in rows if row["reader"].endswith("TRUNK")}),
         "tries of each way to read": dict(Counter(row["reader"] for row in rows)),
         "tries": len(rows),
         "refused": sum(row["code"] == 2 for row in rows),
@@ -162,6 +182,7 @@ def main() -> None:
         base = Path(folder).resolve() / "base"
         base.mkdir()
         make_base(base)
+        make_trunked(base)
         import_all(base)
         for reader, name, attack, reading in cases(options.only or (), thinned=options.thinned):
             if (reader, name) in known or (options.attack or "") not in name:

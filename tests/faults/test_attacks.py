@@ -12,9 +12,9 @@ import pytest
 import typer
 
 from graftwork.cli import app
-from tests.faults._commands import data_readings, readings
+from tests.faults._commands import data_readings, readings, trunk_readings
 from tests.faults._sandbox import Outcome, Place, attempt
-from tests.faults.attack import cases, import_all, make_base, tried
+from tests.faults.attack import cases, import_all, make_base, make_trunked, tried
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches by inotify, and forks")
 
@@ -32,6 +32,7 @@ def test_every_command_is_attacked() -> None:
     assert tried_ones == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     tries = Counter(name.split()[0] for name, *_ in cases() if "IMAGES" not in name)
     assert min(tries.values()) >= 50
+    assert min(Counter(name for name, *_ in cases() if name.split()[-1] in ("IMAGES", "TRUNK")).values()) >= 50
 
 
 @pytest.mark.parametrize(("name", "thinned"), [("inspect UNFINISHED", 12), ("predict", 40)])
@@ -43,12 +44,14 @@ def test_some_attacks_bring_about_nothing(name: str, thinned: int, base: Path) -
 
 @pytest.fixture(scope="module")
 def imported(base: Path) -> Path:
+    pytest.importorskip("transformers")
+    make_trunked(base)
     import_all(base)
     return base
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*readings(), *data_readings()])
+@pytest.mark.parametrize("name", [*readings(), *data_readings(), *trunk_readings()])
 def test_no_attack_brings_about_anything(name: str, imported: Path) -> None:
     for reader, attack, change, reading in cases([name]):
         if reader == name:

@@ -44,7 +44,13 @@ def result(**changes: Any) -> dict[str, Any]:
     values |= {"test_opened_at": "now", "test_openings": [{"at": "now", "by": "search", "members": ["m0"]}]}
     values |= {"training_flops": 1, "scoring_flops": 2, "seconds": 3, "generations": 1, "steps": 2, "seed": 0}
     values |= {
-        "latency": {"device": "cpu", "threads": 1, "batch_size": 32, "networks": {"m0": {"one": 1, "batch": 9.5}}}
+        "latency": {
+            "device": "cpu",
+            "threads": 1,
+            "batch_size": 32,
+            "networks": {"m0": {"one": 1, "batch": 9.5}},
+            "ensembles": {},
+        }
     }
     values |= {"bank_sha256": "ab", "data": "digits", "classes": 10, "recipe": "paper", "selection": "greedy"}
     return {**values, **changes}

@@ -25,7 +25,7 @@ class Played(FinalScoring):
     def _predictions(self, *args: Any) -> None:
         """Write nothing."""
 
-    def _latency(self) -> Any:
+    def _latency(self, *args: Any) -> Any:
         return {}
 
     def _majority(self, *args: Any) -> Any:

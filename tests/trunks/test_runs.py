@@ -66,7 +66,11 @@ def test_members_read_features_and_grow(run: Path) -> None:
     assert (stored["height"], stored["width"], stored["channels"]) == (8, 8, 1)
     assert stored["trunk"]["features"] == [12, 4, 4]
     assert stored["trunk"]["sha256"] == open_trunk(stored["trunk"]["name"]).sha256
-    assert set(result(run)["latency"]["networks"]) == {row["id"] for row in result(run)["survivors"]}
+    latency = result(run)["latency"]
+    assert set(latency["networks"]) == {row["id"] for row in result(run)["survivors"]}
+    assert set(latency["ensembles"]) == {row["method"] for row in result(run)["ensemble"]} >= {"mean"}
+    alone = max(row["one"] for row in latency["networks"].values())
+    assert all(row["batch"] > row["one"] > 0.1 * alone for row in latency["ensembles"].values())
 
 
 def test_a_stopped_and_resumed_search_ends_with_the_same_bits(run: Path, vit: Path, tmp_path: Path) -> None:

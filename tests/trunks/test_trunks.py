@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import ConfigError
+from graftwork.session import Problem, SearchConfig
 from graftwork.trunks import Trunk, located, open_trunk
 
 
@@ -176,3 +177,32 @@ def test_a_network_of_timm_takes_weights_from_disk_and_fetches_none(
     torch.testing.assert_close(trunk.features(x).permute(0, 3, 1, 2), expected)
     with pytest.raises(ConfigError, match="nothing is downloaded"):
         open_trunk("timm:test_resnet")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config.json", {"num_hidden_layers": 10**7}, "at most as many layers as the"),
+        ("config.json", [], "expected a table of values"),
+        ("preprocessor_config.json", {"image_mean": [float("nan")] * 3, "image_std": [1] * 3}, "finite means"),
+        ("preprocessor_config.json", {"image_mean": [0] * 3, "image_std": [1, 1, 0]}, "deviations > 0"),
+    ],
+)
+def test_values_that_no_trunk_has_are_refused_before_it_is_built(
+    file: str, values: Any, message: str, vit: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "strange"
+    shutil.copytree(vit, folder)
+    path = folder / file
+    stored = json.loads(path.read_text()) if path.exists() and values else {}
+    path.write_text(json.dumps({**stored, **values} if values else values))
+    with pytest.raises(ConfigError, match=message):
+        open_trunk(f"hf:{folder}")
+
+
+def test_features_that_are_not_finite_are_refused_before_the_first_step(code: Path) -> None:
+    code.write_text(code.read_text() + "\n_build = build\n\ndef build():\n    made = _build()\n")
+    code.write_text(code.read_text() + "    made[0].weight.data.fill_(float('nan'))\n    return made\n")
+    trunk = open_trunk(f"{code}:build", run_code=True)
+    with pytest.raises(ConfigError, match="expected finite features"):
+        Problem.load(SearchConfig(trunk=f"{code}:build"), trunk=trunk)

@@ -95,7 +95,8 @@ def _scores(name: str, entry: "Accuracies") -> str:
 
 def _row(name: str, entry: "NetworkResult | EnsembleResult", latency: "LatencyResult | None" = None) -> str:
     row = f"{_scores(name, entry)}  {entry['parameters']:>10,} parameters  {entry['flops'] / 1e6:>9.2f} MFLOPs"
-    measured = latency["networks"].get(str(entry.get("id"))) if latency else None
+    known = {**latency["networks"], **latency["ensembles"]} if latency else {}
+    measured = known.get(str(entry.get("id", entry.get("method"))))
     return f"{row}  {measured['one']:>8.3g} ms" if measured else row
 
 
@@ -109,7 +110,7 @@ def _tell(result: "Result", page: Path | None) -> None:
     lines += [_row(entry["id"], entry, latency) for entry in result["survivors"] if entry["id"] != result["best"]["id"]]
     for ensemble in result["ensemble"] or ():
         chosen = ensemble["method"] == result["recommended"]
-        lines += [_row(f"{ensemble['method']} ensemble", ensemble) + ("  (recommended)" if chosen else "")]
+        lines += [_row(f"{ensemble['method']} ensemble", ensemble, latency) + ("  (recommended)" if chosen else "")]
     if result["seed_network"]:
         lines += [_row("seed network", result["seed_network"], latency) + "  (control: alone, equal FLOPs)"]
     lines += [_scores(f"always {plain(result['majority']['name'])!r}", result["majority"])]

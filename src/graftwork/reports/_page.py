@@ -246,7 +246,9 @@ def _table(run: RunData) -> list[dict[str, Any]]:
     for entry in (run.result["ensemble"] if run.result else None) or ():
         method, text = entry["method"], f"{entry['num_members']} members"
         name = f"ensemble: {method}" + (", recommended" if method == run.recommended else "")
-        rows.append(_cells(entry, name, f"var(--c{INK[1:]})", grown=text))
+        cells = _cells(entry, name, f"var(--c{INK[1:]})", grown=text)
+        measured = run.result["latency"]["ensembles"].get(method) if run.result else None
+        rows.append({**cells, "latency": _both(measured)})
     if run.entry(CONTROL):
         rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})"))
     if run.result is not None:
@@ -274,8 +276,12 @@ def _row(run: RunData, member_id: MemberId, name: str, color: str) -> dict[str, 
 
 
 def _latency_text(run: RunData, member_id: MemberId) -> str:
-    """Milliseconds for one image and for a batch, as the run measured them."""
-    measured = run.result["latency"]["networks"].get(member_id) if run.result else None
+    """Milliseconds of a network, as the run measured them."""
+    return _both(run.result["latency"]["networks"].get(member_id) if run.result else None)
+
+
+def _both(measured: Mapping[str, float] | None) -> str:
+    """Milliseconds for one image and for a batch."""
     return f"{measured['one']:.3g} / {measured['batch']:.3g}" if measured else "–"
 
 

@@ -211,19 +211,20 @@ class ClassResult(TypedDict):
 
 
 class NetworkLatency(TypedDict):
-    """Median milliseconds that a network takes for one image, and for a batch."""
+    """Median milliseconds that a network or an ensemble takes for one image, and for a batch."""
 
     one: Amount
     batch: Amount
 
 
 class LatencyResult(TypedDict):
-    """How long networks take, in float32 by torch's own operations; ``networks`` by id."""
+    """How long networks take, in float32 by torch's own operations: ``networks`` by id, ``ensembles`` by method."""
 
     device: str
     threads: Count
     batch_size: Count
     networks: Mapping[str, NetworkLatency]
+    ensembles: Mapping[str, NetworkLatency]
 
 
 class MeasuredLatencies(TypedDict):

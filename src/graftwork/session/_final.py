@@ -1,6 +1,7 @@
 """The end of a run: the one opening of the test split, and the members and predictions that are kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,7 @@ from torch.nn import functional as F
 from graftwork.evolution import Population
 from graftwork.machine import LATENCY_BATCH, noise_images, time_passes
 from graftwork.metrics import class_scores
-from graftwork.networks import Member
-from graftwork.networks.genome import forward_flops, num_parameters
+from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import (
     ClassResult,
     EnsembleResult,
@@ -25,7 +25,8 @@ from graftwork.runs import (
     record_opening,
     save_member,
 )
-from graftwork.session._ensembles import accuracies, combine, recommend
+from graftwork.session._ensembles import accuracies, combine, load_ensemble, recommend
+from graftwork.session._predictions import run_together
 from graftwork.session._race import pairs_of
 from graftwork.session._setup import Setup
 from graftwork.training import Evaluation
@@ -89,31 +90,43 @@ class FinalScoring:
             "survivors": survivors,
             "test_opened_at": openings[-1]["at"],
             "test_openings": openings,
-            "latency": self._latency(),
+            "latency": self._latency(ensembles or ()),
             "ensemble": ensembles,
             "recommended": recommend(ensembles) if ensembles else None,
         }
 
-    def _latency(self) -> LatencyResult:
-        """Time every candidate on one image and on a batch; one after the other, while nothing else of ours runs."""
-        device = torch.device(self._setup.config.device)
+    def _latency(self, ensembles: Sequence[EnsembleResult]) -> LatencyResult:
+        """Time all candidates and ensembles on one image and on a batch, while nothing else of ours runs."""
+        device, counts = torch.device(self._setup.config.device), (1, LATENCY_BATCH)
         found: dict[str, NetworkLatency] = {}
         for name, (population, member_id) in self._candidates.items():
             member = population[member_id].eval()
-            one, batch = (self._milliseconds(member, count, device) for count in (1, LATENCY_BATCH))
-            found[name] = {"one": round(one, 4), "batch": round(batch, 4)}
+            found[name] = _both([self._milliseconds(member, member.genome, count, device) for count in counts])
+        together: dict[str, NetworkLatency] = {}
+        if ensembles:  # all of the same members, which run once for all, and each with what combines them
+            members = [self._setup.population[name].eval() for name in self._setup.state.survivors]
+            run = partial(run_together, members, output="logits")
+            times = [self._milliseconds(run, members[0].genome, count, device) for count in counts]
+            outputs = [run(noise_images(members[0].genome, count, device)) for count in counts]
+        for row in ensembles:
+            combiner = load_ensemble(self._run, row["method"])[0].combiner.to(device)
+            own = [1000 * time_passes(combiner, x) for x in outputs]
+            together[row["method"]] = _both([first + then for first, then in zip(times, own, strict=True)])
         return {
             "device": str(device),
             "threads": torch.get_num_threads(),
             "batch_size": LATENCY_BATCH,
             "networks": found,
+            "ensembles": together,
         }
 
-    def _milliseconds(self, member: Member, count: int, device: torch.device) -> float:
+    def _milliseconds(
+        self, member: Callable[[Tensor], Tensor], genome: Genome, count: int, device: torch.device
+    ) -> float:
         """Time one pass over so many images, the trunk's part included."""
         problem = self._setup.problem
         if problem.trunk is None:
-            return 1000 * time_passes(member, noise_images(member.genome, count, device))
+            return 1000 * time_passes(member, noise_images(genome, count, device))
         trunk, transform = problem.trunk.to(device), problem.transform
         images = problem.shown(np.resize(problem.splits.validation, count)).to(device)
         if problem.learned is not None:
@@ -189,6 +202,11 @@ class FinalScoring:
 
     def _per_class(self, logits: Tensor, labels: Tensor) -> list[ClassResult]:
         return per_class(logits.argmax(1).numpy(), labels.numpy(), self._setup.problem.dataset.class_names)
+
+
+def _both(times: Sequence[float]) -> NetworkLatency:
+    one, batch = times
+    return {"one": round(one, 4), "batch": round(batch, 4)}
 
 
 def per_class(predicted: NDArray[np.int64], labels: NDArray[np.int64], class_names: Sequence[str]) -> list[ClassResult]:

@@ -211,4 +211,10 @@ def _transform(dataset: ImageDataset, splits: Splits) -> InputTransform:
 
 
 def _features(trunk: Trunk, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return trunk.features(torch.from_numpy(images)).numpy()
+    found = trunk.features(torch.from_numpy(images))
+    if not bool(found.isfinite().all()):
+        raise ConfigError(
+            f"trunk: expected finite features of {trunk.name}, got NaN or infinity; check its weights and how it "
+            "normalises images"
+        )
+    return found.numpy()

@@ -1,6 +1,6 @@
 """The trunk of a run: opened again, and the same as it was."""
 
-from graftwork._files import damaged
+from graftwork._files import check_id, damaged
 from graftwork.errors import RunError
 from graftwork.exporting import Front
 from graftwork.runs import RunFolder
@@ -49,6 +49,7 @@ def check_trunk(run: RunFolder, trunk: Trunk) -> None:
         return  # nothing was trained yet
     with damaged(f"{run.path / 'provenance.json'}"):
         expected = run.read_json("provenance.json")["data"]["trunk"]["sha256"]
+        check_id(expected, "sha256 of the trunk")
     if trunk.sha256 != expected:
         raise RunError(
             f"{run.path}: expected the trunk that the run was made with ({expected[:12]}) in {trunk.name}, got "

@@ -2,21 +2,24 @@
 
 import importlib
 import importlib.util
-import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from graftwork._files import parse_json, read_named
 from graftwork.errors import ConfigError
 from graftwork.trunks._trunk import Trunk
 
 _FORMS = "timm:NAME, timm:NAME@WEIGHTS.safetensors, hf:FOLDER or FILE.py:FUNCTION"
+_MOST_JSON = 2**23
+"""Bytes of a config; one that names 21,000 classes has a fifth."""
 
 
 def open_trunk(name: str, *, run_code: bool = False) -> Trunk:
@@ -82,7 +85,8 @@ def _of_transformers(name: str, folder: Path) -> Trunk:
     config = folder / "config.json"
     if not config.is_file():
         raise ConfigError(f"trunk: expected a folder with config.json, as save_pretrained makes it, got {folder}")
-    transformers = _require("transformers")
+    transformers, said = _require("transformers"), read_named(config, limit=_MOST_JSON)
+    _check_depth(name, folder, parse_json(said, str(config), error=ConfigError))
 
     def make() -> Any:
         with _silent(transformers.utils.logging):
@@ -101,7 +105,32 @@ def _of_transformers(name: str, folder: Path) -> Trunk:
     if missing:
         raise ConfigError(f"trunk: expected every weight of {name} in its files, got none of {', '.join(missing[:5])}")
     mean, std, told = _preprocessing(folder / "preprocessor_config.json")
-    return Trunk(name, module, origin=config.read_bytes() + told, mean=mean, std=std)
+    return Trunk(name, module, origin=said + told, mean=mean, std=std)
+
+
+def _check_depth(name: str, folder: Path, config: Any) -> None:
+    """Refuse a config that claims more layers than there are tensors: they would be built one by one first.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if not isinstance(config, dict):
+        raise ConfigError(
+            f"trunk: expected a table of values as config of {name}, got {type(config).__name__}; mend it"
+        )
+    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    count = _opened(name, lambda: sum(_num_tensors(path) for path in files))
+    layers = {key: value for key, value in config.items() if "layer" in key and type(value) is int}
+    for key, value in layers.items():
+        if value > max(count, 1):
+            raise ConfigError(
+                f"trunk: expected at most as many layers as the {count:,} tensors of {name}, got {key} {value:,}"
+            )
+
+
+def _num_tensors(path: Path) -> int:
+    with safe_open(path, "pt") as file:
+        return len(file.keys())
 
 
 @contextmanager
@@ -122,12 +151,16 @@ def _preprocessing(path: Path) -> tuple[list[float], list[float], bytes]:
     """Mean and deviation that the model's images were normalised by; those of half the scale where it does not say."""
     if not path.is_file():
         return [0.5] * 3, [0.5] * 3, b""
-    text = path.read_bytes()
+    text = read_named(path, limit=_MOST_JSON)
     try:
-        data = json.loads(text)
+        data = parse_json(text, str(path), error=ConfigError)
         mean, std = ([float(value) for value in data[key]] for key in ("image_mean", "image_std"))
+    except ConfigError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"trunk: expected image_mean and image_std in {path}, got {error!r}; mend it") from error
+    if not all(map(math.isfinite, mean + std)) or not min(std, default=0) > 0:
+        raise ConfigError(f"trunk: expected finite means and deviations > 0 in {path}, got {mean} and {std}; mend it")
     return mean, std, text
 
 
