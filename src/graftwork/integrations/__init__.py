@@ -2,7 +2,8 @@
 
 * ``lightning.GrowthCallback`` for Lightning (``pip install graftwork[lightning]``),
 * ``transformers.GrowthCallback`` for Hugging Face ``Trainer`` (``pip install graftwork[transformers]``),
-* `ScheduleRunner`, what both are made of, for a callback of another framework.
+* ``skorch.GrowthCallback`` for skorch (``pip install graftwork[skorch]``),
+* `ScheduleRunner`, what these are made of, for a callback of another framework.
 
 Nothing here imports a framework until its own module is imported.
 """
