@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graftwork.evolution._population import Birth, Population
 from graftwork.evolution.mutation import MutationReport
@@ -32,6 +33,9 @@ class Scores(Protocol):
 
     def evaluate(self, members: Sequence[Member]) -> Evaluation: ...
     def flops(self, genomes: Sequence[Genome]) -> int: ...
+    @property
+    def num_images(self) -> int: ...
+    def glance(self, members: Sequence[Member], rows: NDArray[np.int64]) -> NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, slots=True)

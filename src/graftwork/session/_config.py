@@ -12,7 +12,7 @@ import tomli_w
 from graftwork._files import read_named
 from graftwork.errors import ConfigError, RunError, did_you_mean
 from graftwork.evolution.selection import make_selector
-from graftwork.evolution.strategies import check_strategy, ignored_options, suited_recipe
+from graftwork.evolution.strategies import check_strategy, ignored_options, suited_recipe, why_alone
 from graftwork.machine import parse_latency, parse_size
 from graftwork.metrics import METRICS, OF_WHOLE_MEMBERS, Metric
 from graftwork.session._budget import Budget, parse_budget
@@ -163,6 +163,10 @@ class SearchConfig:
             if entry.name in ignored_options(self.strategy):
                 usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
                 _refuse_ignored(self.strategy, entry.name, getattr(self, entry.name), usual)
+        if self.workers > 1 and (why := why_alone(self.strategy)):
+            raise ConfigError(
+                f"workers: expected 1 with strategy {self.strategy}, as {why}, got {self.workers}; leave them out"
+            )
 
     def _check_latency(self) -> None:
         if self.cost not in COSTS:

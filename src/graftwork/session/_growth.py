@@ -14,7 +14,7 @@ from graftwork.session._config import SearchConfig
 from graftwork.session._planning import first_fraction
 from graftwork.training import MemoryLimit
 
-_BEGIN_ANEW = {"random", "large-scale-evolution"}
+_BEGIN_ANEW = {"random", "large-scale-evolution", "enas"}
 """Strategies that make networks, or blocks, from new weights."""
 
 

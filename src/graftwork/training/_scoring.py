@@ -142,7 +142,7 @@ class Scorer:
             metric=self.metric,
         )
 
-    def _input(self, images: Images, part: slice) -> Tensor:
+    def _input(self, images: Images, part: Tensor | slice) -> Tensor:
         taken = take_images(images, part)
         return self.transform(taken if self._device is None else taken.to(self._device))
 
@@ -183,6 +183,26 @@ class Scorer:
     def score(self, members: Sequence[Member]) -> NDArray[np.bool_]:
         """Which examples each member gets right, bool [members, N]; see `evaluate`."""
         return self.evaluate(members).correct
+
+    @torch.no_grad()
+    def glance(self, members: Sequence[Member], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """What members get right of a few examples by the statistics of these alone, without recalibration.
+
+        It costs one pass over the examples, each prefix that members share once, and is worth as much less.
+
+        Args:
+            members: As in `evaluate`; their statistics are left alone, too.
+            rows: Numbers of the examples, int64 [n], at least two.
+
+        Returns:
+            bool [members, n].
+        """
+        x = self._input(self._images, torch.from_numpy(rows))
+        labels, correct = self._labels[torch.from_numpy(rows)], np.zeros((len(members), len(rows)), dtype=np.bool_)
+        with in_precision(self.precision, x.device):
+            for index, logits in walk(members, x, "train"):
+                correct[index] = (logits.argmax(1).cpu() == labels).numpy()
+        return correct
 
     @torch.no_grad()
     def logits(self, members: Sequence[Member], images: Images | None = None, *, calibrated: bool = False) -> Tensor:

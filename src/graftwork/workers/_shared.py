@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from graftwork.errors import ConfigError
 from graftwork.networks import Member
@@ -180,6 +182,15 @@ class SharedScorer:
         self.group.add(predicted)
         said = self.group.add(likelihoods).numpy()
         return Evaluation(predicted.numpy(), self.scorer.labels, self.flops(genomes), self.scorer.metric, said)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images to score on."""
+        return self.scorer.num_images
+
+    def glance(self, members: Sequence[Member], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """What members get right of a few examples (see `Scorer.glance`); every rank looks itself."""
+        return self.scorer.glance(members, rows)
 
     def flops(self, genomes: Sequence[Genome]) -> int:
         """FLOPs of all ranks together; what two ranks both compute counts twice."""

@@ -5,6 +5,7 @@ such as a controller's weights, goes into checkpoints (`state_dict`). `Neuroevol
 
 * ``neuroevolution``: random growth, joint training, selection.
 * ``large-scale-evolution``: tournaments of two among networks that share nothing, children copy weights (Real et al.).
+* ``enas``: a controller samples networks over a bank of all blocks (Pham et al.).
 * ``race``: grafts race against the network that they grow on; it grows only where that is worth the FLOPs.
 * ``random``: random networks trained alone, with successive halving; a control.
 * ``grow-only``: one network that grows at random; a control.
@@ -12,6 +13,7 @@ such as a controller's weights, goes into checkpoints (`state_dict`). `Neuroevol
 A strategy that stands in `STRATEGIES` is found by ``--strategy`` and tested by the contract suite.
 """
 
+from graftwork.evolution.strategies._enas import Enas
 from graftwork.evolution.strategies._grow_only import GrowOnly
 from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
@@ -23,12 +25,14 @@ from graftwork.evolution.strategies._registry import (
     ignored_options,
     make_strategy,
     suited_recipe,
+    why_alone,
 )
 from graftwork.evolution.strategies._strategy import Drawable, Strategy
 
 __all__ = [
     "STRATEGIES",
     "Drawable",
+    "Enas",
     "GrowOnly",
     "LargeScaleEvolution",
     "Neuroevolution",
@@ -39,4 +43,5 @@ __all__ = [
     "ignored_options",
     "make_strategy",
     "suited_recipe",
+    "why_alone",
 ]

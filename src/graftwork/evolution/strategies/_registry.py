@@ -7,6 +7,7 @@ from typing import Any
 from graftwork.errors import ConfigError, did_you_mean
 from graftwork.evolution.mutation import Mutator
 from graftwork.evolution.selection import Selector
+from graftwork.evolution.strategies._enas import Enas
 from graftwork.evolution.strategies._grow_only import GrowOnly
 from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
@@ -18,6 +19,7 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
     {
         "neuroevolution": Neuroevolution,
         "large-scale-evolution": LargeScaleEvolution,
+        "enas": Enas,
         "race": Race,
         "random": RandomSearch,
         "grow-only": GrowOnly,
@@ -25,7 +27,7 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
 )
 """Factories by the name that ``--strategy`` takes; each takes ``mutate``, ``selector`` unless it ignores the selection,
 and options of its own. A class may say what suits it: ``recipe``, numbers of a recipe that hold unless others are asked
-for, and ``ignores``, names of options that it has no use for."""
+for, ``ignores``, names of options that it has no use for, and ``alone``, why several workers can't share it."""
 
 
 def suited_recipe(name: str) -> Mapping[str, Any]:
@@ -37,6 +39,12 @@ def suited_recipe(name: str) -> Mapping[str, Any]:
 def ignored_options(name: str) -> frozenset[str]:
     """Names of the options of a search that a strategy has no use for."""
     found: frozenset[str] = getattr(STRATEGIES[name], "ignores", frozenset())
+    return found
+
+
+def why_alone(name: str) -> str | None:
+    """Why a strategy can't be shared by several workers; ``None``: it can."""
+    found: str | None = getattr(STRATEGIES[name], "alone", None)
     return found
 
 

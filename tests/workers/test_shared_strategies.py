@@ -1,0 +1,30 @@
+"""Every search strategy by two ranks: it runs to the same bits again, or it is refused with the reason."""
+
+from pathlib import Path
+
+import pytest
+
+from graftwork.errors import ConfigError
+from graftwork.evolution.strategies import STRATEGIES, ignored_options, why_alone
+from graftwork.session import SearchConfig
+from tests.session.test_session import TINY
+from tests.workers.test_shared_search import assert_equal_runs, shared_run
+
+APART = [name for name in STRATEGIES if why_alone(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in APART])
+def test_two_ranks_search_by_every_strategy_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    ignored = dict.fromkeys(ignored_options(name) & set(TINY), 1)  # a population of one
+    for folder in ("one", "two"):
+        shared_run(tmp_path / folder, strategy=name, budget="30steps", **ignored)
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
+def test_strategies_that_can_not_be_shared_say_so() -> None:
+    for name in APART:
+        with pytest.raises(
+            ConfigError, match=rf"workers: expected 1 with strategy {name}, as its controller .*, got 2"
+        ):
+            SearchConfig.from_dict({"strategy": name, "workers": 2})
