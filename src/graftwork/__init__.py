@@ -6,7 +6,7 @@ weights are never touched, parent and child can live on one set of parameters.
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen`, `InsertLayers`,
   `RepeatKeyValueHeads`, `RepeatExperts`, `AddSharedExpert`, `WidenOutputs` and `WidenInputs` say what grows, `plan`
   shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line), `remove` takes it out; `growth_sites`,
-  `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`, `save_model`, `load_model`, `replay`, `unwrapped`,
+  `advise`, `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`, `save_model`, `load_model`, `replay`, `unwrapped`,
   `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in
   `graftwork.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         WidenInputs,
         WidenOutputs,
         WidenStream,
+        advise,
         deepen,
         grow,
         growth_sites,
@@ -82,6 +83,7 @@ __all__ = [
     "WidenOutputs",
     "WidenStream",
     "__version__",
+    "advise",
     "bind",
     "compose",
     "deepen",
@@ -126,6 +128,7 @@ _HOMES = {
         "WidenInputs",
         "WidenOutputs",
         "WidenStream",
+        "advise",
         "deepen",
         "grow",
         "growth_sites",

@@ -6,9 +6,10 @@ wider, `RepeatKeyValueHeads` and `RepeatExperts` copy heads and experts, `AddSha
 are chosen, `WidenOutputs` and `WidenInputs` add classes, tokens and channels to what a model gives and takes. `plan`
 shows every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and all or nothing,
 and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and,
-where not, why not.
+where not, why not; `advise` says by a short race whether it pays to grow now.
 """
 
+from graftwork.surgery._advise import Advice, advise
 from graftwork.surgery._block import R2RBlock
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import deepen, grow, plan, widen, widen_all
@@ -40,6 +41,7 @@ from graftwork.surgery.operations import register_operation
 
 __all__ = [
     "AddSharedExpert",
+    "Advice",
     "Deepen",
     "GrowthPlan",
     "GrowthSchedule",
@@ -64,6 +66,7 @@ __all__ = [
     "WidenInputs",
     "WidenOutputs",
     "WidenStream",
+    "advise",
     "deepen",
     "grow",
     "growth_log",

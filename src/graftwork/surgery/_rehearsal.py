@@ -1,20 +1,16 @@
 """Growths tried on a copy, before a training begins."""
 
-import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
-from graftwork.errors import SurgeryError
 from graftwork.surgery._calls import ExampleInput, call_of, sandbox
+from graftwork.surgery._fork import fork
 from graftwork.surgery._grow import Optimizers, given_optimizers, grow
 from graftwork.surgery._plan import SurgeryReceipt
 from graftwork.surgery._trace import output_tensors
-from graftwork.surgery._wrappers import refuse_wrappers
-from graftwork.surgery.carry import check_optimizers
 from graftwork.surgery.growths import ModelGrowth
 
 
@@ -41,21 +37,13 @@ class Rehearsal:
         mirrors: Sequence[nn.Module] = (),
         generator: torch.Generator | None = None,
     ) -> None:
-        refuse_wrappers(model)
         given = given_optimizers(optimizer)
-        check_optimizers(given, model)
-        try:
-            copied = copy.deepcopy((model, given, tuple(mirrors)))
-        except Exception as error:
-            raise SurgeryError(
-                f"model: expected one that copy.deepcopy can copy, to try its growths, got {type(model).__name__} "
-                f"({type(error).__name__}: {error}); go on without the check"
-            ) from error
-        self.model, self._optimizers, self._mirrors = copied
+        self.model, self._optimizers, self._mirrors = fork(model, given, mirrors)
         self._example_input = example_input
         self._generator = None if generator is None else generator.clone_state()
-        for own, theirs in zip(self._optimizers, given, strict=True):
-            _complete(own, theirs)
+        for group in (group for own in self._optimizers for group in own.param_groups):
+            if isinstance(rate := group.get("lr"), (int, float, Tensor)):
+                group["lr"] = rate * 0
         self._train()
 
     def grow(self, growth: ModelGrowth) -> SurgeryReceipt:
@@ -93,13 +81,3 @@ class Rehearsal:
 
 def _square(output: Tensor) -> Tensor:
     return output.abs().float().square().mean().cpu()
-
-
-def _complete(own: optim.Optimizer, theirs: optim.Optimizer) -> None:
-    """Give a copied optimizer what its class keeps beside state and groups, and a rate of zero."""
-    kept: dict[str, Any] = vars(theirs)
-    # A scheduler of rates puts a step of its own there, which is bound to the original.
-    vars(own).update({name: value for name, value in kept.items() if name not in vars(own) and name != "step"})
-    for group in own.param_groups:
-        if isinstance(rate := group.get("lr"), (int, float, Tensor)):
-            group["lr"] = rate * 0

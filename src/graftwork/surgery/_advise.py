@@ -1,0 +1,268 @@
+"""Whether it pays to grow now: a short race of the grown model against the model as it is.
+
+Both begin with the same weights and optimizers' state, train on the same batches with the same number of FLOPs, and
+end with a rate that falls to zero, since losses at a high rate say little about losses after it. A growth keeps the
+function, so both also begin at the same loss, and what each gains for its FLOPs can be compared at once.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn, optim
+
+from graftwork.errors import ConfigError, SurgeryError
+from graftwork.surgery._calls import ExampleInput, call_of, sandbox
+from graftwork.surgery._fork import fork
+from graftwork.surgery._grow import Optimizers, given_optimizers, grow
+from graftwork.surgery.growths import ModelGrowth
+
+Batches: TypeAlias = Iterable[tuple[ExampleInput, Any]]
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+Verdict: TypeAlias = Literal["grow", "not yet", "never"]
+
+LATEST = 0.5
+"""Share of a training after which a growth that loses its race is not tried again: with less than half of the FLOPs
+left none has been seen to pay (``docs/results.md``, growing in depth, late)."""
+_FEWEST = 4
+"""Updates of the grown model below which a race says nothing."""
+_DECAY = 0.5
+"""Share of a race in which the rates fall."""
+_BACKWARD = 3
+"""Forward passes that an update costs."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """How a race ended.
+
+    Attributes:
+        growth: The growth that was tried.
+        verdict: ``"grow"``: the grown model gained more for its FLOPs, beyond the noise. ``"not yet"``: it did not.
+            ``"never"``: it did not, and half of the training is over.
+        step_ratio: r, FLOPs of an update after the growth over those before.
+        update_worth: κ, what an update of the model as it is gains, in updates of the grown one; infinite where the
+            grown one gained nothing. κ·r is ``update_worth * step_ratio``: growth pays from where it is below 1, and
+            having been small pays as long as it is above.
+        loss: Held-out loss before the race.
+        continued: The same of the model as it is, after its race.
+        grown: The same of the grown model.
+        error: Standard error of ``grown - continued`` over the held-out batches; ``nan`` for one batch.
+        steps: Updates of the model as it is, and of the grown one.
+        flops: FLOPs of the whole race, held-out losses included.
+    """
+
+    growth: ModelGrowth
+    verdict: Verdict
+    step_ratio: float
+    update_worth: float
+    loss: float
+    continued: float
+    grown: float
+    error: float
+    steps: tuple[int, int]
+    flops: float
+
+    def __str__(self) -> str:
+        product = self.update_worth * self.step_ratio
+        return (
+            f"{self.verdict}: {self.growth!r} takes {self.step_ratio:.2f} times the FLOPs of an update; after equal "
+            f"FLOPs ({self.steps[1]} and {self.steps[0]} updates) the held-out loss {self.loss:.4f} is "
+            f"{self.grown:.4f} grown and {self.continued:.4f} as it is (± {self.error:.4f}), κ·r {product:.2f}"
+        )
+
+
+def advise(
+    model: nn.Module,
+    growth: ModelGrowth,
+    *,
+    batches: Batches,
+    held_out: Batches,
+    loss: Loss,
+    optimizer: Optimizers,
+    total_steps: int,
+    steps_done: int = 0,
+    share: float = 0.02,
+) -> Advice:
+    """Race a grown copy of a model against a copy as it is, and say whether to grow now.
+
+    Nothing of the model, its optimizers and the random state changes. One copy at a time is held beside the model. An
+    update here is ``loss(model(inputs), target).backward()`` and a step of each optimizer, in the modes that the model
+    is in; what a training does beside that, such as clipping gradients, is not done.
+
+    Args:
+        model: Any eager ``nn.Module`` in training.
+        growth: What would grow.
+        batches: Pairs of inputs (as ``example_input`` of `plan`) and targets to train on, used from the first one on;
+            repeated where they are fewer than updates.
+        held_out: The same to compare losses on, at least one and of one size; from several, the noise is known.
+        loss: Function of the model's output and the target; returns a scalar, a mean over the batch.
+        optimizer: The model's optimizers, whose state is carried; they are copied.
+        total_steps: Updates of the whole training, at the model's present size.
+        steps_done: How many of them have been made.
+        share: Length of the race of each of the two, as a share of ``total_steps``.
+
+    Returns:
+        The verdict, κ and r, and the losses.
+
+    Raises:
+        SurgeryError: The growth is refused, as by `grow`; or the model can't be copied.
+        ConfigError: The race would be too short, or something is out of its range.
+    """
+    steps = _length(share, total_steps, steps_done)
+    given = given_optimizers(optimizer)
+    if not given:
+        raise ConfigError("optimizer: expected what trains the model, got none; give its optimizers")
+    fed = _feed(batches, steps)
+    tried = list(held_out)
+    if not tried:
+        raise ConfigError("held_out: expected at least one pair of inputs and targets, got none")
+    racer = _Racer(loss, fed, tried)
+    with sandbox(model):
+        other, own, _ = fork(model, given)
+        before = racer.measure(other)
+        cost, continued = racer.run(other, own, steps=lambda _: steps)
+    with sandbox(model):
+        other, own, _ = fork(model, given)
+        grow(other, growth, example_input=fed[0][0], optimizer=own)
+        grown_cost, grown = racer.run(other, own, steps=lambda flops: _fewer(steps, flops / cost))
+    ratio = grown_cost / cost
+    lead = continued - grown
+    gains = (float((before - continued).mean()), float((before - grown).mean()))
+    fewer = _fewer(steps, ratio)
+    worth = (gains[0] / steps) / (gains[1] / fewer) if gains[1] > 0 else math.inf
+    error = float(lead.std() / math.sqrt(len(lead))) if len(lead) > 1 else math.nan
+    won = gains[1] > 0 and float(lead.mean()) > (0.0 if math.isnan(error) else error)
+    return Advice(
+        growth,
+        "grow" if won else "never" if steps_done >= LATEST * total_steps else "not yet",
+        step_ratio=ratio,
+        update_worth=worth,
+        loss=float(before.mean()),
+        continued=float(continued.mean()),
+        grown=float(grown.mean()),
+        error=error,
+        steps=(steps, fewer),
+        flops=steps * cost + fewer * grown_cost + len(tried) * (2 * cost + grown_cost) / _BACKWARD,
+    )
+
+
+def _length(share: float, total_steps: int, steps_done: int) -> int:
+    """Updates of the model as it is.
+
+    Raises:
+        ConfigError: If they are too few, or a number is out of its range.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"share: expected a number between 0 and 1, got {share!r}; 0.02 is the default")
+    if not 0 <= steps_done < total_steps:
+        raise ConfigError(f"steps_done: expected 0 to {total_steps - 1}, updates made so far, got {steps_done}")
+    steps = round(share * total_steps)
+    if steps < _FEWEST:
+        raise ConfigError(
+            f"share: expected a race of at least {_FEWEST} updates, got {share:g} of {total_steps}, which are {steps}; "
+            "give a larger one"
+        )
+    return steps
+
+
+def _feed(batches: Batches, count: int) -> list[tuple[ExampleInput, Any]]:
+    """As many batches as a race needs, or all that there are.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    found = list(islice(batches, count))
+    if not found:
+        raise ConfigError("batches: expected pairs of inputs and targets, got none")
+    return found
+
+
+def _fewer(steps: int, ratio: float) -> int:
+    """Updates of the grown model for the same FLOPs.
+
+    Raises:
+        ConfigError: If they are too few.
+    """
+    fewer = round(steps / ratio)
+    if fewer < _FEWEST:
+        raise ConfigError(
+            f"share: expected a race of at least {_FEWEST} updates of the grown model, got {fewer}, as each takes "
+            f"{ratio:.3g} times the FLOPs; give a larger share"
+        )
+    return fewer
+
+
+class _Racer:
+    """Trains and compares.
+
+    Args:
+        loss: Loss of an output and a target.
+        batches: What is trained on, in this order and again.
+        held_out: What losses are compared on.
+    """
+
+    def __init__(self, loss: Loss, batches: Sequence[tuple[ExampleInput, Any]], held_out: Sequence[Any]) -> None:
+        self._loss = loss
+        self._batches = batches
+        self._held_out = held_out
+
+    def measure(self, model: nn.Module) -> Tensor:
+        """Loss of each held-out batch in evaluation mode, float64 [batches]."""
+        with sandbox(model), torch.no_grad():
+            model.eval()
+            return torch.tensor([float(self._value(model, *pair)) for pair in self._held_out], dtype=torch.float64)
+
+    def run(
+        self, model: nn.Module, optimizers: Sequence[optim.Optimizer], *, steps: Callable[[float], int]
+    ) -> tuple[float, Tensor]:
+        """Train a copy with falling rates.
+
+        Args:
+            model: The copy; changed.
+            optimizers: Its own.
+            steps: Number of updates, by FLOPs of one.
+
+        Returns:
+            FLOPs of an update, and the held-out losses.
+        """
+        flops = self._flops(model)
+        count = steps(flops)
+        rates = [(group, group["lr"]) for own in optimizers for group in own.param_groups]
+        for number in range(count):
+            factor = min(1.0, (count - number) / (_DECAY * count))
+            for group, rate in rates:
+                group["lr"] = rate * factor
+            for own in optimizers:
+                own.zero_grad()
+            self._value(model, *self._batches[number % len(self._batches)]).backward()  # type: ignore[no-untyped-call]
+            for own in optimizers:
+                own.step()
+        return flops, self.measure(model)
+
+    def _flops(self, model: nn.Module) -> float:
+        """FLOPs of an update: three times those of its forward pass.
+
+        Raises:
+            SurgeryError: If nothing of it can be counted.
+        """
+        from torch.utils.flop_counter import FlopCounterMode  # takes long to import
+
+        with sandbox(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self._value(model, *self._batches[0])
+        flops = counter.get_total_flops()
+        if not flops:
+            raise SurgeryError(
+                "model: expected matrix products or convolutions, whose FLOPs can be counted, got none in its forward"
+            )
+        return float(_BACKWARD * flops)
+
+    def _value(self, model: nn.Module, inputs: ExampleInput, target: Any) -> Tensor:
+        call = call_of(inputs).copied()
+        value = self._loss(model(*call.arguments, **call.keywords), target)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ConfigError(f"loss: expected a function that returns one number, got {type(value).__name__}")
+        return value
