@@ -24,13 +24,14 @@ rounding of theirs, all that is compared runs in float64 throughout: a cast to f
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
 refusal that leaves the model changed. Growths of what a model has none of (experts, heads, keys that queries share) are
-left out. The table stands beside the JSON. A run that was stopped goes on from its ``.part`` file, at the same commit
+left out, and the doubled width where any factor is exact. The table stands beside the JSON. A run that was stopped goes on from its ``.part`` file, at the same commit
 and with the same command. With ``--growths``, the other columns of the file stay as they are, and each column keeps its
 command and commit.
 """
 
 import argparse
 import copy
+import itertools
 import json
 import shlex
 import sys
@@ -38,8 +39,10 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,8 @@ def measure(one: Stacked, kinds: list[str]) -> dict[str, Any]:
     batches = [one.batch(size, torch.Generator().manual_seed(size)) for size in (2, 3)]
     row: dict[str, Any] = {"stack": one.stack, "parameters": count(model), "growths": {}}
     for kind in (kind for kind in kinds if applies(kind, model)):
+        if kind == "model width, doubled" and row["growths"].get("model width", {}).get("outcome") == "exact":
+            continue  # by any factor
         began = time.monotonic()
         entry = attempt(copy.deepcopy(model), one, GROWTHS[kind](one), batches)
         row["growths"][kind] = {**entry, "seconds": round(time.monotonic() - began, 1)}
@@ -370,20 +375,35 @@ def cells(entry: dict[str, Any]) -> list[str]:
     return [entry["outcome"], *(shown(entry[name]) for name in names)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures; all without it")
-    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), help="columns; all without it")
-    parser.add_argument("--json", type=Path, required=True)
-    given = parser.parse_args()
-    names = given.only or list(STACKED)
-    if unknown := set(names) - set(STACKED):
-        parser.error(f"no architecture {sorted(unknown)}: pick from {', '.join(STACKED)}")
+def rows(names: list[str], kinds: list[str], jobs: int) -> Iterator[dict[str, Any] | str]:
+    """Yield the row of each architecture, or which package it lacks."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(measured, names, itertools.repeat(kinds))
+
+
+def measured(name: str, kinds: list[str]) -> dict[str, Any] | str:
+    """The row of an architecture, in a process of its own."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
+    try:
+        return measure(STACKED[name], kinds)
+    except ModuleNotFoundError as error:
+        return str(error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures; all without it")
+    parser.add_argument("--growths", nargs="+", choices=list(GROWTHS), help="columns; all without it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--json", type=Path, required=True)
+    given = parser.parse_args()
+    names = given.only or list(STACKED)
+    if unknown := set(names) - set(STACKED):
+        parser.error(f"no architecture {sorted(unknown)}: pick from {', '.join(STACKED)}")
     chosen = "".join(
         f" --{name} {shlex.join(values)}" for name in ("only", "growths") if (values := getattr(given, name))
     )
@@ -392,11 +412,10 @@ def main() -> None:
     part = given.json.with_suffix(".part")
     state = begun(part, made) or {"made": made, "done": [], "result": earlier(given)}
     result = state["result"]
-    for name in (name for name in names if name not in state["done"]):
-        try:
-            row = measure(STACKED[name], given.growths or list(GROWTHS))
-        except ModuleNotFoundError as error:
-            print(f"{name}: {error}", flush=True)
+    left = [name for name in names if name not in state["done"]]
+    for name, row in zip(left, rows(left, given.growths or list(GROWTHS), given.jobs), strict=True):
+        if isinstance(row, str):
+            print(f"{name}: {row}", flush=True)
             continue
         kept = result["architectures"].get(name, {"growths": {}})
         result["architectures"][name] = {**row, "growths": {**kept["growths"], **row["growths"]}}

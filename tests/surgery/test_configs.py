@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,43 @@ def test_heads_and_inner_widths_are_followed_together_and_the_width_of_heads_is_
     torch.testing.assert_close(again(IDS).logits, before)
     remove(model, receipt, example_input=IDS)
     assert model.config.to_dict() == entries
+
+
+_VISION = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+_VISION |= {"image_size": 8, "patch_size": 4}
+_TEXT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1}
+_SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+_SPARSE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+_SPARSE |= {"num_experts": 16, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "max_position_embeddings": 16}
+FOLLOWED: dict[str, tuple[str, str, dict[str, Any], Any, dict[str, Any]]] = {
+    "in a config inside of the config": (
+        "CLIPConfig", "CLIPForImageClassification", {"vision_config": _VISION, "text_config": _TEXT},
+        WidenAll(1.5, only="*.fc1", check="fast"), {"vision_config.intermediate_size": 18},
+    ),
+    "as a ratio of widths that differ": (
+        "SwinConfig", "SwinForImageClassification", _SWIN, WidenAll(1.5, only="*.fc1"), {"mlp_ratio": 6.0},
+    ),
+    "where heads and hidden units that were as many differ": (
+        "Qwen3MoeConfig", "Qwen3MoeForCausalLM", {**SHAPE, **_SPARSE}, WidenAll(1.5, check="fast"),
+        {"num_key_value_heads": 4, "moe_intermediate_size": 24, "num_experts": 16, "max_position_embeddings": 16},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_a_number_is_followed(case: str, tmp_path: Path) -> None:
+    name, kind, entries, growth, wanted = FOLLOWED[case]
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(getattr(transformers, name)(**entries)).eval()
+    size = entries.get("image_size") or 8
+    batch = {"input_ids": IDS} if "vocab_size" in entries else {"pixel_values": torch.randn(2, 3, size, size)}
+    before = model(**batch).logits
+    receipt = gw.grow(model, growth, example_input=batch)
+    assert {entry: attrgetter(entry)(model.config) for entry in wanted} == wanted
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(**batch).logits, before, atol=1e-5, rtol=1e-4)
+    assert not [note for note in receipt.notes if "config" in note]
 
 
 def test_a_growth_of_one_layer_leaves_the_config_and_says_so() -> None:

@@ -306,7 +306,7 @@ def guessed_attributes(
             ``config``) count as belonging to their module.
         entry: Which of several entries of a tuple or list changes that equal such a length; None for all of them.
     """
-    lengths = changed_lengths(graph, growth, touched)
+    lengths = {old: news[0] for old, news in changed_lengths(graph, growth, touched).items()}
     standard = tuple(kind for kind, _ in _STANDARD)
     changes = []
     places = _ancestors(touched, reach)
@@ -340,27 +340,29 @@ def _followed(value: Any, lengths: Mapping[int, int], entry: int | None) -> Any:
     return type(value)(lengths[size] if at in places else size for at, size in enumerate(value))
 
 
-def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:
-    """Return the lengths of dimensions, and of stretches of them, that change: before → after."""
-    lengths: dict[int, int] = {}
+def changed_lengths(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, list[int]]:
+    """Return the lengths of dimensions, and of stretches of them, that change: before → after.
+
+    One length may become several: hidden units and heads that were as many grow differently. Whole dimensions come
+    first, then parts of them.
+    """
+    found: list[tuple[int, int]] = []
     for name in touched:
         for expr in graph.trace.spaces[name]:
             layout = layout_of(expr, growth)
             if not layout.grows:
                 continue
-            lengths.setdefault(layout.size, layout.new_size)
+            found.append((layout.size, layout.new_size))
             for segment in resolve(expr):
-                whole = layout_of((segment,), growth)
-                if whole.grows:
-                    lengths.setdefault(whole.size, whole.new_size)
-                    for start in range(len(segment)):
-                        tail = layout_of((segment[start:],), growth)
-                        if tail.grows:
-                            lengths.setdefault(tail.size, tail.new_size)
-    for var, layout in growth.items():
-        lengths.setdefault(var.size, layout.new_size)
-    lengths = changed_counts(graph, growth, touched) | lengths  # all heads, where each of some serves several
-    return {old: new for old, new in lengths.items() if old > 1}
+                tails = [layout_of((segment[start:],), growth) for start in range(len(segment))]
+                found += [(tail.size, tail.new_size) for tail in tails if tail.grows]
+    found += [(var.size, layout.new_size) for var, layout in growth.items()]
+    found += changed_counts(graph, growth, touched).items()  # all heads, where each of some serves several
+    lengths: dict[int, list[int]] = {}
+    for old, new in dict.fromkeys(found):
+        if old > 1:
+            lengths.setdefault(old, []).append(new)
+    return lengths
 
 
 def changed_counts(graph: ChannelGraph, growth: Mapping[Var, UnitMap], touched: list[str]) -> dict[int, int]:

@@ -24,13 +24,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 _DERIVED = ("n_inner", "ffn_dim", "intermediate_size", "d_inner")
 """Numbers that may be None: the model then takes a multiple of its width."""
 _HEAD_WIDTHS = ("d_kv",)
+_LIKELY = re.compile(r"size|dim|width|head|inner|ratio|ffn|ff$|channel|expert|embd")
 _SHARED = re.compile(r"(^|_)n(um)?_shared_experts?$")
-_MOST_BUILDS = 8  # of each kind; each makes a whole model, if an empty one
+_MOST_BUILDS = 12  # of each kind; each makes a whole model, if an empty one
 _REBUILD = "it no longer builds this model; rebuild it with graftwork.load_model"
 
 
 def config_changes(
-    model: nn.Module, shapes: Shapes, lengths: Mapping[int, int], counts: Mapping[int, int]
+    model: nn.Module, shapes: Shapes, lengths: Mapping[int, Sequence[int]], counts: Mapping[int, int]
 ) -> tuple[list[AttributeChange], list[AttributeChange], list[str]]:
     """Find the numbers of a config with which it builds the model as it will be.
 
@@ -40,7 +41,7 @@ def config_changes(
     Args:
         model: The model, before the growth.
         shapes: Name of every parameter, aliases too → shape after the growth.
-        lengths: Lengths of dimensions before → after.
+        lengths: Lengths of dimensions before → after; the likeliest first.
         counts: Numbers of units in a dimension, such as heads, before → after.
 
     Returns:
@@ -58,7 +59,7 @@ def config_changes(
         now = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         if now == wanted:
             continue
-        candidates = list(_candidates(module.config, lengths, counts))
+        candidates = sorted(_candidates(module.config, lengths, counts), key=lambda one: not _LIKELY.search(one[0]))
         found = _search(type(module), module.config, now, wanted, candidates)
         if found is None:
             notes.append(f"{prefix}config is left as it was: {_REBUILD}")
@@ -146,28 +147,33 @@ def _pinned(config: Any, heads: Sequence[tuple[str, Any]]) -> list[tuple[str, in
     return found
 
 
-def _candidates(config: Any, lengths: Mapping[int, int], counts: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
+def _candidates(
+    config: Any, lengths: Mapping[int, Sequence[int]], counts: Mapping[int, int]
+) -> Iterator[tuple[str, Any]]:
     """Numbers that may follow. A model with as many heads as a head is wide has equal shapes where either grows."""
+    heads = {old: [new] for old, new in counts.items()}
     widths = {old: new for old, new in lengths.items() if old not in counts}
     for name, value in config_entries(config):
         leaf = name.rpartition(".")[2]
-        known = counts if _counts_heads(name) else widths if "head" in leaf or leaf in _HEAD_WIDTHS else lengths
+        known = heads if _counts_heads(name) else widths if "head" in leaf or leaf in _HEAD_WIDTHS else lengths
         if type(value) is int and value in known:
-            yield name, known[value]
-        elif _SHARED.search(leaf) and type(value) is int and value:
-            # Their widths stand side by side in one layer, as many times the width of one.
-            for old, new in lengths.items():
-                if old % value == 0 and new % (old // value) == 0:
-                    yield name, new // (old // value)
-        elif leaf.endswith("_ratio") and type(value) in (int, float):
-            # Of widths that differ from stage to stage; it grows as what it makes.
-            for factor in dict.fromkeys(new / old for old, new in lengths.items()):
-                yield name, value * factor
-        elif value is None and leaf in _DERIVED:
-            for new in sorted(set(lengths.values()), reverse=True)[:3]:
-                yield name, new
+            yield from ((name, new) for new in known[value])
         elif isinstance(value, (list, tuple)) and any(type(one) is int and one in known for one in value):
-            yield name, type(value)(known.get(one, one) if type(one) is int else one for one in value)
+            yield name, type(value)(known.get(one, [one])[0] if type(one) is int else one for one in value)
+        else:
+            yield from ((name, new) for new in _derived(leaf, value, lengths))
+
+
+def _derived(leaf: str, value: Any, lengths: Mapping[int, Sequence[int]]) -> Iterator[Any]:
+    """Values of an entry from which the model computes a length that changes."""
+    pairs = [(old, new) for old, news in lengths.items() for new in news]
+    if leaf.endswith("_ratio") and type(value) in (int, float):  # of widths that differ from stage to stage
+        yield from dict.fromkeys(value * new / old for old, new in pairs)
+    elif _SHARED.search(leaf) and type(value) is int and value:
+        # Their widths stand side by side in one layer, as many times the width of one.
+        yield from (new // (old // value) for old, new in pairs if old % value == 0 and new % (old // value) == 0)
+    elif value is None and leaf in _DERIVED:
+        yield from sorted({new for _, new in pairs}, reverse=True)[:3]
 
 
 def _counts_heads(name: str) -> bool:

@@ -50,12 +50,13 @@ def again(model: Any, folder: Path) -> Any:
 
 
 def measured(growth: str, patch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Name, architecture and outcome of a growth for every architecture of the benchmark that is of transformers."""
+    """Name, architecture and outcome of a growth, for all of the benchmark that have what it grows."""
     patch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     import ecosystem
     from zoo._stacks import STACKED
 
     for name, one in STACKED.items():
         if not name.startswith(("pytorchcv", "vit-pytorch")):
-            yield name, one, ecosystem.measure(one, [growth])["growths"][growth]
+            found = ecosystem.measure(one, [growth])["growths"]
+            yield from ((name, one, row) for row in found.values())
     sys.modules.pop("ecosystem")
