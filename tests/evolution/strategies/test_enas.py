@@ -89,6 +89,23 @@ def test_the_controller_learns_what_is_rewarded() -> None:
     assert share_of_optional_layers(strategy) > 0.985
 
 
+def test_a_controller_that_is_stored_between_updates_learns_on_to_the_same_bits() -> None:
+    found = []
+    for stored in (False, True):
+        state, now, strategy = begun(), Round(4, rounds_after=3, flops=1e15, scorer=Scorer()), enas(num_updates=3)
+        strategy.propose(state, now)
+        strategy._learn(state, now)
+        if stored:
+            kept, strategy = strategy.state_dict(), enas(num_updates=3)
+            strategy.load_state_dict(kept)
+        strategy._learn(state, now)
+        found.append(strategy.state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == 4 * 5 + 4  # five tensors, each with its moments and its count
+    for key, value in found[0].items():
+        assert torch.equal(value, found[1][key]) if isinstance(value, torch.Tensor) else value == found[1][key], key
+
+
 def test_each_update_trains_another_sample_until_one_network_is_final_in_the_last_third() -> None:
     state, trainer, rounds = ran(enas(), Plan(5, 20, 20), survivors=2, size=4)
     assert [len(r.members) for r in rounds] == [4, 4, 4, 4, 1, 1]

@@ -114,6 +114,21 @@ def test_a_won_race_is_followed_by_the_next_one_from_where_the_winner_is() -> No
     assert {birth.parent for birth in state.population.lineage[-3:]} == {"m1"}
 
 
+def test_a_race_that_is_stored_and_loaded_has_the_same_start_and_memory() -> None:
+    """By a start of 0 the dearer graft would win, which gains more but not for its FLOPs."""
+    for lost in (False, True):
+        strategy, state, _ = raced(64, 8)
+        if lost:
+            strategy.survivors(state, said(-1.0, -2.0, -2.0), 1)
+        again = Race(mutate=R2RMutation())
+        again.load_state_dict(strategy.state_dict())
+        found = [again.survivors(state, said(-0.9, -0.5, -0.52), 1), again.state_dict()["lost"]]
+        assert found == [("m2",), 0]
+        again.load_state_dict(strategy.state_dict())
+        state.population.keep(["m0"])  # type: ignore[list-item]
+        assert proposed(again, state) == (0 if lost else 3)  # it rests
+
+
 def test_no_race_begins_in_the_last_round() -> None:
     strategy, state, _ = raced()
     assert proposed(strategy, state, rounds_after=0) == 0

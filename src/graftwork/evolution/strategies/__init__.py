@@ -5,6 +5,7 @@ such as a controller's weights, goes into checkpoints (`state_dict`). `Neuroevol
 
 * ``neuroevolution``: random growth, joint training, selection.
 * ``large-scale-evolution``: tournaments of two among networks that share nothing, children copy weights (Real et al.).
+* ``transformation-rl``: a policy learns how to widen and deepen the best network (EAS, Cai et al.).
 * ``enas``: a controller samples networks over a bank of all blocks (Pham et al.).
 * ``race``: grafts race against the network that they grow on; it grows only where that is worth the FLOPs.
 * ``random``: random networks trained alone, with successive halving; a control.
@@ -28,6 +29,7 @@ from graftwork.evolution.strategies._registry import (
     why_alone,
 )
 from graftwork.evolution.strategies._strategy import Drawable, Strategy
+from graftwork.evolution.strategies._transformation import TransformationRL
 
 __all__ = [
     "STRATEGIES",
@@ -39,6 +41,7 @@ __all__ = [
     "Race",
     "RandomSearch",
     "Strategy",
+    "TransformationRL",
     "check_strategy",
     "ignored_options",
     "make_strategy",

@@ -14,11 +14,13 @@ from graftwork.evolution.strategies._neuroevolution import Neuroevolution
 from graftwork.evolution.strategies._race import Race
 from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._strategy import Strategy
+from graftwork.evolution.strategies._transformation import TransformationRL
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
     {
         "neuroevolution": Neuroevolution,
         "large-scale-evolution": LargeScaleEvolution,
+        "transformation-rl": TransformationRL,
         "enas": Enas,
         "race": Race,
         "random": RandomSearch,
