@@ -69,7 +69,8 @@ class GrowthCallback(Callback):
         along = {} if self.generator is None else {"generator": self.generator}
         schedule = deepcopy(self.schedule)
         self.runner_ = ScheduleRunner(schedule, example_input=self.example_input, check=self.check, **along)
-        self.steps_, self.state_ = 0, None
+        self.steps_ = 0
+        self.state_: dict[str, Any] | None = None
         return self
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **_: Any) -> None:
@@ -107,8 +108,8 @@ class GrowthCallback(Callback):
             raise ConfigError(f"history: expected epochs that name {_KEY!r}, got none; take that of a grown training")
         replay(self._target(net), history[-1][_KEY]["growths"])
         net.initialize_optimizer()
-        self.state_ = history[-1][_KEY]["schedule"]
-        self.steps_ = self.state_["steps"]
+        saved = history[-1][_KEY]["schedule"]
+        self.state_, self.steps_ = saved, saved["steps"]
 
     def _target(self, net: NeuralNet) -> nn.Module:
         found = getattr(net, self.module, None)
