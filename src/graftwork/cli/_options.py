@@ -79,6 +79,9 @@ Threads = Annotated[int | None, option("Machine", "CPU threads of torch. [defaul
 Out = Annotated[Path | None, option("Output", "Run folder. [default: runs/DATA-RECIPE-sSEED, numbered if taken]")]
 Config = Annotated[Path | None, option("Output", "TOML file with options; flags win.")]
 Report = Annotated[bool, option("Output", "Write the report at the end.", "--report/--no-report")]
+Log = Annotated[
+    str | None, option("Output", "Log numbers elsewhere, too: csv, tensorboard, mlflow, wandb; several with commas.")
+]
 Quiet = Annotated[bool, option("Output", "Print only the outcome.", "--quiet", "-q")]
 Json = Annotated[bool, option("Output", "Print JSON lines for machines.", "--json")]
 HelpAll = Annotated[

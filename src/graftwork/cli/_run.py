@@ -23,17 +23,21 @@ def session_to_its_end(
     report: bool,
     quiet: bool,
     as_json: bool,
+    log: str | None = None,
     group: "Group | None" = None,
     trunk: str | None = None,
 ) -> "Result":
     """Start or resume a run in this process, which is alone or rank 0 of a group."""
     from graftwork.cli._progress import make_listener
+    from graftwork.loggers import Listeners, make_logger
     from graftwork.machine import keep_memory
     from graftwork.session import Session
     from graftwork.trunks import located, open_trunk
 
     keep_memory()
-    listener = make_listener(quiet=quiet, as_json=as_json)
+    shown = make_listener(quiet=quiet, as_json=as_json)
+    loggers = [make_logger(name.strip(), out) for name in log.split(",")] if log else []
+    listener = Listeners([shown, *loggers]) if loggers else shown
     if not quiet and not as_json:
         say(f"run folder: {out}")
     try:
@@ -54,8 +58,11 @@ def session_to_its_end(
 
         with stopped_by_signals(stop), going_on(out):
             result = session.run()
+        for logger in loggers:
+            logger.finish(result)
     finally:
-        getattr(listener, "close", lambda: None)()
+        for one in (shown, *loggers):
+            getattr(one, "close", lambda: None)()
     page = _write_report(session.folder.path, session) if report else None
     if as_json:
         emit({"type": "result", **result, "report": str(page) if page else None})

@@ -134,6 +134,7 @@ def search(
         option("Output", "With --resume: begin another run here, from the options that stand there.", rare=True),
     ] = None,
     config: options.Config = None,
+    log: options.Log = None,
     report: options.Report = True,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -149,12 +150,12 @@ def search(
         if changed:
             raise ConfigError(f"--resume: expected no other options, got {', '.join(sorted(changed))}; leave them out")
         begun = None if as_new is None else _options_of(resume)
-        run_session(as_new or resume, begun, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
+        run_session(as_new or resume, begun, log=log, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
         return
     if as_new is not None:
         raise ConfigError(f"--as-new {as_new}: expected --resume RUN beside it, which names the run to begin from")
     found = _load_config(config, flags)
-    run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
+    run_session(_folder(out, found), found, log=log, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
 
 
 def _options_of(run: Path) -> "SearchConfig":
@@ -163,7 +164,7 @@ def _options_of(run: Path) -> "SearchConfig":
     return options_of(run)
 
 
-_NOT_OPTIONS = ("out", "resume", "as_new", "config", "report", "quiet", "as_json", "help_all")
+_NOT_OPTIONS = ("out", "resume", "as_new", "config", "log", "report", "quiet", "as_json", "help_all")
 
 
 @app.command(cls=PanelCommand)
@@ -182,6 +183,7 @@ def train(
     threads: options.Threads = None,
     out: options.Out = None,
     config: options.Config = None,
+    log: options.Log = None,
     report: options.Report = True,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -195,7 +197,7 @@ def train(
     alone = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
     flags |= alone | ({"seed_genome": genome} if genome in SEEDS else {"genome": genome})
     found = _load_config(config, flags)
-    run_session(_folder(out, found), found, report=report, quiet=quiet, as_json=as_json)
+    run_session(_folder(out, found), found, log=log, report=report, quiet=quiet, as_json=as_json)
 
 
 @app.command("config", cls=PanelCommand)
@@ -241,6 +243,7 @@ def run_session(
     report: bool,
     quiet: bool,
     as_json: bool,
+    log: str | None = None,
     trunk: str | None = None,
 ) -> "Result | None":
     """Start (or, without a config, resume) a run and tell its result, alone or with other workers.
@@ -254,8 +257,8 @@ def run_session(
 
     size, launching = wanted_workers(out, config)
     if launching:
-        launch_session(size, out, config, report=report, quiet=quiet, as_json=as_json)
+        launch_session(size, out, config, log=log, report=report, quiet=quiet, as_json=as_json)
         return None
     if size > 1:
-        return lead(out, config, report=report, quiet=quiet, as_json=as_json)
-    return session_to_its_end(out, config, report=report, quiet=quiet, as_json=as_json, trunk=trunk)
+        return lead(out, config, log=log, report=report, quiet=quiet, as_json=as_json)
+    return session_to_its_end(out, config, log=log, report=report, quiet=quiet, as_json=as_json, trunk=trunk)

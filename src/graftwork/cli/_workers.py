@@ -44,7 +44,7 @@ def _hint(error: ResourceError, out: Path) -> ResourceError:
     return ResourceError(f"{error}; {how}")
 
 
-def launch_session(size: int, out: Path, config: SearchConfig | None, **how: bool) -> None:
+def launch_session(size: int, out: Path, config: SearchConfig | None, **how: Any) -> None:
     """Start the workers on this machine and wait for them.
 
     Args:
@@ -70,14 +70,14 @@ def launch_session(size: int, out: Path, config: SearchConfig | None, **how: boo
         sys.exit(code)
 
 
-def _worker(method: str, out: Path, config: str | None, how: dict[str, bool], began: float) -> None:
+def _worker(method: str, out: Path, config: str | None, how: dict[str, Any], began: float) -> None:
     """One worker, in a process of its own."""
     note_began(began)  # the clock of one machine is that of all its processes
     given = None if config is None else SearchConfig.from_dict(tomllib.loads(config))
     sys.exit(guarded(lambda: lead(out, given, method=method, **how)))
 
 
-def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **how: bool) -> Result | None:
+def lead(out: Path, config: SearchConfig | None, *, method: str = "env://", **how: Any) -> Result | None:
     """Take part in a search: rank 0 leads it and tells its result, the others follow.
 
     Args:

@@ -69,7 +69,7 @@ class GrowthCallback(Callback):
         along = {} if self.generator is None else {"generator": self.generator}
         schedule = deepcopy(self.schedule)
         self.runner_ = ScheduleRunner(schedule, example_input=self.example_input, check=self.check, **along)
-        self.steps_: int = 0
+        self.steps_ = 0
         self.state_: dict[str, Any] | None = None
         return self
 
@@ -108,8 +108,8 @@ class GrowthCallback(Callback):
             raise ConfigError(f"history: expected epochs that name {_KEY!r}, got none; take that of a grown training")
         replay(self._target(net), history[-1][_KEY]["growths"])
         net.initialize_optimizer()
-        stored: dict[str, Any] = history[-1][_KEY]["schedule"]
-        self.state_, self.steps_ = stored, stored["steps"]
+        saved = history[-1][_KEY]["schedule"]
+        self.state_, self.steps_ = saved, saved["steps"]
 
     def _target(self, net: NeuralNet) -> nn.Module:
         found = getattr(net, self.module, None)
