@@ -11,6 +11,7 @@ from graftwork.datasets import Survey
 from graftwork.errors import ConfigError
 from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session import Problem, SearchConfig, Session
+from graftwork.session._outline import outline_of, outline_unread
 from graftwork.session._sizing import ENOUGH_IMAGES, ENOUGH_LARGE, choose_size, memory_of, settle_batches, settle_size
 from graftwork.training import RECIPES
 from tests.datasets.test_sources import pixels, write_folder
@@ -137,3 +138,20 @@ def test_a_short_time_leaves_images_out_unless_they_are_decoded(
     assert counts.tolist() == [20, 20]
     Problem.load(replace(hurried, max_images=None))
     assert settle_size(config)[0].max_images is None
+
+
+@pytest.mark.parametrize("budget", ["3steps", "1TFLOP", "9s"])
+def test_what_is_told_before_decoding_is_what_is_found_after_it(budget: str, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "d", pixels(40, side=70), [0] * 20 + [1] * 20)
+    config, _, found = settle_size(SearchConfig.from_dict({"data": str(data), "budget": budget}), flops=1e12)
+    assert found is not None
+    known: dict[str, Any] = {"speed": 1e11, "processes": 1}
+    before = outline_unread(config, found, **known)
+    after = outline_of(config, Problem.load(config), **known)
+    assert (before.images, before.classes, before.input_shape) == (40, 2, (3, 24, 24))
+    assert replace(before, memory=None, most_memory=None) == replace(after, memory=None, most_memory=None)
+    assert (before.batch_size, before.updates) == {
+        "3steps": (250, 3),
+        "1TFLOP": (64, int(1e12 / training_flops(seed_genome("default", (3, 24, 24), 2), 64))),
+        "9s": (64, int(0.7 * 9e11 / training_flops(seed_genome("default", (3, 24, 24), 2), 64))),
+    }[budget]

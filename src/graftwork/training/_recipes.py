@@ -233,7 +233,7 @@ DEFAULT = Recipe(
     _default_rules(),
     schedule="linear",
     batch_size=250,
-    min_updates=400,
+    min_updates=300,
     augmentation=Augmentation("auto").at("light"),
     label_smoothing=0.1,
     few_images=1000,
