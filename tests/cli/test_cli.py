@@ -54,7 +54,8 @@ def test_search_for_machines_prints_json_lines_only(tmp_path: Path, capsys: Any)
     assert call("search", *QUICK, "--json", "--no-report", "--out", str(tmp_path / "r")) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     told = [row["type"] for row in rows if row["type"] != "look"]  # which a busy machine takes
-    assert told == ["stage", "generation", "generation", "generation", "result"]
+    assert told == ["outline", "stage", "generation", "generation", "generation", "result"]
+    assert (rows[0]["images"], rows[0]["classes"], rows[0]["input_shape"]) == (1797, 10, [1, 8, 8])
     assert rows[-1]["bank_sha256"]
 
 

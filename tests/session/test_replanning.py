@@ -103,9 +103,10 @@ def test_a_control_gets_as_much_time_as_the_search() -> None:
 
 
 def test_short_budgets_are_measured_briefly() -> None:
-    for step, efforts in ((0.1, [0.05, 0.5, 1.0]), (1.0, [0.025, 0.25, 1.0])):
-        assert [effort_of(parse_budget(text), lambda step=step: step) for text in ("10s", "100s", "10h")] == efforts
-    assert effort_of(None, pytest.fail) == effort_of(parse_budget("1PFLOP"), pytest.fail) == 1.0
+    for step, efforts in ((0.1, [0.025, 0.25, 1.0]), (2.0, [0.0125, 0.125, 1.0])):
+        assert [effort_of(parse_budget(text), step) for text in ("10s", "100s", "10h")] == efforts
+    assert effort_of(None, 9.0) == effort_of(parse_budget("1PFLOP"), 9.0) == 1.0
+    assert effort_of(parse_budget("100s"), None) == 0.25
 
 
 # Sessions by a simulated clock --------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from graftwork.datasets import Survey
 from graftwork.errors import ConfigError
 from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session import Problem, SearchConfig, Session
-from graftwork.session._sizing import choose_size, memory_of, settle_batches, settle_size
+from graftwork.session._outline import outline_of, outline_unread
+from graftwork.session._sizing import ENOUGH_IMAGES, ENOUGH_LARGE, choose_size, memory_of, settle_batches, settle_size
 from graftwork.training import RECIPES
 from tests.datasets.test_sources import pixels, write_folder
 
@@ -19,8 +20,8 @@ RECIPE = RECIPES["default"]
 PHOTOS = Survey(2000, 224, 224, grey=False)
 
 
-def update(side: int) -> int:
-    return training_flops(seed_genome("default", (3, side, side), 2), RECIPE.batch_size)
+def training(images: int, side: int) -> int:
+    return training_flops(seed_genome("default", (3, side, side), 2), images)
 
 
 def size(found: Survey, flops: float | None, most_side: int = 1000) -> tuple[int, int]:
@@ -36,11 +37,35 @@ def test_without_a_budget_photos_have_the_pixels_of_64() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "at", "expected"),
-    [(2000, 128, 128), (1900, 128, 64), (210, 64, 64), (190, 64, 32), (190, 32, 24), (1, 24, 24)],
+    ("images", "at", "expected"),
+    [
+        (ENOUGH_LARGE, 128, 128),
+        (ENOUGH_LARGE - 1, 128, 64),
+        (ENOUGH_IMAGES, 64, 64),
+        (ENOUGH_IMAGES - 1, 64, 32),
+        (ENOUGH_IMAGES - 1, 32, 24),
+        (1, 24, 24),
+    ],
 )
-def test_a_budget_takes_the_largest_size_at_which_it_makes_enough_updates(steps: int, at: int, expected: int) -> None:
-    assert size(PHOTOS, steps * update(at)) == (expected, expected)
+def test_a_budget_takes_the_largest_size_at_which_it_reaches_for_enough_images(
+    images: int, at: int, expected: int
+) -> None:
+    assert size(PHOTOS, training(images, at)) == (expected, expected)
+
+
+def test_a_budget_that_makes_few_updates_gets_smaller_batches_unless_somebody_asked_for_theirs() -> None:
+    genome = seed_genome("default", (3, 32, 32), 10)
+
+    def batch(images: int, **asked: Any) -> int:
+        config = SearchConfig.from_dict({"budget": "30s", **asked})
+        return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.batch_size
+
+    least = RECIPE.min_updates
+    assert [batch(least * size) for size in (250, 249, 125, 124, 64, 1)] == [250, 125, 125, 64, 64, 64]
+    assert batch(1, batch_size=250) == 250
+    assert batch(1, recipe={"name": "default", "batch_size": 200}) == 200
+    assert batch(1, recipe="paper") == RECIPES["paper"].batch_size
+    assert settle_batches(SearchConfig(), genome, None, flops=None)[0] == SearchConfig()
 
 
 def test_small_images_are_never_reduced_and_none_is_enlarged() -> None:
@@ -60,7 +85,7 @@ def test_a_size_that_memory_does_not_hold_is_passed_over() -> None:
 )
 def test_the_size_that_is_chosen_is_stored(given: Any, stored: Any, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "d", pixels(4, side=70), [0, 0, 1, 1])
-    config, notes = settle_size(SearchConfig.from_dict({"data": str(data), "image_size": given}))
+    config, notes, _ = settle_size(SearchConfig.from_dict({"data": str(data), "image_size": given}))
     assert config.image_size == stored
     assert bool(notes) == (given == "auto")
     assert SearchConfig.from_dict(config.to_dict()) == config
@@ -106,10 +131,27 @@ def test_a_short_time_leaves_images_out_unless_they_are_decoded(
     assert settle_size(config)[0].max_images is None
     monkeypatch.setenv("GRAFTWORK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("graftwork.datasets._load.decoding_seconds", lambda *_: 10.0)
-    hurried, (note,) = settle_size(config)
+    hurried, (note,), _ = settle_size(config)
     assert hurried.max_images == 1
     assert "decoding all 60 would take about 600 s" in note
     counts = np.bincount(Problem.load(hurried).dataset.labels)
     assert counts.tolist() == [20, 20]
     Problem.load(replace(hurried, max_images=None))
     assert settle_size(config)[0].max_images is None
+
+
+@pytest.mark.parametrize("budget", ["3steps", "1TFLOP", "9s"])
+def test_what_is_told_before_decoding_is_what_is_found_after_it(budget: str, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "d", pixels(40, side=70), [0] * 20 + [1] * 20)
+    config, _, found = settle_size(SearchConfig.from_dict({"data": str(data), "budget": budget}), flops=1e12)
+    assert found is not None
+    known: dict[str, Any] = {"speed": 1e11, "processes": 1}
+    before = outline_unread(config, found, **known)
+    after = outline_of(config, Problem.load(config), **known)
+    assert (before.images, before.classes, before.input_shape) == (40, 2, (3, 24, 24))
+    assert replace(before, memory=None, most_memory=None) == replace(after, memory=None, most_memory=None)
+    assert (before.batch_size, before.updates) == {
+        "3steps": (250, 3),
+        "1TFLOP": (64, int(1e12 / training_flops(seed_genome("default", (3, 24, 24), 2), 64))),
+        "9s": (64, int(0.7 * 9e11 / training_flops(seed_genome("default", (3, 24, 24), 2), 64))),
+    }[budget]

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from graftwork.cli._app import emit, say, share
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from graftwork.evolution import Generation, Plan, SearchState
-    from graftwork.session import Setup
+    from graftwork.session import Outline, Setup
 
 
 _LINE_EVERY = 10.0
@@ -39,20 +40,28 @@ def facts(stage: str, setup: "Setup") -> dict[str, Any]:
     }
 
 
-def _headlines(stage: str, setup: "Setup") -> list[str]:
+def _outlines(outline: "Outline") -> list[str]:
+    channels, height, width = outline.input_shape
+    step = f"a step: {outline.batch_size} images"
+    if outline.step_seconds is not None:
+        step += f", about {outline.step_seconds:.2g} s"
+    if outline.memory is not None and outline.most_memory is not None:
+        step += f"; memory: about {outline.memory / 1e9:.2g} GB of {outline.most_memory / 1e9:.3g} GB"
+    updates = "" if outline.updates is None else f"about {outline.updates:,} updates, "
+    return [
+        f"data: {outline.images:,} images of {outline.classes:,} classes, {height}×{width}×{channels}",
+        step,
+        f"plan: {updates}{outline.generations} generations at most; the machine is measured first",
+    ]
+
+
+def _headline(stage: str, setup: "Setup") -> str:
     found = facts(stage, setup)
-    height, width, channels = found["size"]
     work = f"{found['flops'] / 1e15:.3g} PFLOP" if found["flops"] else f"{found['steps']:,} steps"
-    plan = f"{stage}: {work}, {found['generations']} generations, {found['precision']}, {found['threads']} threads"
-    if stage != "search":
-        return [plan]
-    seconds = found["step_seconds"]
-    step = f"{found['batch_size']} images" + ("" if seconds is None else f", about {seconds:.2g} s")
-    data, images, classes = found["data"], found["images"], found["classes"]
-    lines = [f"data: {data}, {images:,} images of {classes:,} classes, {height}×{width}×{channels}", f"a step: {step}"]
-    if found["memory"] is not None:
-        lines[-1] += f"; memory: about {found['memory'] / 1e9:.2g} GB of {found['most_memory'] / 1e9:.3g} GB"
-    return [*lines, plan]
+    step = "" if found["step_seconds"] is None else f", about {found['step_seconds']:.2g} s a step"
+    return (
+        f"{stage}: {work}, {found['generations']} generations, {found['precision']}, {found['threads']} threads{step}"
+    )
 
 
 def _look_line(stage: str, step: int, accuracy: float) -> str:
@@ -100,11 +109,15 @@ class LineListener:
         self._rate: _Rate | None = None
         self._spoken = time.monotonic()
 
+    def on_outline(self, outline: "Outline") -> None:
+        """Say what is known at once."""
+        for line in _outlines(outline):
+            say(line)
+
     def on_stage(self, stage: str, setup: "Setup") -> None:
         """Say what begins."""
         self._stage, self._rate = stage, None
-        for line in _headlines(stage, setup):
-            say(line)
+        say(_headline(stage, setup))
 
     def on_decoding(self, done: int, total: int) -> None:
         """Say how far it is, now and then."""
@@ -142,6 +155,10 @@ class LineListener:
 
 class JsonListener(LineListener):
     """One JSON object a generation on the output stream."""
+
+    def on_outline(self, outline: "Outline") -> None:
+        """Tell it."""
+        emit({"type": "outline", **asdict(outline)})
 
     def on_stage(self, stage: str, setup: "Setup") -> None:
         """Tell the plan."""
@@ -192,11 +209,15 @@ class BarListener:
         self._best = "–"
         self._rate: _Rate | None = None
 
+    def on_outline(self, outline: "Outline") -> None:
+        """Print what is known at once."""
+        for line in _outlines(outline):
+            self._console.print(line, highlight=False)
+
     def on_stage(self, stage: str, setup: "Setup") -> None:
         """Begin a bar."""
         self.close()
-        for line in _headlines(stage, setup):
-            self._console.print(line, highlight=False)
+        self._console.print(_headline(stage, setup), highlight=False)
         self._rate, self._best = None, "–"
         self._begin(stage, "best {task.fields[best]}  loss {task.fields[loss]}  {task.fields[speed]}", 1.0)
 

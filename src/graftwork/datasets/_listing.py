@@ -111,6 +111,11 @@ class Listing:
     class_names: tuple[str, ...] | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len({item.label for item in self.items} if self.class_names is None else self.class_names)
+
     def read(self, options: ReadOptions) -> Raw:
         """Decode the images.
 

@@ -143,7 +143,7 @@ def survey(source: str | Path, **how: Any) -> Survey | None:
         return None
     found = _source(path, options)
     key = _key(found, options)
-    kept = cache_folder() / f"{key}.survey.json"
+    kept = cache_folder() / f"{key}.facts.json"
     with suppress(OSError, GraftworkError, TypeError):
         return Survey(**parse_json(read_bytes(kept), str(kept)))
     with scratch(cache_folder(), f"{key}-unpacked") as room:
@@ -153,7 +153,7 @@ def survey(source: str | Path, **how: Any) -> Survey | None:
         pictures = [item.picture for item in listed.items]
         facts = survey_images(pictures)
         seconds = len(pictures) * decoding_seconds(pictures, facts.frame(LARGEST_UNASKED))
-    facts = replace(facts, decoding_seconds=seconds)
+    facts = replace(facts, num_classes=listed.num_classes, decoding_seconds=seconds)
     with suppress(GraftworkError):  # it is looked at again next time
         write_json(kept, asdict(facts))
     return facts

@@ -35,6 +35,7 @@ class Survey:
         height: Height of the frame.
         width: Width of the frame.
         grey: Whether no image that was looked at has colour.
+        num_classes: Number of classes; 0: unknown.
         decoding_seconds: About how long decoding all takes on all cores.
     """
 
@@ -42,6 +43,7 @@ class Survey:
     height: int
     width: int
     grey: bool
+    num_classes: int = field(default=0, compare=False)
     decoding_seconds: float = field(default=0.0, compare=False)
 
     def frame(self, most: int) -> tuple[int, int]:

@@ -338,6 +338,8 @@ def _recipe(value: Any) -> Recipe:
     for exclusive in (("initial_steps", "initial_fraction"), ("initial_fraction", "initial_steps")):
         if exclusive[0] in value and exclusive[1] not in value:
             base[exclusive[1]] = None
+    if "batch_size" in value:
+        base["min_updates"] = 0
     merged = {**base, **value}
     if "rules" in value:
         merged["rules"] = {

@@ -3,11 +3,15 @@
 from typing import Protocol
 
 from graftwork.evolution import Generation, Plan, SearchState
+from graftwork.session._outline import Outline
 from graftwork.session._setup import Setup
 
 
 class Listener(Protocol):
     """Hears what happens in a session; the CLI shows it."""
+
+    def on_outline(self, outline: Outline) -> None:
+        """Data and sizes are known, and nothing is decoded or measured yet but roughly; not told by a resume."""
 
     def on_stage(self, stage: str, setup: Setup) -> None:
         """A stage, ``"search"`` or ``"control"``, begins or continues."""
@@ -33,6 +37,9 @@ class Listener(Protocol):
 
 class SilentListener:
     """Hears and says nothing."""
+
+    def on_outline(self, outline: Outline) -> None:
+        """Say nothing."""
 
     def on_stage(self, stage: str, setup: Setup) -> None:
         """Say nothing."""

@@ -23,12 +23,13 @@ from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._looks import Looks
 from graftwork.session._losses import LossLog
 from graftwork.session._notes import plan_notes
+from graftwork.session._outline import outline_of, outline_unread
 from graftwork.session._problem import Problem
 from graftwork.session._race import race
 from graftwork.session._replanning import keep_time, restore_plans, store_plans
 from graftwork.session._rows import rows_of, skipped_notes
-from graftwork.session._setup import Setup, prepare, settle_memory
-from graftwork.session._sizing import settle_size
+from graftwork.session._setup import Setup, fit_batches, prepare
+from graftwork.session._sizing import flops_of, rough_speed, settle_size
 from graftwork.session._timing import Timing
 from graftwork.session._trunk import trunk_of
 from graftwork.trunks import Trunk
@@ -99,11 +100,19 @@ class Session:
             )
         processes, listener = 1 if group is None else group.local_size, listener or SilentListener()
         # first: a mistake in any option must not leave a folder behind
-        config, sized = settle_size(config.located(), processes=processes)
+        config, speed = config.located(), None
+        if config.budget is None or config.budget.kind == "seconds":
+            speed = rough_speed(config) * (1 if group is None else group.size)
+        flops = flops_of(config.budget, speed)
+        config, sized, found = settle_size(config, flops=flops, processes=processes)
+        if found is not None:
+            listener.on_outline(outline_unread(config, found, speed=speed, processes=processes))
         with telling(listener.on_decoding):
             problem = Problem.load(config, trunk=trunk)
-        config, fitted = settle_memory(config, problem, processes=processes)
-        setup = prepare_together(config, group, problem=problem, began=began, race=True)
+        if found is None:
+            listener.on_outline(outline_of(config, problem, speed=speed, processes=processes))
+        config, fitted = fit_batches(config, problem, flops=flops, processes=processes)
+        setup = prepare_together(config, group, problem=problem, began=began, race=True, speed=speed)
         setup.notes += sized + fitted
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}

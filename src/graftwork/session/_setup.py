@@ -33,9 +33,9 @@ from graftwork.session._config import SearchConfig
 from graftwork.session._growth import strategy_of, typical_genome
 from graftwork.session._planning import make_plan, measure_speed
 from graftwork.session._problem import Problem, read_genome
-from graftwork.session._sizing import memory_of, settle_batches, settle_size
+from graftwork.session._sizing import flops_of, memory_of, rough_speed, settle_batches, settle_size
 from graftwork.session._timing import Timing, effort_of, timing_of
-from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Rules, Scorer, Trainer
+from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer
 
 _FEW = 32
 """Images in a step that is timed in a hurry."""
@@ -135,6 +135,7 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
     machine: Machine | None = None,
     time_speed: Callable[..., Speed] = measure_speed,
     processes: int = 1,
+    speed: float | None = None,
     latencies: Mapping[str, float] | None = None,
     began: float | None = None,
     race: bool = False,
@@ -151,6 +152,8 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
             are set for the process.
         time_speed: Measures the speed that a budget of time needs; called as `measure_speed` is.
         processes: Processes that search together on this machine, which share its memory.
+        speed: Training FLOPs per second, roughly (see `graftwork.session._sizing.rough_speed`); ``None``: measured here
+            where a budget of time needs it.
         latencies: Seconds by genome that an earlier run measured, to be followed; ``None``: none.
         began: Moment, by `time.monotonic`, from which a budget of time counts; ``None``: now.
         race: Whether the plan leaves work for a race over mirroring, where the recipe leaves that to one (``"auto"``);
@@ -178,10 +181,14 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
     threads = config.threads if machine is None else machine.threads
     if threads is not None:  # otherwise they are measured further down
         torch.set_num_threads(threads)
+    if speed is None and machine is None and config.budget is not None and config.budget.kind == "seconds":
+        speed = rough_speed(config)
     if problem is None:
-        config, notes = settle_size(config, processes=processes) if held is None else (config, ())
+        flops = flops_of(config.budget, speed)
+        if held is None:
+            config, notes, _ = settle_size(config, flops=flops, processes=processes)
         problem = Problem.load(config, held=held)
-        config, more = settle_memory(config, problem, processes=processes)
+        config, more = fit_batches(config, problem, flops=flops, processes=processes)
         notes += more
     genome, device = seed_network or seed_of(config, problem), device_of(config.device)
     most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
@@ -209,9 +216,7 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
         transform=problem.transform,
         device=device,
     )
-    effort = 1.0
-    if machine is None:
-        effort = effort_of(config.budget, lambda: _step_seconds(genome, recipe.rules, batches, device))
+    effort = effort_of(config.budget, speed and training_flops(genome, batches.batch_size) / speed)
     used = _use_machine(config, genome, batches, device, memory=memory, followed=machine, effort=effort)
     machine = replace(used, memory=most)
     measured = _latencies(config, genome, device, latencies)
@@ -302,11 +307,13 @@ def _planned(
     return timing, plan
 
 
-def settle_memory(config: SearchConfig, problem: Problem, *, processes: int) -> tuple[SearchConfig, tuple[str, ...]]:
-    """Adapt batches to the memory that is free (see `settle_batches`)."""
+def fit_batches(
+    config: SearchConfig, problem: Problem, *, flops: float | None, processes: int
+) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Adapt batches to the budget and to the memory that is free (see `settle_batches`)."""
     most = memory_limit(config.max_memory, device_of(config.device), processes=processes)
     most = problem.memory_left(most, config.recipe.batch_size)
-    return settle_batches(config, seed_of(config, problem), most)
+    return settle_batches(config, seed_of(config, problem), most, flops=flops)
 
 
 def _memory_of(
@@ -328,13 +335,6 @@ def _memory_of(
             "max_memory"
         )
     return limit
-
-
-def _step_seconds(genome: Genome, rules: Rules, batches: BatchStream, device: torch.device) -> float:
-    """What a step takes, roughly: by one of a few images, in float32, with the passes that there are."""
-    size = min(_FEW, batches.batch_size)
-    network = TimedNetwork(genome, rules=rules, batch_size=size, device=device)
-    return network.rough_seconds() * batches.batch_size / size
 
 
 def _use_machine(

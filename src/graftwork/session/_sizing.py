@@ -3,17 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from graftwork.datasets import LARGEST_UNASKED, Survey, is_decoded, survey
 from graftwork.machine import Machine, TimedNetwork, device_of, memory_limit
 from graftwork.networks.genome import Genome, seed_genome, training_flops
+from graftwork.session._budget import Budget
 from graftwork.session._config import SearchConfig, parse_image_size
-from graftwork.session._planning import DEFAULT_STEPS
 from graftwork.session._problem import most_calibration, read_genome
-from graftwork.training import MemoryLimit, Passes, Precision, Recipe
+from graftwork.training import SMALLEST_BATCH, MemoryLimit, Passes, Precision, Recipe
 
 SIDES = (128, 64, 32, 24)
 """Sides of the squares to whose pixels images are reduced, largest first; others cost about as much as the next larger,
@@ -22,8 +20,9 @@ by the default seed's stem."""
 KEPT = 32
 """Images of no more pixels than a square of this side are never reduced."""
 
-ENOUGH_STEPS = 200
-"""Updates of the seed network that a budget should reach for; above 64 pixels `DEFAULT_STEPS`."""
+ENOUGH_IMAGES, ENOUGH_LARGE = 12_800, 51_200
+"""Images that a budget should reach for in training the seed network, the same one counted each time that it is seen:
+up to 64 pixels, and above."""
 
 TRUNK_SIDE = 224
 """Side for the images of a trunk, which sees each of them once."""
@@ -42,7 +41,7 @@ def choose_size(
 
     Args:
         found: What is known of the images.
-        recipe: Its seed network and batch size say what an update costs.
+        recipe: Its seed network says what an image costs.
         flops: What the budget may come to; ``None``: it does not count FLOPs, and 64 pixels a side are enough.
         fits: Tells whether memory holds a network.
     """
@@ -53,8 +52,8 @@ def choose_size(
         large = side > LARGEST_UNASKED and size != found.frame(LARGEST_UNASKED)
         if large and flops is None:
             continue
-        genome, enough = _seed(recipe, found, size), DEFAULT_STEPS if large else ENOUGH_STEPS
-        if fits(genome) and (flops is None or flops >= enough * training_flops(genome, recipe.batch_size)):
+        genome, enough = _seed(recipe, found, size), ENOUGH_LARGE if large else ENOUGH_IMAGES
+        if fits(genome) and (flops is None or flops >= training_flops(genome, enough)):
             return size
     return found.frame(SIDES[-1])
 
@@ -63,40 +62,50 @@ def _seed(recipe: Recipe, found: Survey, size: tuple[int, int]) -> Genome:
     return seed_genome(recipe.seed_genome, (1 if found.grey else 3, *size), 2)
 
 
-def settle_size(config: SearchConfig, *, processes: int = 1) -> tuple[SearchConfig, tuple[str, ...]]:
+class Sized(NamedTuple):
+    """What `settle_size` decides.
+
+    Args:
+        config: The options, without ``"auto"``.
+        notes: What a user should know, a sentence each.
+        found: What is known of the images; ``None`` where nobody had to look.
+    """
+
+    config: SearchConfig
+    notes: tuple[str, ...] = ()
+    found: Survey | None = None
+
+
+def settle_size(config: SearchConfig, *, flops: float | None = None, processes: int = 1) -> Sized:
     """Replace ``image_size = "auto"`` by what is chosen.
 
     Args:
         config: Options of a search.
+        flops: What the budget comes to, roughly (see `flops_of`); ``None``: it does not count FLOPs.
         processes: Processes that search together on this machine, which share its memory.
-
-    Returns:
-        The options, and what a user should know, a sentence each.
     """
     if config.image_size != "auto":
-        return config, ()
+        return Sized(config)
     found = survey(config.data, **_reading(config))
     if found is None:
-        return config, ()
+        return Sized(config)
     if config.trunk is not None:
-        return _sized(config, *found.frame(TRUNK_SIDE)), ()
+        return Sized(_sized(config, *found.frame(TRUNK_SIDE)))
     if config.genome is not None:
         _, height, width = read_genome(config.genome).input_shape
-        return _sized(config, height, width), ()
-    device = device_of(config.device)
-    most = memory_limit(config.max_memory, device, processes=processes)
+        return Sized(_sized(config, height, width))
+    most = memory_limit(config.max_memory, device_of(config.device), processes=processes)
 
     def fits(genome: Genome) -> bool:
         return most is None or memory_of(config, most, genome).holds(genome)
 
-    flops = _flops(config, found, device)
     height, width = choose_size(found, config.recipe, flops=flops, fits=fits)
     config, notes = _in_time(_sized(config, height, width), found, (height, width))
     if (height, width) == (found.height, found.width):
-        return config, notes
+        return Sized(config, notes, found)
     asked = "without a budget" if config.budget is None else f"for a budget of {config.budget}"
     note = f"images: {found.height}×{found.width} are reduced to {height}×{width} {asked} (--image-size)"
-    return config, (note, *notes)
+    return Sized(config, (note, *notes), found)
 
 
 def _in_time(config: SearchConfig, found: Survey, size: tuple[int, int]) -> tuple[SearchConfig, tuple[str, ...]]:
@@ -126,16 +135,25 @@ def _reading(config: SearchConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _flops(config: SearchConfig, found: Survey, device: torch.device) -> float | None:
-    """FLOPs that a budget may come to: those of a time by timing a few steps on small images."""
-    budget = config.budget
+def rough_speed(config: SearchConfig) -> float:
+    """Training FLOPs per second, roughly: by three steps of the recipe's seed network on a few small images."""
+    genome, size = seed_genome(config.recipe.seed_genome, (3, KEPT, KEPT), 2), 16
+    network = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device_of(config.device))
+    return training_flops(genome, size) / network.rough_seconds()
+
+
+def flops_of(budget: Budget | None, speed: float | None) -> float | None:
+    """FLOPs that a budget comes to, those of a time roughly; ``None``: it does not count FLOPs.
+
+    Args:
+        budget: What a search may spend.
+        speed: Training FLOPs per second (see `rough_speed`); ``None``: unknown.
+    """
     if budget is None or budget.kind == "steps":
         return None
     if budget.kind == "flops":
         return budget.amount
-    genome, size = _seed(config.recipe, found, found.frame(KEPT)), min(16, config.recipe.batch_size)
-    network = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device)
-    return _TRAINED * budget.amount * training_flops(genome, size) / network.rough_seconds()
+    return None if speed is None else _TRAINED * budget.amount * speed
 
 
 def memory_of(config: SearchConfig, most: int, genome: Genome, *, machine: Machine | None = None) -> MemoryLimit:
@@ -156,17 +174,42 @@ def memory_of(config: SearchConfig, most: int, genome: Genome, *, machine: Machi
     return MemoryLimit(most, recipe.batch_size, scoring, recipe.rules, precision, passes)
 
 
-def settle_batches(config: SearchConfig, genome: Genome, most: int | None) -> tuple[SearchConfig, tuple[str, ...]]:
-    """Halve batches until the seed network takes at most half of the memory that a member may: members grow.
+def settle_batches(
+    config: SearchConfig, genome: Genome, most: int | None, *, flops: float | None = None
+) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Halve batches until the budget makes enough updates, and until memory holds them.
 
     Args:
         config: Options of a search.
-        genome: Its seed network.
+        genome: Its seed network, which should take at most half of the memory that a member may: members grow.
         most: Bytes that a member may take; ``None``: anything.
+        flops: What the budget comes to, roughly (see `flops_of`); ``None``: it does not count FLOPs.
 
     Returns:
         The options, and what a user should know, a sentence each.
     """
+    config, notes = _with_updates(config, genome, flops)
+    config, more = _in_memory(config, genome, most)
+    return config, (*notes, *more)
+
+
+def _with_updates(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Halve the batches of training until the budget makes ``min_updates`` of the seed network."""
+    recipe = config.recipe
+    size = recipe.batch_size
+    while flops is not None and size > SMALLEST_BATCH and flops < recipe.min_updates * training_flops(genome, size):
+        size = max(SMALLEST_BATCH, size // 2)
+    if size == recipe.batch_size:
+        return config, ()
+    note = (
+        f"training: batches of {size} images instead of {recipe.batch_size}, as a budget of {config.budget} makes few "
+        "updates (--batch-size)"
+    )
+    return replace(config, recipe=recipe.replace(batch_size=size)), (note,)
+
+
+def _in_memory(config: SearchConfig, genome: Genome, most: int | None) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Halve batches until the seed network takes at most half of the memory that a member may."""
     if most is None:
         return config, ()
     limit = replace(memory_of(config, most, genome), most=most // 2)

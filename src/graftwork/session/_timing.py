@@ -1,6 +1,6 @@
 """What a budget of time allows: how long to measure, and how long a search may go on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from graftwork.networks.genome import Genome, forward_flops
 from graftwork.session._budget import Budget
 from graftwork.session._config import SearchConfig
 
-_MEASURED = 200.0
+_MEASURED = 400.0
 """Seconds of a budget from which on everything is compiled and measured at the usual length, a twentieth of it each."""
 _STEPS = 400
 """Steps of a budget from which on it is, too: measuring takes about twenty."""
@@ -21,16 +21,17 @@ _GROWN = 1.5
 """Times that a final survivor costs what the seed does."""
 
 
-def effort_of(budget: Budget | None, step_seconds: Callable[[], float]) -> float:
+def effort_of(budget: Budget | None, step_seconds: float | None) -> float:
     """Share of the usual time to spend on measuring before the first step, 0 to 1: less where a budget is short.
 
     Args:
         budget: What the search may spend; ``None``: the steps of the recipe.
-        step_seconds: Measures roughly what a step takes; called for a budget of time alone.
+        step_seconds: About what a step takes; ``None``: unknown.
     """
     if budget is None or budget.kind != "seconds":
         return 1.0
-    return min(1.0, budget.amount / _MEASURED, budget.amount / (_STEPS * step_seconds()))
+    steps = 1.0 if step_seconds is None else budget.amount / (_STEPS * step_seconds)
+    return min(1.0, budget.amount / _MEASURED, steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from graftwork.training._memory import MemoryLimit
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer, Beside
 from graftwork.training._precision import Passes, Precision, in_precision
-from graftwork.training._recipes import RECIPES, Recipe, make_recipe
+from graftwork.training._recipes import RECIPES, SMALLEST_BATCH, Recipe, make_recipe
 from graftwork.training._rules import ROLES, MuonVariant, OptimizerName, Rule, Rules, check_rules, same_rule
 from graftwork.training._schedules import (
     SCHEDULES,
@@ -33,6 +33,7 @@ __all__ = [
     "RECIPES",
     "ROLES",
     "SCHEDULES",
+    "SMALLEST_BATCH",
     "Augmentation",
     "BankOptimizer",
     "BatchStream",

@@ -13,6 +13,8 @@ from graftwork.training._step import LrScale
 from graftwork.typing import Initialisation, Role, Shape
 
 ClassWeights = Literal["auto", "none", "balanced"]
+SMALLEST_BATCH = 64
+"""Images in a step below which batches are not halved so that a budget makes more updates."""
 _DECAYED: tuple[Role, ...] = ("filter", "mixing", "head")
 """Roles whose weights decay where images are few."""
 
@@ -28,6 +30,8 @@ class Recipe:
         schedule: Name in `SCHEDULES` of a schedule over the whole search.
         schedule_options: Keyword arguments of the schedule.
         batch_size: Number of images in a step.
+        min_updates: Updates of the seed network that a budget of time or FLOPs should make: where it makes fewer, a
+            session halves batches, down to `SMALLEST_BATCH` images. 0: batches stay as they are.
         augmentation: How training images are changed.
         label_smoothing: Share of the target that is spread over all classes.
         class_weights: Weight of an example in the loss: ``"none"``; ``"balanced"``: in inverse proportion to the number
@@ -64,6 +68,7 @@ class Recipe:
     schedule: str = "constant"
     schedule_options: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 64
+    min_updates: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
     class_weights: ClassWeights = "auto"
@@ -94,6 +99,7 @@ class Recipe:
             check_range(f"recipe: {key}", getattr(self, key), low=1, integer=True)
         check_range("recipe: num_generations", self.num_generations, low=0, integer=True)
         check_range("recipe: num_calibration", self.num_calibration, low=2, integer=True)
+        check_range("recipe: min_updates", self.min_updates, low=0, integer=True)
         check_range("recipe: few_images", self.few_images, low=0, integer=True)
         check_range("recipe: few_weight_decay", self.few_weight_decay, low=0)
         check_range("recipe: label_smoothing", self.label_smoothing, low=0, high=0.999)
@@ -168,7 +174,8 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked again.
 
-        A new ``initial_steps`` switches ``initial_fraction`` off, and the other way round.
+        A new ``initial_steps`` switches ``initial_fraction`` off, and the other way round, and a new ``batch_size``
+        ``min_updates``.
 
         Raises:
             ConfigError: If there is no such value, with the nearest name, or it is out of range.
@@ -177,6 +184,8 @@ class Recipe:
         for one, other in (("initial_steps", "initial_fraction"), ("initial_fraction", "initial_steps")):
             if changes.get(one) is not None and other not in changes:
                 changes[other] = None
+        if "batch_size" in changes:
+            changes.setdefault("min_updates", 0)
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,6 +233,7 @@ DEFAULT = Recipe(
     _default_rules(),
     schedule="linear",
     batch_size=250,
+    min_updates=300,
     augmentation=Augmentation("auto").at("light"),
     label_smoothing=0.1,
     few_images=1000,
