@@ -18,7 +18,7 @@ from graftwork.reports._profile import profile_geometry, ruler_of
 from graftwork.reports._read import CONTROL, RunData
 from graftwork.reports._standing import difference, standings
 from graftwork.reports._style import DARK, INK, inline_svg, member_colors
-from graftwork.runs import MemberRow
+from graftwork.runs import MemberRow, NetworkLatency
 from graftwork.typing import MemberId
 
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
@@ -280,7 +280,7 @@ def _latency_text(run: RunData, member_id: MemberId) -> str:
     return _both(run.result["latency"]["networks"].get(member_id) if run.result else None)
 
 
-def _both(measured: Mapping[str, float] | None) -> str:
+def _both(measured: NetworkLatency | None) -> str:
     """Milliseconds for one image and for a batch."""
     return f"{measured['one']:.3g} / {measured['batch']:.3g}" if measured else "–"
 
