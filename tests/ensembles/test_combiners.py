@@ -94,7 +94,7 @@ def test_every_member_can_change_the_prediction_of_a_combiner(method: str) -> No
         changed = outputs.clone()
         changed[:, member] = -changed[:, member]
         used += not torch.allclose(combiner(changed), combiner(outputs))
-    assert used == 3 if method != "greedy" else used >= 1
+    assert used >= 1 if method in ("greedy", "cascade") else used == 3
 
 
 @every_method
@@ -124,7 +124,7 @@ def test_a_combiner_survives_json_and_tensors_bit_for_bit(method: str, calibrate
     assert describe_combiner(again) == description
 
 
-@every_method
+@pytest.mark.parametrize("method", sorted(COMBINERS.keys() - {"cascade"}))  # whose members are calibrated
 def test_calibration_keeps_every_prediction(method: str) -> None:
     outputs = blend(seed=5)[0]
     plain, calibrated = fit(method), fit(method, calibrated=True)

@@ -26,7 +26,7 @@ from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, ready, stored_ima
 from tests.exporting.test_source import ALONE
 from tests.strategies import family, genomes, grown, scramble, seeds, with_own_top
 
-METHODS = ("mean", "greedy", "stacked", "stacked-network", "poster")
+METHODS = ("mean", "greedy", "stacked", "stacked-network", "cascade", "poster")
 
 
 def joined(
@@ -39,6 +39,7 @@ def joined(
     outputs = torch.randn(40, len(members), features, generator=generator)
     labels = torch.arange(40) % genome.num_classes
     options: dict[str, Any] = {"stacked-network": {"max_epochs": 2}, "poster": {"max_epochs": 2, "residual": False}}
+    options["cascade"] = {"costs": range(1, len(members) + 1)}
     own = options.get(method, {}) | ({"num_classes": genome.num_classes} if output == "penultimate" else {})
     method = "stacked-network" if method == "poster" else method
     combiner = fit_combiner(method, outputs, labels, generator=generator, calibrated=calibrated, **own).combiner
@@ -70,7 +71,8 @@ def test_the_exported_ensemble_of_any_family_gives_its_outputs(
     report = export(ensemble, folder, tolerance=1e-2)
     assert report.exact_gap <= 1e-9
     images = stored_images(genome, 5)
-    assert output_gap(expected(ensemble, images), open_export(folder)(as_user(images))) <= 1e-2
+    kept = ensemble.settled(transform_for(genome)(images)) if method == "cascade" else slice(None)
+    assert output_gap(expected(ensemble, images)[kept], open_export(folder)(as_user(images))[kept]) <= 1e-2
 
 
 @pytest.mark.parametrize("genome", [RICH, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=["batch", "layer"])
@@ -94,6 +96,29 @@ def test_every_format_gives_the_outputs_at_any_batch_size(
             outputs = dict(walk(ensemble.members, x, "evaluate", output=output))
             wanted = ensemble.combiner(torch.stack([outputs[i] for i in range(4)], dim=1))
         assert output_gap(wanted, model(as_user(images))) <= report.tolerance
+
+
+@pytest.mark.parametrize("to", ["source", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_a_cascade_is_exported_and_runs_members_only_on_what_is_open(tmp_path: Path, to: str) -> None:
+    genome = seed_genome("poster", (1, 8, 8), 10)
+    ensemble = joined(family(genome, 0)[:3], "cascade")
+    images = stored_images(genome, 40)
+    x = transform_for(genome)(images)
+    with torch.no_grad():
+        sure = ensemble.combiner.confidences(torch.stack([member(x) for member in ensemble.members], dim=1))[:, :-1]
+    order = sure.amax(dim=1).sort().values
+    ensemble.combiner.threshold.copy_((order[9] + order[10]) / 2)
+    export(ensemble, tmp_path, to)
+    model = open_export(tmp_path)
+    kept = ensemble.settled(x)
+    assert output_gap(expected(ensemble, images)[kept], model(as_user(images))[kept]) <= 1e-4
+    if to == "source":
+        seen: list[int] = []
+        for head in model.run.heads:  # type: ignore[union-attr]
+            head.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        model(as_user(images))
+        assert seen[0] == 40 >= seen[1] >= seen[2]
+        assert seen[2] == 10
 
 
 def test_what_members_share_is_in_the_file_once(tmp_path: Path) -> None:

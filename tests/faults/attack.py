@@ -7,6 +7,7 @@ A run, and images, are made once; each attack changes a copy; each command reads
 """
 
 import argparse
+import ctypes
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 import graftwork.exporting
 import graftwork.reports  # noqa: F401  (what commands import; each forked process would import it again)
@@ -112,6 +115,7 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
         attack(place)
         line = with_source(line, place)
         forge(place)
+        _hand_back()  # what the attack took to make would count as the command's, which is forked
         if reading.unfinished:
             outcome = place.run / "result.json"
             if os.path.lexists(outcome):
@@ -126,6 +130,12 @@ def tried(base: Path, attack: Attack, reading: Reading) -> dict[str, Any]:
         "text": found.text[-300:],
         "wrongs": found.wrongs,
     }
+
+
+def _hand_back() -> None:
+    """Give memory that was freed back to the system."""
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def cases(only: Sequence[str] = (), *, thinned: int = 1) -> Iterator[tuple[str, str, Attack, Reading]]:

@@ -270,6 +270,7 @@ def _finish(
         "survivors": [entries[life.id] for life in alive],
         "ensemble": methods or None,
         "recommended": "mean" if methods else None,
+        "cascade": None,
         "latency": {
             "device": "cpu",
             "threads": 2,

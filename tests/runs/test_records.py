@@ -38,7 +38,12 @@ def result(**changes: Any) -> dict[str, Any]:
     ensemble = {"method": "mean", **ACCURACIES, "ece": 0.1, "nll": 1, "flops": 2}
     values: dict[str, Any] = {"best": network(), "seed_network": None, "survivors": [network(), network("m1")]}
     values |= {"ensemble": [{**ensemble, "held_out_nll": 1, "parameters": 1, "num_members": 1, "members": ["m0"]}]}
-    values |= {"recommended": "mean", "metric": "accuracy", "majority": {"name": "a cat", **ACCURACIES}}
+    values |= {
+        "recommended": "mean",
+        "cascade": None,
+        "metric": "accuracy",
+        "majority": {"name": "a cat", **ACCURACIES},
+    }
     values |= {"mirror_pairs": [["b", "d"]]}
     values |= {"per_class": [{"name": "a cat", "precision": 0.5, "recall": 0.5, "support": 4}]}
     values |= {"test_opened_at": "now", "test_openings": [{"at": "now", "by": "search", "members": ["m0"]}]}

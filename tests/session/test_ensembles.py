@@ -35,7 +35,7 @@ def test_every_method_has_a_row_and_a_stored_ensemble(run: RunFolder) -> None:
     rows = run.read_json("result.json")["ensemble"]
     assert [row["method"] for row in rows] == list(METHODS)
     for row in rows:
-        assert row["num_members"] == 3
+        assert row["num_members"] == 3 or row["method"] == "cascade"
         assert 0 <= row["ece"] <= 1
         assert (run.path / "ensembles" / f"{row['method']}.safetensors").is_file()
 
@@ -65,6 +65,47 @@ def test_a_loaded_ensemble_gives_the_bits_of_its_members_run_alone(run: RunFolde
     assert torch.allclose(ensemble(transform(images)).exp().sum(1), torch.ones(7))
     rows = [ensemble(transform(images[i : i + 1])) for i in range(7)]
     torch.testing.assert_close(torch.cat(rows), ensemble(transform(images)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cascade_is_told_with_its_stages_and_its_curve(run: RunFolder) -> None:
+    result = run.result()
+    found, (row,) = result["cascade"], [row for row in result["ensemble"] or () if row["method"] == "cascade"]
+    assert found is not None
+    assert [stage["id"] for stage in found["stages"]] == row["members"]
+    assert sum(stage["share"] for stage in found["stages"]) == pytest.approx(1)
+    assert found["flops"] == pytest.approx(sum(stage["flops"] * stage["share"] for stage in found["stages"]))
+    assert row["flops"] == round(found["flops"])
+    (chosen,) = [point for point in found["curve"] if point["threshold"] == found["threshold"]]
+    assert chosen["test_accuracy"] == pytest.approx(row["test_accuracy"])
+    assert chosen["validation_accuracy"] == pytest.approx(row["validation_accuracy"])
+    last = run.read_json(f"members/{row['members'][-1]}.json")
+    assert found["curve"][-1]["test_accuracy"] == pytest.approx(last["test_accuracy"])
+    costs = [forward_flops(Genome.from_dict(run.read_json(f"members/{n}.json")["genome"])) for n in row["members"]]
+    assert costs == sorted(costs)
+
+
+def test_a_loaded_cascade_gives_the_predictions_that_the_run_stored(run: RunFolder) -> None:
+    names, problem = members_of(run, "survivors"), Problem.load(SearchConfig.load(run.path / "config.toml"))
+    combine(run, names, methods=["cascade"])
+    ensemble, transform, _ = load_ensemble(run, "cascade")
+    stored = run.load_tensors("predictions/validation.safetensors")["ensemble/cascade"]
+    said = ensemble(transform(problem.images(problem.splits.validation)))
+    torch.testing.assert_close(said, stored, rtol=1e-4, atol=1e-4)
+
+
+def test_no_label_but_those_of_blend_has_a_say_in_a_cascade(run: RunFolder) -> None:
+    names = members_of(run, "survivors")
+    combine(run, names, methods=["cascade"])
+    before = (run.path / "ensembles" / "cascade.safetensors").read_bytes()
+    for split in ("validation", "test"):
+        name = f"predictions/{split}.safetensors"
+        stored = run.load_tensors(name)
+        try:
+            run.save_tensors(name, {**stored, "labels": (stored["labels"] + 1) % 10})
+            combine(run, names, methods=["cascade"])
+        finally:
+            run.save_tensors(name, stored)
+        assert (run.path / "ensembles" / "cascade.safetensors").read_bytes() == before
 
 
 def test_running_stored_members_gives_the_bits_that_the_run_stored(run: RunFolder) -> None:

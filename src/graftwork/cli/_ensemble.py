@@ -17,7 +17,7 @@ def ensemble(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="mean, greedy, stacked, stacked-network, mean-calibrated, stacked-calibrated. "
+            help="mean, greedy, stacked, stacked-network, cascade, mean-calibrated, stacked-calibrated. "
             "\\[default: all that the blend split suffices for]"
         ),
     ] = None,

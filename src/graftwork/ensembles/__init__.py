@@ -8,8 +8,10 @@ Arrays keep the order [example, member, class] throughout, so what is computed f
 * ``stacked-network``: a small network like the report's hierarchical ensemble, added to the mean of the
   log-probabilities, and kept where held-out examples are more likely with it.
 
-Each can be calibrated by one temperature. ``fit_combiner`` makes a combiner and says what it does on held-out examples,
-``Ensemble`` joins it to its members.
+* ``cascade``: members in order of cost; each is asked only where those before it are not sure.
+
+Each but the last can be calibrated by one temperature. ``fit_combiner`` makes a combiner and says what it does on
+held-out examples, ``Ensemble`` joins it to its members.
 """
 
 from graftwork.ensembles._arrays import (
@@ -18,7 +20,9 @@ from graftwork.ensembles._arrays import (
     greedy_forward_selection,
     mean_probabilities,
 )
+from graftwork.ensembles._cascade import NEVER, CascadePoint, cascade_curve, fit_cascade, thresholds_of
 from graftwork.ensembles._combiners import (
+    CascadeCombiner,
     Combiner,
     LinearCombiner,
     MeanCombiner,
@@ -32,6 +36,9 @@ from graftwork.ensembles._state import combiner_from, describe_combiner
 
 __all__ = [
     "COMBINERS",
+    "NEVER",
+    "CascadeCombiner",
+    "CascadePoint",
     "Combiner",
     "CombinerFit",
     "Ensemble",
@@ -42,11 +49,14 @@ __all__ = [
     "NetworkFit",
     "NetworkSettings",
     "TemperatureCombiner",
+    "cascade_curve",
     "combiner_from",
     "describe_combiner",
+    "fit_cascade",
     "fit_combiner",
     "fit_network",
     "fit_temperature",
     "greedy_forward_selection",
     "mean_probabilities",
+    "thresholds_of",
 ]

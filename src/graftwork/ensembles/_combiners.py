@@ -188,5 +188,49 @@ class TemperatureCombiner(nn.Module):
         return F.log_softmax(self.combiner(outputs) / self.temperature, dim=1)
 
 
-Combiner = MeanCombiner | LinearCombiner | NetworkCombiner | TemperatureCombiner
+class CascadeCombiner(nn.Module):
+    """The first member, in their order, that is sure enough; the last where none is.
+
+    Args:
+        temperatures: Temperature of each member, by which its confidence is calibrated; positive.
+        threshold: Confidence, the probability of the likeliest class, at which a member is believed. 0: the first one
+            always is; above 1: only the last.
+
+    Raises:
+        ConfigError: If there are no members, or a temperature isn't positive.
+    """
+
+    temperatures: Tensor
+    threshold: Tensor
+
+    def __init__(self, temperatures: Sequence[float], threshold: float) -> None:
+        super().__init__()
+        if not temperatures or not min(temperatures) > 0:
+            raise ConfigError(f"cascade: expected a temperature > 0 of each member, got {temperatures!r}")
+        self.register_buffer("temperatures", torch.tensor(temperatures))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def confidences(self, outputs: Tensor) -> Tensor:
+        """Probability of each member's likeliest class, [B, K], of logits [B, K, classes]."""
+        check_outputs(outputs, len(self.temperatures))
+        return F.softmax(outputs / self.temperatures[:, None], dim=2).amax(dim=2)
+
+    def settles(self, number: int, logits: Tensor) -> Tensor:
+        """Which images a member settles, bool [B], by its logits [B, classes]."""
+        return F.softmax(logits / self.temperatures[number], dim=1).amax(dim=1) >= self.threshold
+
+    def stages(self, outputs: Tensor) -> Tensor:
+        """Number of the member that settles each image, int64 [B], of logits [B, K, classes]."""
+        sure = self.confidences(outputs) >= self.threshold
+        last = torch.ones_like(sure[:, :1])
+        return torch.cat([sure[:, :-1], last], dim=1).int().argmax(dim=1)  # of equals the first
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Combine logits [B, K, classes] to log-probabilities [B, classes]."""
+        log_probabilities = F.log_softmax(outputs / self.temperatures[:, None], dim=2)
+        rows = self.stages(outputs)[:, None, None].expand(-1, 1, outputs.shape[2])
+        return log_probabilities.gather(1, rows)[:, 0]
+
+
+Combiner = MeanCombiner | LinearCombiner | NetworkCombiner | TemperatureCombiner | CascadeCombiner
 """Every combiner maps [B, K, features] to log-probabilities [B, classes], row by row."""

@@ -1,6 +1,6 @@
 """Ensembles by name: fitting a combiner on the blend split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.ensembles._arrays import fit_temperature, greedy_forward_selection
+from graftwork.ensembles._cascade import fit_cascade
 from graftwork.ensembles._check import check_blend, check_stackable
 from graftwork.ensembles._combiners import (
+    CascadeCombiner,
     Combiner,
     LinearCombiner,
     MeanCombiner,
@@ -53,7 +55,7 @@ class _Blend:
     class_weights: Tensor | None
 
 
-Fitted = tuple[MeanCombiner | LinearCombiner | NetworkCombiner, Tensor]
+Fitted = tuple[MeanCombiner | LinearCombiner | NetworkCombiner | CascadeCombiner, Tensor]
 """A combiner, and the log-probabilities [example, class] by combiners that were fitted without the example."""
 
 
@@ -98,12 +100,22 @@ def _fit_stacked_network(blend: _Blend, **options: Any) -> Fitted:
     return fit.combiner, fit.held_out
 
 
+def _fit_cascade(blend: _Blend, *, costs: Sequence[float] | None = None) -> Fitted:
+    costs = range(1, blend.outputs.shape[1] + 1) if costs is None else costs
+
+    def fit(outputs: Tensor, labels: Tensor) -> CascadeCombiner:
+        return fit_cascade(outputs, labels, costs=costs, class_weights=blend.class_weights)
+
+    return fit(blend.outputs, blend.labels), cross_fit(fit, blend.outputs, blend.labels, blend.folds)
+
+
 COMBINERS: Mapping[str, Callable[..., Fitted]] = MappingProxyType(
     {
         "mean": _fit_mean,
         "greedy": _fit_greedy,
         "stacked": _fit_stacked,
         "stacked-network": _fit_stacked_network,
+        "cascade": _fit_cascade,
     }
 )
 """Methods by the name that ``--method`` takes."""
@@ -131,7 +143,8 @@ def fit_combiner(
             since a combiner is overconfident on what it was fitted on.
         class_weights: Weight of the examples of each class, float [class]. None: 1.
         **options: Options of the method: ``num_steps`` and ``criterion`` of ``greedy_forward_selection``,
-            ``num_classes`` of ``stacked`` (None: outputs are logits), or the fields of ``NetworkSettings``.
+            ``num_classes`` of ``stacked`` (None: outputs are logits), ``costs`` of ``cascade`` (see ``fit_cascade``;
+            None: each member costs the same more), or the fields of ``NetworkSettings``.
 
     Raises:
         ConfigError: If the method is unknown, doesn't take these options, or has too few examples.
@@ -150,7 +163,7 @@ def fit_combiner(
         raise ConfigError(
             f"ensemble method {method}: expected options that it takes, got {options!r}: {error}"
         ) from error
-    if not calibrated:
+    if not calibrated or isinstance(combiner, CascadeCombiner):  # whose members are calibrated one by one
         return CombinerFit(combiner=combiner.eval(), held_out=held_out)
 
     def temperature_of(log_probabilities: Tensor, labels: Tensor) -> float:

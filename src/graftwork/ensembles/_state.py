@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graftwork._files import damaged
 from graftwork.ensembles._combiners import (
+    CascadeCombiner,
     Combiner,
     LinearCombiner,
     MeanCombiner,
@@ -21,6 +22,8 @@ def describe_combiner(combiner: Combiner) -> dict[str, Any]:
         return {"kind": "temperature", "combiner": describe_combiner(combiner.combiner)}
     if isinstance(combiner, MeanCombiner):
         return {"kind": "mean", "num_members": len(combiner.log_weights)}
+    if isinstance(combiner, CascadeCombiner):
+        return {"kind": "cascade", "num_members": len(combiner.temperatures)}
     if isinstance(combiner, LinearCombiner):
         return {
             "kind": "linear",
@@ -64,14 +67,16 @@ def _blank(description: Mapping[str, Any], limit: int) -> Combiner:
     kind = options.pop("kind")
     if kind == "temperature":
         inner = _blank(options["combiner"], limit)
-        if isinstance(inner, TemperatureCombiner):
-            raise ValueError("a temperature inside a temperature")
+        if isinstance(inner, TemperatureCombiner | CascadeCombiner):
+            raise ValueError(f"a {options['combiner']['kind']} inside a temperature")
         return TemperatureCombiner(inner, 1.0)
-    if kind not in ("mean", "linear", "network"):
+    if kind not in ("mean", "linear", "network", "cascade"):
         raise ValueError(f"no combiner of kind {kind!r}")
     residual, log_probabilities = (bool(options.pop(name, False)) for name in ("residual", "log_probabilities"))
     if not all(type(size) is int and 0 < size <= limit for size in options.values()):
         raise ValueError(f"sizes beyond the {limit:,} numbers that are there: {options}")
+    if kind == "cascade":
+        return CascadeCombiner([1.0] * options["num_members"], 0.0)
     if kind == "mean":
         return MeanCombiner([1.0] * options["num_members"])
     members, features, classes = (options[name] for name in ("num_members", "num_features", "num_classes"))

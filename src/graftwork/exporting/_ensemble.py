@@ -26,6 +26,9 @@ from graftwork.exporting._tensors import segment_tensors
 from graftwork.networks import Member
 from graftwork.networks.execution import InputTransform, Output, Segment, prefix_tree, walk
 
+_MARGIN = 0.01
+"""Confidences so close to a cascade's threshold may fall on its other side by rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Joined:
@@ -48,6 +51,15 @@ class Joined:
         outputs = dict(walk(self.members, x, "evaluate", output=self.output))
         result: Tensor = self.combiner(torch.stack([outputs[index] for index in range(len(self.members))], dim=1))
         return result
+
+    def settled(self, x: Tensor) -> Tensor:
+        """Of which images [B, C, H, W] no member of a cascade is just as sure as it has to be: bool [B]."""
+        outputs = dict(walk(self.members, x, "evaluate"))
+        stacked = torch.stack([outputs[index] for index in range(len(self.members))], dim=1)
+        temperatures, threshold = (self.combiner.get_buffer(name) for name in ("temperatures", "threshold"))
+        sure = (stacked / temperatures[:, None]).softmax(dim=2).amax(dim=2)[:, :-1]
+        clear = ((sure - threshold).abs() > _MARGIN).all(dim=1)
+        return clear if bool(clear.any()) else torch.ones_like(clear)
 
 
 def export_ensemble(
@@ -120,6 +132,7 @@ def export_ensemble(
         transform=transform,
         exact=twin.run,
         run=ensemble.run,
+        settled=ensemble.settled if ensemble.description["kind"] == "cascade" else None,
         tolerance=default_tolerance(genomes[0].norm, front) if tolerance is None else tolerance,
         front=front,
     )

@@ -127,6 +127,8 @@ class Subject:
         run: Normalised float32 images → outputs, as graftwork computes them.
         tolerance: Largest relative gap of the files from ``run``.
         front: Trunk that makes the features which all of these read; ``None``: they read images.
+        settled: Normalised float32 images → which of them rounding can't send another way, bool [B]; only these are
+            compared. ``None``: all.
     """
 
     noun: str = field(kw_only=False)
@@ -138,6 +140,7 @@ class Subject:
     run: Callable[[Tensor], Tensor]
     tolerance: float
     front: Front | None = None
+    settled: Callable[[Tensor], Tensor] | None = None
 
 
 def default_tolerance(norm: Norm, front: Front | None) -> float:
@@ -238,11 +241,13 @@ def _gap(subject: Subject, file: Path) -> float:
     images = torch.randint(0, 256, shape, generator=_generator(), dtype=torch.uint8)
     with torch.no_grad():
         read = images if subject.front is None else subject.front.trunk.features(images)
-        expected = subject.run(subject.transform(read))
+        given = subject.transform(read)
+        expected = subject.run(given)
+        kept = slice(None) if subject.settled is None else subject.settled(given).cpu()
     exported = open_export(file)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     parts = [exported(part.contiguous()) for part in torch.split(pixels, [NUM_CHECKED - 3, 3])]
-    return output_gap(expected, torch.cat(parts))
+    return output_gap(expected[kept], torch.cat(parts)[kept])
 
 
 def _generator() -> torch.Generator:

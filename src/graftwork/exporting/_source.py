@@ -243,6 +243,7 @@ def render_ensemble(
         leaves=_assignment("LEAVES", [leaves[index] for index in range(len(genomes))]),
         scaled="" if first.head.scale == 1 or without_last else f" * {first.head.scale}",
         kinds={combiner["kind"], inner["kind"]},
+        paths=_assignment("PATHS", _paths(segments, [leaves[index] for index in range(len(genomes))])),
         residual=inner.get("residual", False),
         log_probabilities=inner.get("log_probabilities", False),
         combiner=_combiner_text(combiner),
@@ -251,11 +252,23 @@ def render_ensemble(
     return text.rstrip("\n") + "\n"
 
 
+def _paths(segments: Sequence[Segment], leaves: Sequence[int]) -> list[list[int]]:
+    """Segments from the images to each leaf."""
+    paths = []
+    for leaf in leaves:
+        path, at = list[int](), segments[leaf].parent
+        while at is not None:
+            path.append(at)
+            at = segments[at].parent
+        paths.append([*path[::-1], leaf])
+    return paths
+
+
 def _combiner_text(combiner: Mapping[str, Any]) -> str:
     if combiner["kind"] == "temperature":
         return f"TemperatureCombiner({_combiner_text(combiner['combiner'])})"
-    if combiner["kind"] == "mean":
-        return f"MeanCombiner({combiner['num_members']})"
+    if combiner["kind"] in ("mean", "cascade"):
+        return f"{combiner['kind'].capitalize()}Combiner({combiner['num_members']})"
     middle = ["hidden_features"] if combiner["kind"] == "network" else []
     sizes = [combiner[key] for key in ("num_members", "num_features", *middle, "num_classes")]
     return f"{combiner['kind'].capitalize()}Combiner({', '.join(map(str, sizes))})"

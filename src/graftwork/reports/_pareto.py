@@ -70,6 +70,7 @@ def pareto_figure(run: RunData, *, cost: Cost) -> "Figure":
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=INK, lw=0.9, ls=(0, (1, 2)), zorder=2)
     _control(axes, run, cost)
+    cascaded = cost == "flops" and _cascade(axes, run)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -79,7 +80,9 @@ def pareto_figure(run: RunData, *, cost: Cost) -> "Figure":
     axes.margins(x=0.1, y=0.12)
     _name(axes, labels)
     figure.legend(
-        handles=_legend(run, tested=bool(tested), others=cost != "latency"), loc="outside lower center", ncols=2
+        handles=_legend(run, tested=bool(tested), others=cost != "latency", cascade=cascaded),
+        loc="outside lower center",
+        ncols=2,
     )
     return figure
 
@@ -136,7 +139,23 @@ def _control(axes: "Axes", run: RunData, cost: Cost) -> None:
         axes.plot(x, 100 * last.validation_accuracy, "D", ms=5, mfc=PAPER, mec=INK)
 
 
-def _legend(run: RunData, *, tested: bool, others: bool) -> "list[Line2D]":
+def _cascade(axes: "Axes", run: RunData) -> bool:
+    """Draw what a cascade gives on test against its mean cost, with a square at the threshold that blend chose.
+
+    Returns:
+        Whether there is one.
+    """
+    found = run.result["cascade"] if run.result else None
+    if found is None:
+        return False
+    points = [(point["flops"], 100 * point["test_accuracy"]) for point in found["curve"]]
+    axes.plot(*zip(*points, strict=True), color=INK, lw=1.1, alpha=0.7, zorder=2)
+    chosen = [100 * point["test_accuracy"] for point in found["curve"] if point["threshold"] == found["threshold"]]
+    axes.plot([found["flops"]] * len(chosen), chosen, "s", ms=6, color=INK, mec=PAPER, mew=0.8, zorder=4)
+    return True
+
+
+def _legend(run: RunData, *, tested: bool, others: bool, cascade: bool) -> "list[Line2D]":
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], lw=0, marker="o", ms=6, mfc=PAPER, mec=INK, label="survivor, validation")]
@@ -146,4 +165,6 @@ def _legend(run: RunData, *, tested: bool, others: bool) -> "list[Line2D]":
         entries.append(Line2D([], [], lw=0, marker="o", ms=3.5, color=FAINT, label="others, validation"))
     if run.control:
         entries.append(Line2D([], [], lw=0, marker="D", ms=5, color=INK, label="seed network alone"))
+    if cascade:
+        entries.append(Line2D([], [], lw=1.1, marker="s", ms=6, color=INK, label="cascade, test: mean of an image"))
     return entries

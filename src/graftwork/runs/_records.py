@@ -187,6 +187,32 @@ class EnsembleResult(Accuracies):
     members: list[Id]
 
 
+class CascadeStage(TypedDict):
+    """A member of a cascade: FLOPs of an image that it settles, those before it included, and its share of images."""
+
+    id: Id
+    flops: Count
+    share: Share
+
+
+class CascadePoint(TypedDict):
+    """A cascade at one threshold; ``flops`` is the mean of an image of the test split."""
+
+    threshold: Amount
+    flops: Amount
+    validation_accuracy: Share
+    test_accuracy: Share
+
+
+class CascadeResult(TypedDict):
+    """A cascade: its threshold, chosen on the blend split, mean FLOPs of a test image, members in order, and curve."""
+
+    threshold: Amount
+    flops: Amount
+    stages: list[CascadeStage]
+    curve: list[CascadePoint]
+
+
 class Opening(TypedDict):
     """One opening of the test split: when, by which command, and which networks it scored."""
 
@@ -251,6 +277,7 @@ class FinalScores(TypedDict):
     latency: LatencyResult
     ensemble: list[EnsembleResult] | None
     recommended: Id | None
+    cascade: CascadeResult | None
 
 
 class Result(FinalScores):

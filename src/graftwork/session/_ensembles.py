@@ -9,12 +9,20 @@ from torch import Tensor
 
 from graftwork._files import damaged
 from graftwork.datasets import balanced_weights
-from graftwork.ensembles import Combiner, Ensemble, combiner_from, describe_combiner, fit_combiner
+from graftwork.ensembles import (
+    CascadeCombiner,
+    Combiner,
+    Ensemble,
+    combiner_from,
+    describe_combiner,
+    fit_combiner,
+)
 from graftwork.errors import ConfigError, RunError
 from graftwork.metrics import class_scores, expected_calibration_error, negative_log_likelihood, wilson_interval
-from graftwork.networks.execution import InputTransform, Output, shared_flops
+from graftwork.networks.execution import InputTransform, Output, shared_flops, staged_outputs
 from graftwork.networks.genome import Genome, parameters_per_entry
-from graftwork.runs import Accuracies, EnsembleResult, NetworkResult, RunFolder, load_member
+from graftwork.runs import Accuracies, CascadeResult, EnsembleResult, NetworkResult, RunFolder, load_member
+from graftwork.session._cascade import chain_of, costs_of, describe_cascade
 from graftwork.session._predictions import StoredPredictions, run_together, store_penultimate
 
 METHODS: Mapping[str, tuple[str, bool]] = {
@@ -22,6 +30,7 @@ METHODS: Mapping[str, tuple[str, bool]] = {
     "greedy": ("greedy", False),
     "stacked": ("stacked", False),
     "stacked-network": ("stacked-network", False),
+    "cascade": ("cascade", False),
     "mean-calibrated": ("mean", True),
     "stacked-calibrated": ("stacked", True),
 }
@@ -121,13 +130,14 @@ def combine(
     Returns:
         One row a method, as in ``result.json``: accuracies, ``ece`` and ``nll`` on the test split, ``held_out_nll`` on
         the blend split by cross-fitting, ``parameters`` with shared blocks counted once, ``flops`` with shared prefixes
-        run once, ``num_members``. Members count whole, also where only their penultimate features are used.
+        run once (of a cascade the mean of the test images), ``num_members``. Members count whole, also where only their
+        penultimate features are used.
 
     Raises:
         RunError: If predictions are missing.
         ConfigError: If a method is unknown, can't take these features, or needs a larger blend split.
     """
-    load, suffix, options = StoredPredictions.load, "", dict[str, int]()
+    load, suffix, options = StoredPredictions.load, "", dict[str, Any]()
     classes = load(run, "blend", members).outputs.shape[2]
     if features == "penultimate":
         methods = PENULTIMATE_METHODS if methods is None else methods
@@ -148,25 +158,34 @@ def combine(
         weights = torch.from_numpy(balanced_weights(counts)).float()
     genomes = [Genome.from_dict(run.read_json(f"members/{name}.json")["genome"]) for name in members]
     rows, stored = list[EnsembleResult](), dict[str, dict[str, Tensor]](validation={}, test={})
+    outputs = {"blend": blend.outputs, "validation": validation.outputs, "test": test.outputs}
     for wanted in methods:
         method, calibrated = METHODS.get(wanted, (wanted, False))
-        name, generator = wanted + suffix, torch.Generator().manual_seed(seed)
+        name, generator, own_options = wanted + suffix, torch.Generator().manual_seed(seed), options
+        chosen = list(range(len(members)))
+        if method == "cascade":
+            chosen = chain_of(genomes, blend.outputs, blend.labels, weights)
+            own_options = {"costs": costs_of([genomes[index] for index in chosen])}
+        asked, own = [members[index] for index in chosen], {key: x[:, chosen] for key, x in outputs.items()}
         fit = fit_combiner(
             method,
-            blend.outputs,
+            own["blend"],
             blend.labels,
             generator=generator,
             calibrated=calibrated,
             class_weights=weights,
-            **options,
+            **own_options,
         )
-        _save(run, name, members, fit.combiner, features)
+        costs, cascade = ensemble_costs([genomes[index] for index in chosen], fit.combiner), None
+        if isinstance(fit.combiner, CascadeCombiner):
+            cascade = describe_cascade(asked, own_options["costs"], fit.combiner, own, labels)
+            costs = costs[0], round(cascade["flops"])
+        _save(run, name, asked, fit.combiner, features, cascade)
         with torch.no_grad():
-            said = {"validation": fit.combiner(validation.outputs), "test": fit.combiner(test.outputs)}
+            said = {split: fit.combiner(own[split]) for split in ("validation", "test")}
         for split, log_probabilities in said.items():
             stored[split][f"ensemble/{name}"] = log_probabilities
-        costs = ensemble_costs(genomes, fit.combiner)
-        rows.append(_row(name, members, said, labels, costs, fit.held_out_nll(blend.labels, weights)))
+        rows.append(_row(name, asked, said, labels, costs, fit.held_out_nll(blend.labels, weights)))
     for split, predictions in stored.items():
         name = f"predictions/{split}.safetensors"
         run.save_tensors(name, {**run.load_tensors(name), **predictions})
@@ -208,10 +227,17 @@ def recommend(rows: Sequence[EnsembleResult]) -> str:
     return min(rows, key=lambda row: row["held_out_nll"])["method"]
 
 
-def _save(run: RunFolder, name: str, members: Sequence[str], combiner: Combiner, features: Output) -> None:
+def _save(
+    run: RunFolder,
+    name: str,
+    members: Sequence[str],
+    combiner: Combiner,
+    features: Output,
+    cascade: CascadeResult | None,
+) -> None:
     run.save_tensors(f"ensembles/{name}.safetensors", combiner.state_dict())
     stored = {"members": list(members), "features": features, "combiner": describe_combiner(combiner)}
-    run.write_json(f"ensembles/{name}.json", stored)
+    run.write_json(f"ensembles/{name}.json", stored if cascade is None else {**stored, "cascade": cascade})
 
 
 def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, dict[str, Any]]:
@@ -233,7 +259,10 @@ def load_ensemble(run: RunFolder, name: str) -> tuple[Ensemble, InputTransform, 
         combiner = combiner_from(data["combiner"], run.load_tensors(f"ensembles/{name}.safetensors"))
         loaded = [load_member(run, member) for member in data["members"]]
         members, transform, first = [entry[0] for entry in loaded], *loaded[0][1:]
-        return Ensemble(members, combiner, run_all=partial(run_together, members, output=output)), transform, first
+        run_all = partial(run_together, members, output=output)
+        if isinstance(combiner, CascadeCombiner):
+            run_all = partial(staged_outputs, members, settles=combiner.settles)
+        return Ensemble(members, combiner, run_all=run_all), transform, first
 
 
 def members_of(run: RunFolder, wanted: str) -> list[str]:

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.ensembles import CascadeCombiner, Ensemble
 from graftwork.evolution import Population
 from graftwork.machine import LATENCY_BATCH, noise_images, time_passes
 from graftwork.metrics import class_scores
 from graftwork.networks.genome import Genome, forward_flops, num_parameters
 from graftwork.runs import (
+    CascadeResult,
     ClassResult,
     EnsembleResult,
     FinalScores,
@@ -31,6 +33,9 @@ from graftwork.session._race import pairs_of
 from graftwork.session._setup import Setup
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
+
+_ONE_BY_ONE = 4
+"""Images on which a cascade is timed one by one."""
 
 CONTROL = MemberId("seed_network")
 """The control's name in a run folder: the seed genome trained alone."""
@@ -93,6 +98,7 @@ class FinalScoring:
             "latency": self._latency(ensembles or ()),
             "ensemble": ensembles,
             "recommended": recommend(ensembles) if ensembles else None,
+            "cascade": self._cascade(ensembles or ()),
         }
 
     def _latency(self, ensembles: Sequence[EnsembleResult]) -> LatencyResult:
@@ -109,7 +115,11 @@ class FinalScoring:
             times = [self._milliseconds(run, members[0].genome, count, device) for count in counts]
             outputs = [run(noise_images(members[0].genome, count, device)) for count in counts]
         for row in ensembles:
-            combiner = load_ensemble(self._run, row["method"])[0].combiner.to(device)
+            ensemble = load_ensemble(self._run, row["method"])[0].to(device)
+            combiner = ensemble.combiner
+            if isinstance(combiner, CascadeCombiner):  # what it runs depends on the images
+                together[row["method"]] = self._cascade_latency(ensemble, device)
+                continue
             own = [1000 * time_passes(combiner, x) for x in outputs]
             together[row["method"]] = _both([first + then for first, then in zip(times, own, strict=True)])
         return {
@@ -119,6 +129,17 @@ class FinalScoring:
             "networks": found,
             "ensembles": together,
         }
+
+    def _cascade_latency(self, cascade: Ensemble, device: torch.device) -> NetworkLatency:
+        """Time a cascade on validation images: the mean of a few one by one, and a batch; with a trunk's part."""
+        problem = self._setup.problem
+        rows = np.resize(problem.splits.validation, LATENCY_BATCH)
+        images, run = problem.images(rows).to(device), lambda x: cascade(problem.transform(x))
+        if problem.trunk is not None and problem.learned is None:
+            trunk = problem.trunk.to(device)
+            images, run = problem.shown(rows).to(device), lambda x: cascade(problem.transform(trunk.features(x)))
+        few = [1000 * time_passes(run, images[row : row + 1]) for row in range(_ONE_BY_ONE)]
+        return _both([sum(few) / len(few), 1000 * time_passes(run, images)])
 
     def _milliseconds(
         self, member: Callable[[Tensor], Tensor], genome: Genome, count: int, device: torch.device
@@ -139,6 +160,13 @@ class FinalScoring:
         if len(survivors) < 2 or not len(self._setup.problem.splits.blend):
             return None
         return combine(self._run, survivors, seed=self._setup.config.seed)
+
+    def _cascade(self, ensembles: Sequence[EnsembleResult]) -> CascadeResult | None:
+        """What `combine` has stored of the cascade; ``None`` where it made none."""
+        if "cascade" not in (row["method"] for row in ensembles):
+            return None
+        found: CascadeResult = self._run.read_json("ensembles/cascade.json")["cascade"]
+        return found
 
     def _logits(self, test_images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Logits [N, classes] on validation, test and blend, by name; each population over its own bank."""

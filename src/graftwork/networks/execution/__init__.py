@@ -2,6 +2,7 @@
 
 `run_stem`, `run_item` and `run_head` are the forward of stem, item and head, in a plain *reference* form and a *fused*
 one; `walk` runs many members over one batch and computes each common prefix once (`prefix_tree` is that plan as data);
+`staged_outputs` runs each only where those before it have left an image open;
 `InputTransform` turns stored images into what networks read. `set_kernels` chooses what runs the passes between the
 products of the fused form: PyTorch (the default) or compiled kernels.
 """
@@ -17,6 +18,7 @@ from graftwork.networks.execution._layer import (
 )
 from graftwork.networks.execution._native import get_kernels, set_kernels, using_kernels
 from graftwork.networks.execution._ops import Form, Mode, Settings, Statistics, Weights
+from graftwork.networks.execution._stages import Settles, staged_outputs
 from graftwork.networks.execution._tree import Segment, prefix_tree
 from graftwork.networks.execution._walk import Output, Runnable, shared_flops, walk
 
@@ -28,6 +30,7 @@ __all__ = [
     "Runnable",
     "Segment",
     "Settings",
+    "Settles",
     "Statistics",
     "Weights",
     "cancelled_scale",
@@ -40,6 +43,7 @@ __all__ = [
     "run_stem",
     "set_kernels",
     "shared_flops",
+    "staged_outputs",
     "using_kernels",
     "walk",
 ]
