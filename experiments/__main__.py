@@ -21,8 +21,8 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, growth, poster-growth, "
-            "deep-growth, carry, trainer-growth, score-sites or new-weights."
+            help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, strategies, growth, "
+            "poster-growth, deep-growth, carry, trainer-growth, score-sites or new-weights."
         ),
     ],
     data: Annotated[
@@ -39,7 +39,7 @@ def reproduce(
             help="Factor on the number of steps or FLOPs. \\[default: 1, the poster's size where the poster has one]",
         ),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="FLOPs of each search of coevolution (0.1PFLOP).")] = None,
+    budget: Annotated[str | None, typer.Option(help="FLOPs of each run (0.1PFLOP): coevolution, strategies.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. \\[default: results/NAME]")] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the run folders of studies whose arms are whole runs. [runs/NAME]")

@@ -114,6 +114,7 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)  # after everything that may be wrong
     runs.mkdir(parents=True, exist_ok=True)
     note(f"{study.name}: {len(todo)} of {len(cases)} seeds to run, {len(tasks)} tasks, {jobs} at a time")
+    note(f"  {study.measure} of a run: {size}")
     for number, name in enumerate(run_tasks(tasks, jobs=jobs), start=1):
         note(f"  {name} is done ({number} of {len(tasks)})")
         for case in cases:
