@@ -14,14 +14,15 @@ WHEEL := build/wheel-test
 CODE := src experiments tests benchmarks examples docs
 
 # One thread a process: the tests already run in WORKERS processes.
-test test-slow layers docs: export OMP_NUM_THREADS := 1
+test test-slow test-interop layers docs: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test test-slow check format format-check lint types layers docs wheel-test clean
+.PHONY: help demo test test-slow test-interop check format format-check lint types layers docs wheel-test clean
 
 help:
 	@echo "make demo       evolve networks on letters rendered here, and write a report"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take longer than a few seconds"
+	@echo "make test-interop  run the tests against skorch, loggers, Optuna and the hub's package"
 	@echo "make check      everything that has to pass: format, lint, types, layers, tests, docs, wheel"
 	@echo "make docs       build the documentation into site/"
 	@echo "make format     format the code"
@@ -51,6 +52,14 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist worksteal
+
+# Heavy packages, installed for this alone; `make test` runs these tests too from then on.
+$(VENV)/.interop: $(VENV)/.dev
+	$(PIP) --editable '.[interop]'
+	@touch $@
+
+test-interop: $(VENV)/.interop
+	$(BIN)/python -m tests.interop --json results/interop.json
 
 check: format-check lint types layers test docs wheel-test
 	@echo "make check: everything passed"

@@ -1,5 +1,6 @@
 """``graftwork export``."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 INT8 = "onnx-int8"
+HUB = "hub"
 _CALIBRATION = 128
 """Images that the ranges of activations are measured on."""
 
@@ -24,8 +26,9 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="source (plain PyTorch and safetensors), pt2, onnx, or onnx-int8 (both sizes, with what 8 bits cost "
-            "in accuracy on the validation split; needs the run's data)."
+            help="source (plain PyTorch and safetensors), hub (the same with config and model card, for the Hugging "
+            "Face hub), pt2, onnx, or onnx-int8 (both sizes, with what 8 bits cost in accuracy on the validation "
+            "split; needs the run's data)."
         ),
     ] = "source",
     out: Annotated[Path | None, typer.Option(help="Folder. \\[default: RUN/export/MEMBER-FORM]")] = None,
@@ -34,10 +37,14 @@ def export(
         str | None, typer.Option(help="Ensemble of the run instead of a member: mean, stacked, …")
     ] = None,
     trunk: options.TrunkOf = None,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="Of the model, for the card of --to hub: apache-2.0, … \\[default: unknown]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is there.")] = False,
 ) -> None:
     """Export a member or an ensemble as a model that runs without graftwork; checked to give the same outputs."""
-    from graftwork.exporting import quantize_export
+    from graftwork.exporting import export_hub, quantize_export
     from graftwork.runs import RunFolder
     from graftwork.session import front_of, problem_of
 
@@ -45,12 +52,18 @@ def export(
     if ensemble is not None and member is not None:
         raise InputError(f"export: give either --member or --ensemble, got {member!r} and {ensemble!r}")
     name = ensemble or member or folder.result()["best"]["id"]
+    if license_ is not None and to != HUB:
+        raise InputError(f"export: --license stands in the card of --to hub, got it with --to {to}; leave it out")
     target = out or run / "export" / f"{name}-{to}"
     problem = problem_of(folder, trunk=trunk) if to == INT8 else None
-    write = _export_member if ensemble is None else _export_ensemble
-    found = write(
-        folder, name, "onnx" if to == INT8 else to, target, overwrite=overwrite, front=front_of(folder, trunk)
-    )
+    front = front_of(folder, trunk)
+    write = partial(_export_member if ensemble is None else _export_ensemble, folder, name, front=front)
+    if to == HUB:
+        given: dict[str, Any] = {"ensemble": ensemble is not None, "licence": license_ or "unknown"}
+        source = partial(write, "source", overwrite=False)
+        found = export_hub(folder, name, target, source=source, overwrite=overwrite, **given)
+    else:
+        found = write("onnx" if to == INT8 else to, target, overwrite=overwrite)
     _tell_export(found, "member" if ensemble is None else "ensemble")
     if problem is not None:
         held_out = problem.splits.validation

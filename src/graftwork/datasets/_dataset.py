@@ -1,12 +1,12 @@
 """ImageDataset: images and labels, decoded."""
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork._html import table
 from graftwork.errors import DataError
 
 Images = NDArray[np.uint8]
@@ -86,9 +86,8 @@ class ImageDataset:
 
     def _repr_html_(self) -> str:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
-        pairs = zip(self.class_names, counts, strict=True)
-        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in pairs)
-        return f"<b>{html.escape(repr(self))}</b><table><tr><th>class</th><th>images</th></tr>{rows}</table>"
+        rows = [(name, f"{count:,}") for name, count in zip(self.class_names, counts, strict=True)]
+        return table(repr(self), ("class", "images"), rows)
 
 
 def check_labels(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from graftwork._html import table
 from graftwork.errors import ConfigError
 
 
@@ -82,6 +83,13 @@ class Plan:
         if self.total_steps is None:
             return self.initial_fraction
         return max(1, self.initial_steps or 0) / max(1, self.total_steps)
+
+    def _repr_html_(self) -> str:
+        rounds = range(self.num_generations + 1)
+        if self.flops is None:
+            return table("Plan", ("round", "updates until then"), [(n, f"{self.steps_until(n):,}") for n in rounds])
+        rows = [(n, f"{self.flops_until(n) / 1e12:.4g}") for n in rounds]
+        return table("Plan", ("round", "TFLOP until then"), rows)
 
     def alone(self, flops: int) -> "Plan":
         """The same plan for one network with this number of FLOPs, scoring included: the control of a search."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graftwork._html import table
 from graftwork.errors import InputError
 from graftwork.evolution.transforms import Growth
 from graftwork.networks import Member, bind
@@ -221,10 +222,6 @@ class Population:
         return f"<Population: {len(self)} members, {self.bank!r}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{i}</td><td>{self.birth(i).parent or ''}</td><td>{self.birth(i).transform}</td>"
-            f"<td>{num_parameters(member.genome):,}</td></tr>"
-            for i, member in self._members.items()
-        )
-        head = "<tr><th>member</th><th>parent</th><th>transform</th><th>parameters</th></tr>"
-        return f"<table>{head}{rows}</table>"
+        births = [self.birth(member_id) for member_id in self._members]
+        rows = [(one.id, one.parent or "", one.transform, f"{num_parameters(one.genome):,}") for one in births]
+        return table(repr(self), ("member", "parent", "transform", "parameters"), rows)

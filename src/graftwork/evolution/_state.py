@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork._html import table
 from graftwork.evolution._population import Birth, Population
 from graftwork.evolution.mutation import MutationReport
 from graftwork.networks import Member
@@ -162,6 +163,14 @@ class Generation:
     def __repr__(self) -> str:
         top = f"best {self.best} at {self.best_accuracy:.4f} validation"
         return f"<Generation {self.number}: {len(self.members)} members, {top}>"
+
+    def _repr_html_(self) -> str:
+        born = {birth.id: f"{birth.transform} of {birth.parent}" for birth in self.births if birth.parent}
+        rows = [
+            (name, f"{accuracy:.4f}", "survives" if name in self.survivors else "", born.get(name, ""))
+            for name, accuracy in sorted(self.accuracies.items(), key=lambda entry: -entry[1])
+        ]
+        return table(repr(self), ("member", "validation accuracy", "", "born in this round"), rows)
 
 
 Observer = Callable[[SearchState, str, float, float], None]

@@ -4,17 +4,20 @@
 in place: ``source`` (one readable file of plain PyTorch and a safetensors file), ``pt2`` (a `torch.export` program) and
 ``onnx``. All take float32 images [B, C, H, W] with values in [0, 1]. `export_ensemble` does so for members that are
 `Joined`, with what they share computed once. `open_export` opens any of them. A `Front` is a trunk before the network.
-`quantize_export` writes an ONNX export in 8 bits and measures what that costs.
+`quantize_export` writes an ONNX export in 8 bits and measures what that costs. `export_hub` writes a folder as the
+Hugging Face hub has them (`HUB_FILES`), with a model card from the run.
 """
 
 from graftwork.exporting._ensemble import Joined, export_ensemble
 from graftwork.exporting._export import ExportReport, export_member
 from graftwork.exporting._formats import FILES, Exported, ExportFormat, open_export
 from graftwork.exporting._front import Front
+from graftwork.exporting._hub import HUB_FILES, export_hub
 from graftwork.exporting._int8 import Int8Report, quantize_export
 
 __all__ = [
     "FILES",
+    "HUB_FILES",
     "ExportFormat",
     "ExportReport",
     "Exported",
@@ -22,6 +25,7 @@ __all__ = [
     "Int8Report",
     "Joined",
     "export_ensemble",
+    "export_hub",
     "export_member",
     "open_export",
     "quantize_export",

@@ -166,7 +166,7 @@ def write_checked(subject: Subject, folder: str | Path, *, to: ExportFormat, ove
             max_gap = _gap(subject, staged[0]) if can_run(to) else None
             if max_gap is not None:
                 _hold(subject, max_gap, subject.tolerance, to, "float32")
-            paths = _move(staged, target)
+            paths = move_into_place(staged, target)
     except OSError as error:
         raise ResourceError(f"export: can't write to {str(target)!r}: {error}; nothing was replaced") from error
     return ExportReport(to, paths, max_gap, exact_gap, subject.tolerance)
@@ -265,7 +265,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _move(staged: Sequence[Path], target: Path) -> tuple[Path, ...]:
+def move_into_place(staged: Sequence[Path], target: Path) -> tuple[Path, ...]:
     """Move checked files into place; old files of the same names come back where one of the moves fails."""
     paths = tuple(target / path.name for path in staged)
     old = {path: staged[0].parent / f"old-{path.name}" for path in paths if path.exists()}

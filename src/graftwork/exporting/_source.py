@@ -123,7 +123,8 @@ def _assignment(name: str, values: Sequence[object]) -> str:
     return "\n".join([f"{name} = (", *(f"    {text}," for text in texts), ")"])
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A template of this folder, by the name of its file."""
     environment = Environment(
         loader=PackageLoader("graftwork.exporting", ""),
         undefined=StrictUndefined,
@@ -175,7 +176,7 @@ def render_source(
         of_features: Whether it reads features, which have any scale.
     """
     body = _body_lines(genome)
-    text = _template("model.py.jinja").render(
+    text = template("model.py.jinja").render(
         version=version,
         summary=summary(genome),
         stem=_stem_lines(genome),
@@ -197,7 +198,7 @@ def render_preprocessing(shape: Shape, class_names: Sequence[str], *, version: s
     if shape[0] not in IMAGE_MODES:
         return None
     classes = _assignment("CLASSES", [str(name) for name in class_names])
-    return _template("preprocess.py.jinja").render(
+    return template("preprocess.py.jinja").render(
         version=version, shape=shape, mode=IMAGE_MODES[shape[0]], classes=classes
     )
 
@@ -233,7 +234,7 @@ def render_ensemble(
         lines.append(stem + _body_lines(genome, segment.start, segment.stop))
     leaves = {index: number for number, segment in enumerate(segments) for index in segment.ends}
     inner = combiner["combiner"] if combiner["kind"] == "temperature" else combiner
-    text = _template("ensemble.py.jinja").render(
+    text = template("ensemble.py.jinja").render(
         version=version,
         num_members=len(genomes),
         members=[f"{genome.id}: {summary(genome)}" for genome in genomes],

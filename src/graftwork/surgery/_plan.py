@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from graftwork._html import preformatted
 from graftwork.errors import SurgeryError
 from graftwork.surgery._agreement import agreed
 from graftwork.surgery._attributes import AttributeChange
@@ -97,6 +98,9 @@ class SurgeryReceipt:
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(line for line in lines if line)
 
+    def _repr_html_(self) -> str:
+        return preformatted(self)
+
 
 class GrowthPlan:
     """A growth that has been checked and not yet been made; print it, then `apply` it.
@@ -154,6 +158,9 @@ class GrowthPlan:
 
     def __str__(self) -> str:
         return self.told(self.tensors, self.attributes)
+
+    def _repr_html_(self) -> str:
+        return preformatted(self)
 
     def told(self, tensors: Sequence[TensorChange], attributes: Sequence[AttributeChange]) -> str:
         """Return the plan as text, with a table of the changes that are given."""

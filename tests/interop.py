@@ -1,0 +1,55 @@
+"""Tests against the packages of the extra ``interop``, with their outcome as JSON: ``python -m tests.interop``.
+
+No test may be skipped: a package that is missing is a failure here.
+"""
+
+import argparse
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graftwork.runs import provenance
+
+PACKAGES = ("scikit-learn", "skorch", "tensorboard", "mlflow-skinny", "wandb", "optuna", "huggingface-hub", "pandas")
+TESTS = ("tests/sklearn", "tests/integrations/test_skorch.py", "tests/loggers", "tests/exporting/test_hub.py")
+
+
+class Outcomes:
+    """What pytest says of each test."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Keep the outcome of the test itself, or of a set-up that failed or skipped it."""
+        if report.when == "call" or report.outcome != "passed":
+            self.found[report.nodeid] = report.outcome
+
+
+def main() -> int:
+    """Run the tests, write the JSON, and fail where one did not pass."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("results/interop.json"))
+    path = parser.parse_args().json
+    os.environ["SCIPY_ARRAY_API"] = "1"  # lets scikit-learn run its checks of array types
+    outcomes = Outcomes()
+    code = pytest.main(["-q", "-m", "slow or not slow", *TESTS], plugins=[outcomes])
+    found = {
+        "command": "python -m tests.interop --json results/interop.json",
+        "provenance": provenance(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "passed": sum(outcome == "passed" for outcome in outcomes.found.values()),
+        "others": {name: outcome for name, outcome in outcomes.found.items() if outcome != "passed"},
+        "tests": sorted(outcomes.found),
+    }
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return int(code) or int(bool(found["others"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
