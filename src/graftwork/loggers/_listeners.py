@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from graftwork.evolution import Generation, Plan, SearchState
 from graftwork.runs import Result
-from graftwork.session import Listener, Setup, SilentListener
+from graftwork.session import Listener, Outline, Setup, SilentListener
 
 _EVERY = 50
 """Updates whose losses are logged as one mean."""
@@ -101,6 +101,11 @@ class Listeners:
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = tuple(listeners)
+
+    def on_outline(self, outline: Outline) -> None:
+        """Tell all."""
+        for one in self._listeners:
+            one.on_outline(outline)
 
     def on_stage(self, stage: str, setup: Setup) -> None:
         """Tell all."""
