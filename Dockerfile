@@ -13,9 +13,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /wheels
-# torch comes first, from the index without CUDA.
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' /tmp/constraints.txt)" \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt /wheels/*.whl
+# --build-arg PIP_EXTRA_INDEX_URL=... names PyTorch's index of CPU builds; PyPI's torch brings gigabytes of CUDA along.
+ARG PIP_EXTRA_INDEX_URL=
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt /wheels/*.whl
 RUN useradd --create-home --uid 1000 graftwork
 USER 1000
 WORKDIR /work
