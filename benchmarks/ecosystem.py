@@ -24,9 +24,9 @@ rounding of theirs, all that is compared runs in float64 throughout: a cast to f
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
 refusal that leaves the model changed. Growths of what a model has none of (experts, heads, keys that queries share) are
-left out, and the doubled width where any factor is exact. The table stands beside the JSON. A run that was stopped goes on from its ``.part`` file, at the same commit
-and with the same command. With ``--growths``, the other columns of the file stay as they are, and each column keeps its
-command and commit.
+left out, and the doubled width where any factor is exact. The table stands beside the JSON. A run that was stopped goes
+on from its ``.part`` file, at the same commit and with the same command. With ``--growths``, the other columns of the
+file stay as they are, and each column keeps its command and commit.
 """
 
 import argparse

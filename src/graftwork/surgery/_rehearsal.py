@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._calls import ExampleInput, call_of, sandbox
+from graftwork.surgery._calls import ExampleInput, call_of, first_line, sandbox
 from graftwork.surgery._grow import Optimizers, given_optimizers, grow
 from graftwork.surgery._plan import SurgeryReceipt
 from graftwork.surgery._trace import output_tensors
@@ -49,7 +49,7 @@ class Rehearsal:
         except Exception as error:
             raise SurgeryError(
                 f"model: expected one that copy.deepcopy can copy, to try its growths, got {type(model).__name__} "
-                f"({type(error).__name__}: {error}); go on without the check"
+                f"({first_line(error)}); go on without the check"
             ) from error
         self.model, self._optimizers, self._mirrors = copied
         self._example_input = example_input
