@@ -24,9 +24,9 @@ rounding of theirs, all that is compared runs in float64 throughout: a cast to f
 
 A growth is ``exact`` (gap at most 1e-10), ``refused`` with its reason, or ``WRONG``: another function, a crash, or a
 refusal that leaves the model changed. Growths of what a model has none of (experts, heads, keys that queries share) are
-left out, and the doubled width where any factor is exact. The table stands beside the JSON. A run that was stopped goes on from its ``.part`` file, at the same commit
-and with the same command. With ``--growths``, the other columns of the file stay as they are, and each column keeps its
-command and commit.
+left out, and the doubled width where any factor is exact. The table stands beside the JSON. A run that was stopped goes
+on from its ``.part`` file, at the same commit and with the same command. With ``--growths``, the other columns of the
+file stay as they are, and each column keeps its command and commit.
 """
 
 import argparse
@@ -59,11 +59,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from zoo._measure import call, gap, same_bits, scrambled, tensors
 from zoo._stacks import STACKED, Stacked
+from zoo._uses_table import table
 
 EXACT = 1e-10
 _STEPS = 3
 _INNER = ("*.mlp.*", "*.fc1", "*.lin1", "*.intermediate.*", "*.wi", "*.linear1", "*.pwconv1", "*.output.conv1",
-          "*.channels.0", "layer*.conv1", "*.layer.0.convolution", "*.mixer.in_proj")  # fmt: skip
+          "*.channels.0", "layer*.conv1", "*.layer.0.convolution", "*.mixer.in_proj", "*.net.1",
+          "*.body.conv1.conv")  # fmt: skip
 _QUERIES = ("*.q_proj", "*.query", "*.c_attn", "*.qkv_proj", "*.query_key_value", "*.Wqkv", "*.q", "*.q_lin")
 """Names of the projections that make hidden units of an MLP (or a branch), and queries."""
 GROWTHS: dict[str, Callable[[Stacked], Any]] = {
@@ -330,49 +332,6 @@ def begun(part: Path, made: dict[str, Any]) -> dict[str, Any] | None:
     old, new = state["made"], made
     same = old["command"] == new["command"] and old["provenance"]["git_commit"] == new["provenance"]["git_commit"]
     return state if same else None
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the table and its totals, as Markdown."""
-    rows = result["architectures"]
-    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row["growths"]))
-    lines = ["# Growths that come back to their ecosystem", ""]
-    for kind in kinds:
-        made = result["columns"][kind]
-        lines += [
-            f"## {kind}",
-            "",
-            f"`{made['command']}`, commit {made['provenance']['git_commit']}",
-            "",
-            "| architecture | outcome | gap | cache | padding | generate | round trip | moved | slots |",
-        ]
-        lines += ["|---|---|---:|---:|---:|---|---|---|---|"]
-        for name, row in rows.items():
-            entry = row["growths"].get(kind)
-            if entry is not None:
-                lines.append(f"| {name} | " + " | ".join(cells(entry)) + " |")
-        entries = [row["growths"][kind]["outcome"] for row in rows.values() if kind in row["growths"]]
-        text = ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(entries).items()))
-        trips = [row["growths"][kind].get("round trip") for row in rows.values() if kind in row["growths"]]
-        text += f" ({trips.count('load_model')} come back by load_model)" if "load_model" in trips else ""
-        lines += ["", f"{len(entries)} architectures: {text}.", ""]
-        refused = {n: r["growths"][kind]["reason"] for n, r in rows.items() if "reason" in r["growths"].get(kind, {})}
-        lines += [*(f"* {name}: {reason}" for name, reason in refused.items()), ""]
-    return "\n".join(lines)
-
-
-def cells(entry: dict[str, Any]) -> list[str]:
-    """The cells of one growth."""
-    if "gap" not in entry:
-        return [entry["outcome"], *[""] * 7]
-
-    def shown(value: Any) -> str:
-        if value is None:
-            return "–"
-        return f"{value:.0e}" if isinstance(value, float) else {True: "same", False: "OTHER"}.get(value, str(value))
-
-    names = ("gap", "cache", "padding", "generate", "round trip", "moved", "slots")
-    return [entry["outcome"], *(shown(entry[name]) for name in names)]
 
 
 def rows(names: list[str], kinds: list[str], jobs: int) -> Iterator[dict[str, Any] | str]:

@@ -21,6 +21,17 @@ def grow(
         float | None, typer.Option(metavar="RATIO", help="Ratio by which the inner width of layers grows.")
     ] = None,
     vocab: Annotated[int | None, typer.Option(metavar="TOKENS", help="Number of tokens afterwards.")] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(metavar="TIMES", help="How many heads of keys and values stand for one.")
+    ] = None,
+    experts: Annotated[
+        int | None,
+        typer.Option(metavar="TIMES", help="How many experts stand for one; as many times as many are chosen."),
+    ] = None,
+    shared_expert: Annotated[
+        int | None,
+        typer.Option(metavar="SIZE", help="Shared experts, or the width of the one, as the config counts them."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
     optimizer: Annotated[
         Path | None,
@@ -53,7 +64,17 @@ def grow(
         raise InputError("--out: expected a folder to write, got none; name one, or look at the plan with --dry-run")
     if out is not None:
         refuse_existing(out)
-    sizes = Sizes(layers=layers, width=width, mlp=mlp, vocab=vocab, stack=stack, approximate=approximate)
+    sizes = Sizes(
+        layers=layers,
+        width=width,
+        mlp=mlp,
+        vocab=vocab,
+        kv_heads=kv_heads,
+        experts=experts,
+        shared_expert=shared_expert,
+        stack=stack,
+        approximate=approximate,
+    )
     plan = plan_checkpoint(path, sizes, dtype=dtype, inputs=inputs)
     if not as_json:
         tell(str(plan))

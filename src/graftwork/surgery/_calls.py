@@ -16,6 +16,7 @@ from graftwork.surgery._snapshot import Snapshot
 
 ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
+_MOST_SAID = 300
 EVALUATION, TRAINING, NORMS = "evaluation", "training", "training norms"
 """The modes in which a model is run: evaluation; all in training but dropout modules; only the norms in training."""
 
@@ -172,3 +173,8 @@ def quiet_kernels() -> Iterator[None]:
 def random_state() -> list[Tensor]:
     """Return the state of torch's generators; another one afterwards shows that numbers were drawn."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type of an exception and the start of what it says: PyTorch may list pages of kernels below."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:_MOST_SAID]}"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn, optim
 
 from graftwork.errors import SurgeryError
+from graftwork.surgery._calls import first_line
 from graftwork.surgery._wrappers import refuse_wrappers
 from graftwork.surgery.carry import check_optimizers
 
@@ -31,7 +32,7 @@ def fork(
     except Exception as error:
         raise SurgeryError(
             f"model: expected one that copy.deepcopy can copy, to try its growths, got {type(model).__name__} "
-            f"({type(error).__name__}: {error}); go on without the check"
+            f"({first_line(error)}); go on without the check"
         ) from error
     for one, theirs in zip(own, optimizers, strict=True):
         _complete(one, theirs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graftwork.errors import SurgeryError
 from graftwork.numerics import output_gap
 from graftwork.surgery._agreement import agreed
-from graftwork.surgery._calls import Call, ExampleInput, call_of, sandbox
+from graftwork.surgery._calls import Call, ExampleInput, call_of, first_line, sandbox
 from graftwork.surgery._check import plain
 from graftwork.surgery._grow import Optimizers, given_optimizers
 from graftwork.surgery._guard import Guard, plain_numbers
@@ -94,8 +94,7 @@ def remove(
             after = _outputs(model, undo.call(call))
         except Exception as error:
             raise SurgeryError(
-                f"the model's forward fails without {receipt.growth!r} ({type(error).__name__}: {error}); everything "
-                "was put back"
+                f"the model's forward fails without {receipt.growth!r} ({first_line(error)}); everything was put back"
             ) from error
         gap = output_gap(undo.output(after, before), after)
         return Removal(receipt.growth, gap, (parameters, count_parameters(model)), tuple(carried))

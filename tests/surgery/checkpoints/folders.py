@@ -35,6 +35,15 @@ def gpt2(**sizes: Any) -> Any:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**common, **_ENDS, **sizes})).eval()
 
 
+def sparse() -> Any:
+    """A Qwen2-MoE of one layer, whose shared expert has no width."""
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    experts |= {"shared_expert_intermediate_size": 0, "vocab_size": 64, "max_position_embeddings": 32}
+    return transformers.Qwen2MoeForCausalLM(transformers.Qwen2MoeConfig(**sizes, **experts, **_ENDS)).eval()
+
+
 def vit() -> Any:
     """A ViT of two layers."""
     torch.manual_seed(0)

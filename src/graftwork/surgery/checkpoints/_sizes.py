@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,16 @@ from torch import nn
 from graftwork.errors import SurgeryError
 from graftwork.surgery._sites import growth_sites
 from graftwork.surgery._stand_in import stand_in
-from graftwork.surgery.growths import InsertLayers, ModelGrowth, WidenAll, WidenOutputs, WidenStream
+from graftwork.surgery.growths import (
+    AddSharedExpert,
+    InsertLayers,
+    ModelGrowth,
+    RepeatExperts,
+    RepeatKeyValueHeads,
+    WidenAll,
+    WidenOutputs,
+    WidenStream,
+)
 
 Step = Callable[[nn.Module, dict[str, Any]], ModelGrowth]
 """A model without weights and an example → the growth that is next."""
@@ -27,6 +37,9 @@ class Sizes:
         width: Ratio of the new to the old width of the residual stream.
         mlp: Ratio of the new to the old inner width of every layer.
         vocab: Number of tokens afterwards.
+        kv_heads: How many heads of keys and values stand for one.
+        experts: How many routed experts stand for one, and how many are chosen for one.
+        shared_expert: The config's number of shared experts, or the width of the shared one, afterwards.
         stack: Path of the list of layers. None for the only one.
         approximate: Whether a growth that is not exact is made; its gap is stated.
     """
@@ -35,12 +48,16 @@ class Sizes:
     width: float | None = None
     mlp: float | None = None
     vocab: int | None = None
+    kv_heads: int | None = None
+    experts: int | None = None
+    shared_expert: int | None = None
     stack: str | None = None
     approximate: bool = False
 
     def __post_init__(self) -> None:
-        if all(value is None for value in (self.layers, self.width, self.mlp, self.vocab)):
-            raise SurgeryError("expected something that grows, got nothing; give layers, width, mlp or vocab")
+        names = [field.name for field in fields(self) if field.name not in ("stack", "approximate")]
+        if all(getattr(self, name) is None for name in names):
+            raise SurgeryError(f"expected something that grows, got nothing; give one of {', '.join(names)}")
         if self.layers is not None and not _LAYERS.fullmatch(self.layers):
             raise SurgeryError(f'layers: expected "+4", "+25%" or a number of layers, got {self.layers!r}')
         if self.stack is not None and self.layers is None:
@@ -49,14 +66,22 @@ class Sizes:
     def steps(self) -> Iterator[Step]:
         """Yield what makes each growth in its turn: the widths first, so that new layers are copies of wide ones."""
         if self.width is not None:
-            width = WidenStream(self.width, check="fast")
-            yield lambda _model, _example: width
+            yield partial(_as_it_is, WidenStream(self.width, check="fast"))
         if self.mlp is not None:
             yield self._wider_mlp
+        yield from (partial(_as_it_is, growth) for growth in self._counted())
         if self.layers is not None:
             yield self._more_layers
         if self.vocab is not None:
             yield self._more_tokens
+
+    def _counted(self) -> Iterator[ModelGrowth]:
+        if self.kv_heads is not None:
+            yield RepeatKeyValueHeads(self.kv_heads, check="fast")
+        if self.experts is not None:
+            yield RepeatExperts(self.experts, check="fast")
+        if self.shared_expert is not None:
+            yield AddSharedExpert(self.shared_expert, check="fast")
 
     def _wider_mlp(self, model: nn.Module, example: dict[str, Any]) -> ModelGrowth:
         """Widen all sites in layers that are not attention's."""
@@ -103,6 +128,10 @@ class Sizes:
         if self.vocab <= present:
             raise SurgeryError(f"vocab: expected more than the present {present:,} tokens, got {self.vocab:,}")
         return WidenOutputs(None, self.vocab - present, check="fast")
+
+
+def _as_it_is(growth: ModelGrowth, _model: nn.Module, _example: dict[str, Any]) -> ModelGrowth:
+    return growth
 
 
 def stacks(model: nn.Module) -> list[str]:

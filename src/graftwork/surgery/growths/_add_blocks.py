@@ -15,6 +15,7 @@ from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.numerics import reference_scale
 from graftwork.surgery._attributes import AttributeChange
 from graftwork.surgery._block import default_scales
+from graftwork.surgery._calls import first_line
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check, Thoroughness
 from graftwork.surgery._configs import config_notes
@@ -95,7 +96,7 @@ class AddBlocks(Edit):
         except Exception as error:
             used = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
             raise SurgeryError(
-                f"the model's forward fails with a block behind {self.label}{used} ({type(error).__name__}: {error}); "
+                f"the model's forward fails with a block behind {self.label}{used} ({first_line(error)}); "
                 "everything was put back. Pick the module around it"
             ) from error
         finally:

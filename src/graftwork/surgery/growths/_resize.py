@@ -21,6 +21,7 @@ from graftwork.surgery._attributes import (
     set_attribute,
     standard_attributes,
 )
+from graftwork.surgery._calls import first_line
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._check import Check
 from graftwork.surgery._configs import config_changes
@@ -195,7 +196,7 @@ class Resize(Edit):
             worst = worst if other <= _AMPLIFIED or accepted else math.inf
         except Exception as error:
             failure = SurgeryError(
-                f"the model's forward fails when {self.label} is wider ({type(error).__name__}: {error}); everything "
+                f"the model's forward fails when {self.label} is wider ({first_line(error)}); everything "
                 "was put back. Its code probably holds the old width as a number that graftwork could not find: make "
                 "it read the width from its weights or inputs"
             )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import NotPreservedError, SurgeryError
 from graftwork.numerics import output_gap, tolerance_for
-from graftwork.surgery._calls import sandbox
+from graftwork.surgery._calls import first_line, sandbox
 from graftwork.surgery._check import Check, Interface, Thoroughness, plain
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._layout import Layout
@@ -68,7 +68,7 @@ class Settling:
         except Exception as error:
             used = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
             raise SurgeryError(
-                f"the model's forward fails with {what}{used} ({type(error).__name__}: {error}); everything was put "
+                f"the model's forward fails with {what}{used} ({first_line(error)}); everything was put "
                 "back. Its code probably holds an old size as a number that could not be found: make it read the size "
                 "from its weights or inputs"
             ) from error

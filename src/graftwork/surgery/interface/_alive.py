@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from graftwork.errors import SurgeryError
-from graftwork.surgery._calls import Call, sandbox
+from graftwork.surgery._calls import Call, first_line, sandbox
 from graftwork.surgery._trace import Trace, output_tensors
 from graftwork.surgery.interface._places import Place
 from graftwork.surgery.layers import gradients_of
@@ -55,7 +55,7 @@ def refuse_unknown_ids(model: nn.Module, call: Call, tables: Tables, *, size: in
             outputs = [t for t in output_tensors(unknown.run(model)) if t.is_floating_point()]
     except Exception as error:
         raise SurgeryError(
-            f"the grown model fails on its new ids ({type(error).__name__}: {error}); everything was put back. Its "
+            f"the grown model fails on its new ids ({first_line(error)}); everything was put back. Its "
             "code probably holds their number, or another table of as many rows: name that one too"
         ) from error
     if any(bool(output.isnan().any()) for output in outputs):
