@@ -15,8 +15,24 @@ import pytest
 
 from graftwork.runs import provenance
 
-PACKAGES = ("scikit-learn", "skorch", "tensorboard", "mlflow-skinny", "wandb", "optuna", "huggingface-hub", "pandas")
-TESTS = ("tests/sklearn", "tests/integrations/test_skorch.py", "tests/loggers", "tests/exporting/test_hub.py")
+PACKAGES = (
+    "scikit-learn",
+    "skorch",
+    "keras",
+    "tensorboard",
+    "mlflow-skinny",
+    "wandb",
+    "optuna",
+    "huggingface-hub",
+    "pandas",
+)
+TESTS = (
+    "tests/sklearn",
+    "tests/integrations/test_skorch.py",
+    "tests/integrations/test_keras.py",
+    "tests/loggers",
+    "tests/exporting/test_hub.py",
+)
 
 
 class Outcomes:
