@@ -26,7 +26,7 @@ _SLOTS: dict[type, dict[str, str]] = {
 _NOT_CARRIED = ("amsgrad", "use_ema", "gradient_accumulation_steps", "_exclude_from_weight_decay")
 
 
-class GrowthCallback(keras.callbacks.Callback):  # type: ignore[misc]
+class GrowthCallback(keras.callbacks.Callback):
     """Makes the growths of a schedule during ``fit`` in the module of a ``TorchModuleWrapper``.
 
     Growths fall on steps of the model's optimizer, an ``Adam``, ``AdamW`` or ``SGD``, whose moments are carried. As
