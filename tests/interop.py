@@ -15,8 +15,24 @@ import pytest
 
 from graftwork.runs import provenance
 
-PACKAGES = ("scikit-learn", "skorch", "tensorboard", "mlflow-skinny", "wandb", "optuna", "huggingface-hub", "pandas")
-TESTS = ("tests/sklearn", "tests/integrations/test_skorch.py", "tests/loggers", "tests/exporting/test_hub.py")
+PACKAGES = (
+    "scikit-learn",
+    "skorch",
+    "keras",
+    "tensorboard",
+    "mlflow-skinny",
+    "wandb",
+    "optuna",
+    "huggingface-hub",
+    "pandas",
+)
+TESTS = (
+    "tests/sklearn",
+    "tests/integrations/test_skorch.py",
+    "tests/integrations/test_keras.py",
+    "tests/loggers",
+    "tests/exporting/test_hub.py",
+)
 
 
 class Outcomes:
@@ -37,11 +53,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("results/interop.json"))
     path = parser.parse_args().json
     os.environ["SCIPY_ARRAY_API"] = "1"  # lets scikit-learn run its checks of array types
-    outcomes = Outcomes()
+    outcomes, origin = Outcomes(), provenance()
     code = pytest.main(["-q", "-m", "slow or not slow", *TESTS], plugins=[outcomes])
     found = {
         "command": "python -m tests.interop --json results/interop.json",
-        "provenance": provenance(),
+        "provenance": origin,
         "packages": {name: version(name) for name in PACKAGES},
         "passed": sum(outcome == "passed" for outcome in outcomes.found.values()),
         "others": {name: outcome for name, outcome in outcomes.found.items() if outcome != "passed"},

@@ -13,16 +13,10 @@ class OptunaListener(SilentListener):
     """Reports the score of every generation to a trial, and ends the search where the study's pruner says so.
 
     Scores are by the metric of the search; more is better, so the study's direction is ``"maximize"``. The run folder
-    of a search that was ended stays, and can be resumed.
+    of a search that was ended stays, and can be resumed. ``docs/how-to/loggers.md`` shows an objective.
 
     Args:
         trial: The trial of the objective that runs the search.
-
-    Example:
-        >>> def objective(trial):  # doctest: +SKIP
-        ...     config = SearchConfig.from_dict({"population_size": trial.suggest_int("population_size", 3, 9)})
-        ...     session = Session.start(config, folder / str(trial.number), listener=OptunaListener(trial))
-        ...     return session.run()["best"]["validation_score"]
     """
 
     def __init__(self, trial: "Trial") -> None:
