@@ -98,7 +98,7 @@ def measure(data: str, budget: str, load: str) -> dict[str, Any]:
         "load": load,
         "seconds": round(took, 2),
         "kept": abs(took - seconds) <= max(3.0, 0.1 * seconds),
-        "first_line_seconds": round(first["stage"], 2),
+        "first_line_seconds": round(first["outline"], 2),
         "first_accuracy_seconds": round(first["accuracy"], 2),
         "plans": sum(line["type"] == "plan" for line in lines),
         "size": stage["size"],

@@ -61,6 +61,7 @@ def test_a_budget_that_makes_few_updates_gets_smaller_batches_unless_somebody_as
         return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.batch_size
 
     least = RECIPE.min_updates
+    assert least * 64 > ENOUGH_IMAGES  # so that no smaller network takes the place of this one above
     assert [batch(least * size) for size in (250, 249, 125, 124, 64, 1)] == [250, 125, 125, 64, 64, 64]
     assert batch(1, batch_size=250) == 250
     assert batch(1, recipe={"name": "default", "batch_size": 200}) == 200
@@ -152,6 +153,19 @@ def test_what_is_told_before_decoding_is_what_is_found_after_it(budget: str, tmp
     assert replace(before, memory=None, most_memory=None) == replace(after, memory=None, most_memory=None)
     assert (before.batch_size, before.updates) == {
         "3steps": (250, 3),
-        "1TFLOP": (64, int(1e12 / training_flops(seed_genome("default", (3, 24, 24), 2), 64))),
-        "9s": (64, int(0.7 * 9e11 / training_flops(seed_genome("default", (3, 24, 24), 2), 64))),
+        "1TFLOP": (64, int(1e12 / training_flops(seed_genome("small", (3, 24, 24), 2), 64))),
+        "9s": (64, int(0.7 * 9e11 / training_flops(seed_genome("small", (3, 24, 24), 2), 64))),
     }[budget]
+
+
+def test_a_budget_that_hardly_trains_the_seed_network_begins_with_a_small_one_unless_one_is_named() -> None:
+    genome = seed_genome("default", (3, 32, 32), 10)
+
+    def seed(images: int, **asked: Any) -> str:
+        config = SearchConfig.from_dict({"budget": "30s", **asked})
+        return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.seed_genome
+
+    assert [seed(images) for images in (ENOUGH_IMAGES, ENOUGH_IMAGES - 1)] == ["default", "small"]
+    assert seed(1, seed_genome="default") == seed(1, recipe={"seed_genome": "default"}) == "default"
+    assert seed(1, genome="seed.json") == "default"
+    assert seed(1, recipe="paper") == "poster"

@@ -340,6 +340,8 @@ def _recipe(value: Any) -> Recipe:
             base[exclusive[1]] = None
     if "batch_size" in value:
         base["min_updates"] = 0
+    if "seed_genome" in value:
+        base["short_seed_genome"] = "none"
     merged = {**base, **value}
     if "rules" in value:
         merged["rules"] = {

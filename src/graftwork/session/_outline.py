@@ -67,6 +67,8 @@ def _outline(config: SearchConfig, genome: Genome, images: int, *, speed: float 
     budget, most = config.budget, memory_limit(config.max_memory, device_of(config.device), processes=processes)
     config, _ = settle_batches(config, genome, most, flops=flops_of(budget, speed))
     recipe, flops = config.recipe, flops_of(budget, speed)
+    if config.genome is None and config.trunk is None:  # it may have been replaced by a smaller one
+        genome = seed_genome(recipe.seed_genome, genome.input_shape, genome.num_classes)
     update = training_flops(genome, recipe.batch_size)
     updates = None if flops is None else int(flops / update)
     if budget is not None and budget.kind == "steps":

@@ -54,8 +54,8 @@ class Race:
 def race(setup: Setup, *, check: Callable[[], None] = lambda: None) -> Race:
     """Train the seed network twice from the same weights, with and without mirroring, and compare.
 
-    Nothing of the search changes: the networks are copies. Where the plan has no steps for a race, colour images are
-    mirrored and grey ones are not.
+    Nothing of the search changes: the networks are copies. Where the plan has no steps for a race, nothing is mirrored:
+    on photos that costs little, and on letters it would cost much.
 
     Args:
         setup: A search that has not begun.
@@ -64,7 +64,7 @@ def race(setup: Setup, *, check: Callable[[], None] = lambda: None) -> Race:
     begun, steps = monotonic(), setup.plan.race_steps
     default: Literal["none", "random"] = "none" if setup.problem.input_shape[0] == 1 else "random"
     if not steps:
-        return Race(default, f"the budget is too small for a race, and {_RULE[default]}")
+        return Race("none", "the budget is too small for a race, which alone could tell that it does no harm")
     plain, mirrored = (_trained(setup, flip, check) for flip in _ARMS)
     found = setup.scorer.evaluate([plain])
     right, other = found.correct[0], setup.scorer.evaluate([mirrored]).correct[0]

@@ -177,7 +177,7 @@ def memory_of(config: SearchConfig, most: int, genome: Genome, *, machine: Machi
 def settle_batches(
     config: SearchConfig, genome: Genome, most: int | None, *, flops: float | None = None
 ) -> tuple[SearchConfig, tuple[str, ...]]:
-    """Halve batches until the budget makes enough updates, and until memory holds them.
+    """Choose seed network and batches: what the budget trains enough, and memory holds.
 
     Args:
         config: Options of a search.
@@ -188,9 +188,25 @@ def settle_batches(
     Returns:
         The options, and what a user should know, a sentence each.
     """
-    config, notes = _with_updates(config, genome, flops)
-    config, more = _in_memory(config, genome, most)
-    return config, (*notes, *more)
+    config, seeded = _short(config, genome, flops)
+    if seeded:
+        genome = seed_genome(config.recipe.seed_genome, genome.input_shape, genome.num_classes)
+    config, halved = _with_updates(config, genome, flops)
+    config, fitted = _in_memory(config, genome, most)
+    return config, (*seeded, *halved, *fitted)
+
+
+def _short(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Begin with a smaller network where the budget reaches for too few images with the usual one."""
+    name = config.recipe.short_seed_genome
+    asked = name == "none" or config.genome is not None or config.trunk is not None
+    if asked or flops is None or flops >= training_flops(genome, ENOUGH_IMAGES):
+        return config, ()
+    note = (
+        f"training: the search begins with the {name} network instead of the {config.recipe.seed_genome} one, which "
+        f"a budget of {config.budget} would hardly train"
+    )
+    return replace(config, recipe=config.recipe.replace(seed_genome=name)), (note,)
 
 
 def _with_updates(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:

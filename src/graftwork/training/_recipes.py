@@ -26,6 +26,8 @@ class Recipe:
     Args:
         name: Name of the recipe.
         seed_genome: Name of h_i in `graftwork.networks.genome.SEEDS`.
+        short_seed_genome: Name of h_i where a session finds that a budget of time or FLOPs is short for the other;
+            ``"none"``: there is no such one.
         rules: Role → optimizer and rates.
         schedule: Name in `SCHEDULES` of a schedule over the whole search.
         schedule_options: Keyword arguments of the schedule.
@@ -65,6 +67,7 @@ class Recipe:
     name: str
     seed_genome: str
     rules: Rules
+    short_seed_genome: str = "none"
     schedule: str = "constant"
     schedule_options: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 64
@@ -174,8 +177,8 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked again.
 
-        A new ``initial_steps`` switches ``initial_fraction`` off, and the other way round, and a new ``batch_size``
-        ``min_updates``.
+        A new ``initial_steps`` switches ``initial_fraction`` off, and the other way round, a new ``batch_size``
+        ``min_updates``, and a new ``seed_genome`` ``short_seed_genome``.
 
         Raises:
             ConfigError: If there is no such value, with the nearest name, or it is out of range.
@@ -186,6 +189,8 @@ class Recipe:
                 changes[other] = None
         if "batch_size" in changes:
             changes.setdefault("min_updates", 0)
+        if "seed_genome" in changes:
+            changes.setdefault("short_seed_genome", "none")
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,6 +236,7 @@ DEFAULT = Recipe(
     "default",
     "default",
     _default_rules(),
+    short_seed_genome="small",
     schedule="linear",
     batch_size=250,
     min_updates=300,
