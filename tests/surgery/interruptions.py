@@ -340,6 +340,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--only", nargs="*", choices=list(ACTIONS), default=list(ACTIONS), metavar="ACTION")
+    parser.add_argument("--lines-only", action="store_true", help="no faults at every step beside them")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.surgery.interruptions", *sys.argv[1:]])
@@ -348,6 +349,7 @@ def main() -> None:
         options.points,
         options.seed,
         actions=options.only,
+        steps=not options.lines_only,
         jobs=options.jobs,
         note=lambda text: print(text, flush=True),
     )

@@ -225,6 +225,24 @@ def test_stock_encoders_work_with_padding_masks_or_say_what_stands_in_the_way(no
     assert model.num_layers == 3
 
 
+class _Pairs(nn.Module):
+    """Runs the parts of its layers one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]) for _ in range(2))
+
+    def forward(self, x: Any) -> Any:
+        for first, second in self.layers:
+            x = x + second(torch.tanh(first(x)))
+        return x
+
+
+def test_layers_without_a_forward_are_refused_with_the_way_out() -> None:
+    with pytest.raises(SurgeryError, match="no forward of its own; Deepen grafts"):
+        grow(_Pairs(), InsertLayers("layers", count=1), example_input=torch.randn(2, 4))
+
+
 def test_what_a_layer_shares_with_the_model_stays_shared() -> None:
     model, x = blocks.build(blocks.PreNorm)
     shared = model.stem.weight

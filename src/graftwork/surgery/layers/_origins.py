@@ -111,10 +111,10 @@ def _usable(
     """
     here = branches[place]
     if here is None:
-        raise SurgeryError(
-            f"{stack.path!r} can't get new entries after {place}: the example input does not run that entry; pass a "
-            "batch that does"
-        )
+        why = "the example input does not run that entry; pass a batch that does"
+        if isinstance(stack.own[place][1], (nn.ModuleList, nn.ModuleDict)):
+            why = "that entry has no forward of its own; Deepen grafts blocks behind its parts"
+        raise SurgeryError(f"{stack.path!r} can't get new entries after {place}: {why}")
     nearest = sorted(range(stack.length), key=lambda i: (abs(i - place), i < place))
     found = []
     for position in nearest if like is None else [like]:
