@@ -57,12 +57,15 @@ class RoundDraw:
     def __call__(self, count: int) -> list[Drawn]:
         """Draw the next updates, at most ``count``; none when the round is over.
 
-        Under a plan in FLOPs the round ends before the update that would leave too little for scoring.
+        A strategy may end the round by drawing nothing. Under a plan in FLOPs it ends before the update that would
+        leave too little for scoring.
         """
         drawn: list[Drawn] = []
         step, spent = self._state.step, self._state.spent_flops
         while len(drawn) < count and self._fits(step, spent, self._largest):
-            names, members = self._bound(*self._strategy.draw(self._state, 1))
+            if not (chosen := self._strategy.draw(self._state, 1)):
+                break
+            names, members = self._bound(*chosen)
             plan = self._plans.at(step)
             progress = plan.progress(step, spent, self._reserved)
             size = plan.size_at(progress)

@@ -12,6 +12,7 @@ from graftwork.evolution._draw import RoundDraw
 from graftwork.evolution._plan import Plan, Plans
 from graftwork.evolution._skips import note_skipped
 from graftwork.evolution._state import Generation, Observer, Round, Scores, SearchState, Trains
+from graftwork.evolution.mutation import MutationReport
 from graftwork.evolution.strategies import Strategy
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
@@ -56,7 +57,9 @@ def search(
         if not state.begun:
             if state.generation > 0:
                 state.population.keep(state.survivors)
-            state.report = strategy.propose(state, _next_round(state, Plans.of(plan), population_size, scorer))
+            now = _next_round(state, Plans.of(plan), population_size, scorer)
+            state.report = strategy.propose(state, now)
+            _afford(state, Plans.of(plan), scorer)
             state.begun = True
         joint_train(state, strategy=strategy, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
         evaluation = scorer.evaluate(list(state.population))
@@ -67,9 +70,24 @@ def search(
 
 
 def _next_round(state: SearchState, plans: Plans, size: int, scorer: Scores) -> Round:
-    plan = plans.at(state.step)
-    left = None if plan.flops is None else plan.flops_until(state.generation) - state.spent_flops
-    return Round(size, rounds_after=plan.num_generations - state.generation, flops=left, scorer=scorer)
+    plan, number = plans.at(state.step), state.generation
+    steps = None if plan.flops is not None else plan.steps_until(number) - state.step
+    flops = None if plan.flops is None else plan.flops_until(number) - state.spent_flops
+    return Round(size, rounds_after=plan.num_generations - number, steps=steps, flops=flops, scorer=scorer)
+
+
+def _afford(state: SearchState, plans: Plans, scorer: Scores) -> None:
+    """Drop the youngest members that a plan in FLOPs leaves too little to score at the end of the round."""
+    plan, population, report = plans.at(state.step), state.population, state.report
+    if plan.flops is None:
+        return
+    left, kept = plan.flops_until(state.generation) - state.spent_flops, list(population.members)
+    while len(kept) > 1 and scorer.flops([population[member].genome for member in kept]) > left:
+        kept.pop()
+    if dropped := len(population) - len(kept):
+        population.keep(kept)
+        born = tuple(member for member in report.born if member in kept)
+        state.report = MutationReport(born, {**report.rejected, "budget": dropped}, saturated=True)
 
 
 def joint_train(

@@ -46,12 +46,14 @@ class Round:
     Args:
         size: M, number of members wanted at most.
         rounds_after: Number of rounds that are planned after this one; 0: it is the last.
+        steps: Updates that it may make; ``None``: the plan counts FLOPs.
         flops: FLOPs that it may spend, the scoring at its end included; ``None``: the plan counts steps.
         scorer: Tells what members get right. What a strategy scores itself it adds to ``state.scoring_flops``.
     """
 
     size: int
     rounds_after: int
+    steps: int | None
     flops: float | None
     scorer: Scores
 

@@ -36,7 +36,7 @@ def test_random_networks_begin_with_the_seeds_stem_and_new_weights_elsewhere() -
     population, generator = Population(), torch.Generator().manual_seed(0)
     population.add_seed(seed, generator=generator, images=random_images(seed, 16, generator))
     state = SearchState(population, np.random.default_rng(0))
-    random_search().propose(state, Round(4, rounds_after=1, flops=None, scorer=Scorer()))
+    random_search().propose(state, Round(4, rounds_after=1, steps=None, flops=None, scorer=Scorer()))
     (first, *others), bank = population, population.bank
     assert len(others) == 3
     for member in others:

@@ -82,7 +82,7 @@ def test_the_controller_learns_what_is_rewarded() -> None:
     strategy = enas(num_updates=25)
     for group in strategy.optimizer.param_groups:
         group["lr"] = 0.05
-    state, now = begun(), Round(4, rounds_after=3, flops=1e15, scorer=Deeper())
+    state, now = begun(), Round(4, rounds_after=3, steps=None, flops=1e15, scorer=Deeper())
     strategy.propose(state, now)
     assert share_of_optional_layers(strategy) == pytest.approx(12 / 13, abs=0.03)
     strategy._learn(state, now)
@@ -92,7 +92,11 @@ def test_the_controller_learns_what_is_rewarded() -> None:
 def test_a_controller_that_is_stored_between_updates_learns_on_to_the_same_bits() -> None:
     found = []
     for stored in (False, True):
-        state, now, strategy = begun(), Round(4, rounds_after=3, flops=1e15, scorer=Scorer()), enas(num_updates=3)
+        state, now, strategy = (
+            begun(),
+            Round(4, rounds_after=3, steps=None, flops=1e15, scorer=Scorer()),
+            enas(num_updates=3),
+        )
         strategy.propose(state, now)
         strategy._learn(state, now)
         if stored:

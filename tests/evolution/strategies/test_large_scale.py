@@ -127,5 +127,5 @@ def test_rates_are_inherited_multiplied_and_forgotten_with_their_members() -> No
     change = mutated("alter-learning-rate", SEED)
     child = chooser._bear(state, MemberId("m0"), change)
     assert state.rates[child] == 0.5 * change.rate
-    chooser.propose(state, Round(2, rounds_after=1, flops=None, scorer=Scorer()))
+    chooser.propose(state, Round(2, rounds_after=1, steps=None, flops=None, scorer=Scorer()))
     assert set(state.rates) == {"m0", child}

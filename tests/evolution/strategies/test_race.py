@@ -1,5 +1,6 @@
 """Racing: who trains together, which graft wins, and when nothing is added any more."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from graftwork.networks.genome import forward_flops
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 from tests.evolution.strategies.test_strategy_contract import SEED, ran
-from tests.evolution.test_loop import Scorer
+from tests.evolution.test_loop import STEP, Scorer
 
 NUM_EXAMPLES = 50
 
@@ -44,7 +45,9 @@ def raced(*hidden: int, **options: Any) -> tuple[Race, SearchState, list[float]]
 
 
 def proposed(strategy: Race, state: SearchState, rounds_after: int = 5) -> int:
-    return len(strategy.propose(state, Round(4, rounds_after=rounds_after, flops=None, scorer=Scorer())).born)
+    return len(
+        strategy.propose(state, Round(4, rounds_after=rounds_after, steps=None, flops=None, scorer=Scorer())).born
+    )
 
 
 def test_all_entrants_train_on_the_same_batches_and_the_champion_alone_before() -> None:
@@ -52,12 +55,13 @@ def test_all_entrants_train_on_the_same_batches_and_the_champion_alone_before() 
 
     class Counting(Race):
         def draw(self, state: SearchState, count: int) -> Any:
-            (drawn,) = found = super().draw(state, count)
-            widths.append((state.generation, len(drawn) if isinstance(drawn, tuple) else 1))
+            found = super().draw(state, count)
+            widths.extend((state.generation, len(drawn) if isinstance(drawn, tuple) else 1) for drawn in found)
             return found
 
     _, _, rounds = ran(Counting(mutate=R2RMutation()), Plan(2, 3, 2), survivors=3, size=6)
     assert sorted(set(widths)) == [(0, 1), (1, 6), (2, 3)]
+    assert rounds[-1].step == 7
     assert {birth.parent for birth in rounds[1].births} == {"m0"}
 
 
@@ -127,6 +131,21 @@ def test_a_race_that_is_stored_and_loaded_has_the_same_start_and_memory() -> Non
         again.load_state_dict(strategy.state_dict())
         state.population.keep(["m0"])  # type: ignore[list-item]
         assert proposed(again, state) == (0 if lost else 3)  # it rests
+
+
+def test_a_rung_takes_a_fifth_of_its_round_and_the_rest_trains_what_is_left() -> None:
+    for plan in (Plan(4, 40, 40), Plan(4, flops=1000 * STEP, initial_fraction=0.2)):
+        _, trainer, rounds = ran(Race(mutate=R2RMutation()), plan, survivors=3, size=6)
+        spent = [r.training_flops for r in rounds]
+        parts = [after - before for before, after in pairwise([0, *spent])]
+        steps = [after.step - before.step for before, after in pairwise(rounds)]
+        if plan.flops is None:
+            assert steps[:2] == [8, 15]  # of 40, and of 40 and the 32 that were left
+            assert rounds[-1].step == 200  # nothing is lost
+        else:
+            assert 30 * STEP < parts[1] < 50 * STEP < parts[2] < 90 * STEP
+            assert spent[-1] > 950 * STEP
+        assert len(trainer.trained) == rounds[-1].step
 
 
 def test_no_race_begins_in_the_last_round() -> None:

@@ -6,6 +6,7 @@ So is the one that ``CONTRIBUTING.md`` shows, as it stands there.
 import copy
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.selection import GreedySelector
 from graftwork.evolution.strategies import STRATEGIES, Strategy, ignored_options, make_strategy
 from graftwork.networks import bind
+from graftwork.networks.execution import shared_flops
 from graftwork.networks.genome import Genome, num_parameters, seed_genome, training_flops
 from graftwork.runs import RunFolder, pack_state
 from graftwork.session import Problem, SearchConfig, prepare
@@ -81,7 +83,7 @@ def test_what_is_drawn_are_living_members_or_genomes_over_blocks_of_the_bank(nam
 
     strategy = made(name)
     ran(strategy, Plan(2, 2, 2), observer=look)
-    assert seen == 4 * 6
+    assert seen >= 4 * 5  # none where a strategy ends a round
 
 
 @every_strategy
@@ -109,7 +111,7 @@ def test_a_strategy_that_is_stored_and_loaded_makes_the_same_choices(name: str) 
     (again, _, _), found = ran(made(name), Plan(2, 2, 2)), []
     for chooser, where in ((strategy, state), (other, again)):
         where.generation, where.survivors = 2, rounds[-1].survivors
-        chooser.propose(where, Round(4, rounds_after=1, flops=None, scorer=Scorer()))
+        chooser.propose(where, Round(4, rounds_after=1, steps=None, flops=None, scorer=Scorer()))
         drawn = list(chooser.draw(where, 8))
         predicted = np.random.default_rng(1).integers(0, 3, (len(where.population), 20))
         chosen = chooser.survivors(where, Evaluation(predicted, np.zeros(20, np.int64), 0), 2)
@@ -137,6 +139,27 @@ def test_no_round_spends_more_than_the_plan_gives_it(name: str, flops: int) -> N
     for r in rounds:
         assert r.training_flops + r.scoring_flops <= plan.flops_until(r.number)
     assert state.spent_flops > 0.6 * flops
+
+
+class Dear(Scorer):
+    """A scorer that takes 20 images through every network."""
+
+    def evaluate(self, members: Any) -> Evaluation:
+        return replace(super().evaluate(members), flops=self.flops([member.genome for member in members]))
+
+    def flops(self, genomes: Any) -> int:
+        return 20 * shared_flops(genomes)
+
+
+@every_strategy
+def test_where_scoring_is_dear_there_are_fewer_members_and_the_budget_is_kept(name: str) -> None:
+    for flops in (90 * STEP, 200 * STEP):
+        state, trainer = begun(), Trainer()
+        parts: dict[str, Any] = {"strategy": made(name), "trainer": trainer, "scorer": Dear()}
+        plan = Plan(3, flops=flops, initial_fraction=0.4)
+        list(search(state, num_survivors=3, population_size=6, plan=plan, **parts))
+        assert state.spent_flops <= flops
+        assert trainer.trained
 
 
 @every_strategy

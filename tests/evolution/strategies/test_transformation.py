@@ -87,7 +87,7 @@ def test_children_grow_the_best_network_and_share_its_blocks() -> None:
 def test_the_same_network_is_not_grown_twice_but_its_action_gets_the_score() -> None:
     chooser, state = strategy(wider_steps=1, deeper_steps=0), begun()
     state.generation, state.survivors = 1, (MemberId("m0"),)
-    report = chooser.propose(state, Round(60, rounds_after=1, flops=None, scorer=Scorer()))
+    report = chooser.propose(state, Round(60, rounds_after=1, steps=None, flops=None, scorer=Scorer()))
     assert len(state.population) == 8  # three layers, each widened or not
     assert not report.saturated
     assert len(chooser._episode) == 59
@@ -107,7 +107,7 @@ def test_the_policy_learns_what_is_rewarded_and_is_paid_for() -> None:
 
     before, paid = share(), []
     for _ in range(20):
-        chooser.propose(state, Round(8, rounds_after=9, flops=None, scorer=Scorer()))
+        chooser.propose(state, Round(8, rounds_after=9, steps=None, flops=None, scorer=Scorer()))
         state.accuracies = {
             name: 0.9 if any(b.kernel_size == 5 for b in member.genome.blocks()) else 0.5
             for name, member in state.population.members.items()

@@ -145,20 +145,29 @@ class Enas:
         else:
             self._learn(state, now)
         taken, born = set(population.genomes) if state.generation else set[Genome](), list[MemberId]()
-        for _ in range(now.size + self.mutate.max_rejections):
-            ((_, genome),) = self._samples(state, 1)
+        for _ in range(now.size + _AGAIN):
             if len(taken) == now.size:
                 break
+            ((_, genome),) = self._samples(state, 1)
+            if now.flops is not None and 4 * now.scorer.flops([*taken, genome]) > now.flops:
+                if taken:
+                    break  # most of the round is for training
+                continue
             if genome not in taken:
-                text = "sampled by the controller"
-                born.append(population.adopt(genome, parent=None, transform=text, generation=state.generation))
+                born.append(self._adopt(state, genome))
                 taken.add(genome)
+        if not taken:
+            born.append(self._adopt(state, self._space(state).smallest[1]))
         state.scoring_flops, self._owed = state.scoring_flops + self._owed, 0
         if state.generation == 0:
             population.keep(born)  # the seed's own layers are no part of the space
         elif 3 * (now.rounds_after + 1) <= state.generation + now.rounds_after + 1 or now.rounds_after == 0:
             self._settle(state, now)
-        return MutationReport(tuple(born), {}, saturated=len(taken) < now.size)
+        return MutationReport(tuple(born), {}, saturated=len(population) < now.size)
+
+    def _adopt(self, state: SearchState, genome: Genome) -> MemberId:
+        text = "sampled by the controller"
+        return state.population.adopt(genome, parent=None, transform=text, generation=state.generation)
 
     def _begin(self, state: SearchState) -> None:
         spread(dict(self.controller.named_parameters()), {"": 0.1}, generator=generator_from(state.rng))
@@ -222,10 +231,10 @@ class Enas:
         self.optimizer.step()
 
     def _settle(self, state: SearchState, now: Round) -> None:
-        """Make the best member the final network: scored for it, unless that took half of the round."""
+        """Make the best member the final network: scored for it, unless that took a quarter of the round."""
         population = state.population
         known = [member for member in population.members if member in state.accuracies]
-        if now.flops is None or 2 * now.scorer.flops(population.genomes) < now.flops or not known:
+        if now.flops is None or 4 * now.scorer.flops(population.genomes) < now.flops or not known:
             evaluation = now.scorer.evaluate(list(population))
             state.scoring_flops += evaluation.flops
             (self._final,) = best_members(state, evaluation, 1)

@@ -42,6 +42,8 @@ class GrowOnly:
         population, rng = state.population, state.rng
         (parent,), rejected = population.members, dict[str, int]()
         growth = drawn_growth(self.mutate, population, parent, rng=rng, rejected=rejected)
+        if growth is not None and now.flops is not None and 2 * now.scorer.flops([growth.child]) > now.flops:
+            growth, rejected["budget"] = None, 1  # most of the round is for training
         if growth is None:
             return MutationReport((), rejected, saturated=True)
         child = population.graft(parent, growth, generator=generator_from(rng), generation=state.generation)

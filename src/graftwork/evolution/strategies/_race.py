@@ -22,7 +22,8 @@ _logger = logging.getLogger(__name__)
 class Race:
     """One network, the champion; grafts on it race against it by successive halving, a rung in each round.
 
-    All entrants train on the same batches, each prefix that they share once. A graft begins as the champion's very
+    All entrants train on the same batches, each prefix that they share once. A rung is short, as it trains losers, too:
+    ``rung_share`` of what its round may spend, whose rest goes to later rounds. A graft begins as the champion's very
     function, so what it gains is seen at once: its gain is the rise of the log-likelihood of validation labels since
     the race began, and counts for each FLOP of its updates. The better half of the grafts goes on, the champion always;
     of the last two, the better one takes the champion's place if it leads by more than the noise. Otherwise nothing is
@@ -36,26 +37,40 @@ class Race:
         mutate: Draws the grafts, and has the limits that they keep.
         patience: Number of races lost in a row after which nothing is added any more.
         noise: Number of standard errors by which a graft has to lead.
+        rung_share: Share of a round that its rung takes, unless the round is the last.
     """
 
     recipe: ClassVar[Mapping[str, Any]] = {"num_generations": 6, "initial_fraction": 0.3}
     ignores: ClassVar[frozenset[str]] = frozenset({"selection", "selection_options", "cost", "random_padding"})
 
-    def __init__(self, *, mutate: R2RMutation, patience: int = 2, noise: float = 1.0) -> None:
+    def __init__(self, *, mutate: R2RMutation, patience: int = 2, noise: float = 1.0, rung_share: float = 0.2) -> None:
         self.mutate = mutate
         self.patience = patience
         self.noise = noise
         self._start: NDArray[np.float64] = np.zeros(0)  # the champion's log-likelihoods when the race began
+        self.rung_share = rung_share
+        self._counts_steps = False
+        self._stop: float | None = None  # updates or FLOPs of the search at which the rung ends
         self._lost = 0
         self._resting = False
 
     def draw(self, state: SearchState, count: int) -> Sequence[Drawable]:
-        """Draw all entrants together, each time."""
+        """Draw all entrants together, each time; nothing when the rung is over."""
+        if self._stop is not None and (state.step if self._counts_steps else state.spent_flops) >= self._stop:
+            return []
         members = tuple(state.population.members)
         return [members if len(members) > 1 else members[0]] * count
 
     def propose(self, state: SearchState, now: Round) -> MutationReport:
         """Begin a race where none is on, and there are rounds enough for what wins it to train."""
+        report = self._grafted(state, now)
+        self._stop, self._counts_steps = None, now.steps is not None
+        if len(state.population) > 1 and now.rounds_after > 0:
+            start, size = (state.step, now.steps) if now.steps is not None else (state.spent_flops, now.flops or 0)
+            self._stop = start + max(1.0, self.rung_share * size)
+        return report
+
+    def _grafted(self, state: SearchState, now: Round) -> MutationReport:
         resting, self._resting = self._resting, False
         over = self._lost >= self.patience or resting
         if state.generation == 0 or len(state.population) > 1 or over or now.rounds_after == 0:
@@ -95,12 +110,14 @@ class Race:
 
     def state_dict(self) -> dict[str, Any]:
         """Keep how the race began, and how the last ones ended."""
-        return {"start": torch.from_numpy(self._start.copy()), "lost": self._lost, "resting": self._resting}
+        own = {"lost": self._lost, "resting": self._resting, "stop": self._stop, "counts_steps": self._counts_steps}
+        return {"start": torch.from_numpy(self._start.copy()), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the same race."""
         self._start = state["start"].numpy().copy()
         self._lost, self._resting = int(state["lost"]), bool(state["resting"])
+        self._stop, self._counts_steps = state["stop"], bool(state["counts_steps"])
 
 
 def _likelihoods(evaluation: Evaluation) -> NDArray[np.float64]:

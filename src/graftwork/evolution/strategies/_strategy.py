@@ -26,7 +26,7 @@ class Strategy(Protocol):
             count: Number of updates.
 
         Returns:
-            One entry for each update.
+            One entry for each update; none to end the round, whose rest goes to the next.
         """
 
     def survivors(self, state: SearchState, evaluation: Evaluation, count: int) -> tuple[MemberId, ...]:

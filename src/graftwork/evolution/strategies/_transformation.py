@@ -67,11 +67,14 @@ class TransformationRL:
             limits = {"embedding": sqrt(3), "told": sqrt(3), "encoder": 1 / sqrt(50), "": 0.1}
             spread(dict(self.policy.named_parameters()), limits, generator=generator_from(state.rng))
             return NOTHING
-        self._learn(state)
+        most = None if now.flops is None else state.scoring_flops + now.flops / 4
+        self._learn(state, most)
         start, born, rejected, in_a_row = state.survivors[0], list[MemberId](), dict[str, int](), 0
         known = {_shape(member.genome): name for name, member in population.members.items()}
         places = now.size - len(population)
         while places > 0 and in_a_row < self.mutate.max_rejections:
+            if most is not None and state.scoring_flops + self._cost(population[start].genome) > most:
+                break
             growth, actions = self._grown(state, population[start].genome)
             name = known.get(shape := _shape(growth.child))
             if name is None:
@@ -85,6 +88,11 @@ class TransformationRL:
             self._episode.append((name, actions))  # the same network again takes the score of the first
             places, in_a_row = places - 1, 0
         return MutationReport(tuple(born), rejected, saturated=places > 0)
+
+    def _cost(self, genome: Genome) -> int:
+        """FLOPs of sampling a child, at most: each action may add a token."""
+        steps = len(self.kinds) * (len(genome.body) + 1 + len(self.kinds))
+        return weights_flops(self.policy, steps=steps, training=False)
 
     @torch.no_grad()
     def _grown(self, state: SearchState, start: Genome) -> tuple[Growth, list[Action]]:
@@ -100,12 +108,15 @@ class TransformationRL:
                 growth = Growth(start, step.child, before + step.transform, noise=self.mutate.noise)
         return growth, actions
 
-    def _learn(self, state: SearchState) -> None:
-        """One REINFORCE update from the actions of the round before."""
+    def _learn(self, state: SearchState, most: float | None) -> None:
+        """One REINFORCE update from the actions of the round before, if there are FLOPs for it up to ``most``."""
         seen = [(state.accuracies[name], actions) for name, actions in self._episode if name in state.accuracies]
         self._episode = []
-        if not seen:
+        steps = sum(len(tokens) for _, actions in seen for tokens, _, _ in actions)
+        cost = weights_flops(self.policy, steps=steps, training=True)
+        if not seen or (most is not None and state.scoring_flops + cost > most):
             return
+        state.scoring_flops += cost
         rewards = [tan(min(accuracy, _MOST_ACCURATE) * pi / 2) for accuracy, _ in seen]
         baseline = float(np.mean(rewards)) if self._baseline is None else self._baseline
         self.optimizer.zero_grad()
@@ -113,7 +124,6 @@ class TransformationRL:
             for tokens, kind, choices in actions:
                 _, log, entropy = self.policy.act(tokens, kind, choices=choices)
                 torch.autograd.backward([-(log * (reward - baseline) + 1e-5 * entropy) / len(seen)])
-                state.scoring_flops += weights_flops(self.policy, steps=len(tokens), training=True)
         self.optimizer.step()
         self._baseline = 0.95 * baseline + 0.05 * float(np.mean(rewards))
 
