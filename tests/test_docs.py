@@ -25,7 +25,7 @@ EXPECTED = {
     "README.md": 2,
     "docs/how-to/augmentation.md": 1,
     "docs/how-to/deploy.md": 4,
-    "docs/how-to/ensembles.md": 1,
+    "docs/how-to/ensembles.md": 2,
     "docs/how-to/few-and-uneven.md": 2,
     "docs/how-to/grow-a-checkpoint.md": 10,
     "docs/how-to/hub.md": 1,

@@ -67,7 +67,7 @@ def data_attacks() -> dict[str, Attack]:
         "a shard of links": lambda place: _shard(place, {**_pairs(), "x.cls": b"1"}, link="x.png"),
         "a shard of labels of escapes": lambda place: _shard(place, _pairs(f"{ESCAPES}{DIRECTION}".encode())),
         "a shard of labels of markup": lambda place: _shard(place, _pairs(MARKUP.encode())),
-        "a shard of a label of gigabytes": lambda place: _shard(place, _pairs(), hole=2**31),
+        "a shard of a label of gigabytes": lambda place: _shard(place, _pairs(), hole=2**29),
         "a shard of labels without end": lambda place: _shard(place, _pairs(b"9" * 10**6)),
         "a shard without images": lambda place: _shard(place, {f"{n}.cls": b"1" for n in range(20_000)}),
         "a shard that is cut": lambda place: os.truncate(_shard(place, _pairs()), 3000),
