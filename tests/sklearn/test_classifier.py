@@ -147,7 +147,7 @@ def test_it_works_in_pipelines_searches_and_cross_validation() -> None:
 
 def test_cross_validation_on_digits(digits: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> None:
     images, labels = digits
-    model = GraftworkClassifier("20steps", random_state=0, ensemble=None)
+    model = GraftworkClassifier("30steps", random_state=0, ensemble=None)
     assert cross_val_score(model, images.reshape(-1, 64), labels, cv=2).mean() > 0.9
 
 
