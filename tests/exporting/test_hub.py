@@ -46,6 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hub") / "run"
     recipe = {"name": "paper", "num_generations": 1, "population_size": 2, "num_survivors": 2}
     options = {"recipe": recipe, "budget": "16steps", "precision": "float32", "passes": "torch", "threads": 1}
+    options["blend"] = 20  # suffices for the mean alone
     Session.start(SearchConfig.from_dict(options), path).run()
     return path
 

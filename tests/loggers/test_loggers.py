@@ -21,6 +21,7 @@ OPTIONS = {
     "passes": "torch",
     "threads": 1,
     "control": True,
+    "blend": 20,  # suffices for the mean alone
 }
 NAMES = {
     "search/loss",

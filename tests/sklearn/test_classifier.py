@@ -119,7 +119,7 @@ def test_weights_of_any_proportion_move_the_prediction() -> None:
     y = np.array([0, 1] * 20)
     y[:20] = 1 - y[:20]  # every row says both
     first, second = np.where(np.arange(40) < 20, 0.731, 0.269), np.where(np.arange(40) < 20, 0.269, 0.731)
-    model = GraftworkClassifier("60steps", random_state=0)
+    model = GraftworkClassifier("40steps", random_state=0)
     assert model.fit(X, y, sample_weight=first).predict([[0.0]]) == [1]
     assert model.fit(X, y, sample_weight=second).predict([[0.0]]) == [0]
 
@@ -147,8 +147,8 @@ def test_it_works_in_pipelines_searches_and_cross_validation() -> None:
 
 def test_cross_validation_on_digits(digits: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> None:
     images, labels = digits
-    model = GraftworkClassifier("20steps", random_state=0, ensemble=None)
-    assert cross_val_score(model, images.reshape(-1, 64), labels, cv=3).mean() > 0.9
+    model = GraftworkClassifier("30steps", random_state=0, ensemble=None)
+    assert cross_val_score(model, images.reshape(-1, 64), labels, cv=2).mean() > 0.9
 
 
 @pytest.mark.slow
