@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from graftwork.cli import main
-from graftwork.errors import ConfigError, InputError
+from graftwork.errors import ConfigError, InputError, RunError
 from graftwork.loggers import SINKS, Listeners, OptunaListener, SinkListener, make_logger
 from graftwork.session import SearchConfig, Session, SilentListener
 
@@ -196,6 +196,15 @@ def test_the_command_logs_and_a_resume_may_too(tmp_path: Path, monkeypatch: pyte
     assert "search/loss" in rows
     assert "test/best" in rows
     _command("search", "--resume", "run")
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="got a link"):
+        _play("csv", tmp_path / "run")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_unknown_and_missing_loggers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from secrets import token_hex
 from types import MappingProxyType
 from typing import Any
 
+from graftwork._files import check_id, damaged, inside, parse_json, read_bytes
 from graftwork.errors import ConfigError, InputError, did_you_mean
 from graftwork.loggers._listeners import Sink, SinkListener
 
@@ -26,6 +27,12 @@ def _flat(options: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
+def _noted(path: Path) -> str:
+    """Id of a tool's run that an earlier part of the search has noted."""
+    with damaged(str(path)):
+        return check_id(parse_json(read_bytes(path), str(path))["run"], str(path))
+
+
 def _missing(name: str) -> InputError:
     return InputError(f"--log {name}: expected the package {name}, found none; pip install 'graftwork[{name}]'")
 
@@ -38,7 +45,7 @@ class CsvSink:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "log" / "numbers.csv"
+        self._path = inside(folder, "log/numbers.csv")
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """Open the table; options stand in the run's ``config.toml``."""
@@ -67,7 +74,7 @@ class TensorBoardSink:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _missing("tensorboard") from error
-        self._make: Callable[[], Any] = lambda: SummaryWriter(str(folder / "log" / "tensorboard"))
+        self._make: Callable[[], Any] = lambda: SummaryWriter(str(inside(folder, "log/tensorboard")))
         self._writer: Any = None
 
     def begin(self, options: Mapping[str, Any]) -> None:
@@ -101,7 +108,7 @@ class MlflowSink:
         except ImportError as error:
             raise _missing("mlflow") from error
         self._make = MlflowClient
-        self._name, self._note = folder.name, folder / "log" / "mlflow.json"
+        self._name, self._note = folder.name, inside(folder, "log/mlflow.json")
         self._client: Any = None
         self._run = ""
 
@@ -109,7 +116,7 @@ class MlflowSink:
         """Create a run with the options as its parameters, or go on with that of this run folder."""
         self._client = self._make()
         if self._note.is_file():
-            self._run = json.loads(self._note.read_text(encoding="utf-8"))["run"]
+            self._run = _noted(self._note)
             self._client.update_run(self._run, status="RUNNING")
             return
         experiment = self._client.get_experiment_by_name("graftwork")
@@ -152,7 +159,8 @@ class WandbSink:
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """Begin a run with the options as its configuration, or go on with that of this run folder."""
-        note = self._folder / "log" / "wandb.json"
+        note = inside(self._folder, "log/wandb.json")
+        inside(self._folder, "log/wandb")
         note.parent.mkdir(exist_ok=True)
         if not note.is_file():
             note.write_text(json.dumps({"run": token_hex(4)}), encoding="utf-8")
@@ -161,7 +169,7 @@ class WandbSink:
             name=self._folder.name,
             dir=str(note.parent),
             config=dict(options),
-            id=json.loads(note.read_text(encoding="utf-8"))["run"],
+            id=_noted(note),
             resume="allow",
         )
         self._run.define_metric("*", step_metric="update")
