@@ -16,7 +16,15 @@ from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows
 from experiments.growing._learner import Learner
 from experiments.growing._models import ByteGPT
 from experiments.growing._tasks import TextTask
-from graftwork.surgery import InsertLayers, ModelGrowth, WidenAll, WidenOutputs, WidenStream
+from graftwork.surgery import (
+    Deepen,
+    InsertLayers,
+    ModelGrowth,
+    RepeatKeyValueHeads,
+    WidenAll,
+    WidenOutputs,
+    WidenStream,
+)
 
 if TYPE_CHECKING:
     from experiments.growing._llama import Around, LlamaTraining
@@ -43,6 +51,8 @@ GROWTHS: Mapping[str, ModelGrowth] = {
     "next-size": WidenAll(1.25, width=1.25),
     "vocabulary-mean": WidenOutputs(None, 64, init="mean"),
     "vocabulary-zero": WidenOutputs(None, 64),
+    "key-value-heads": RepeatKeyValueHeads(2),
+    "blocks": Deepen("model.layers.3.mlp"),
 }
 """By name."""
 NONE = "no growth"
