@@ -12,7 +12,15 @@ from graftwork.errors import ConfigError
 from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session import Problem, SearchConfig, Session
 from graftwork.session._outline import outline_of, outline_unread
-from graftwork.session._sizing import ENOUGH_IMAGES, ENOUGH_LARGE, choose_size, memory_of, settle_batches, settle_size
+from graftwork.session._sizing import (
+    ENOUGH_IMAGES,
+    ENOUGH_LARGE,
+    ENOUGH_TRAINING,
+    choose_size,
+    memory_of,
+    settle_batches,
+    settle_size,
+)
 from graftwork.training import RECIPES
 from tests.datasets.test_sources import pixels, write_folder
 
@@ -61,7 +69,7 @@ def test_a_budget_that_makes_few_updates_gets_smaller_batches_unless_somebody_as
         return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.batch_size
 
     least = RECIPE.min_updates
-    assert least * 64 > ENOUGH_IMAGES  # so that no smaller network takes the place of this one above
+    assert least * 64 > ENOUGH_TRAINING  # so that no smaller network takes the place of this one above
     assert [batch(least * size) for size in (250, 249, 125, 124, 64, 1)] == [250, 125, 125, 64, 64, 64]
     assert batch(1, batch_size=250) == 250
     assert batch(1, recipe={"name": "default", "batch_size": 200}) == 200
@@ -144,7 +152,7 @@ def test_a_short_time_leaves_images_out_unless_they_are_decoded(
 @pytest.mark.parametrize("budget", ["3steps", "1TFLOP", "9s"])
 def test_what_is_told_before_decoding_is_what_is_found_after_it(budget: str, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "d", pixels(40, side=70), [0] * 20 + [1] * 20)
-    config, _, found = settle_size(SearchConfig.from_dict({"data": str(data), "budget": budget}), flops=1e12)
+    config, _, found = settle_size(SearchConfig.from_dict({"data": str(data), "budget": budget}), flops=1e11)
     assert found is not None
     known: dict[str, Any] = {"speed": 1e11, "processes": 1}
     before = outline_unread(config, found, **known)
@@ -165,7 +173,7 @@ def test_a_budget_that_hardly_trains_the_seed_network_begins_with_a_small_one_un
         config = SearchConfig.from_dict({"budget": "30s", **asked})
         return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.seed_genome
 
-    assert [seed(images) for images in (ENOUGH_IMAGES, ENOUGH_IMAGES - 1)] == ["default", "small"]
+    assert [seed(images) for images in (ENOUGH_TRAINING, ENOUGH_TRAINING - 1)] == ["default", "small"]
     assert seed(1, seed_genome="default") == seed(1, recipe={"seed_genome": "default"}) == "default"
     assert seed(1, genome="seed.json") == "default"
     assert seed(1, recipe="paper") == "poster"

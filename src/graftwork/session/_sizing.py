@@ -20,9 +20,12 @@ by the default seed's stem."""
 KEPT = 32
 """Images of no more pixels than a square of this side are never reduced."""
 
-ENOUGH_IMAGES, ENOUGH_LARGE = 12_800, 51_200
-"""Images that a budget should reach for in training the seed network, the same one counted each time that it is seen:
-up to 64 pixels, and above."""
+ENOUGH_IMAGES, ENOUGH_LARGE = 5_000, 500_000
+"""Images that a budget should reach for in training the seed network, the same one counted each time that it is seen,
+for a size up to 64 pixels, and above (docs/how-to/photos.md says what was measured)."""
+
+ENOUGH_TRAINING = 12_800
+"""The same for the recipe's seed network: below, the search begins with a smaller one."""
 
 TRUNK_SIDE = 224
 """Side for the images of a trunk, which sees each of them once."""
@@ -200,7 +203,7 @@ def _short(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[S
     """Begin with a smaller network where the budget reaches for too few images with the usual one."""
     name = config.recipe.short_seed_genome
     asked = name == "none" or config.genome is not None or config.trunk is not None
-    if asked or flops is None or flops >= training_flops(genome, ENOUGH_IMAGES):
+    if asked or flops is None or flops >= training_flops(genome, ENOUGH_TRAINING):
         return config, ()
     note = (
         f"training: the search begins with the {name} network instead of the {config.recipe.seed_genome} one, which "
