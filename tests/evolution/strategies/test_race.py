@@ -148,6 +148,17 @@ def test_a_rung_takes_a_fifth_of_its_round_and_the_rest_trains_what_is_left() ->
         assert len(trainer.trained) == rounds[-1].step
 
 
+def test_scoring_entrants_takes_a_quarter_of_a_round_at_most() -> None:
+    class Dear(Scorer):
+        def flops(self, genomes: Any) -> int:
+            return STEP * len(genomes)
+
+    for flops, entrants in ((7 * STEP, 1), (12 * STEP, 3), (99 * STEP, 4)):
+        strategy, state, _ = raced()
+        strategy.propose(state, Round(4, rounds_after=5, steps=None, flops=flops, scorer=Dear()))
+        assert len(state.population) == entrants
+
+
 def test_no_race_begins_in_the_last_round() -> None:
     strategy, state, _ = raced()
     assert proposed(strategy, state, rounds_after=0) == 0

@@ -165,7 +165,7 @@ def test_where_scoring_is_dear_there_are_fewer_members_and_the_budget_is_kept(na
 @every_strategy
 def test_limits_hold_for_every_network_that_is_born_or_drawn(name: str) -> None:
     most = int(1.3 * num_parameters(SEED))
-    state, trainer, _ = ran(made(name, max_parameters=most), Plan(3, 2, 30), size=6)
+    state, trainer, _ = ran(made(name, max_parameters=most), Plan(3, 2, 10), size=6)
     seen = [*trainer.trained, *(birth.genome for birth in state.population.lineage)]
     assert max(map(num_parameters, seen)) <= most
     assert len(set(seen)) > 1 or name == "neuroevolution"

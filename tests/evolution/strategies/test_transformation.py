@@ -52,7 +52,7 @@ def test_layers_widen_to_the_next_size_of_the_list_and_new_layers_are_as_wide_as
 def test_actions_are_possible_and_judged_by_the_probabilities_that_they_were_drawn_by() -> None:
     policy, tokens, rng = strategy().policy, tokens_of(BASE), np.random.default_rng(0)
     drawn: dict[tuple[int, ...], int] = {}
-    for _ in range(400):
+    for _ in range(200):
         choices, _, _ = policy.act(tokens, "deeper", rng=rng)
         drawn[tuple(choices)] = drawn.get(tuple(choices), 0) + 1
     total = 0.0
@@ -61,10 +61,10 @@ def test_actions_are_possible_and_judged_by_the_probabilities_that_they_were_dra
             for kernel in range(3):
                 _, log, entropy = policy.act(tokens, "deeper", choices=[stage, layer, kernel])
                 total += float(log.detach().exp())
-                assert drawn.get((stage, layer, kernel), 0) / 400 == pytest.approx(float(log.detach().exp()), abs=0.06)
+                assert drawn.get((stage, layer, kernel), 0) / 200 == pytest.approx(float(log.detach().exp()), abs=0.08)
                 assert float(entropy.detach()) > 0
     assert total == pytest.approx(1, abs=1e-5)  # no other action is possible
-    marks = np.array([policy.act(tokens, "wider", rng=rng)[0] for _ in range(300)])
+    marks = np.array([policy.act(tokens, "wider", rng=rng)[0] for _ in range(100)])
     assert marks[:, [2, 5, 8, 9]].max() == 0  # pools and the head
     assert (marks.mean(axis=0)[[0, 1, 3, 4, 6, 7]] > 0.1).all()
 
@@ -94,6 +94,7 @@ def test_the_same_network_is_not_grown_twice_but_its_action_gets_the_score() -> 
     assert {name for name, _ in chooser._episode} == set(state.population.members)
 
 
+@pytest.mark.slow
 def test_the_policy_learns_what_is_rewarded_and_is_paid_for() -> None:
     """Networks with an added 5×5 layer are the best: after some rounds the policy adds hardly any other."""
     chooser, state = strategy(), begun()

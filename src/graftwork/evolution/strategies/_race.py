@@ -81,6 +81,9 @@ class Race:
             growth = drawn_growth(self.mutate, population, champion, rng=rng, rejected=rejected)
             if growth is None:
                 return MutationReport(tuple(born), rejected, saturated=True)
+            if now.flops is not None and 4 * now.scorer.flops([*population.genomes, growth.child]) > now.flops:
+                rejected["budget"] = 1  # most of the round is for training
+                return MutationReport(tuple(born), rejected, saturated=True)
             generator = generator_from(rng)
             born.append(population.graft(champion, growth, generator=generator, generation=state.generation))
         return MutationReport(tuple(born), rejected, saturated=False)
