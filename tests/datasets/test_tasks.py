@@ -63,3 +63,16 @@ def test_columns_of_numbers_or_lists_are_refused_with_the_reason(labels: pa.Arra
 def test_arrays_with_a_column_for_each_class_are_refused_with_the_reason() -> None:
     with pytest.raises(DataError, match=r"as label of each of 4 images.*several labels, numbers, boxes"):
         load_dataset((np.zeros((4, 8, 8), dtype=np.uint8), np.eye(4, dtype=np.int64)))
+
+
+def test_a_list_in_a_folder_reads_no_file_outside_of_it_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"mine")
+    folder = tmp_path / "data"
+    rows = [list(row) for row in zip(photos(folder), ["cat", "dog"] * 4, strict=True)]
+    sheet(folder / "x.csv", rows)
+    assert len(load_dataset(folder).images) == 8
+    (folder / rows[0][0]).unlink()
+    (folder / rows[0][0]).symlink_to(tmp_path / "secret.png")
+    for named in (folder, folder / "x.csv"):
+        with pytest.raises(DataError, match="expected the path of a file below"):
+            load_dataset(named)

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -176,6 +177,12 @@ def summary(rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> dict[st
     }
 
 
+def _named(arguments: Sequence[str]) -> list[str]:
+    """What a result says of its command line: all but the place of its rows, which is of no use elsewhere."""
+    at = [place for place, word in enumerate(arguments) if word == "--rows"]
+    return [shlex.quote(word) for place, word in enumerate(arguments) if place not in at and place - 1 not in at]
+
+
 def main() -> None:
     """Try what is asked for, and write the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,7 +210,7 @@ def main() -> None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(as_json(summary(done, sys.argv[1:])), encoding="utf-8")
+    options.json.write_text(as_json(summary(done, _named(sys.argv[1:]))), encoding="utf-8")
     print(json.dumps({kind: entry["count"] for kind, entry in summary(done, [])["wrong"].items()}))
 
 

@@ -270,7 +270,17 @@ def _finish(
         "survivors": [entries[life.id] for life in alive],
         "ensemble": methods or None,
         "recommended": "mean" if methods else None,
-        "cascade": None,
+        "cascade": {
+            "threshold": 0.75,
+            "flops": 2.5e5,
+            "stages": [{"id": best.id, "flops": 3 * 10**5, "share": 1.0}],
+            "curve": [
+                {"threshold": at, "flops": 2.5e5 + 1e5 * at, "validation_accuracy": 0.6, "test_accuracy": 0.5 + at / 8}
+                for at in (0.0, 0.75, 2.0)
+            ],
+        }
+        if methods
+        else None,
         "latency": {
             "device": "cpu",
             "threads": 2,

@@ -16,6 +16,7 @@ from graftwork.reports import (
     difference,
     figure_svg,
     graft_generations,
+    pareto_figure,
     pareto_front,
     profile_figure,
     read_run,
@@ -163,3 +164,10 @@ def test_drawing_leaves_matplotlib_as_it_was_and_ignores_its_settings() -> None:
         before = dict(mpl.rcParams)
         assert draw() == plain
         assert dict(mpl.rcParams) == before
+
+
+def test_a_cascade_is_drawn_among_the_costs_where_there_is_one(run_folder: Path) -> None:
+    run = read_run(run_folder)
+    legend = [text.get_text() for text in pareto_figure(run, cost="flops").legends[0].get_texts()]
+    assert any("cascade" in text for text in legend)
+    assert not any("cascade" in t.get_text() for t in pareto_figure(run, cost="parameters").legends[0].get_texts())

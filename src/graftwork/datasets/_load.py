@@ -19,7 +19,7 @@ from graftwork.datasets._letters import read_letters
 from graftwork.datasets._listing import Item, Listing, Raw, ReadOptions, joined
 from graftwork.datasets._places import cache_folder
 from graftwork.datasets._samples import has_samples, list_samples
-from graftwork.datasets._sheets import SHEETS, list_sheets, read_sheet
+from graftwork.datasets._sheets import SHEETS, finder, list_sheets, read_sheet
 from graftwork.datasets._sources import cifar_files, read_cifar, read_digits
 from graftwork.datasets._survey import LARGEST_UNASKED, Survey, survey_images
 from graftwork.datasets._walk import IMAGE_SUFFIXES, Entry, Tree, shown, walk
@@ -270,16 +270,17 @@ def _list_tree(tree: Tree, options: ReadOptions) -> Listing:
 
 
 def _list_by_sheet(tree: Tree, sheet: Entry, options: ReadOptions) -> Listing:
-    """List the images of a tree that a table in it names; no other file is read."""
+    """List the images of a tree that a table in it names; no other file is read, also not by way of a link."""
     known = {entry.parts: entry for entry in tree.entries}
-    used = [sheet]
+    used, below = [sheet], finder(tree.root)
 
     def find(path: str, where: str) -> Any:
         parts = tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
         if parts not in known:
             raise DataError(f"{where}: expected the path of a file in {shown(tree.root)}, got {ascii(path)[:80]}")
         used.append(known[parts])
-        return known[parts].file
+        file = known[parts].file
+        return below("/".join(parts), where) if isinstance(file, Path) else file  # of an archive: no link
 
     found = read_sheet(sheet.file, Path(sheet.parts[0]), where=tree.name(sheet.parts)).listing(options, find)
     found.skipped += tree.passed_over(used)
