@@ -146,6 +146,7 @@ class SearchConfig:
             value, low = getattr(self, name), 0 if name.endswith("seed") or name == "sync_every" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}; give such a number")
+        self._check_workers()
         self._check_latency()
         self._check_trunk_rate()
         if self.max_memory is not None:
@@ -163,6 +164,8 @@ class SearchConfig:
             if entry.name in ignored_options(self.strategy):
                 usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
                 _refuse_ignored(self.strategy, entry.name, getattr(self, entry.name), usual)
+
+    def _check_workers(self) -> None:
         if self.workers > 1 and (why := why_alone(self.strategy)):
             raise ConfigError(
                 f"workers: expected 1 with strategy {self.strategy}, as {why}, got {self.workers}; leave them out"
