@@ -5,7 +5,10 @@ from pathlib import Path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # of a platform without locks: it is dealt with here
-    from filelock import BaseFileLock, FileLock, SoftFileLock
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+LockTimeout = Timeout
+"""Raised where another process holds a lock for longer than was waited."""
 
 
 def file_lock(path: Path, *, timeout: float = -1) -> BaseFileLock:

@@ -8,10 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import Timeout
-
 from graftwork._files import inside, is_alive, parse_json, read_bytes, write_json
-from graftwork._locks import file_lock
+from graftwork._locks import LockTimeout, file_lock
 from graftwork.errors import ResourceError, RunError
 
 LOCK, OWNER = "lock", "owner.json"
@@ -40,7 +38,7 @@ class RunLock:
         self._lock = file_lock(inside(folder, LOCK), timeout=0)
         try:
             self._lock.acquire()
-        except Timeout:
+        except LockTimeout:
             raise RunError(f"{folder} is in use by {_owner_text(folder)}; wait for its end, or stop it") from None
         except (OSError, NotImplementedError) as error:
             raise ResourceError(f"can't lock {folder}: {error}; use a file system that has locks") from error

@@ -102,7 +102,8 @@ class Session:
         # first: a mistake in any option must not leave a folder behind
         config, speed = config.located(), None
         if config.budget is None or config.budget.kind == "seconds":
-            speed = rough_speed(config) * (1 if group is None else group.size)
+            alone = rough_speed(config)
+            speed = alone and alone * (1 if group is None else group.size)
         flops = flops_of(config.budget, speed)
         config, sized, found = settle_size(config, flops=flops, processes=processes)
         if found is not None:

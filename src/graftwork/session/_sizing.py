@@ -6,6 +6,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from graftwork.datasets import LARGEST_UNASKED, Survey, is_decoded, survey
+from graftwork.errors import GraftworkError
 from graftwork.machine import Machine, TimedNetwork, device_of, memory_limit
 from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session._budget import Budget
@@ -138,11 +139,17 @@ def _reading(config: SearchConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def rough_speed(config: SearchConfig) -> float:
-    """Training FLOPs per second, roughly: by three steps of the recipe's seed network on a few small images."""
+def rough_speed(config: SearchConfig) -> float | None:
+    """Training FLOPs per second, roughly: by three steps of the recipe's seed network on a few small images.
+
+    ``None`` where it can't be trained by the recipe's rates: the search itself says so.
+    """
     genome, size = seed_genome(config.recipe.seed_genome, (3, KEPT, KEPT), 2), 16
     network = TimedNetwork(genome, rules=config.recipe.rules, batch_size=size, device=device_of(config.device))
-    return training_flops(genome, size) / network.rough_seconds()
+    try:
+        return training_flops(genome, size) / network.rough_seconds()
+    except GraftworkError:
+        return None
 
 
 def flops_of(budget: Budget | None, speed: float | None) -> float | None:
