@@ -7,8 +7,22 @@ from pathlib import Path
 
 import graftwork
 
-OPTIONAL = {"accelerate", "datasets", "lightning", "onnx", "onnxruntime", "onnxscript", "transformers"}
-EXTRAS = {"graftwork.integrations.lightning", "graftwork.integrations.transformers"}
+OPTIONAL = {
+    *(
+        "accelerate",
+        "datasets",
+        "keras",
+        "lightning",
+        "mlflow",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "optuna",
+        "skorch",
+    ),
+    *("tensorboard", "transformers", "wandb"),
+}
+EXTRAS = {f"graftwork.integrations.{name}" for name in ("keras", "lightning", "skorch", "transformers")}
 """Whole modules for a package of an extra: without it they say which extra to install."""
 
 location = Path(graftwork.__file__).parent
