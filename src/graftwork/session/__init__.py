@@ -32,9 +32,9 @@ from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._outline import Outline
 from graftwork.session._planning import make_plan, measure_speed, shared_fraction
 from graftwork.session._predictions import StoredPredictions, options_of, problem_of, run_members
-from graftwork.session._problem import Problem, most_calibration
+from graftwork.session._problem import Problem, most_calibration, seed_of
 from graftwork.session._session import Session
-from graftwork.session._setup import Setup, prepare, seed_of
+from graftwork.session._setup import Setup, prepare
 from graftwork.session._trunk import front_of, trunk_of
 
 __all__ = [

@@ -1,6 +1,7 @@
 """What is said before training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import METHODS, methods_for
@@ -36,3 +37,21 @@ def plan_notes(setup: Setup, *, asked: SearchConfig) -> Iterator[str]:
             f"ensembles: {len(labels)} blend images of {classes} classes do not suffice for {', '.join(missing)}; "
             f"only {', '.join(fit)} will be made (--blend takes more images)"
         )
+
+
+def resume_notes(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Say what may change the bits of a run that continues: another machine, or another number of workers.
+
+    Args:
+        then: The run's ``provenance.json``.
+        here: The same of this process.
+    """
+    for name in ("processor", "instruction_set"):
+        if here["machine"][name] != then["machine"][name]:
+            yield (
+                f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run continues under the "
+                "same plan, but its bits may differ from those of an uninterrupted run"
+            )
+    size, was = here["workers"]["size"], then.get("workers", {}).get("size", 1)
+    if size != was:
+        yield f"the run was made by {was} workers and continues with {size}: the same plan, but not the same bits"

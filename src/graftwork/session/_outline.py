@@ -7,8 +7,7 @@ from graftwork.machine import device_of, memory_limit
 from graftwork.networks.genome import Genome, seed_genome, training_flops
 from graftwork.session._config import SearchConfig, parse_image_size
 from graftwork.session._planning import DEFAULT_STEPS
-from graftwork.session._problem import Problem
-from graftwork.session._setup import seed_of
+from graftwork.session._problem import Problem, seed_of
 from graftwork.session._sizing import flops_of, memory_of, settle_batches
 from graftwork.typing import Shape
 

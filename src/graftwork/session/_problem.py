@@ -23,7 +23,7 @@ from graftwork.datasets import (
 )
 from graftwork.errors import ConfigError
 from graftwork.networks.execution import InputTransform
-from graftwork.networks.genome import Genome
+from graftwork.networks.genome import Genome, seed_genome
 from graftwork.session._config import SearchConfig, parse_image_size
 from graftwork.session._learned import LearnedTransform
 from graftwork.training import Augmentation, Beside, Recipe, take_images
@@ -218,3 +218,22 @@ def _features(trunk: Trunk, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any
             "normalises images"
         )
     return found.numpy()
+
+
+def seed_of(config: SearchConfig, problem: Problem) -> Genome:
+    """Return h_i for a problem: from the config's file, or the recipe's.
+
+    Raises:
+        ConfigError: If the file can't be read, or its genome is for other images or classes.
+    """
+    classes = len(problem.dataset.class_names)
+    if config.genome is None:
+        name = config.recipe.seed_genome if problem.trunk is None else "trunk"
+        return seed_genome(name, problem.input_shape, classes)
+    genome = read_genome(config.genome)
+    if genome.input_shape != problem.input_shape or genome.num_classes != classes:
+        raise ConfigError(
+            f"genome: expected one for images {problem.input_shape} of {classes} classes, as the data are, got "
+            f"{genome.input_shape} and {genome.num_classes} in {config.genome}; make one for these data"
+        )
+    return genome

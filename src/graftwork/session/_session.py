@@ -10,26 +10,26 @@ import torch
 
 from graftwork._files import damaged
 from graftwork.datasets import telling
-from graftwork.errors import ConfigError, RunError, SearchInterruptedError
+from graftwork.errors import RunError, SearchInterruptedError
 from graftwork.evolution import Generation, Observer, Plan, SearchState, search
 from graftwork.machine import Machine
 from graftwork.networks.genome import Genome
 from graftwork.runs import LATENCIES, Result, Row, RunFolder, now, pack_state, provenance
 from graftwork.session._config import SearchConfig
+from graftwork.session._data import load_data
 from graftwork.session._final import FinalScoring
 from graftwork.session._following import announce, dismiss, prepare_together, restore, shared_parts
 from graftwork.session._learned import save_trunk
 from graftwork.session._listener import Listener, SilentListener
 from graftwork.session._looks import Looks
 from graftwork.session._losses import LossLog
-from graftwork.session._notes import plan_notes
-from graftwork.session._outline import outline_of, outline_unread
+from graftwork.session._notes import plan_notes, resume_notes
 from graftwork.session._problem import Problem
 from graftwork.session._race import race
 from graftwork.session._replanning import keep_time, restore_plans, store_plans
 from graftwork.session._rows import rows_of, skipped_notes
-from graftwork.session._setup import Setup, fit_batches, prepare
-from graftwork.session._sizing import flops_of, rough_speed, settle_size
+from graftwork.session._setup import Setup, prepare
+from graftwork.session._sizing import rough_speed
 from graftwork.session._timing import Timing
 from graftwork.session._trunk import trunk_of
 from graftwork.trunks import Trunk
@@ -93,28 +93,18 @@ class Session:
         """
         began = monotonic() if began is None else began
         RunFolder.check_free(out)
-        if group is not None and config.trunk_rate > 0:
-            raise ConfigError(
-                f"trunk_rate: expected one process, got {group.size}: the trunk's weights are not averaged between "
-                "workers; search alone, or take it frozen"
-            )
-        processes, listener = 1 if group is None else group.local_size, listener or SilentListener()
+        size, processes = (1, 1) if group is None else (group.size, group.local_size)
+        listener = listener or SilentListener()
         # first: a mistake in any option must not leave a folder behind
-        config, speed = config.located(), None
+        config, speed = replace(config.located(), workers=max(size, config.workers)), None
         if config.budget is None or config.budget.kind == "seconds":
             alone = rough_speed(config)
-            speed = alone and alone * (1 if group is None else group.size)
-        flops = flops_of(config.budget, speed)
-        config, sized, found = settle_size(config, flops=flops, processes=processes)
-        if found is not None:
-            listener.on_outline(outline_unread(config, found, speed=speed, processes=processes))
+            speed = alone and alone * size
+        known: dict[str, Any] = {"speed": speed, "processes": processes}
         with telling(listener.on_decoding):
-            problem = Problem.load(config, trunk=trunk)
-        if found is None:
-            listener.on_outline(outline_of(config, problem, speed=speed, processes=processes))
-        config, fitted = fit_batches(config, problem, flops=flops, processes=processes)
+            config, problem, notes = load_data(config, **known, trunk=trunk, tell=listener.on_outline)
         setup = prepare_together(config, group, problem=problem, began=began, race=True, speed=speed)
-        setup.notes += sized + fitted
+        setup.notes += notes
         genome = setup.population.genomes[0]
         files = {"config.toml": config.to_toml(), "seed_genome.json": genome.to_json(indent=2) + "\n"}
         folder = RunFolder.create(out, files, origin={"config": config.to_dict(), "seed_genome": genome.to_dict()})
@@ -299,18 +289,9 @@ class Session:
                 f"{self.config.data!r}, got {found[:12]}; bring the old data back, or begin another run from it: "
                 f"graftwork search --resume {self.folder.path} --as-new NEW"
             )
-        here, then = provenance(self.config.device), stored
-        for name in ("processor", "instruction_set"):
-            if here["machine"][name] != then["machine"][name]:
-                self.listener.on_note(
-                    f"{name} was {then['machine'][name]!r} and is {here['machine'][name]!r}: the run continues under "
-                    "the same plan, but its bits may differ from those of an uninterrupted run"
-                )
-        size, was = self._workers()["size"], stored.get("workers", {}).get("size", 1)
-        if size != was:
-            self.listener.on_note(
-                f"the run was made by {was} workers and continues with {size}: the same plan, but not the same bits"
-            )
+        here = {**provenance(self.config.device), "workers": self._workers()}
+        for text in resume_notes(stored, here):
+            self.listener.on_note(text)
 
     def _stage(self, stage: str, setup: Setup, numbers: dict[str, int]) -> SearchState:
         """Run one search (the control is one of a population of one) from its newest checkpoint to its end."""

@@ -28,12 +28,13 @@ from graftwork.machine import (
     parse_latency,
 )
 from graftwork.networks.execution import set_kernels
-from graftwork.networks.genome import Genome, num_parameters, seed_genome, training_flops
+from graftwork.networks.genome import TRAINING_FACTOR, Genome, num_parameters, training_flops
 from graftwork.session._config import SearchConfig
+from graftwork.session._data import load_data
 from graftwork.session._growth import strategy_of, typical_genome
 from graftwork.session._planning import make_plan, measure_speed
-from graftwork.session._problem import Problem, read_genome
-from graftwork.session._sizing import flops_of, memory_of, rough_speed, settle_batches, settle_size
+from graftwork.session._problem import Problem, seed_of
+from graftwork.session._sizing import memory_of, rough_speed
 from graftwork.session._timing import Timing, effort_of, timing_of
 from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer
 
@@ -184,12 +185,7 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
     if speed is None and machine is None and config.budget is not None and config.budget.kind == "seconds":
         speed = rough_speed(config)
     if problem is None:
-        flops = flops_of(config.budget, speed)
-        if held is None:
-            config, notes, _ = settle_size(config, flops=flops, processes=processes)
-        problem = Problem.load(config, held=held)
-        config, more = fit_batches(config, problem, flops=flops, processes=processes)
-        notes += more
+        config, problem, notes = load_data(config, speed=speed, processes=processes, held=held)
     genome, device = seed_network or seed_of(config, problem), device_of(config.device)
     most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
     memory = _memory_of(config, genome, problem, most, machine=machine)
@@ -295,7 +291,7 @@ def _planned(
     size = min(recipe.batch_size, len(problem.splits.train))
     known: dict[str, Any] = {"batch_size": size, "scoring_flops": scorer.flops([genome]), "race": race}
     if budget is None or budget.kind != "seconds":
-        return None, make_plan(budget, recipe, genome, **known, extra=3 * size * scorer.transform.flops)
+        return None, make_plan(budget, recipe, genome, **known, extra=TRAINING_FACTOR * size * scorer.transform.flops)
     device = device_of(config.device)
     speed = time(recipe, genome, machine, batch_size=size, device=device)
     timing = timing_of(config, problem.splits, genome, speed, num_calibration=scorer.num_calibration)
@@ -305,15 +301,6 @@ def _planned(
         if plan.num_generations > 0 or generations == 0:
             break
     return timing, plan
-
-
-def fit_batches(
-    config: SearchConfig, problem: Problem, *, flops: float | None, processes: int
-) -> tuple[SearchConfig, tuple[str, ...]]:
-    """Adapt batches to the budget and to the memory that is free (see `settle_batches`)."""
-    most = memory_limit(config.max_memory, device_of(config.device), processes=processes)
-    most = problem.memory_left(most, config.recipe.batch_size)
-    return settle_batches(config, seed_of(config, problem), most, flops=flops)
 
 
 def _memory_of(
@@ -383,22 +370,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def seed_of(config: SearchConfig, problem: Problem) -> Genome:
-    """Return h_i for a problem: from the config's file, or the recipe's.
-
-    Raises:
-        ConfigError: If the file can't be read, or its genome is for other images or classes.
-    """
-    classes = len(problem.dataset.class_names)
-    if config.genome is None:
-        name = config.recipe.seed_genome if problem.trunk is None else "trunk"
-        return seed_genome(name, problem.input_shape, classes)
-    genome = read_genome(config.genome)
-    if genome.input_shape != problem.input_shape or genome.num_classes != classes:
-        raise ConfigError(
-            f"genome: expected one for images {problem.input_shape} of {classes} classes, as the data are, got "
-            f"{genome.input_shape} and {genome.num_classes} in {config.genome}; make one for these data"
-        )
-    return genome

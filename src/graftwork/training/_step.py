@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from graftwork.errors import ConfigError, GraftworkError
 from graftwork.networks import Member
 from graftwork.networks.execution import walk
-from graftwork.networks.genome import num_parameters
+from graftwork.networks.genome import TRAINING_FACTOR, num_parameters
 from graftwork.training._batches import BatchStream, shrink
 from graftwork.training._optimizer import BankOptimizer
 from graftwork.training._options import check_choice, check_range
@@ -134,7 +134,7 @@ class Trainer:
     @property
     def extra_flops(self) -> int:
         """FLOPs of an update beside those of the members: those of a trunk that comes first."""
-        return 3 * self.batches.transform.flops * self.batch_size
+        return TRAINING_FACTOR * self.batches.transform.flops * self.batch_size
 
     def sync(self) -> None:
         """Make the optimizer follow the bank, after members were born or dropped."""
