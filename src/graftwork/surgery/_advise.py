@@ -6,7 +6,7 @@ function, so both also begin at the same loss, and what each gains for its FLOPs
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn, optim
 
 from graftwork.errors import ConfigError, SurgeryError
-from graftwork.surgery._calls import ExampleInput, call_of, sandbox
+from graftwork.surgery._calls import Batches, Call, ExampleInput, Loss, call_of, loss_of, sandbox
 from graftwork.surgery._fork import fork
 from graftwork.surgery._grow import Optimizers, given_optimizers, grow
 from graftwork.surgery.growths import ModelGrowth
 
-Batches: TypeAlias = Iterable[tuple[ExampleInput, Any]]
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
+_Pair: TypeAlias = tuple[Call, Any]
 Verdict: TypeAlias = Literal["grow", "not yet", "never"]
 
 LATEST = 0.5
@@ -116,11 +115,8 @@ def advise(
     given = given_optimizers(optimizer)
     if not given:
         raise ConfigError("optimizer: expected what trains the model, got none; give its optimizers")
-    fed = _feed(batches, steps)
-    tried = list(held_out)
-    if not tried:
-        raise ConfigError("held_out: expected at least one pair of inputs and targets, got none")
-    racer = _Racer(loss, fed, tried)
+    fed, tried = _pairs("batches", batches, steps), _pairs("held_out", held_out, None)
+    racer = _Racer(loss, [(call_of(x), y) for x, y in fed], [(call_of(x), y) for x, y in tried])
     with sandbox(model):
         other, own, _ = fork(model, given)
         before = racer.measure(other)
@@ -169,15 +165,15 @@ def _length(share: float, total_steps: int, steps_done: int) -> int:
     return steps
 
 
-def _feed(batches: Batches, count: int) -> list[tuple[ExampleInput, Any]]:
-    """As many batches as a race needs, or all that there are.
+def _pairs(name: str, batches: Batches, most: int | None) -> list[tuple[ExampleInput, Any]]:
+    """The first batches, at most so many.
 
     Raises:
         ConfigError: If there are none.
     """
-    found = list(islice(batches, count))
+    found = list(islice(batches, most))
     if not found:
-        raise ConfigError("batches: expected pairs of inputs and targets, got none")
+        raise ConfigError(f"{name}: expected pairs of inputs and targets, got none")
     return found
 
 
@@ -205,7 +201,7 @@ class _Racer:
         held_out: What losses are compared on.
     """
 
-    def __init__(self, loss: Loss, batches: Sequence[tuple[ExampleInput, Any]], held_out: Sequence[Any]) -> None:
+    def __init__(self, loss: Loss, batches: Sequence[_Pair], held_out: Sequence[_Pair]) -> None:
         self._loss = loss
         self._batches = batches
         self._held_out = held_out
@@ -214,7 +210,7 @@ class _Racer:
         """Loss of each held-out batch in evaluation mode, float64 [batches]."""
         with sandbox(model), torch.no_grad():
             model.eval()
-            return torch.tensor([float(self._value(model, *pair)) for pair in self._held_out], dtype=torch.float64)
+            return torch.tensor([float(self._value(model, pair)) for pair in self._held_out], dtype=torch.float64)
 
     def run(
         self, model: nn.Module, optimizers: Sequence[optim.Optimizer], *, steps: Callable[[float], int]
@@ -238,7 +234,9 @@ class _Racer:
                 group["lr"] = rate * factor
             for own in optimizers:
                 own.zero_grad()
-            self._value(model, *self._batches[number % len(self._batches)]).backward()  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
+                value = self._value(model, self._batches[number % len(self._batches)])
+            value.backward()  # type: ignore[no-untyped-call]
             for own in optimizers:
                 own.step()
         return flops, self.measure(model)
@@ -252,7 +250,7 @@ class _Racer:
         from torch.utils.flop_counter import FlopCounterMode  # takes long to import
 
         with sandbox(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self._value(model, *self._batches[0])
+            self._value(model, self._batches[0])
         flops = counter.get_total_flops()
         if not flops:
             raise SurgeryError(
@@ -260,9 +258,5 @@ class _Racer:
             )
         return float(_BACKWARD * flops)
 
-    def _value(self, model: nn.Module, inputs: ExampleInput, target: Any) -> Tensor:
-        call = call_of(inputs).copied()
-        value = self._loss(model(*call.arguments, **call.keywords), target)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ConfigError(f"loss: expected a function that returns one number, got {type(value).__name__}")
-        return value
+    def _value(self, model: nn.Module, pair: _Pair) -> Tensor:
+        return loss_of(model, *pair, self._loss)

@@ -1,7 +1,7 @@
 """Example inputs, and running a model without leaving a trace on it."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -15,6 +15,10 @@ from graftwork.errors import SurgeryError
 from graftwork.surgery._snapshot import Snapshot
 
 ExampleInput: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+Batches: TypeAlias = Iterable[tuple[ExampleInput, Any]]
+"""Pairs of inputs and targets."""
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+"""From a model's output and a target to one number, a mean over the batch."""
 
 _MOST_SAID = 300
 EVALUATION, TRAINING, NORMS = "evaluation", "training", "training norms"
@@ -178,3 +182,16 @@ def random_state() -> list[Tensor]:
 def first_line(error: BaseException) -> str:
     """Return the type of an exception and the start of what it says: PyTorch may list pages of kernels below."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:_MOST_SAID]}"
+
+
+def loss_of(model: nn.Module, call: Call, target: Any, loss: Loss) -> Tensor:
+    """Return the loss of a model's output for a call, whose tensors stay as they are.
+
+    Raises:
+        SurgeryError: It is not one number.
+    """
+    own = call.copied()
+    value = loss(model(*own.arguments, **own.keywords), target)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise SurgeryError(f"loss: expected a function that returns one number, got {type(value).__name__}")
+    return value

@@ -7,7 +7,7 @@ Grafts that add nothing don't disturb each other, so one backward pass scores al
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,14 +19,11 @@ from torch import Tensor, nn
 
 from graftwork.errors import SurgeryError
 from graftwork.surgery._block import R2RBlock
-from graftwork.surgery._calls import EVALUATION, TRAINING, Call, ExampleInput, call_of, sandbox, set_mode
+from graftwork.surgery._calls import EVALUATION, TRAINING, Batches, Call, Loss, call_of, loss_of, sandbox, set_mode
 from graftwork.surgery._check import Check
 from graftwork.surgery._graph import ChannelGraph
 from graftwork.surgery._transaction import Transaction
 from graftwork.surgery.growths import AddBlocks, Deepen, Edit, Resize, Subject, WidenAll
-
-Batches = Iterable[tuple[ExampleInput, Any]]
-Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -272,11 +269,8 @@ def _mean_loss(model: nn.Module, pairs: list[tuple[Call, Any]], loss: Loss, *, b
     set_mode(model, TRAINING)
     total = 0.0
     for call, target in pairs:
-        own = call.copied()
         with torch.set_grad_enabled(backward):
-            value = loss(model(*own.arguments, **own.keywords), target)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise SurgeryError(f"loss: expected a function that returns one number, got {type(value).__name__}")
+            value = loss_of(model, call, target, loss)
         if backward and value.requires_grad:
             (value / len(pairs)).backward()  # type: ignore[no-untyped-call]
         total += float(value.detach()) / len(pairs)
