@@ -1,7 +1,8 @@
 """What several strategies do alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,23 @@ from graftwork.networks.genome import Genome, Layer, forward_flops
 from graftwork.training import Evaluation
 from graftwork.typing import BlockId, MemberId
 
+SELECTING = frozenset({"selection", "selection_options", "cost"})
+"""Options of the choice of survivors."""
+DRAWING = frozenset({"deepen_probability", "kernel_probabilities", "concat_probability"})
+"""Options by which random grafts are drawn."""
 NOTHING = MutationReport((), {}, saturated=False)
 """What a round reports in which nobody is born."""
+
+
+class Stateless:
+    """A strategy whose own state is none: all that changes is in the search's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """An empty dictionary."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load nothing."""
 
 
 def drawn_evenly(state: SearchState, count: int) -> list[MemberId]:

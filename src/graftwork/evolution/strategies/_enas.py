@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
-from graftwork.evolution.strategies._common import NOTHING, best_members, generator_from
+from graftwork.evolution.strategies._common import DRAWING, NOTHING, SELECTING, best_members, generator_from
 from graftwork.evolution.strategies._controller import (
     ALONE,
     adam,
@@ -98,9 +98,8 @@ class Enas:
 
     recipe: ClassVar[Mapping[str, Any]] = {"num_generations": 5, "initial_fraction": 0.17}
     alone: ClassVar[str] = ALONE
-    ignores: ClassVar[frozenset[str]] = frozenset(
-        {"selection", "selection_options", "cost", "random_padding", "min_shared_fraction", "hidden_multiple"}
-        | {"deepen_probability", "kernel_probabilities", "concat_probability"}
+    ignores: ClassVar[frozenset[str]] = (
+        SELECTING | DRAWING | {"random_padding", "min_shared_fraction", "hidden_multiple"}
     )
 
     def __init__(

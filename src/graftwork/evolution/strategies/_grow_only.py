@@ -5,12 +5,19 @@ from typing import Any, ClassVar
 
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
-from graftwork.evolution.strategies._common import NOTHING, drawn_evenly, drawn_growth, generator_from
+from graftwork.evolution.strategies._common import (
+    NOTHING,
+    SELECTING,
+    Stateless,
+    drawn_evenly,
+    drawn_growth,
+    generator_from,
+)
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
 
-class GrowOnly:
+class GrowOnly(Stateless):
     """One network, which gets one random graft at the beginning of every round and trains on; nothing is chosen.
 
     It tells what choosing among members is worth: a search has to be better than this at equal FLOPs.
@@ -20,9 +27,7 @@ class GrowOnly:
     """
 
     recipe: ClassVar[Mapping[str, Any]] = {"population_size": 1, "num_survivors": 1}
-    ignores: ClassVar[frozenset[str]] = frozenset(
-        {"selection", "selection_options", "cost", "population_size", "num_survivors"}
-    )
+    ignores: ClassVar[frozenset[str]] = SELECTING | {"population_size", "num_survivors"}
 
     def __init__(self, *, mutate: R2RMutation) -> None:
         self.mutate = mutate
@@ -49,10 +54,3 @@ class GrowOnly:
         child = population.graft(parent, growth, generator=generator_from(rng), generation=state.generation)
         population.keep([child])
         return MutationReport((child,), rejected, saturated=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """An empty dictionary: all that changes is in the search's state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load nothing, as there is no state."""

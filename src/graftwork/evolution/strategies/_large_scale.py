@@ -9,7 +9,15 @@ import numpy as np
 
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
-from graftwork.evolution.strategies._common import NOTHING, best_members, drawn_evenly, generator_from, with_own_ids
+from graftwork.evolution.strategies._common import (
+    DRAWING,
+    NOTHING,
+    SELECTING,
+    best_members,
+    drawn_evenly,
+    generator_from,
+    with_own_ids,
+)
 from graftwork.evolution.transforms import Growth, R2RDeepen, R2RWiden, even, new_block_id
 from graftwork.networks.bank import entry_shapes, grow_bank
 from graftwork.networks.genome import Block, Genome, Layer
@@ -133,10 +141,7 @@ class LargeScaleEvolution:
         initialisation: How weights begin that are not inherited.
     """
 
-    ignores: ClassVar[frozenset[str]] = frozenset(
-        {"selection", "selection_options", "cost", "random_padding"}
-        | {"deepen_probability", "kernel_probabilities", "concat_probability"}
-    )
+    ignores: ClassVar[frozenset[str]] = SELECTING | DRAWING | {"random_padding"}
 
     def __init__(self, *, mutate: R2RMutation, initialisation: Initialisation = "random") -> None:
         self.mutate = mutate

@@ -1,18 +1,17 @@
 """The poster's strategy."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, Mutator
 from graftwork.evolution.selection import Selector
-from graftwork.evolution.strategies._common import NOTHING, drawn_evenly, selected
+from graftwork.evolution.strategies._common import NOTHING, Stateless, drawn_evenly, selected
 from graftwork.networks.genome import Genome, forward_flops
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
 
-class Neuroevolution:
+class Neuroevolution(Stateless):
     """Algorithm 1: members to train are drawn at random, a selector chooses, random mutations refill the population.
 
     Args:
@@ -39,10 +38,3 @@ class Neuroevolution:
         if state.generation == 0:
             return NOTHING
         return self.mutate(state.population, now.size, rng=state.rng, generation=state.generation)
-
-    def state_dict(self) -> dict[str, Any]:
-        """An empty dictionary: all that changes is in the search's state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load nothing, as there is no state."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
-from graftwork.evolution.strategies._common import NOTHING, drawn_growth, generator_from
+from graftwork.evolution.strategies._common import NOTHING, SELECTING, drawn_growth, generator_from
 from graftwork.evolution.strategies._strategy import Drawable
 from graftwork.networks.genome import forward_flops
 from graftwork.training import Evaluation
@@ -41,7 +41,7 @@ class Race:
     """
 
     recipe: ClassVar[Mapping[str, Any]] = {"num_generations": 6, "initial_fraction": 0.3}
-    ignores: ClassVar[frozenset[str]] = frozenset({"selection", "selection_options", "cost", "random_padding"})
+    ignores: ClassVar[frozenset[str]] = SELECTING | {"random_padding"}
 
     def __init__(self, *, mutate: R2RMutation, patience: int = 2, noise: float = 1.0, rung_share: float = 0.2) -> None:
         self.mutate = mutate

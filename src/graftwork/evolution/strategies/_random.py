@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
 from graftwork.evolution.selection import Selector
-from graftwork.evolution.strategies._common import NOTHING, drawn_evenly, generator_from, selected, with_own_ids
+from graftwork.evolution.strategies._common import (
+    NOTHING,
+    Stateless,
+    drawn_evenly,
+    generator_from,
+    selected,
+    with_own_ids,
+)
 from graftwork.evolution.transforms import Growth
 from graftwork.networks.bank import grow_bank
 from graftwork.networks.genome import Genome, forward_flops
@@ -14,7 +21,7 @@ from graftwork.training import Evaluation
 from graftwork.typing import Initialisation, MemberId
 
 
-class RandomSearch:
+class RandomSearch(Stateless):
     """Random networks, each trained alone from new weights; every round the better half goes on.
 
     The networks are the seed and others that it could have grown into: it is grown by a number of random transforms
@@ -83,10 +90,3 @@ class RandomSearch:
             born.append(population.adopt(own, parent=None, transform=f"random network of {count} growths"))
             in_a_row = 0
         return MutationReport(tuple(born), rejected, saturated=len(population) < now.size)
-
-    def state_dict(self) -> dict[str, Any]:
-        """An empty dictionary: all that changes is in the search's state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load nothing, as there is no state."""

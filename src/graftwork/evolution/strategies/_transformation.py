@@ -10,7 +10,14 @@ import torch
 from graftwork.evolution._state import Round, SearchState
 from graftwork.evolution.mutation import MutationReport, R2RMutation
 from graftwork.evolution.strategies._actors import Kind, Policy, tokens_of, transforms_of
-from graftwork.evolution.strategies._common import NOTHING, best_members, drawn_evenly, generator_from
+from graftwork.evolution.strategies._common import (
+    DRAWING,
+    NOTHING,
+    SELECTING,
+    best_members,
+    drawn_evenly,
+    generator_from,
+)
 from graftwork.evolution.strategies._controller import ALONE, adam, made, restored, spread, stored, weights_flops
 from graftwork.evolution.transforms import Growth, compose
 from graftwork.networks.genome import Genome, Layer
@@ -38,10 +45,7 @@ class TransformationRL:
     """
 
     alone: ClassVar[str] = ALONE
-    ignores: ClassVar[frozenset[str]] = frozenset(
-        {"selection", "selection_options", "cost", "random_padding", "hidden_multiple"}
-        | {"deepen_probability", "kernel_probabilities", "concat_probability"}
-    )
+    ignores: ClassVar[frozenset[str]] = SELECTING | DRAWING | {"random_padding", "hidden_multiple"}
 
     def __init__(self, *, mutate: R2RMutation, wider_steps: int = 1, deeper_steps: int = 1) -> None:
         self.mutate = mutate
