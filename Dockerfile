@@ -11,11 +11,11 @@ FROM python:3.12-slim-bookworm
 RUN apt-get update \
     && apt-get install --no-install-recommends --yes gcc libc6-dev libgomp1 \
     && rm -rf /var/lib/apt/lists/*
-COPY constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /wheels
+COPY constraints.txt /wheels/
 # --build-arg PIP_EXTRA_INDEX_URL=... names PyTorch's index of CPU builds; PyPI's torch brings gigabytes of CUDA along.
 ARG PIP_EXTRA_INDEX_URL=
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt /wheels/*.whl
+RUN pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.whl
 RUN useradd --create-home --uid 1000 graftwork
 USER 1000
 WORKDIR /work

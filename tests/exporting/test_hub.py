@@ -84,6 +84,8 @@ def test_an_ensemble_has_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
     assert export(str(run), "--ensemble", "mean", "--out", str(folder)) == 0
     card = (folder / "README.md").read_text()
     assert "an ensemble (mean) of 2 networks" in card
+    latency = RunFolder.open(run).result()["latency"]["ensembles"]["mean"]["one"]
+    assert f", {latency:.3g} ms on " in card
     assert len(json.loads((folder / "config.json").read_text())["genomes"]) == 2
 
 

@@ -34,7 +34,7 @@ def render_card(run: RunFolder, name: str, *, ensemble: bool, licence: str) -> s
         logits = tensors[f"ensemble/{name}" if ensemble else name].double()
         said, labels = logits.softmax(1).numpy(), tensors["labels"].numpy()
         data = provenance["data"]
-        latency = result["latency"]["networks"].get(name)
+        latency = result["latency"]["ensembles" if ensemble else "networks"].get(name)
         processor = provenance.get("machine", {}).get("processor")
         shape = (data["channels"], data["height"], data["width"])
         return template("card.md.jinja").render(

@@ -1,12 +1,11 @@
 """A folder as the Hugging Face hub has them: weights, config, readable source, model card."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graftwork._files import damaged, scratch
+from graftwork._files import as_json, damaged, scratch
 from graftwork._version import __version__
 from graftwork.errors import GraftworkError, InputError, ResourceError
 from graftwork.exporting._card import render_card
@@ -63,8 +62,8 @@ def export_hub(
     if there and not overwrite:
         raise InputError(f"export: {' and '.join(there)} exist in {str(folder)!r}; choose another folder or overwrite")
     texts = {
-        "config.json": _as_json(_config(run, name, ensemble=ensemble)),
-        "preprocessor_config.json": _as_json(_preprocessing(run)),
+        "config.json": as_json(_config(run, name, ensemble=ensemble)),
+        "preprocessor_config.json": as_json(_preprocessing(run)),
         "README.md": render_card(run, name, ensemble=ensemble, licence=licence),
     }
     try:
@@ -87,10 +86,6 @@ def _with_class(source: str, name: str) -> str:
     if source.count(f"\n{_LOAD}") != 1:
         raise GraftworkError(f"export: expected one function load in {name}, got another source; this is a defect")
     return source.replace(f"python {name}", f"python {HUB_FILES[0]}").replace(_LOAD, _CLASS + _LOAD, 1)
-
-
-def _as_json(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def _data(run: RunFolder) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from secrets import token_hex
 from types import MappingProxyType
 from typing import Any
 
-from graftwork._files import check_id, damaged, inside, parse_json, read_bytes
+from graftwork._files import check_id, damaged, inside, parse_json, read_bytes, write_json
 from graftwork.errors import ConfigError, InputError, did_you_mean
 from graftwork.loggers._listeners import Sink, SinkListener
 
@@ -125,7 +125,7 @@ class MlflowSink:
         for name, value in _flat(options).items():
             self._client.log_param(self._run, name, str(value)[:_LONGEST])
         self._note.parent.mkdir(exist_ok=True)
-        self._note.write_text(json.dumps({"run": self._run}), encoding="utf-8")
+        write_json(self._note, {"run": self._run})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log metrics."""
@@ -163,7 +163,7 @@ class WandbSink:
         inside(self._folder, "log/wandb")
         note.parent.mkdir(exist_ok=True)
         if not note.is_file():
-            note.write_text(json.dumps({"run": token_hex(4)}), encoding="utf-8")
+            write_json(note, {"run": token_hex(4)})
         self._run = self._wandb.init(
             project="graftwork",
             name=self._folder.name,
