@@ -15,7 +15,7 @@ from graftwork.evolution import SearchState
 from graftwork.networks.genome import training_flops
 from graftwork.session import SearchConfig, Session, make_plan, parse_budget, prepare
 from graftwork.session import _planning as planning
-from graftwork.session._race import decide, mirror_pairs
+from graftwork.session._race import Turned, decide, mirror_pairs
 from graftwork.training import make_recipe
 from tests.session.test_uneven_classes import Notes
 
@@ -155,21 +155,49 @@ def test_pairs_are_classes_that_are_mostly_told_right_and_mostly_taken_for_each_
     predicted = np.repeat([0, 1, 2, 3, 3], 4)  # the last class is not known
     mirrored = np.repeat([1, 0, 2, 4, 3], 4)
     mirrored[0] = 0  # a few may stay what they are
-    assert mirror_pairs(predicted, mirrored, labels, 5) == [(0, 1)]
+    assert mirror_pairs(Turned(predicted, mirrored, labels), 5) == [(0, 1)]
     mirrored[:2] = 0  # no longer most of them
-    assert mirror_pairs(predicted, mirrored, labels, 5) == []
+    assert mirror_pairs(Turned(predicted, mirrored, labels), 5) == []
     few = slice(2, 6)  # two images a class say too little
-    assert mirror_pairs(labels[few], 1 - labels[few], labels[few], 5) == []
+    assert mirror_pairs(Turned(labels[few], 1 - labels[few], labels[few]), 5) == []
+
+
+def turned(*, right: int, in_mirror: int) -> Turned:
+    """400 images of class 1, the first of which are told right, as they are and in the mirror."""
+    first = np.arange(400)
+    return Turned((first < right).astype(np.int64), (first < in_mirror).astype(np.int64), np.ones(400, np.int64))
 
 
 def test_validation_decides_beyond_its_noise_and_the_kind_of_image_within_it() -> None:
     base = np.arange(400) < 200
     better = np.arange(400) < 240
-    assert decide(better, base, (), default="random")[0] == "none"
-    assert decide(base, better, (), default="none")[0] == "random"
+    alike = turned(right=200, in_mirror=200)
+    assert decide(better, base, (), turned=alike, default="random")[0] == "none"
+    assert decide(base, better, (), turned=alike, default="none")[0] == "random"
     close = np.arange(400) < 202
-    assert [decide(close, base, (), default=one)[0] for one in ("none", "random")] == ["none", "random"]
-    assert decide(base, better, (("b", "d"),), default="random") == ("none", "b and d flip into each other")
+    found = [decide(close, base, (), turned=alike, default=one)[0] for one in ("none", "random")]
+    assert found == ["none", "random"]
+    pairs = (("b", "d"),)
+    assert decide(base, better, pairs, turned=alike, default="random") == ("none", "b and d flip into each other")
+
+
+@pytest.mark.parametrize(("in_mirror", "flip"), [(200, "random"), (175, "random"), (150, "none"), (80, "none")])
+def test_only_images_that_are_told_as_well_in_the_mirror_are_mirrored(in_mirror: int, flip: str) -> None:
+    same, better = np.arange(400) < 200, np.arange(400) < 240
+    found = turned(right=200, in_mirror=in_mirror)
+    assert decide(same, same, (), turned=found, default="random")[0] == flip
+    assert decide(same, better, (), turned=found, default="none")[0] == flip
+    assert decide(better, same, (), turned=found, default="random")[0] == "none"
+
+
+def test_a_network_that_has_learned_too_little_to_tell_a_mirror_image_by_mirrors_nothing() -> None:
+    same = np.arange(400) < 200
+    images = np.arange(400)
+    unsure = Turned(
+        (images < 10).astype(np.int64), ((images >= 6) & (images < 14)).astype(np.int64), np.ones(400, np.int64)
+    )
+    nothing = turned(right=0, in_mirror=0)
+    assert [decide(same, same, (), turned=one, default="random")[0] for one in (unsure, nothing)] == ["none", "none"]
 
 
 def test_flip_and_augment_change_the_recipe_of_a_config_and_wrong_ones_are_refused() -> None:

@@ -5,7 +5,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from math import sqrt
 from time import monotonic
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,23 @@ _ARMS: tuple[Literal["none", "random"], ...] = ("none", "random")
 _RULE = {"none": "grey images are not mirrored then", "random": "colour images are mirrored then"}
 _LEAST_OF_CLASS = 3
 """Images in the mirror from which on a class is said to flip into another."""
+_LOST_IN_MIRROR = 0.25
+"""Share of a network's right answers that may be lost in the mirror, where images are said to be like their mirror
+images: of letters and digits it loses more than half, of photographs hardly any."""
+
+
+class Turned(NamedTuple):
+    """What a network without mirrored training images tells of some validation images.
+
+    Args:
+        predicted: Classes of the images as they are, int64 [N].
+        mirrored: Classes in the mirror, int64 [N].
+        labels: True classes, int64 [N].
+    """
+
+    predicted: NDArray[np.int64]
+    mirrored: NDArray[np.int64]
+    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +85,9 @@ def race(setup: Setup, *, check: Callable[[], None] = lambda: None) -> Race:
     plain, mirrored = (_trained(setup, flip, check) for flip in _ARMS)
     found = setup.scorer.evaluate([plain])
     right, other = found.correct[0], setup.scorer.evaluate([mirrored]).correct[0]
-    pairs = pairs_of(setup, plain, found.predicted[0])
-    flip, why = decide(right, other, pairs, default=default)
+    turned = _turned(setup, plain, found.predicted[0])
+    pairs = _named(setup, turned)
+    flip, why = decide(right, other, pairs, turned=turned, default=default)
     accuracies = float(right.mean()), float(other.mean())
     reason = (
         f"after {steps} updates {accuracies[0]:.1%} of {len(right):,} validation images are right without mirroring "
@@ -102,30 +120,35 @@ def pairs_of(setup: Setup, member: Member, predicted: NDArray[np.int64]) -> tupl
         member: A network without mirrored training images.
         predicted: Classes that it tells of the validation images, int64 [N].
     """
-    rows, names = setup.problem.splits.validation, setup.problem.dataset.class_names
+    return _named(setup, _turned(setup, member, predicted))
+
+
+def _turned(setup: Setup, member: Member, predicted: NDArray[np.int64]) -> Turned:
+    rows = setup.problem.splits.validation
     some = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_TURNED])
-    turned = setup.problem.images(rows[some]).flip(2)
-    seen = setup.scorer.logits([member], turned)[0].argmax(1).numpy()
-    pairs = mirror_pairs(predicted[some], seen, setup.problem.labels(rows[some]).numpy(), len(names))
-    return tuple((names[one], names[two]) for one, two in pairs)
+    images = setup.problem.images(rows[some]).flip(2)
+    seen = setup.scorer.logits([member], images)[0].argmax(1).numpy()
+    return Turned(predicted[some], seen, setup.problem.labels(rows[some]).numpy())
 
 
-def mirror_pairs(
-    predicted: NDArray[np.int64], mirrored: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
-) -> list[tuple[int, int]]:
+def _named(setup: Setup, turned: Turned) -> tuple[tuple[str, str], ...]:
+    names = setup.problem.dataset.class_names
+    return tuple((names[one], names[two]) for one, two in mirror_pairs(turned, len(names)))
+
+
+def mirror_pairs(turned: Turned, num_classes: int) -> list[tuple[int, int]]:
     """Find classes that flip into each other, as b and d do.
 
     Most images of each of the two are told right, and in the mirror are taken for the other.
 
     Args:
-        predicted: Classes that a network without mirrored training images tells, int64 [N].
-        mirrored: Classes that it tells in the mirror, int64 [N].
-        labels: True classes, int64 [N].
+        turned: What a network tells of images, and of them in the mirror.
         num_classes: Number of classes.
 
     Returns:
         Pairs of classes, the smaller number first.
     """
+    predicted, mirrored, labels = turned
     half = np.bincount(labels, minlength=num_classes) / 2
     known = (confusion_matrix(predicted, labels, num_classes).diagonal() > half) & (2 * half >= _LEAST_OF_CLASS)
     into = (confusion_matrix(mirrored, labels, num_classes) > half[:, None]) & known[:, None]
@@ -137,23 +160,41 @@ def decide(
     mirrored: NDArray[np.bool_],
     pairs: tuple[tuple[str, str], ...],
     *,
+    turned: Turned,
     default: Literal["none", "random"],
 ) -> tuple[Literal["none", "random"], str]:
     """Choose by validation, where it says more than its noise.
+
+    A second look can only speak against mirroring: whether the network that has seen no mirrored images tells them in
+    the mirror about as well. Letters that are mirrored cost much, photographs that are not cost little, so a network
+    that has learned too little to say mirrors nothing.
 
     Args:
         plain: Which validation images are told right without mirroring [N].
         mirrored: Which are told right with it [N].
         pairs: Names of classes that flip into each other.
-        default: What is taken where the difference is within two standard deviations.
+        turned: What the network without mirrored images tells of them in the mirror.
+        default: What is taken where images are like their mirror images, and the difference is within two standard
+            deviations.
 
     Returns:
         Whether to mirror, and why.
     """
     if pairs:
         return "none", f"{', '.join(f'{one} and {two}' for one, two in pairs)} flip into each other"
-    lost, won = int(np.count_nonzero(plain & ~mirrored)), int(np.count_nonzero(~plain & mirrored))
-    if abs(lost - won) > 2 * sqrt(lost + won):
-        flip: Literal["none", "random"] = "none" if lost > won else "random"
-        return flip, "mirroring harms" if lost > won else "mirroring helps"
-    return default, f"that is within the noise, and {_RULE[default]}"
+    lost, noise = _lost(plain, mirrored)
+    if lost > noise:
+        return "none", "mirroring harms"
+    right = turned.predicted == turned.labels
+    gone, doubt = _lost(right, turned.mirrored == turned.labels)
+    if gone + doubt >= _LOST_IN_MIRROR * np.count_nonzero(right):
+        return "none", "images may not be like their mirror images"
+    if -lost > noise:
+        return "random", "mirroring helps"
+    return default, f"that is within the noise, images are like their mirror images, and {_RULE[default]}"
+
+
+def _lost(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, float]:
+    """How many right answers are lost on the whole, and two standard deviations of it."""
+    lost, won = int(np.count_nonzero(right & ~other)), int(np.count_nonzero(~right & other))
+    return lost - won, 2 * sqrt(lost + won)
