@@ -28,8 +28,8 @@ RECIPE = RECIPES["default"]
 PHOTOS = Survey(2000, 224, 224, grey=False)
 
 
-def training(images: int, side: int) -> int:
-    return training_flops(seed_genome("default", (3, side, side), 2), images)
+def training(images: int, side: int, name: str = "default") -> int:
+    return training_flops(seed_genome(name, (3, side, side), 2), images)
 
 
 def size(found: Survey, flops: float | None, most_side: int = 1000) -> tuple[int, int]:
@@ -45,20 +45,26 @@ def test_without_a_budget_photos_have_the_pixels_of_64() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "at", "expected"),
+    ("images", "at", "seed", "expected"),
     [
-        (ENOUGH_LARGE, 128, 128),
-        (ENOUGH_LARGE - 1, 128, 64),
-        (ENOUGH_IMAGES, 64, 64),
-        (ENOUGH_IMAGES - 1, 64, 32),
-        (ENOUGH_IMAGES - 1, 32, 24),
-        (1, 24, 24),
+        (ENOUGH_LARGE, 128, "default", 128),
+        (ENOUGH_LARGE - 1, 128, "default", 64),
+        (ENOUGH_IMAGES, 64, "small", 64),
+        (ENOUGH_IMAGES - 1, 64, "small", 32),
+        (ENOUGH_IMAGES - 1, 32, "small", 24),
+        (1, 24, "small", 24),
     ],
 )
 def test_a_budget_takes_the_largest_size_at_which_it_reaches_for_enough_images(
-    images: int, at: int, expected: int
+    images: int, at: int, seed: str, expected: int
 ) -> None:
-    assert size(PHOTOS, training(images, at)) == (expected, expected)
+    assert size(PHOTOS, training(images, at, seed)) == (expected, expected)
+
+
+def test_a_recipe_without_a_smaller_seed_network_counts_its_own() -> None:
+    recipe, enough = RECIPE.replace(short_seed_genome="none"), training(ENOUGH_IMAGES, 64)
+    found = [choose_size(PHOTOS, recipe, flops=flops, fits=lambda _: True) for flops in (enough, enough - 1)]
+    assert found == [(64, 64), (32, 32)]
 
 
 def test_a_budget_that_makes_few_updates_gets_smaller_batches_unless_somebody_asked_for_theirs() -> None:

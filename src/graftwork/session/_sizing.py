@@ -56,14 +56,24 @@ def choose_size(
         large = side > LARGEST_UNASKED and size != found.frame(LARGEST_UNASKED)
         if large and flops is None:
             continue
-        genome, enough = _seed(recipe, found, size), ENOUGH_LARGE if large else ENOUGH_IMAGES
+        genome, enough = _seed(recipe, found, size, flops), ENOUGH_LARGE if large else ENOUGH_IMAGES
         if fits(genome) and (flops is None or flops >= training_flops(genome, enough)):
             return size
     return found.frame(SIDES[-1])
 
 
-def _seed(recipe: Recipe, found: Survey, size: tuple[int, int]) -> Genome:
-    return seed_genome(recipe.seed_genome, (1 if found.grey else 3, *size), 2)
+def _seed(recipe: Recipe, found: Survey, size: tuple[int, int], flops: float | None) -> Genome:
+    """The network that a search would begin with, for images of a size."""
+    shape = (1 if found.grey else 3, *size)
+    genome = seed_genome(recipe.seed_genome, shape, 2)
+    return seed_genome(recipe.short_seed_genome, shape, 2) if _is_short(recipe, genome, flops) else genome
+
+
+def _is_short(recipe: Recipe, genome: Genome, flops: float | None) -> bool:
+    """Whether a budget hardly trains the recipe's seed network, and the recipe has a smaller one."""
+    if recipe.short_seed_genome == "none" or flops is None:
+        return False
+    return flops < training_flops(genome, ENOUGH_TRAINING)
 
 
 class Sized(NamedTuple):
@@ -209,8 +219,7 @@ def settle_batches(
 def _short(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:
     """Begin with a smaller network where the budget reaches for too few images with the usual one."""
     name = config.recipe.short_seed_genome
-    asked = name == "none" or config.genome is not None or config.trunk is not None
-    if asked or flops is None or flops >= training_flops(genome, ENOUGH_TRAINING):
+    if config.genome is not None or config.trunk is not None or not _is_short(config.recipe, genome, flops):
         return config, ()
     note = (
         f"training: the search begins with the {name} network instead of the {config.recipe.seed_genome} one, which "
