@@ -34,7 +34,7 @@ EXPECTED = {
     "docs/how-to/pretrained-trunk.md": 2,
     "docs/how-to/scikit-learn.md": 3,
     "docs/how-to/strategies.md": 1,
-    "docs/how-to/training-loops.md": 6,
+    "docs/how-to/training-loops.md": 7,
     "docs/how-to/your-own-files.md": 3,
     "docs/tutorials/add-classes.md": 5,
     "docs/tutorials/first-search.md": 3,
