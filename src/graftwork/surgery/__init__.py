@@ -7,7 +7,7 @@ are chosen, `WidenOutputs` and `WidenInputs` add classes, tokens and channels to
 shows every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and all or nothing,
 and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and,
 where not, why not; `advise` says by a short race whether it pays to grow now; `decay_branch` finishes a copy of a
-training that goes on.
+training that goes on, and `search_module` makes a family of sizes of all that.
 """
 
 from graftwork.surgery._advise import Advice, advise
@@ -25,6 +25,7 @@ from graftwork.surgery._score import SiteScore, SiteScores, score_sites
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery._unwrapped import unwrapped
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
+from graftwork.surgery.families import FamilyMember, ModuleFamily, search_module
 from graftwork.surgery.growths import (
     AddSharedExpert,
     Deepen,
@@ -45,6 +46,7 @@ __all__ = [
     "AddSharedExpert",
     "Advice",
     "Deepen",
+    "FamilyMember",
     "GrowthPlan",
     "GrowthSchedule",
     "GrowthSite",
@@ -52,6 +54,7 @@ __all__ = [
     "InsertLayers",
     "Method",
     "ModelGrowth",
+    "ModuleFamily",
     "OptimizerCarry",
     "ParameterGrowth",
     "Plateau",
@@ -87,6 +90,7 @@ __all__ = [
     "save_log",
     "save_model",
     "score_sites",
+    "search_module",
     "unwrapped",
     "widen",
     "widen_all",

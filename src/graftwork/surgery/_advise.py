@@ -25,7 +25,7 @@ Verdict: TypeAlias = Literal["grow", "not yet", "never"]
 LATEST = 0.5
 """Share of a training after which a growth that loses its race is not tried again: with less than half of the FLOPs
 left none has been seen to pay (``docs/results.md``, growing in depth, late)."""
-_FEWEST = 4
+FEWEST = 4
 """Updates of the grown model below which a race says nothing."""
 _DECAY = 0.5
 """Share of a race in which the rates fall."""
@@ -202,9 +202,9 @@ def _length(share: float, total_steps: int, steps_done: int) -> int:
     if not 0 <= steps_done < total_steps:
         raise ConfigError(f"steps_done: expected 0 to {total_steps - 1}, updates made so far, got {steps_done}")
     steps = round(share * total_steps)
-    if steps < _FEWEST:
+    if steps < FEWEST:
         raise ConfigError(
-            f"share: expected a race of at least {_FEWEST} updates, got {share:g} of {total_steps}, which are {steps}; "
+            f"share: expected a race of at least {FEWEST} updates, got {share:g} of {total_steps}, which are {steps}; "
             "give a larger one"
         )
     return steps
@@ -229,9 +229,9 @@ def _fewer(steps: int, ratio: float) -> int:
         ConfigError: If they are too few.
     """
     fewer = round(steps / ratio)
-    if fewer < _FEWEST:
+    if fewer < FEWEST:
         raise ConfigError(
-            f"share: expected a race of at least {_FEWEST} updates of the grown model, got {fewer}, as each takes "
+            f"share: expected a race of at least {FEWEST} updates of the grown model, got {fewer}, as each takes "
             f"{ratio:.3g} times the FLOPs; give a larger share"
         )
     return fewer
