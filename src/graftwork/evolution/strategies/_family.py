@@ -68,6 +68,14 @@ class Family:
         ]
         return seed.replace(body=tuple(body))
 
+    @staticmethod
+    def sizes(first: Genome, count: int) -> list[Genome]:
+        """The networks that a family is planned to leave, from the first on; new blocks' ids are made up."""
+        rng, found = np.random.default_rng(0), [first]
+        while len(found) < count:
+            found.append(_doubled(found[-1], rng).child)
+        return found
+
     def draw(self, state: SearchState, count: int) -> Sequence[MemberId]:
         """Draw the trunk, until it has trained enough for its size; in the last round every member in turn."""
         if self._finishing:
@@ -137,7 +145,7 @@ def _quarter(hidden: int) -> int:
 
 def _trunk(state: SearchState) -> MemberId:
     """The member that grows: the youngest."""
-    return next(reversed(state.population.members))
+    return list(state.population.members)[-1]
 
 
 def _doubled(genome: Genome, rng: np.random.Generator) -> Growth:
