@@ -16,6 +16,8 @@ from graftwork.runs import RunFolder, write_text
 from graftwork.session import Problem, SearchConfig
 
 SEED_ALONE = "alone"
+COMPARED = tuple(name for name in STRATEGIES if name != "family")
+"""Strategies that look for one good network; a family wants one of every size."""
 
 
 def make_sized(path: Path, options: Mapping[str, Any], genome: Genome) -> None:
@@ -39,14 +41,14 @@ def tasks(case: Case) -> list[Task]:
     given = {name: (kind(*what), {**options, **ALONE}) for name, kind in SIZES.items()}
     for seed, kind in MISFITS.items():
         given[f"{seed}-{SEED_ALONE}"] = kind(*what), {**options, **ALONE}
-        given |= {f"{seed}-{name}": (kind(*what), {**options, "strategy": name}) for name in STRATEGIES}
+        given |= {f"{seed}-{name}": (kind(*what), {**options, "strategy": name}) for name in COMPARED}
     paths = {name: case.path(name) for name in given}
     return [Task(paths[name].name, make_sized, (paths[name], own, genome)) for name, (genome, own) in given.items()]
 
 
 def row(case: Case) -> Row:
     """Read the finished runs of one seed: accuracies, FLOPs and parameters by seed network and arm."""
-    arms = (SEED_ALONE, *STRATEGIES)
+    arms = (SEED_ALONE, *COMPARED)
     return {
         "sizes": {name: _outcome(case.path(name)) for name in SIZES},
         "misfits": {seed: {arm: _outcome(case.path(f"{seed}-{arm}")) for arm in arms} for seed in MISFITS},
@@ -70,7 +72,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     The envelope is the fixed size that is best on validation, seed by seed. The share is that of the gaps' sum, so that
     seeds that lack little, whose share would be noise over noise, weigh little.
     """
-    arms = (SEED_ALONE, *STRATEGIES)
+    arms = (SEED_ALONE, *COMPARED)
     tested = {
         seed: {arm: [row["misfits"][seed][arm]["test_accuracy"] for row in rows] for arm in arms} for seed in MISFITS
     }
@@ -81,7 +83,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         name: [
             one - alone for found in tested.values() for one, alone in zip(found[name], found[SEED_ALONE], strict=True)
         ]
-        for name in STRATEGIES
+        for name in COMPARED
     }
     return {
         "envelope": mean_and_spread(envelope),
@@ -99,7 +101,7 @@ def tabulate(summary: Mapping[str, Any]) -> str:
     def line(name: str, cells: Iterable[str]) -> str:
         return f"| {name} | {' | '.join(cells)} |"
 
-    lines = [line("test accuracy, %", summary["misfits"]["poster"]), "|---" * (2 + len(STRATEGIES)) + "|"]
+    lines = [line("test accuracy, %", summary["misfits"]["poster"]), "|---" * (2 + len(COMPARED)) + "|"]
     for seed, found in summary["misfits"].items():
         lines.append(line(seed, (f"{100 * entry['mean']:.2f}" for entry in found.values())))
     shares, gains = summary["closed"].values(), summary["gain"].values()

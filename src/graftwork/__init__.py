@@ -6,9 +6,9 @@ weights are never touched, parent and child can live on one set of parameters.
 * Grow a model of your own in the middle of training: `Widen`, `WidenAll`, `WidenStream`, `Deepen`, `InsertLayers`,
   `RepeatKeyValueHeads`, `RepeatExperts`, `AddSharedExpert`, `WidenOutputs` and `WidenInputs` say what grows, `plan`
   shows it and `grow` makes it (`widen`, `widen_all` and `deepen` in one line), `remove` takes it out; `growth_sites`,
-  `advise`, `score_sites`, `GrowthSchedule`, `Plateau`, `rescale`, `save_model`, `load_model`, `replay`, `unwrapped`,
-  `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks of training frameworks in
-  `graftwork.integrations`.
+  `advise`, `score_sites`, `GrowthSchedule`, `Plateau`, `decay_branch`, `search_module`, `rescale`, `save_model`,
+  `load_model`, `replay`, `unwrapped`, `register_optimizer_carry`, `register_operation` (`graftwork.surgery`); callbacks
+  of training frameworks in `graftwork.integrations`.
 * Find a model: `prepare` a data set and a recipe, then `search` evolves a `Population` over one `BlockBank` and yields
   a `Generation` a round; on the command line, ``graftwork search``.
 * What both are made of: `Genome`, `seed_genome`, `bind`, `R2RWiden`, `R2RDeepen`, `RandomPadding`, `compose`,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         WidenOutputs,
         WidenStream,
         advise,
+        decay_branch,
         deepen,
         grow,
         growth_sites,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         rescale,
         save_model,
         score_sites,
+        search_module,
         unwrapped,
         widen,
         widen_all,
@@ -86,6 +88,7 @@ __all__ = [
     "advise",
     "bind",
     "compose",
+    "decay_branch",
     "deepen",
     "grow",
     "growth_sites",
@@ -102,6 +105,7 @@ __all__ = [
     "save_model",
     "score_sites",
     "search",
+    "search_module",
     "seed_genome",
     "unwrapped",
     "widen",
@@ -129,6 +133,7 @@ _HOMES = {
         "WidenOutputs",
         "WidenStream",
         "advise",
+        "decay_branch",
         "deepen",
         "grow",
         "growth_sites",
@@ -141,6 +146,7 @@ _HOMES = {
         "rescale",
         "save_model",
         "score_sites",
+        "search_module",
         "unwrapped",
         "widen",
         "widen_all",

@@ -156,6 +156,26 @@ def test_train_trains_one_genome_alone(run: Path, tmp_path: Path) -> None:
     assert len(found["survivors"]) == 1
 
 
+def test_a_family_tells_its_sizes_before_and_leaves_each_with_its_accuracy_cost_and_latency(
+    tmp_path: Path, capsys: Any
+) -> None:
+    arguments = ["--recipe", "paper", "--budget", "12steps", "--sizes", "2", "--threads", "1", "--no-report"]
+    assert call("family", *arguments, "--out", str(tmp_path / "f")) == 0
+    captured = capsys.readouterr()
+    assert "family: 2 sizes of 0.0" in captured.err
+    found = json.loads((tmp_path / "f" / "result.json").read_text())
+    assert found["steps"] == 12
+    small, large = found["survivors"]
+    assert large["flops"] > 1.5 * small["flops"]
+    assert set(found["latency"]["networks"]) == {small["id"], large["id"]}
+    assert [opening["members"] for opening in found["test_openings"]] == [[small["id"], large["id"]]]
+    assert {"test_accuracy", "parameters"} <= set(small)
+    assert captured.out.count("ms") >= 2
+    assert call("family", "--sizes", "0", "--out", str(tmp_path / "g")) == 2
+    assert call("search", "--strategy", "family", "--control", "--out", str(tmp_path / "g")) == 2
+    assert not (tmp_path / "g").exists()
+
+
 def test_data_tells_splits_and_fingerprint(capsys: Any) -> None:
     assert call("data", "--json") == 0
     found = json.loads(capsys.readouterr().out)

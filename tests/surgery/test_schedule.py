@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -241,3 +242,50 @@ def test_a_check_of_what_can_not_be_copied_or_carried_says_so() -> None:
         GrowthSchedule({1: Widen("0", extra=2)}).check(
             model, example_input=X, optimizer=optim.LBFGS(model.parameters())
         )
+
+
+def _spent(moments: list[int], ratios: list[float]) -> list[float]:
+    """FLOPs at each moment, in steps of the first size."""
+    spent, cost, before = [], 1.0, 0
+    total = 0.0
+    for moment, ratio in zip(moments, ratios, strict=True):
+        total += (moment - before) * cost
+        spent.append(total)
+        cost, before = cost * ratio, moment
+    return spent
+
+
+@pytest.mark.parametrize(("ratio", "exponent"), [(2.0, 0.5), (1.5, 0.4), (3.0, 1.0)])
+def test_an_anytime_schedule_grows_whenever_the_best_size_for_what_was_spent_has_grown_as_much(
+    ratio: float, exponent: float
+) -> None:
+    growths = [[WidenAll(2), Deepen("0")], WidenAll(2), Deepen("0"), WidenAll(1.5)]
+    schedule = GrowthSchedule.anytime(growths, first=70_000, step_ratio=ratio, exponent=exponent)
+    assert [due.growth for due in schedule._all] == [WidenAll(2), Deepen("0"), *growths[1:]]
+    assert schedule.moments[0] == 70_000
+    spent = _spent(schedule.moments, [ratio] * 4)
+    assert [after / before for before, after in pairwise(spent)] == pytest.approx([ratio ** (1 / exponent)] * 3, 1e-3)
+
+
+def test_growths_of_different_size_come_halfway_between_the_budgets_at_which_sizes_are_best() -> None:
+    ratios = [2.0, 1.2, 3.0]
+    moments = GrowthSchedule.anytime([WidenAll(2)] * 3, first=10_000, step_ratio=ratios).moments
+    spent = _spent(moments, ratios)
+    assert [after / before for before, after in pairwise(spent)] == pytest.approx([2.0 * 1.2, 1.2 * 3.0], 1e-3)
+    crowded = GrowthSchedule.anytime([WidenAll(2)] * 3, first=1, step_ratio=1.01).moments
+    assert crowded == [1, 2, 3]
+    assert GrowthSchedule.anytime([], first=5, step_ratio=2.0).moments == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"first": 0}, "first: expected a number of steps above 0, got 0"),
+        ({"step_ratio": 1.0}, "step_ratio: expected numbers above 1"),
+        ({"step_ratio": [2.0]}, "step_ratio: expected one number, or one for each of 2 moments, got 1"),
+        ({"exponent": 0.0}, "exponent: expected a number above 0 and at most 1"),
+    ],
+)
+def test_anytime_schedules_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        GrowthSchedule.anytime([WidenAll(2)] * 2, **{"first": 10, "step_ratio": 2.0, **options})

@@ -1,4 +1,4 @@
-"""``graftwork search``, ``train`` and ``config``."""
+"""``graftwork search``, ``train``, ``family`` and ``config``."""
 
 import os
 from pathlib import Path
@@ -197,6 +197,43 @@ def train(
     alone = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
     flags |= alone | ({"seed_genome": genome} if genome in SEEDS else {"genome": genome})
     found = _load_config(config, flags)
+    run_session(_folder(out, found), found, log=log, report=report, quiet=quiet, as_json=as_json)
+
+
+@app.command(cls=PanelCommand)
+def family(
+    data: options.Data = None,
+    image_size: options.ImageSize = None,
+    budget: options.Budget = None,
+    seed: options.Seed = None,
+    sizes: Annotated[
+        int | None,
+        option("Population", "Number of sizes, from a quarter of the seed's hidden channels on. [default: 5]"),
+    ] = None,
+    genome: Annotated[str | None, option("Population", "JSON file of the seed network's genome.", rare=True)] = None,
+    recipe: options.Recipe = None,
+    flip: options.Flip = None,
+    augment: options.Augment = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    passes: options.Passes = None,
+    threads: options.Threads = None,
+    out: options.Out = None,
+    config: options.Config = None,
+    log: options.Log = None,
+    report: options.Report = True,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    help_all: options.HelpAll = False,
+) -> None:
+    """Train one growing network into a family of finished ones, from 0.25 to 4 times a seed, for one budget."""
+    given = dict(locals())
+    flags = {key: value for key, value in given.items() if key not in (*_NOT_OPTIONS, "sizes")}
+    if sizes is not None:
+        if sizes < 1:
+            raise ConfigError(f"--sizes: expected a number above 0, got {sizes}; 5 is the default")
+        flags |= {"num_generations": sizes, "population_size": sizes, "num_survivors": sizes}
+    found = _load_config(config, {**flags, "strategy": "family"})
     run_session(_folder(out, found), found, log=log, report=report, quiet=quiet, as_json=as_json)
 
 

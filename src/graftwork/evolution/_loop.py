@@ -73,7 +73,8 @@ def _next_round(state: SearchState, plans: Plans, size: int, scorer: Scores) -> 
     plan, number = plans.at(state.step), state.generation
     steps = None if plan.flops is not None else plan.steps_until(number) - state.step
     flops = None if plan.flops is None else plan.flops_until(number) - state.spent_flops
-    return Round(size, rounds_after=plan.num_generations - number, steps=steps, flops=flops, scorer=scorer)
+    after, total = plan.num_generations - number, plan.total_steps if plan.flops is None else plan.flops
+    return Round(size, rounds_after=after, steps=steps, flops=flops, scorer=scorer, total=total)
 
 
 def _afford(state: SearchState, plans: Plans, scorer: Scores) -> None:

@@ -49,6 +49,7 @@ class Round:
         steps: Updates that it may make; ``None``: the plan counts FLOPs.
         flops: FLOPs that it may spend, the scoring at its end included; ``None``: the plan counts steps.
         scorer: Tells what members get right. What a strategy scores itself it adds to ``state.scoring_flops``.
+        total: Updates or FLOPs of the whole search, as planned now; ``None``: not known.
     """
 
     size: int
@@ -56,6 +57,7 @@ class Round:
     steps: int | None
     flops: float | None
     scorer: Scores
+    total: float | None = None
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import torch
 
 from graftwork.errors import ConfigError
 from graftwork.evolution import Plan, Plans, Population, SearchState
-from graftwork.evolution.strategies import Strategy
+from graftwork.evolution.strategies import Strategy, first_genome
 from graftwork.machine import (
     HURRY,
     Latencies,
@@ -186,7 +186,8 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
         speed = rough_speed(config)
     if problem is None:
         config, problem, notes = load_data(config, speed=speed, processes=processes, held=held)
-    genome, device = seed_network or seed_of(config, problem), device_of(config.device)
+    genome = seed_network or first_genome(config.strategy, seed_of(config, problem))
+    device = device_of(config.device)
     most = machine.memory if machine is not None else memory_limit(config.max_memory, device, processes=processes)
     memory = _memory_of(config, genome, problem, most, machine=machine)
     recipe = problem.fit(config.recipe)

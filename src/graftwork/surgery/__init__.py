@@ -6,11 +6,13 @@ wider, `RepeatKeyValueHeads` and `RepeatExperts` copy heads and experts, `AddSha
 are chosen, `WidenOutputs` and `WidenInputs` add classes, tokens and channels to what a model gives and takes. `plan`
 shows every tensor that it will change in a model that nobody here wrote, `grow` makes it, in place and all or nothing,
 and carries the optimizer's state along; schedules and logs hold the same values. `growth_sites` says what can grow and,
-where not, why not; `advise` says by a short race whether it pays to grow now.
+where not, why not; `advise` says by a short race whether it pays to grow now; `decay_branch` finishes a copy of a
+training that goes on, and `search_module` makes a family of sizes of all that.
 """
 
 from graftwork.surgery._advise import Advice, advise
 from graftwork.surgery._block import R2RBlock
+from graftwork.surgery._branch import decay_branch
 from graftwork.surgery._changes import TensorChange
 from graftwork.surgery._grow import deepen, grow, plan, widen, widen_all
 from graftwork.surgery._methods import Method, register_method
@@ -23,6 +25,7 @@ from graftwork.surgery._score import SiteScore, SiteScores, score_sites
 from graftwork.surgery._sites import GrowthSite, GrowthSites, growth_sites
 from graftwork.surgery._unwrapped import unwrapped
 from graftwork.surgery.carry import OptimizerCarry, ParameterGrowth, register_optimizer_carry, rescale, resume_optimizer
+from graftwork.surgery.families import FamilyMember, ModuleFamily, search_module
 from graftwork.surgery.growths import (
     AddSharedExpert,
     Deepen,
@@ -43,6 +46,7 @@ __all__ = [
     "AddSharedExpert",
     "Advice",
     "Deepen",
+    "FamilyMember",
     "GrowthPlan",
     "GrowthSchedule",
     "GrowthSite",
@@ -50,6 +54,7 @@ __all__ = [
     "InsertLayers",
     "Method",
     "ModelGrowth",
+    "ModuleFamily",
     "OptimizerCarry",
     "ParameterGrowth",
     "Plateau",
@@ -67,6 +72,7 @@ __all__ = [
     "WidenOutputs",
     "WidenStream",
     "advise",
+    "decay_branch",
     "deepen",
     "grow",
     "growth_log",
@@ -84,6 +90,7 @@ __all__ = [
     "save_log",
     "save_model",
     "score_sites",
+    "search_module",
     "unwrapped",
     "widen",
     "widen_all",

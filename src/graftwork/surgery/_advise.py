@@ -6,32 +6,29 @@ function, so both also begin at the same loss, and what each gains for its FLOPs
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, TypeAlias
+from itertools import cycle, islice
+from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn, optim
 
-from graftwork.errors import ConfigError, SurgeryError
-from graftwork.surgery._calls import Batches, Call, ExampleInput, Loss, call_of, loss_of, sandbox
+from graftwork.errors import ConfigError
+from graftwork.surgery._calls import Batches, Loss, call_of, sandbox
 from graftwork.surgery._fork import fork
 from graftwork.surgery._grow import Optimizers, given_optimizers, grow
+from graftwork.surgery._updates import BACKWARD, Pair, held_out_losses, train, update_flops
 from graftwork.surgery.growths import ModelGrowth
 
-_Pair: TypeAlias = tuple[Call, Any]
 Verdict: TypeAlias = Literal["grow", "not yet", "never"]
 
 LATEST = 0.5
 """Share of a training after which a growth that loses its race is not tried again: with less than half of the FLOPs
 left none has been seen to pay (``docs/results.md``, growing in depth, late)."""
-_FEWEST = 4
+FEWEST = 4
 """Updates of the grown model below which a race says nothing."""
 _DECAY = 0.5
 """Share of a race in which the rates fall."""
-_BACKWARD = 3
-"""Forward passes that an update costs."""
 
 
 @dataclass(frozen=True)
@@ -116,34 +113,82 @@ def advise(
     if not given:
         raise ConfigError("optimizer: expected what trains the model, got none; give its optimizers")
     fed, tried = _pairs("batches", batches, steps), _pairs("held_out", held_out, None)
-    racer = _Racer(loss, [(call_of(x), y) for x, y in fed], [(call_of(x), y) for x, y in tried])
-    with sandbox(model):
-        other, own, _ = fork(model, given)
-        before = racer.measure(other)
-        cost, continued = racer.run(other, own, steps=lambda _: steps)
-    with sandbox(model):
-        other, own, _ = fork(model, given)
-        grow(other, growth, example_input=fed[0][0], optimizer=own)
-        grown_cost, grown = racer.run(other, own, steps=lambda flops: _fewer(steps, flops / cost))
-    ratio = grown_cost / cost
-    lead = continued - grown
-    gains = (float((before - continued).mean()), float((before - grown).mean()))
-    fewer = _fewer(steps, ratio)
-    worth = (gains[0] / steps) / (gains[1] / fewer) if gains[1] > 0 else math.inf
-    error = float(lead.std() / math.sqrt(len(lead))) if len(lead) > 1 else math.nan
-    won = gains[1] > 0 and float(lead.mean()) > (0.0 if math.isnan(error) else error)
-    return Advice(
-        growth,
-        "grow" if won else "never" if steps_done >= LATEST * total_steps else "not yet",
-        step_ratio=ratio,
-        update_worth=worth,
-        loss=float(before.mean()),
-        continued=float(continued.mean()),
-        grown=float(grown.mean()),
-        error=error,
-        steps=(steps, fewer),
-        flops=steps * cost + fewer * grown_cost + len(tried) * (2 * cost + grown_cost) / _BACKWARD,
-    )
+    late = steps_done >= LATEST * total_steps
+    return Races(model, given, batches=fed, held_out=tried, loss=loss, steps=steps, late=late).against(growth)
+
+
+class Races:
+    """Races at one moment of a training: the model as it is runs once, and any growths against it.
+
+    Args:
+        model: The model in training; left as it is.
+        optimizers: Its optimizers; left as they are.
+        batches: What is trained on, in this order and again.
+        held_out: What losses are compared on.
+        loss: Loss of an output and a target.
+        steps: Updates of the model as it is.
+        late: Whether a growth that does not win now never will.
+
+    Attributes:
+        flops: FLOPs of all races so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[optim.Optimizer],
+        *,
+        batches: Sequence[Pair],
+        held_out: Sequence[Pair],
+        loss: Loss,
+        steps: int,
+        late: bool,
+    ) -> None:
+        self._model, self._optimizers, self._steps, self._late = model, optimizers, steps, late
+        self._batches, self._held_out, self._loss = batches, held_out, loss
+        with sandbox(model):
+            other, own, _ = fork(model, optimizers)
+            self._before = held_out_losses(other, held_out, loss)
+            self._cost = update_flops(other, batches[0], loss)
+            self._continued = self._run(other, own, steps)
+        self.flops = self._own = steps * self._cost + len(held_out) * 2 * self._cost / BACKWARD
+
+    def against(self, growth: ModelGrowth) -> Advice:
+        """Race one growth.
+
+        Raises:
+            SurgeryError: The growth is refused.
+            ConfigError: The race would be too short.
+        """
+        with sandbox(self._model):
+            other, own, _ = fork(self._model, self._optimizers)
+            grow(other, growth, example_input=self._batches[0][0].example_input, optimizer=own)
+            cost = update_flops(other, self._batches[0], self._loss)
+            ratio, steps = cost / self._cost, _fewer(self._steps, cost / self._cost)
+            grown = self._run(other, own, steps)
+        spent = steps * cost + len(self._held_out) * cost / BACKWARD
+        self.flops += spent
+        lead, gain = self._continued - grown, float((self._before - grown).mean())
+        own_gain = float((self._before - self._continued).mean())
+        error = float(lead.std() / math.sqrt(len(lead))) if len(lead) > 1 else math.nan
+        won = gain > 0 and float(lead.mean()) > (0.0 if math.isnan(error) else error)
+        return Advice(
+            growth,
+            "grow" if won else "never" if self._late else "not yet",
+            step_ratio=ratio,
+            update_worth=(own_gain / self._steps) / (gain / steps) if gain > 0 else math.inf,
+            loss=float(self._before.mean()),
+            continued=float(self._continued.mean()),
+            grown=float(grown.mean()),
+            error=error,
+            steps=(self._steps, steps),
+            flops=self._own + spent,
+        )
+
+    def _run(self, model: nn.Module, optimizers: Sequence[optim.Optimizer], steps: int) -> Tensor:
+        """Train a copy with falling rates; return its held-out losses."""
+        train(model, optimizers, cycle(self._batches), steps=steps, loss=self._loss, falling=_DECAY)
+        return held_out_losses(model, self._held_out, self._loss)
 
 
 def _length(share: float, total_steps: int, steps_done: int) -> int:
@@ -157,21 +202,21 @@ def _length(share: float, total_steps: int, steps_done: int) -> int:
     if not 0 <= steps_done < total_steps:
         raise ConfigError(f"steps_done: expected 0 to {total_steps - 1}, updates made so far, got {steps_done}")
     steps = round(share * total_steps)
-    if steps < _FEWEST:
+    if steps < FEWEST:
         raise ConfigError(
-            f"share: expected a race of at least {_FEWEST} updates, got {share:g} of {total_steps}, which are {steps}; "
+            f"share: expected a race of at least {FEWEST} updates, got {share:g} of {total_steps}, which are {steps}; "
             "give a larger one"
         )
     return steps
 
 
-def _pairs(name: str, batches: Batches, most: int | None) -> list[tuple[ExampleInput, Any]]:
+def _pairs(name: str, batches: Batches, most: int | None) -> list[Pair]:
     """The first batches, at most so many.
 
     Raises:
         ConfigError: If there are none.
     """
-    found = list(islice(batches, most))
+    found = [(call_of(inputs), target) for inputs, target in islice(batches, most)]
     if not found:
         raise ConfigError(f"{name}: expected pairs of inputs and targets, got none")
     return found
@@ -184,79 +229,9 @@ def _fewer(steps: int, ratio: float) -> int:
         ConfigError: If they are too few.
     """
     fewer = round(steps / ratio)
-    if fewer < _FEWEST:
+    if fewer < FEWEST:
         raise ConfigError(
-            f"share: expected a race of at least {_FEWEST} updates of the grown model, got {fewer}, as each takes "
+            f"share: expected a race of at least {FEWEST} updates of the grown model, got {fewer}, as each takes "
             f"{ratio:.3g} times the FLOPs; give a larger share"
         )
     return fewer
-
-
-class _Racer:
-    """Trains and compares.
-
-    Args:
-        loss: Loss of an output and a target.
-        batches: What is trained on, in this order and again.
-        held_out: What losses are compared on.
-    """
-
-    def __init__(self, loss: Loss, batches: Sequence[_Pair], held_out: Sequence[_Pair]) -> None:
-        self._loss = loss
-        self._batches = batches
-        self._held_out = held_out
-
-    def measure(self, model: nn.Module) -> Tensor:
-        """Loss of each held-out batch in evaluation mode, float64 [batches]."""
-        with sandbox(model), torch.no_grad():
-            model.eval()
-            return torch.tensor([float(self._value(model, pair)) for pair in self._held_out], dtype=torch.float64)
-
-    def run(
-        self, model: nn.Module, optimizers: Sequence[optim.Optimizer], *, steps: Callable[[float], int]
-    ) -> tuple[float, Tensor]:
-        """Train a copy with falling rates.
-
-        Args:
-            model: The copy; changed.
-            optimizers: Its own.
-            steps: Number of updates, by FLOPs of one.
-
-        Returns:
-            FLOPs of an update, and the held-out losses.
-        """
-        flops = self._flops(model)
-        count = steps(flops)
-        rates = [(group, group["lr"]) for own in optimizers for group in own.param_groups]
-        for number in range(count):
-            factor = min(1.0, (count - number) / (_DECAY * count))
-            for group, rate in rates:
-                group["lr"] = rate * factor
-            for own in optimizers:
-                own.zero_grad()
-            with torch.enable_grad():
-                value = self._value(model, self._batches[number % len(self._batches)])
-            value.backward()  # type: ignore[no-untyped-call]
-            for own in optimizers:
-                own.step()
-        return flops, self.measure(model)
-
-    def _flops(self, model: nn.Module) -> float:
-        """FLOPs of an update: three times those of its forward pass.
-
-        Raises:
-            SurgeryError: If nothing of it can be counted.
-        """
-        from torch.utils.flop_counter import FlopCounterMode  # takes long to import
-
-        with sandbox(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self._value(model, self._batches[0])
-        flops = counter.get_total_flops()
-        if not flops:
-            raise SurgeryError(
-                "model: expected matrix products or convolutions, whose FLOPs can be counted, got none in its forward"
-            )
-        return float(_BACKWARD * flops)
-
-    def _value(self, model: nn.Module, pair: _Pair) -> Tensor:
-        return loss_of(model, *pair, self._loss)

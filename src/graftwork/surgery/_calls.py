@@ -37,6 +37,11 @@ class Call:
         """Numbers in all tensors of the call."""
         return sum(leaf.numel() for leaf in self.leaves() if isinstance(leaf, Tensor))
 
+    @property
+    def example_input(self) -> ExampleInput:
+        """What `call_of` made the call from."""
+        return self.keywords or self.arguments
+
     def copied(self) -> "Call":
         """Return the call with tensors of its own, which an in-place forward may change."""
         arguments, keywords = tree_map(_clone, (list(self.arguments), self.keywords))

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
@@ -76,6 +77,49 @@ class GrowthSchedule:
         self._losses = LossWindows()
         self.receipts: list[SurgeryReceipt] = []
         self.skipped: list[tuple[ModelGrowth, SurgeryError]] = []
+
+    @classmethod
+    def anytime(
+        cls,
+        growths: Sequence[ModelGrowth | Sequence[ModelGrowth]],
+        *,
+        first: int,
+        step_ratio: float | Sequence[float],
+        exponent: float = 0.5,
+        on_refused: Literal["raise", "skip"] = "raise",
+    ) -> "GrowthSchedule":
+        """Return a schedule for a training whose end is not known: at every moment the size fits what has been spent.
+
+        The best size rises with the FLOPs C of a training as C ** exponent. So where a growth makes an update
+        r times as costly, the next one is due when r ** (1 / exponent) times the FLOPs of this one have been spent: for
+        doublings and the exponent 0.5, at 1, 4, 16, … times ``first``. Train at a rate that stays, and let
+        `decay_branch` finish a copy whenever a model is wanted.
+
+        The exponent 0.5 is that of the parameters of language models (Hoffmann et al. 2022, arXiv 2203.15556); for
+        other models it is a guess, as ``first`` is: `advise` can tell it.
+
+        Args:
+            growths: What grows, in order, one growth or several at each moment.
+            first: Steps before the first growth.
+            step_ratio: r, FLOPs of a step after a growth over those before (`Advice.step_ratio`): one number for all
+                moments, or one for each.
+            exponent: How the best size rises with the FLOPs, above 0 and at most 1; larger ones grow sooner.
+            on_refused: As of `GrowthSchedule`.
+
+        Raises:
+            ConfigError: A number is out of its range, or something is no growth.
+
+        Example:
+            >>> GrowthSchedule.anytime([WidenAll(1.5)] * 4, first=1000, step_ratio=2.0).moments
+            [1000, 2500, 5500, 11500]
+        """
+        ratios = [step_ratio] * len(growths) if isinstance(step_ratio, (int, float)) else list(step_ratio)
+        if len(ratios) != len(growths):
+            raise ConfigError(
+                f"step_ratio: expected one number, or one for each of {len(growths)} moments, got {len(ratios)}"
+            )
+        moments = _log_spaced(first, ratios, exponent)
+        return cls(dict(zip(moments, growths, strict=True)), on_refused=on_refused)
 
     def __repr__(self) -> str:
         parts = [f"{due.given!r}: {due.growth!r}" for due in self._all]
@@ -251,3 +295,26 @@ def _moment(when: Moment, total_steps: int | None) -> int | Plateau:
                 raise ConfigError(f"moment: expected total_steps beside the percentage {when!r}, got None; give it")
             return round(total_steps * share / 100)
     raise ConfigError(f'moment: expected a number of steps, a percentage such as "50%" or a Plateau, got {when!r}')
+
+
+def _log_spaced(first: int, ratios: Sequence[float], exponent: float) -> list[int]:
+    """Steps at which FLOPs have risen as much as the best size's do; see `GrowthSchedule.anytime`.
+
+    Worked example, ratios 2, 2, 2 and exponent 0.5: in FLOPs of a step of the first size, growths are due at 1,000,
+    4,000 and 16,000; a step costs 2 after the first and 4 after the second, so 3,000 / 2 and 12,000 / 4 steps lie
+    between: moments 1,000, 2,500 and 5,500.
+    """
+    if type(first) is not int or first < 1:
+        raise ConfigError(f"first: expected a number of steps above 0, got {first!r}")
+    if not 0 < exponent <= 1:
+        raise ConfigError(f"exponent: expected a number above 0 and at most 1, got {exponent!r}; 0.5 is the default")
+    if not all(1 < ratio < math.inf for ratio in ratios):
+        raise ConfigError(f"step_ratio: expected numbers above 1, got {list(ratios)}")
+    moments, step, spent, cost = [first][: len(ratios)], float(first), float(first), 1.0
+    for ratio, following in pairwise(ratios):
+        cost *= ratio
+        # A growth is due halfway, by the logarithm, between the budgets at which the sizes before and after are best.
+        more = spent * ((ratio * following) ** (0.5 / exponent) - 1)
+        step, spent = step + more / cost, spent + more
+        moments.append(max(moments[-1] + 1, round(step)))
+    return moments

@@ -83,7 +83,7 @@ def test_what_is_drawn_are_living_members_or_genomes_over_blocks_of_the_bank(nam
 
     strategy = made(name)
     ran(strategy, Plan(2, 2, 2), observer=look)
-    assert seen >= 4 * 5  # none where a strategy ends a round
+    assert seen >= 4 * 4  # none where a strategy ends a round
 
 
 @every_strategy
@@ -168,7 +168,7 @@ def test_limits_hold_for_every_network_that_is_born_or_drawn(name: str) -> None:
     state, trainer, _ = ran(made(name, max_parameters=most), Plan(3, 2, 10), size=6)
     seen = [*trainer.trained, *(birth.genome for birth in state.population.lineage)]
     assert max(map(num_parameters, seen)) <= most
-    assert len(set(seen)) > 1 or name == "neuroevolution"
+    assert len(set(seen)) > 1 or name in ("neuroevolution", "family")  # a size that breaks a limit is not made
 
 
 @every_strategy
@@ -252,6 +252,7 @@ def test_options_that_a_strategy_has_no_use_for_are_refused_by_name() -> None:
     others = {"selection": "pareto", "selection_options": {"x": 1}, "cost": "parameters", "random_padding": True}
     others |= {"min_shared_fraction": 0.9, "population_size": 7, "num_survivors": 5, "deepen_probability": 0.1}
     others |= {"kernel_probabilities": [0.2, 0.2, 0.6], "concat_probability": 0.3, "hidden_multiple": 3.0, "workers": 2}
+    others |= {"control": True}
     seen = 0
     for name in STRATEGIES:
         for option in sorted(ignored_options(name)):

@@ -8,6 +8,7 @@ such as a controller's weights, goes into checkpoints (`state_dict`). `Neuroevol
 * ``transformation-rl``: a policy learns how to widen and deepen the best network (EAS, Cai et al.).
 * ``enas``: a controller samples networks over a bank of all blocks (Pham et al.).
 * ``race``: grafts race against the network that they grow on; it grows only where that is worth the FLOPs.
+* ``family``: one network that grows, and a finished network of every size that it has had.
 * ``random``: random networks trained alone, with successive halving; a control.
 * ``grow-only``: one network that grows at random; a control.
 
@@ -15,6 +16,7 @@ A strategy that stands in `STRATEGIES` is found by ``--strategy`` and tested by 
 """
 
 from graftwork.evolution.strategies._enas import Enas
+from graftwork.evolution.strategies._family import Family
 from graftwork.evolution.strategies._grow_only import GrowOnly
 from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
@@ -23,6 +25,7 @@ from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._registry import (
     STRATEGIES,
     check_strategy,
+    first_genome,
     ignored_options,
     make_strategy,
     suited_recipe,
@@ -35,6 +38,7 @@ __all__ = [
     "STRATEGIES",
     "Drawable",
     "Enas",
+    "Family",
     "GrowOnly",
     "LargeScaleEvolution",
     "Neuroevolution",
@@ -43,6 +47,7 @@ __all__ = [
     "Strategy",
     "TransformationRL",
     "check_strategy",
+    "first_genome",
     "ignored_options",
     "make_strategy",
     "suited_recipe",

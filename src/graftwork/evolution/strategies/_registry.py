@@ -8,6 +8,7 @@ from graftwork.errors import ConfigError, did_you_mean
 from graftwork.evolution.mutation import Mutator
 from graftwork.evolution.selection import Selector
 from graftwork.evolution.strategies._enas import Enas
+from graftwork.evolution.strategies._family import Family
 from graftwork.evolution.strategies._grow_only import GrowOnly
 from graftwork.evolution.strategies._large_scale import LargeScaleEvolution
 from graftwork.evolution.strategies._neuroevolution import Neuroevolution
@@ -15,6 +16,7 @@ from graftwork.evolution.strategies._race import Race
 from graftwork.evolution.strategies._random import RandomSearch
 from graftwork.evolution.strategies._strategy import Strategy
 from graftwork.evolution.strategies._transformation import TransformationRL
+from graftwork.networks.genome import Genome
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
     {
@@ -23,19 +25,27 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
         "transformation-rl": TransformationRL,
         "enas": Enas,
         "race": Race,
+        "family": Family,
         "random": RandomSearch,
         "grow-only": GrowOnly,
     }
 )
 """Factories by the name that ``--strategy`` takes; each takes ``mutate``, ``selector`` unless it ignores the selection,
 and options of its own. A class may say what suits it: ``recipe``, numbers of a recipe that hold unless others are asked
-for, ``ignores``, names of options that it has no use for, and ``alone``, why several workers can't share it."""
+for, ``ignores``, names of options that it has no use for, ``alone``, why several workers can't share it, and ``begin``,
+the network that it makes of the seed to begin with."""
 
 
 def suited_recipe(name: str) -> Mapping[str, Any]:
     """Numbers of a recipe that suit a strategy, by name."""
     found: Mapping[str, Any] = getattr(STRATEGIES[name], "recipe", {})
     return found
+
+
+def first_genome(name: str, seed: Genome) -> Genome:
+    """The network that a strategy begins with: the seed, or what it makes of it."""
+    begin: Callable[[Genome], Genome] = getattr(STRATEGIES[name], "begin", lambda genome: genome)
+    return begin(seed)
 
 
 def ignored_options(name: str) -> frozenset[str]:
