@@ -7,7 +7,9 @@ import pytest
 
 from graftwork.evolution._bar import watched
 
-STATE = SimpleNamespace(generation=1, step=1200, population=range(3), accuracies={"m0": 0.5, "m1": 0.75})
+STATE = SimpleNamespace(
+    finished=False, generation=0, step=1200, population=range(3), accuracies={"m0": 0.5, "m1": 0.75}
+)
 
 
 class Cell:

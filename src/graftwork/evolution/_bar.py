@@ -54,12 +54,13 @@ def watched(observer: Observer | None, shown: bool | None) -> Iterator[Observer 
     finally:
         if seen is not None:
             state, loss, progress = seen
-            bar.show(progress, _text(state, loss))
+            bar.show(1.0 if state.finished else progress, _text(state, loss))
         bar.close()
 
 
 def _text(state: SearchState, loss: float) -> str:
-    parts = [f"round {state.generation}", f"update {state.step:,}", f"{len(state.population)} members"]
+    rounds = f"{state.generation} rounds" if state.finished else f"round {state.generation + 1}"
+    parts = [rounds, f"update {state.step:,}", f"{len(state.population)} members"]
     if isfinite(loss):
         parts.append(f"loss {loss:.3f}")
     if state.accuracies:
