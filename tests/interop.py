@@ -23,6 +23,8 @@ PACKAGES = (
     "mlflow-skinny",
     "wandb",
     "optuna",
+    "ray",
+    "nbclient",
     "huggingface-hub",
     "pandas",
 )
@@ -32,6 +34,8 @@ TESTS = (
     "tests/integrations/test_keras.py",
     "tests/loggers",
     "tests/exporting/test_hub.py",
+    "tests/integrations/test_ray.py",
+    "tests/test_notebooks.py",
 )
 
 

@@ -112,3 +112,14 @@ def test_the_blocks_of_a_page_run_in_order(name: str, tmp_path: Path, monkeypatc
             assert commands, f"{name}:{block.line}: a marked {block.kind} block has no line '$ graftwork …'"
             for line in commands:
                 assert _exit_code(shlex.split(line, comments=True)[1:]) in (None, 0), f"{name}: {line}"
+
+
+def test_every_message_of_the_troubleshooting_page_stands_in_the_source() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^```text\n(.*)\n```$", page, re.MULTILINE)
+    assert len(quoted) == page.count("\n### ") >= 25
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\n\s*f?"', "", source)  # a text over several lines
+    for message in quoted:
+        pattern = ".*".join(re.escape(part) for part in message.split("…") if part.strip())
+        assert re.search(pattern, source), message

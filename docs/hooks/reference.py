@@ -10,6 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+WAYS = ("which-command.md", "troubleshooting.md", "glossary.md", "gallery.md", "comparison.md")
 FIRST = ("architecture.md", "surgery.md", "scaling.md", "results.md", "history.md")
 
 
@@ -47,10 +48,11 @@ def _package(config: MkDocsConfig) -> Path:
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Write the navigation: the folders of docs/, and one reference page a public module."""
     docs = Path(config.docs_dir)
-    top = [page for page in _pages(docs, ".") if page != "index.md"]
+    top = [page for page in _pages(docs, ".") if page not in {"index.md", *WAYS}]
     top.sort(key=lambda page: (FIRST.index(page) if page in FIRST else len(FIRST), page))
     sections: list[tuple[str, list[Any]]] = [
         ("Tutorials", _pages(docs, "tutorials")),
+        ("Find your way", list(WAYS)),
         ("How-to", _pages(docs, "how-to")),
         ("Explanation", list(top)),
         ("Reference", [{name: f"reference/{name}.md"} for name in _modules(_package(config))]),

@@ -46,6 +46,7 @@ def test_bench_tells_peaks_and_steps_of_a_genome_in_each_precision(
         (["no-such-thing"], "expected poster, base, default"),
         (["poster", "--passes", "fast"], "expected auto, compiled or torch"),
         (["poster", "--threads", "0"], "expected an integer >= 1"),
+        (["poster", "--device", "nowhere"], "device: expected one that works here, got 'nowhere'"),
         (["poster", "--recipe", "defualt"], "did you mean 'default'"),
     ],
 )

@@ -196,6 +196,9 @@ class FakePart:
         assert kind == "arrow"
         return self
 
+    def __len__(self) -> int:
+        return len(self.table)
+
     def __getitem__(self, rows: slice) -> pa.Table:
         return self.table[rows]
 

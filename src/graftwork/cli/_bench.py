@@ -23,6 +23,7 @@ def bench(
     recipe: options.Recipe = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images an update. \\[default: the recipe's]")] = None,
     passes: options.Passes = None,
+    device: options.Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch. \\[default: torch's choice]")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each measurement takes, about.")] = 1.0,
     as_json: options.Json = False,
@@ -33,7 +34,7 @@ def bench(
     """
     import torch
 
-    from graftwork.machine import keep_memory
+    from graftwork.machine import device_of, keep_memory
     from graftwork.runs import machine
     from graftwork.training import make_recipe
 
@@ -42,17 +43,18 @@ def bench(
             raise InputError(f"--threads: expected an integer >= 1, got {threads}")
         torch.set_num_threads(threads)
     keep_memory()
+    place = str(device_of(device or "cpu"))
     chosen = make_recipe(recipe or "default")
     size = batch_size or chosen.batch_size
-    kernels_by_passes = _kernels_by_passes(passes)
+    kernels_by_passes = _kernels_by_passes(passes) if place == "cpu" else _no_kernels(passes)
     rows = [
         row
         for name, genome in _genomes(target)
-        for row in _rows(name, genome, chosen, size, kernels_by_passes, seconds)
+        for row in _rows(name, genome, chosen, size, kernels_by_passes, seconds, place)
     ]
     peaks = [row.pop("peak") for row in rows]
     found: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine(place),
         "batch_size": size,
         "peaks": {p["precision"]: p for p in peaks},
         "steps": rows,
@@ -60,7 +62,8 @@ def bench(
     if as_json:
         emit(found)
         return
-    tell(f"{found['machine']['processor']}, {found['machine']['threads']} threads, batches of {size}")
+    on = f"{found['machine']['processor']}, {found['machine']['threads']} threads"
+    tell(f"{on if place == 'cpu' else found['machine']['device']}, batches of {size}")
     for peak in found["peaks"].values():
         product, convolution = peak["product"] / 1e9, peak["convolution"] / 1e9
         tell(f"  {peak['precision']:<9} product {product:,.0f} GFLOP/s, convolution {convolution:,.0f} GFLOP/s")
@@ -90,8 +93,20 @@ def _kernels_by_passes(passes: str | None) -> dict[str, Any]:
     return found
 
 
+def _no_kernels(passes: str | None) -> dict[str, Any]:
+    if passes not in (None, "auto", "torch"):
+        raise InputError(f"--passes: expected torch on another device than the CPU, got {passes!r}; leave it out")
+    return {"torch": None}
+
+
 def _rows(
-    name: str, genome: "Genome", recipe: Any, batch_size: int, kernels_by_passes: dict[str, Any], seconds: float
+    name: str,
+    genome: "Genome",
+    recipe: Any,
+    batch_size: int,
+    kernels_by_passes: dict[str, Any],
+    seconds: float,
+    device: str,
 ) -> list[dict[str, Any]]:
     from typing import get_args
 
@@ -103,7 +118,7 @@ def _rows(
     rows = []
     augmentation = recipe.augmentation.resolve(genome.input_shape)
     for precision in get_args(Precision):
-        peak = measure_peak(precision, seconds=min(seconds, 0.5))
+        peak = measure_peak(precision, seconds=min(seconds, 0.5), device=device)
         for passes, kernels in kernels_by_passes.items():
             with using_kernels(kernels):
                 speed = calibrate_speed(
@@ -112,6 +127,7 @@ def _rows(
                     batch_size=batch_size,
                     augmentation=augmentation,
                     precision=precision,
+                    device=device,
                     seconds=seconds,
                 )
             rows.append(

@@ -189,6 +189,22 @@ class Listing:
         return np.array([numbers[item.group] for item in items], dtype=np.int64)
 
 
+_MOST_STREAMED = 100_000
+
+
+def check_streamed(count: int, where: str) -> None:
+    """Refuse a stream that goes on beyond what is read of one.
+
+    Raises:
+        DataError: It has given more images than that.
+    """
+    if count > _MOST_STREAMED:
+        raise DataError(
+            f"{where}: expected a stream of at most {_MOST_STREAMED:,} images, as a search keeps all of them, got "
+            "more; give a part of it, such as stream.shuffle(seed=0).take(50_000)"
+        )
+
+
 def joined(where: str, parts: Sequence[Listing]) -> Listing:
     """One listing of several; where they number the same classes in another order, they are matched by name.
 

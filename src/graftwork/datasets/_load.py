@@ -63,7 +63,7 @@ def load_dataset(
             tar of one; a CSV or TSV file of paths and labels; a parquet file, or a folder of them, in the Hugging Face
             schema; shards of WebDataset; NumPy's ``.npz``; CIFAR for Python; or the name of a Hugging Face data set.
             From Python also a pandas frame, a pair of images and labels, a ``torch.utils.data.Dataset``, a Hugging Face
-            ``Dataset``, or a dict of these by split;
+            ``Dataset``, a stream of either (read to its end, at most 100,000 images), or a dict of these by split;
             an `ImageDataset` is returned as it is.
         cache_dir: Folder of the cache; ``None``: ``$GRAFTWORK_CACHE``, or the user's cache folder.
         image_size: Side (or height and width) that images are brought to; ``None``: the frame of `Survey`, with at most

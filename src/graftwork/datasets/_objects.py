@@ -1,6 +1,6 @@
 """Data that a Python program holds: frames, arrays, data sets of torch and of Hugging Face, and dicts of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from graftwork.datasets._arrays import list_arrays
-from graftwork.datasets._listing import Item, Listing, ReadOptions, SplitName, joined, split_named
+from graftwork.datasets._listing import Item, Listing, ReadOptions, SplitName, check_streamed, joined, split_named
 from graftwork.datasets._sheets import LABEL_NAMES, Sheet, finder
 from graftwork.errors import DataError
 
@@ -23,7 +23,8 @@ def list_objects(source: Any, options: ReadOptions) -> Listing:
 
     Args:
         source: A pandas frame; a pair of images and labels; a ``torch.utils.data.Dataset`` of pairs (or dicts) of image
-            and label; a Hugging Face ``Dataset``; or a dict of these whose keys are splits.
+            and label; a Hugging Face ``Dataset``; a stream of either (``IterableDataset``), which is read to its end;
+            or a dict of these whose keys are splits.
         options: How columns are read.
 
     Raises:
@@ -57,9 +58,11 @@ def _list_one(source: Any, options: ReadOptions, split: SplitName) -> Listing:
     if isinstance(source, tuple) and len(source) == 2:
         return _list_pair(*source, split=split)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, bytes):
-        return _list_items(source, split)
+        return _list_items(source, (source[index] for index in range(len(source))), split)
+    if hasattr(source, "__iter__") and not hasattr(source, "__len__"):
+        return _list_items(source, source, split)
     raise DataError(
-        f"data: expected a path, a name, a frame, a pair of images and labels, or a data set with a length, got "
+        f"data: expected a path, a name, a frame, a pair of images and labels, a data set or a stream of pairs, got "
         f"{type(source).__name__}; give one of these"
     )
 
@@ -78,12 +81,14 @@ def _list_pair(images: Any, labels: Any, *, split: SplitName) -> Listing:
     return list_arrays(np.asarray(_plain(images)), np.asarray(_plain(labels)), where, split=split)
 
 
-def _list_items(source: Any, split: SplitName) -> Listing:
-    """List a data set that is indexed from 0; every item is asked for once."""
+def _list_items(source: Any, items: Iterable[Any], split: SplitName) -> Listing:
+    """List the items of a data set or stream, each of which is asked for once."""
     where = type(source).__name__
     cells, labels = [], []
-    for index in range(len(source)):
-        image, label = _pair(source[index], f"{where}: item {index}")
+    for index, item in enumerate(items):
+        if items is source:
+            check_streamed(index + 1, where)
+        image, label = _pair(item, f"{where}: item {index}")
         cells.append(_plain(image))
         labels.append(_plain_label(label))
     found = _sheet(where, cells, labels, split)

@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 
 from graftwork._files import damaged, parse_json
 from graftwork.datasets._convert import Picture
-from graftwork.datasets._listing import Item, Listing, ReadOptions, SplitName, joined, split_named, split_of_file
+from graftwork.datasets._listing import (
+    Item,
+    Listing,
+    ReadOptions,
+    SplitName,
+    check_streamed,
+    joined,
+    split_named,
+    split_of_file,
+)
 from graftwork.datasets._sheets import LABEL_NAMES, finder, group_of, split_column, split_of
 from graftwork.datasets._tasks import OTHER_TASKS
 from graftwork.errors import DataError, did_you_mean
@@ -98,23 +107,39 @@ def list_hub(name: str, splits: Mapping[str, Any], options: ReadOptions) -> List
         known = {name: split or "train" for name, split in known.items()}
     columns = _Columns(options)
     parts = [
-        columns.listing(_hub_table(part), f"{name}/{key}", split=split, folder=Path("/"))
+        columns.listing(_hub_table(part, f"{name}/{key}"), f"{name}/{key}", split=split, folder=Path("/"))
         for key, part in sorted(splits.items(), key=lambda entry: known[entry[0]] != "train")
         if (split := known[key]) is not None
     ]
     found = joined(name, parts)
     found.skipped += [
-        (f"{name}/{key}", f"{len(part):,} images of a split that is not train, validation or test")
+        (f"{name}/{key}", f"{_count(part)}images of a split that is not train, validation or test")
         for key, part in splits.items()
         if known[key] is None
     ]
     return found
 
 
-def _hub_table(part: Any) -> pa.Table:
-    """The split as a table whose metadata hold the features, which name the classes."""
-    table = part.with_format("arrow")[:]
-    return table.replace_schema_metadata(part.features.arrow_schema.metadata)
+def _count(part: Any) -> str:
+    return f"{len(part):,} " if hasattr(part, "__len__") else ""
+
+
+def _hub_table(part: Any, where: str) -> pa.Table:
+    """The split as a table whose metadata hold the features, which name the classes; a stream is read to its end."""
+    plain = part.with_format("arrow")
+    table = plain[:] if hasattr(part, "__len__") else _streamed(plain, where)
+    return table if part.features is None else table.replace_schema_metadata(part.features.arrow_schema.metadata)
+
+
+def _streamed(part: Any, where: str) -> pa.Table:
+    tables, count = [], 0
+    for table in part.iter(batch_size=100):
+        count += table.num_rows
+        check_streamed(count, where)
+        tables.append(table)
+    if not tables:
+        raise DataError(f"{where}: expected images, got a stream that is empty; is it used up?")
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 class _Columns:

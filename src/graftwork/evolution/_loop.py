@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from math import nan
 
 from graftwork.errors import ConfigError
+from graftwork.evolution._bar import watched
 from graftwork.evolution._draw import RoundDraw
 from graftwork.evolution._plan import Plan, Plans
 from graftwork.evolution._skips import note_skipped
@@ -28,6 +29,7 @@ def search(
     num_survivors: int,
     population_size: int,
     observer: Observer | None = None,
+    progress: bool | None = None,
 ) -> Iterator[Generation]:
     """Algorithm 1: train the seed; then select, mutate and train jointly, round after round.
 
@@ -41,6 +43,7 @@ def search(
         num_survivors: K, members that survive a round.
         population_size: M, members after growth, at least K.
         observer: Function called when the state may be stored (see `Observer`); ``None``: none.
+        progress: Whether a bar is shown; ``None``: in a notebook only.
 
     Yields:
         One `Generation` for each round; after the last one the population holds the final survivors.
@@ -53,18 +56,19 @@ def search(
             f"search: expected 1 <= num_survivors <= population_size, got {num_survivors} and {population_size}; "
             "lower num_survivors or raise population_size"
         )
-    while not state.finished:
-        if not state.begun:
-            if state.generation > 0:
-                state.population.keep(state.survivors)
-            now = _next_round(state, Plans.of(plan), population_size, scorer)
-            state.report = strategy.propose(state, now)
-            _afford(state, Plans.of(plan), scorer)
-            state.begun = True
-        joint_train(state, strategy=strategy, trainer=trainer, scorer=scorer, plan=plan, observer=observer)
-        evaluation = scorer.evaluate(list(state.population))
-        state.scoring_flops += evaluation.flops
-        yield _finish_round(state, Plans.of(plan), evaluation, strategy.survivors(state, evaluation, num_survivors))
+    with watched(observer, progress) as observe:
+        while not state.finished:
+            if not state.begun:
+                if state.generation > 0:
+                    state.population.keep(state.survivors)
+                now = _next_round(state, Plans.of(plan), population_size, scorer)
+                state.report = strategy.propose(state, now)
+                _afford(state, Plans.of(plan), scorer)
+                state.begun = True
+            joint_train(state, strategy=strategy, trainer=trainer, scorer=scorer, plan=plan, observer=observe)
+            evaluation = scorer.evaluate(list(state.population))
+            state.scoring_flops += evaluation.flops
+            yield _finish_round(state, Plans.of(plan), evaluation, strategy.survivors(state, evaluation, num_survivors))
     state.population.held = ()
     state.population.keep(state.survivors)
 

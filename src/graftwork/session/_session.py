@@ -45,7 +45,7 @@ class Session:
     Args:
         run: Folder of the run.
         config: All options.
-        listener: Hears what happens; ``None``: nobody does.
+        listener: Hears what happens; ``None``: nobody does, but a notebook shows a bar.
         group: The ranks that search together, of which this is rank 0; ``None``: this process alone.
         began: Moment, by `time.monotonic`, from which the run's time counts; ``None``: now.
     """
@@ -63,6 +63,7 @@ class Session:
         self.config = config
         self.group = group
         self.listener: Listener = listener or SilentListener()
+        self._bar = None if listener is None else False
         self.stop_requested = False
         self._stored: dict[str, Any] | None = None
         self._elapsed = 0.0
@@ -85,7 +86,7 @@ class Session:
         Args:
             config: All options.
             out: Folder of the run.
-            listener: Hears what happens; ``None``: nobody does.
+            listener: Hears what happens; ``None``: nobody does, but a notebook shows a bar.
             group: The ranks that search together; ``None``: this process alone.
             trunk: The config's trunk, opened; ``None``: it is opened here, unless that would run code.
             began: Moment, by `time.monotonic`, at which the command began, from which a budget of time counts;
@@ -94,15 +95,15 @@ class Session:
         began = monotonic() if began is None else began
         RunFolder.check_free(out)
         size, processes = (1, 1) if group is None else (group.size, group.local_size)
-        listener = listener or SilentListener()
+        hears = listener or SilentListener()
         # first: a mistake in any option must not leave a folder behind
         config, speed = replace(config.located(), workers=max(size, config.workers)), None
         if config.budget is None or config.budget.kind == "seconds":
             alone = rough_speed(config)
             speed = alone and alone * size
         known: dict[str, Any] = {"speed": speed, "processes": processes}
-        with telling(listener.on_decoding):
-            config, problem, notes = load_data(config, **known, trunk=trunk, tell=listener.on_outline)
+        with telling(hears.on_decoding):
+            config, problem, notes = load_data(config, **known, trunk=trunk, tell=hears.on_outline)
         setup = prepare_together(config, group, problem=problem, began=began, race=True, speed=speed)
         setup.notes += notes
         genome = setup.population.genomes[0]
@@ -125,7 +126,7 @@ class Session:
 
         Args:
             out: Folder of the run.
-            listener: Hears what happens; ``None``: nobody does.
+            listener: Hears what happens; ``None``: nobody does, but a notebook shows a bar.
             group: The ranks that search together; ``None``: this process alone.
             trunk: The run's trunk, named by the user again, without which no code of one is run.
 
@@ -313,7 +314,9 @@ class Session:
         observe = self._observer(stage, setup)
         if self.group is not None:
             announce(self.group, setup, self._seed_network(), **numbers)
-        for generation in search(state, observer=observe, **{**shared_parts(setup, self.group), **numbers}):
+        for generation in search(
+            state, observer=observe, progress=self._bar, **{**shared_parts(setup, self.group), **numbers}
+        ):
             self._record(stage, state, generation)
             self._checkpoint(stage, setup)
             self.listener.on_generation(stage, generation)

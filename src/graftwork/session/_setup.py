@@ -36,7 +36,7 @@ from graftwork.session._planning import make_plan, measure_speed
 from graftwork.session._problem import Problem, seed_of
 from graftwork.session._sizing import memory_of, rough_speed
 from graftwork.session._timing import Timing, effort_of, timing_of
-from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer
+from graftwork.training import BankOptimizer, BatchStream, MemoryLimit, Recipe, Scorer, Trainer, resident
 
 _FEW = 32
 """Images in a step that is timed in a hurry."""
@@ -204,7 +204,7 @@ def prepare(  # noqa: PLR0913 - what an earlier run decided is given one by one
         )
     population.to(device)
     batches = BatchStream(
-        problem.dataset.images,
+        resident(problem.dataset.images, device),
         problem.dataset.labels,
         problem.splits.train,
         batch_size=recipe.batch_size,
@@ -336,6 +336,8 @@ def _use_machine(
     effort: float,
 ) -> Machine:
     """Set passes and threads for the process: as an earlier run had them, as asked for, or as measured."""
+    if device.type == "cuda":  # a resume comes to the same bits
+        torch.backends.cudnn.deterministic = True
     kernels = choose_kernels(config.passes, device, followed=followed, effort=effort)
     timed = partial(
         TimedNetwork,

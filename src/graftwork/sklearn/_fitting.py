@@ -79,7 +79,7 @@ def fit_rows(task: Task, config: SearchConfig, *, ensemble: str | None) -> Fitte
         setup = prepare(config, problem=problem, seed_network=genome, machine=Machine(), time_speed=_speed)
         if task.warm is not None:
             _continue(setup, task.warm.state())
-        last = list(search(setup.state, **setup.parts))[-1]
+        last = list(search(setup.state, progress=False, **setup.parts))[-1]
         best = max(last.survivors, key=lambda name: float(last.evaluation.scores[last.members.index(name)]))
         method, combiner = _combined(setup, last, ensemble)
     return pack_fit(

@@ -7,7 +7,7 @@ A `Recipe` holds the values. `BankOptimizer` moves the tensors that a step has u
 """
 
 from graftwork.training._augment import AUGMENTATIONS, Augmentation, Flip
-from graftwork.training._batches import BatchStream, Images, most_parts, part_of, shrink, take_images
+from graftwork.training._batches import BatchStream, Images, most_parts, part_of, resident, shrink, take_images
 from graftwork.training._memory import MemoryLimit
 from graftwork.training._muon import Muon, orthogonalize
 from graftwork.training._optimizer import BankOptimizer, Beside
@@ -68,6 +68,7 @@ __all__ = [
     "most_parts",
     "orthogonalize",
     "part_of",
+    "resident",
     "same_rule",
     "shrink",
     "take_images",

@@ -27,6 +27,14 @@ def take_images(images: Images, examples: Tensor | slice) -> Tensor:
     return torch.from_numpy(np.array(images[where]))
 
 
+def resident(images: Images, device: torch.device) -> Images:
+    """Images on the device that they train on, where that is a GPU and they take at most a quarter of its memory."""
+    if device.type != "cuda" or images.nbytes > torch.cuda.get_device_properties(device).total_memory // 4:
+        return images
+    held = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    return held.to(device)
+
+
 def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale network input [B, C, H, W] down, bilinear over all pixels; the result is channels last in memory."""
     smaller = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
