@@ -9,7 +9,9 @@ loads nothing.
 * figures of a run: `accuracy_figure`, `standing_figure`, `pareto_figure`, `lineage_figure`, `genome_figure`,
   `profile_figure`, `confusion_figure`, `calibration_figure`, `training_figure`, `diversity_figure`
 * figures for experiments: `curves_figure`, `bars_figure`
-* `write_figure` saves any of them as SVG and PNG; the same data give the same bytes
+* words and numbers: `compact`, `percent`, `interval_text`
+* `write_figure` saves any of them as SVG and PNG, the same data give the same bytes; `inline_svg` makes one a part of
+  a page
 
 matplotlib, jinja2 and pillow are imported when something is drawn, not before.
 """
@@ -20,6 +22,7 @@ from graftwork.reports._calibration import calibration_figure
 from graftwork.reports._confusion import Mistake, confusion_figure, worst_mistakes
 from graftwork.reports._curves import Bar, Curve, bars_figure, curves_figure
 from graftwork.reports._diversity import diversity_figure
+from graftwork.reports._format import compact, interval_text, percent
 from graftwork.reports._genome_drawing import genome_figure
 from graftwork.reports._grafts import graft_generations
 from graftwork.reports._images import FileNames, ImageSource
@@ -29,7 +32,7 @@ from graftwork.reports._pareto import pareto_figure, pareto_front
 from graftwork.reports._profile import profile_figure, profile_matrix_figure
 from graftwork.reports._read import Predictions, RunData, read_run, sketch_run
 from graftwork.reports._standing import Difference, Standing, difference, standings
-from graftwork.reports._style import figure_png, figure_svg
+from graftwork.reports._style import figure_png, figure_svg, inline_svg
 from graftwork.reports._training import training_figure
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "bars_figure",
     "build_report",
     "calibration_figure",
+    "compact",
     "confusion_figure",
     "curves_figure",
     "difference",
@@ -55,11 +59,14 @@ __all__ = [
     "figure_svg",
     "genome_figure",
     "graft_generations",
+    "inline_svg",
+    "interval_text",
     "lineage_figure",
     "page_script",
     "page_style",
     "pareto_figure",
     "pareto_front",
+    "percent",
     "profile_figure",
     "profile_matrix_figure",
     "read_run",

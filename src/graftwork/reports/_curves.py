@@ -12,6 +12,9 @@ from graftwork.reports._style import FAINT, INK, MEMBERS, MUTED, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LEGEND = 8
+"""Most curves that are named inside the plot; more are named below it."""
+
 
 class Curve(NamedTuple):
     """One line of `curves_figure`: its mean, and a band from low to high where both are given."""
@@ -61,7 +64,8 @@ def curves_figure(
 
     if not series:
         raise InputError("curves: expected at least one, got none")
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    below = max(0, len(series) - _LEGEND) and (len(series) + 1) // 2
+    figure = Figure(figsize=(5.2, 3.4 + 0.2 * below), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
     dashes = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -72,7 +76,7 @@ def curves_figure(
             raise InputError(
                 f"curve {curve.label!r}: x and mean must be as long as each other, got {x.shape} and {mean.shape}"
             )
-        color, dash = MEMBERS[place % len(MEMBERS)], dashes[place % len(dashes)]
+        color, dash = MEMBERS[place % len(MEMBERS)], dashes[(place + place // len(MEMBERS)) % len(dashes)]
         if curve.low is not None and curve.high is not None:
             axes.fill_between(x, np.asarray(curve.low), np.asarray(curve.high), color=color, alpha=0.16, lw=0)
         axes.plot(x, mean, color=color, lw=1.7, ls=dash, label=curve.label, marker="o" if len(x) == 1 else None)
@@ -84,7 +88,10 @@ def curves_figure(
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.legend(loc="best")
+    if below:
+        figure.legend(loc="outside lower center", ncols=2)
+    else:
+        axes.legend(loc="best")
     return figure
 
 

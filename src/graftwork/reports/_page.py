@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
 
@@ -137,12 +138,14 @@ def _context(
 ) -> dict[str, Any]:
     from markupsafe import Markup
 
+    drawn = {n: Markup(inline_svg(svg, n, _title(n))) for n, svg in figures.items()}  # noqa: S704  # our own drawings
     return {
         "run": run,
         "version": __version__,
         "css": Markup(page_style()),  # noqa: S704  # our own file
         "script": Markup(page_script()),  # noqa: S704
-        "figures": {n: Markup(inline_svg(svg, n, _title(n))) for n, svg in figures.items()},  # noqa: S704
+        "figures": drawn,
+        "figure": partial(_figure, drawn),
         "genomes": [name for name in figures if name.startswith("genome_")],
         "facts": _facts(run),
         "unfinished": _unfinished(run),
@@ -163,6 +166,23 @@ def _context(
         ],
         "result_json": json.dumps(run.result, indent=2, ensure_ascii=False) if run.result is not None else "",
     }
+
+
+def _figure(drawn: "Mapping[str, Markup]", name: str, caption: str, wide: bool = False) -> "Markup | str":
+    """A figure with its caption; nothing where it was not drawn."""
+    from markupsafe import Markup
+
+    if name not in drawn:
+        return ""
+    return Markup(
+        '<figure class="card{}" id="{}">\n<div class="scroll" tabindex="0" role="region" aria-label="scrolls sideways">'
+        "{}</div>\n{}</figure>\n"
+    ).format(
+        " wide" if wide else "",
+        name,
+        drawn[name],
+        Markup("<figcaption>{}</figcaption>\n").format(caption) if caption else "",
+    )
 
 
 def _title(figure: str) -> str:
