@@ -3,6 +3,7 @@ const readouts = {};
 
 readouts.right = (section) => {
   const holder = section.querySelector("#profile-data");
+  if (!holder) return;
   const data = JSON.parse(holder.textContent);
   const svg = section.querySelector("#profile svg");
   const readout = section.querySelector("#profile .readout");
@@ -62,6 +63,7 @@ readouts.right = (section) => {
 
 readouts.errors = (section) => {
   const svg = section.querySelector("#matrix svg");
+  if (!svg) return;
   const readout = section.querySelector("#matrix .readout");
   const cells = [...svg.querySelectorAll(".cell")];
   const place = (cell) => [Number(cell.dataset.row), Number(cell.dataset.column)];
