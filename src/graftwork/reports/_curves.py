@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from graftwork.errors import InputError
+from graftwork.reports._format import compact
 from graftwork.reports._style import FAINT, INK, MEMBERS, MUTED, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LEGEND = 8
-"""Most curves that are named inside the plot; more are named below it."""
+_LEGEND, _LONG = 8, 1e5
+"""Most curves that are named inside the plot, more are named below it; numbers from which on ``100 k`` is written."""
 
 
 class Curve(NamedTuple):
@@ -61,6 +62,7 @@ def curves_figure(
         InputError: no curves, or one whose arrays differ in length.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     if not series:
         raise InputError("curves: expected at least one, got none")
@@ -84,6 +86,8 @@ def curves_figure(
         axes.axhline(reference[1], color=INK, lw=0.9, ls=(0, (1, 2)), label=reference[0])
     if log_x:
         axes.set_xscale("log")
+    elif axes.get_xlim()[1] >= _LONG:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
     if log_y:
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)

@@ -70,13 +70,14 @@ class Events:
 
 def _news(snapshot: Snapshot) -> dict[str, Any]:
     """What an event tells of a run."""
-    last = snapshot.run.rounds[-1] if snapshot.run is not None and snapshot.run.rounds else None
+    run = snapshot.run
+    last = run.rounds[-1] if run is not None and run.rounds else None
     return {
         "id": snapshot.id,
         "revision": snapshot.revision,
         "state": snapshot.state,
         "generation": None if last is None else last.generation,
-        "best": None if last is None else last.best,
+        "best": None if run is None else run.best,
         "training_flops": None if last is None else last.training_flops,
         "seconds": None if last is None else last.seconds,
     }

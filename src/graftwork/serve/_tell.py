@@ -45,13 +45,12 @@ def _numbers(run: RunData) -> dict[str, str]:
     spent: Any = run.result or last
     return {
         "task": _task(run),
-        "best": str(run.best or _UNKNOWN),
         "validation": percent(entry.get("validation_accuracy", score.validation_accuracy if score else None)),
         "test": percent(entry.get("test_accuracy")),
-        "interval": interval_text(*entry["test_interval"]) if entry else "",
+        "interval": interval_text(*entry["test_interval"]) if entry else _UNKNOWN,
         "image_flops": compact(entry.get("flops", score.flops if score else 0)) if entry or score else _UNKNOWN,
         "training_flops": compact(_of(spent, "training_flops")) if spent else _UNKNOWN,
-        "seconds": duration(_of(spent, "seconds")) if spent else _UNKNOWN,
+        "seconds": duration(_of(run.result or (run.control or [last])[-1], "seconds")) if spent else _UNKNOWN,
         "generation": str(last.generation) if last else _UNKNOWN,
         "members": f"{len(run.births):,}",
     }
