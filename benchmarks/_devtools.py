@@ -50,7 +50,9 @@ class Browser:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait(20)
         shutil.rmtree(self._profile, ignore_errors=True)
@@ -95,16 +97,18 @@ class Browser:
         return found["result"].get("value")
 
     def open(self, address: str) -> None:
-        """Go to an address, and wait until it is loaded."""
+        """Go to an address and wait until it is loaded."""
         self.call("Page.navigate", url=address)
-        self.until(f"document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.until("document.readyState === 'complete'")
 
     def until(self, condition: str, *, seconds: float = _WAIT) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"Boolean({condition})"):
             if time.monotonic() > end:
-                raise TimeoutError(f"not within {seconds} s: {condition}; the page says: {self.run('document.body.innerText')[:500]}")
+                raise TimeoutError(
+                    f"not within {seconds} s: {condition}; the page says: {self.run('document.body.innerText')[:500]}"
+                )
             time.sleep(0.05)
 
     def press(self, key: str) -> None:
@@ -112,7 +116,14 @@ class Browser:
         codes = {"Tab": 9, "Enter": 13, "ArrowRight": 39, "ArrowDown": 40}
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **(text if kind == "keyDown" else {}))
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=codes[key],
+                **(text if kind == "keyDown" else {}),
+            )
 
     def screen(self, width: int, height: int, *, dark: bool = False) -> None:
         """Take another screen: size in CSS pixels, a phone below 700, and light or dark."""

@@ -24,6 +24,8 @@ PACKAGES = (
     "wandb",
     "optuna",
     "huggingface-hub",
+    "starlette",
+    "uvicorn",
     "pandas",
 )
 TESTS = (
@@ -32,6 +34,7 @@ TESTS = (
     "tests/integrations/test_keras.py",
     "tests/loggers",
     "tests/exporting/test_hub.py",
+    "tests/serve",
 )
 
 
