@@ -19,13 +19,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from _devtools import Browser
-from graftwork.runs import GenerationRow, RunFolder, provenance
+from graftwork.runs import RunFolder, provenance
 from tests.reports.synthetic import make_run_folder
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -235,7 +234,7 @@ def many(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
             )
         make_run_folder(Path(place), name="hundred", ensemble=True, **hundred)
         going = make_run_folder(Path(place), name="hundred-going", finished=False, **hundred)
-        with serving(Path(place)) as address, RunFolder(going) as run:
+        with serving(Path(place)) as address, RunFolder(going):
             browser.open(address)
             told: dict[str, Any] = {"index": first_paint(browser, address.partition("?")[0])}
             told["rows"] = browser.run("document.querySelectorAll('.runs tbody tr').length")
@@ -252,7 +251,7 @@ def many(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
             told["page_bytes"] = browser.transferred
             told["findings"] += audit(browser, source, "hundred")
             shots(browser, pictures, "hundred")
-            told["delay"] = appended(browser, links["hundred-going"], run)
+            told["delay"] = appended(browser, links["hundred-going"], going)
             chosen = "&".join(f"run={link.rpartition('/')[2]}" for link in links.values())
             browser.open(f"{address.partition('?')[0]}compare?{chosen}")
             browser.until("document.querySelectorAll('figure svg').length === 3", seconds=60)
@@ -261,28 +260,23 @@ def many(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
     return told
 
 
-def appended(browser: Browser, page: str, run: RunFolder) -> dict[str, Any]:
+def appended(browser: Browser, page: str, folder: Path) -> dict[str, Any]:
     """Delays behind rounds that are recorded for a run of 100 members."""
     browser.open(page)
     browser.run(LOG)
     browser.until("document.querySelector('#accuracy_flops svg')")
     time.sleep(3)
-    rounds = Rounds(run.path)
-    rows = [row for row in run_rows(run) if isinstance(row, GenerationRow)]
+    rounds, path = Rounds(folder), folder / "records.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the generator leaves half a line at the end
+    last = json.loads([line for line in lines if line.startswith('{"type": "generation"')][-1])
     for more in range(1, 7):
-        run.append_records([replace(rows[-1], generation=rows[-1].generation + more, births=())])
+        lines.append(json.dumps({**last, "generation": last["generation"] + more, "births": []}))
+        aside = path.with_name("records.aside")
+        aside.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        aside.replace(path)
         time.sleep(5)
     rounds.end()
     return delays(browser, rounds.at)
-
-
-def run_rows(run: RunFolder) -> list[Any]:
-    """Rows of a run that the tests' generator has left with half a line, which is cut."""
-    path = run.records_path
-    path.write_bytes(path.read_bytes().rpartition(b"\n")[0] + b"\n")
-    from graftwork.runs import read_records
-
-    return list(read_records(path))
 
 
 def main() -> None:

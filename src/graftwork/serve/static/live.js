@@ -61,10 +61,10 @@ const renew = (all) => {
 
 const hear = (event) => {
   const run = JSON.parse(event.data);
-  const before = known.get(run.id);
+  const before = known.get(run.id) ?? { revision: Number(page.dataset.revision), state: page.dataset.state };
   known.set(run.id, run);
-  if (before && before.revision === run.revision) return;
-  renew(before ? before.state !== run.state : run.state !== page.dataset.state);
+  if (before.revision === run.revision) return;
+  renew(before.state !== run.state);
   const found = run.generation === null ? run.state : `${run.state}, generation ${run.generation}, best ${run.best}`;
   if ("revision" in page.dataset) line.textContent = found;
 };
