@@ -28,7 +28,7 @@ from graftwork.runs import RunFolder, provenance
 from tests.reports.synthetic import make_run_folder
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
-SEARCH = "--data digits --recipe paper --budget 1500steps --initial-steps 100 --num-generations 10 --population-size 8"
+SEARCH = "--data digits --recipe paper --budget 900steps --initial-steps 50 --num-generations 9 --population-size 8"
 PLAIN = "--control --threads 1 --precision float32 --passes torch --no-report --quiet"
 LOG = """
 window.shown = [];
@@ -45,13 +45,13 @@ axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violation
 
 
 @contextmanager
-def serving(folder: Path, *words: str) -> Iterator[str]:
-    """A server over a folder; gives the address that opens it."""
+def serving(folder: Path, *words: str) -> Iterator[tuple[str, int]]:
+    """A server over a folder; gives the address that opens it, and the number of its process."""
     command = [sys.executable, "-m", "graftwork", "serve", str(folder), "--port", "0", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
-            yield process.stdout.readline().strip()
+            yield process.stdout.readline().strip(), process.pid
         finally:
             process.terminate()
 
@@ -166,7 +166,7 @@ def running(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
         folder = Path(place) / "digits"
         command = [sys.executable, "-m", "graftwork", "search", *SEARCH.split(), *PLAIN.split(), "--out", str(folder)]
         with (
-            serving(Path(place), "--with-data") as address,
+            serving(Path(place), "--with-data") as (address, _),
             subprocess.Popen(command, stdout=subprocess.DEVNULL) as search,
         ):
             rounds = Rounds(folder)
@@ -187,7 +187,7 @@ def running(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
             browser.picture(pictures / "running.png")
             told["findings"] = audit(browser, source, "running")
             told["stop_and_resume"] = stop_and_resume(browser, search)
-            browser.until("document.querySelector('#state .finished')", seconds=400)
+            browser.until("document.querySelector('#state .finished')", seconds=900)
             unfold(browser)
             told["views_when_finished"] = views(browser)
             rounds.end()
@@ -234,7 +234,7 @@ def many(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
             )
         make_run_folder(Path(place), name="hundred", ensemble=True, **hundred)
         going = make_run_folder(Path(place), name="hundred-going", finished=False, **hundred)
-        with serving(Path(place)) as address, RunFolder(going):
+        with serving(Path(place)) as (address, server), RunFolder(going):
             browser.open(address)
             told: dict[str, Any] = {"index": first_paint(browser, address.partition("?")[0])}
             told["rows"] = browser.run("document.querySelectorAll('.runs tbody tr').length")
@@ -251,7 +251,7 @@ def many(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
             told["page_bytes"] = browser.transferred
             told["findings"] += audit(browser, source, "hundred")
             shots(browser, pictures, "hundred")
-            told["delay"] = appended(browser, links["hundred-going"], going)
+            told["delay"] = appended(browser, links["hundred-going"], going, server)
             chosen = "&".join(f"run={link.rpartition('/')[2]}" for link in links.values())
             browser.open(f"{address.partition('?')[0]}compare?{chosen}")
             browser.until("document.querySelectorAll('figure svg').length === 3", seconds=60)
@@ -260,8 +260,8 @@ def many(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
     return told
 
 
-def appended(browser: Browser, page: str, folder: Path) -> dict[str, Any]:
-    """Delays behind rounds that are recorded for a run of 100 members."""
+def appended(browser: Browser, page: str, folder: Path, server: int) -> dict[str, Any]:
+    """Delays behind rounds that are recorded for a run of 100 members, and what one costs the server."""
     browser.open(page)
     browser.run(LOG)
     browser.until("document.querySelector('#accuracy_flops svg')")
@@ -269,6 +269,7 @@ def appended(browser: Browser, page: str, folder: Path) -> dict[str, Any]:
     rounds, path = Rounds(folder), folder / "records.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the generator leaves half a line at the end
     last = json.loads([line for line in lines if line.startswith('{"type": "generation"')][-1])
+    before = processor_seconds(server)
     for more in range(1, 7):
         lines.append(json.dumps({**last, "generation": last["generation"] + more, "births": []}))
         aside = path.with_name("records.aside")
@@ -276,7 +277,14 @@ def appended(browser: Browser, page: str, folder: Path) -> dict[str, Any]:
         aside.replace(path)
         time.sleep(5)
     rounds.end()
-    return delays(browser, rounds.at)
+    spent = (processor_seconds(server) - before) / 6
+    return {**delays(browser, rounds.at), "processor_seconds_a_round": round(spent, 2)}
+
+
+def processor_seconds(process: int) -> float:
+    """Seconds of processor that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
