@@ -26,6 +26,8 @@ PACKAGES = (
     "ray",
     "nbclient",
     "huggingface-hub",
+    "starlette",
+    "uvicorn",
     "pandas",
 )
 TESTS = (
@@ -36,6 +38,7 @@ TESTS = (
     "tests/exporting/test_hub.py",
     "tests/integrations/test_ray.py",
     "tests/test_notebooks.py",
+    "tests/serve",
 )
 
 

@@ -162,7 +162,9 @@ def make_run_folder(
             entry = _entry(origin, value, 0.0) | {"id": "seed_network"}
             del entry["test_accuracy"]
             at = {"step": int(share * step * 1.4), "training_flops": int(share * spent)}
-            records.append({"type": "control", "generation": num_generations, **at, **entry, "seconds": 9.0})
+            records.append(
+                {"type": "control", "generation": num_generations, **at, **entry, "seconds": 1.5 * (step + at["step"])}
+            )
     losses = [
         {"type": "loss", "stage": stage, "generation": 0, "step": at, "loss": 2 / at**0.3, "rate": 1 - at / 900}
         for stage in ("search", *(["control"] if control else []))

@@ -15,6 +15,7 @@ from graftwork.cli import (  # noqa: F401  (registers the commands)
     _predict,
     _report,
     _search,
+    _serve,
 )
 from graftwork.cli._app import app, emit, main, run_app, say
 

@@ -1,6 +1,7 @@
 """Accuracy while the population grows, and the final standing with its noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 from graftwork.reports._format import compact, percent
@@ -15,16 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+Against = Literal["steps", "training_flops", "seconds"]
+_FIELDS: Mapping[Against, tuple[str, str]] = {
+    "steps": ("step", "updates"),
+    "training_flops": ("training_flops", "training FLOPs"),
+    "seconds": ("seconds", "seconds"),
+}
+"""Field of a row, and what it is called."""
+
 
 @styled
-def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]) -> "Figure":
+def accuracy_figure(run: RunData, *, against: Against) -> "Figure":
     """Validation accuracy of every member over the search, with the control's curve.
 
     A child's curve begins at its parent's last point: growth itself changes nothing.
 
     Args:
         run: what to draw.
-        against: updates, or training FLOPs, of the whole search.
+        against: updates, training FLOPs, or seconds, of the whole search; the control's begin with it.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -32,8 +41,9 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.add_subplot()
     members = f"Members{run.left_out}" if run.left_out else "Every member"
-    axes.set_title(f"{members} on validation, against {'updates' if against == 'steps' else 'training FLOPs'}")
-    place: Callable[[MemberRow], float] = (lambda s: s.step) if against == "steps" else (lambda s: s.training_flops)
+    field, words = _FIELDS[against]
+    axes.set_title(f"{members} on validation, against {words}")
+    place: Callable[[MemberRow], float] = attrgetter(field)
     colors = member_colors(run.ranked)
     ancestors = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
     for member_id, scores in run.scores.items():
@@ -42,13 +52,14 @@ def accuracy_figure(run: RunData, *, against: Literal["steps", "training_flops"]
         start = _graft_point(run, run.births.get(member_id), scores[0])
         _curve(axes, scores, start, place, colors.get(member_id), kin=member_id in ancestors)
     if run.control:
-        x = [place(score) for score in run.control]
+        began = run.rounds[-1].seconds if against == "seconds" and run.rounds else 0.0  # it follows the search
+        x = [max(0.0, place(score) - began) for score in run.control]
         y = [100 * score.validation_accuracy for score in run.control]
         axes.plot(x, y, color=INK, lw=1.5, ls=(0, (4, 2)), marker="D", ms=3, zorder=4)
     _ends(axes, run, colors, place)
     axes.set_ylim(*_limits(run))
     axes.set_xlim(left=0)
-    axes.set_xlabel("updates" if against == "steps" else "training FLOPs")
+    axes.set_xlabel(words)
     axes.set_ylabel("validation accuracy, %")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
     figure.legend(handles=_legend(run, colors), loc="outside lower center", ncols=3, columnspacing=1.2)

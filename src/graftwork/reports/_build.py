@@ -1,5 +1,6 @@
 """From a run folder to its figures and its page."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from graftwork.reports._genome_drawing import genome_figure
 from graftwork.reports._grafts import graft_generations
 from graftwork.reports._images import FileNames, ImageSource
 from graftwork.reports._lineage import lineage_figure
-from graftwork.reports._page import render_page
+from graftwork.reports._page import render_block, render_page
 from graftwork.reports._pareto import pareto_figure
 from graftwork.reports._profile import profile_figure, run_profile
 from graftwork.reports._read import CONTROL, MemberFile, RunData, read_run
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 _MAX_GENOMES = 4
 _MOST_GENERATIONS, _MOST_LAYERS = 500, 500
 """More would not fit into a picture."""
+_FIGURES: Mapping[str, tuple[str, ...]] = {
+    "outcome": ("accuracy_flops", "standing"),
+    "tree": ("lineage",),
+    "grafts": ("genome_",),
+    "cost": ("pareto_",),
+    "right": ("profile",),
+    "errors": ("calibration",),
+    "way": ("training", "accuracy_seconds", "accuracy_steps", "diversity"),
+}
+"""Figures of each section, by the beginnings of their names."""
 
 
 def build_report(run_folder: Path, *, dataset: ImageSource | None = None, file_names: FileNames | None = None) -> Path:
@@ -65,6 +76,26 @@ def build_report(run_folder: Path, *, dataset: ImageSource | None = None, file_n
     return page
 
 
+def render_section(
+    run: RunData, name: str, *, dataset: ImageSource | None = None, file_names: FileNames | None = None
+) -> str:
+    """Draw one section of the page.
+
+    Args:
+        run: what it tells of.
+        name: id of the section, one of `SECTIONS`.
+        dataset: gives the data set's images; None leaves pictures out.
+        file_names: gives the names of their files; None leaves them out.
+
+    Returns:
+        HTML; empty where the run has nothing for it so far.
+    """
+    wanted = _FIGURES.get(name, ())
+    svgs = {figure: figure_svg(draw()) for figure, draw in run_figures(run) if figure.startswith(wanted)}
+    profile = run_profile(run) if name == "right" else None
+    return render_block(name, run, svgs, profile=profile, images=dataset, file_names=file_names)
+
+
 def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
     """Name every figure that a run has the data for, with a function that draws it."""
     if run.births and max(one.generation for one in run.rounds) <= _MOST_GENERATIONS:
@@ -73,6 +104,7 @@ def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":
         yield f"genome_{member.id}", lambda member=member: _genome(run, member)  # type: ignore[misc]
     if run.scores or run.control:
         yield "accuracy_flops", lambda: accuracy_figure(run, against="training_flops")
+        yield "accuracy_seconds", lambda: accuracy_figure(run, against="seconds")
         yield "accuracy_steps", lambda: accuracy_figure(run, against="steps")
     rows = standings(run)
     if rows:

@@ -7,10 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from graftwork.errors import InputError
+from graftwork.reports._format import compact
 from graftwork.reports._style import FAINT, INK, MEMBERS, MUTED, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LEGEND, _LONG = 8, 1e5
+"""Most curves that are named inside the plot, more are named below it; numbers from which on ``100 k`` is written."""
 
 
 class Curve(NamedTuple):
@@ -58,10 +62,12 @@ def curves_figure(
         InputError: no curves, or one whose arrays differ in length.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     if not series:
         raise InputError("curves: expected at least one, got none")
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    below = max(0, len(series) - _LEGEND) and (len(series) + 1) // 2
+    figure = Figure(figsize=(5.2, 3.4 + 0.2 * below), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
     dashes = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -72,7 +78,7 @@ def curves_figure(
             raise InputError(
                 f"curve {curve.label!r}: x and mean must be as long as each other, got {x.shape} and {mean.shape}"
             )
-        color, dash = MEMBERS[place % len(MEMBERS)], dashes[place % len(dashes)]
+        color, dash = MEMBERS[place % len(MEMBERS)], dashes[(place + place // len(MEMBERS)) % len(dashes)]
         if curve.low is not None and curve.high is not None:
             axes.fill_between(x, np.asarray(curve.low), np.asarray(curve.high), color=color, alpha=0.16, lw=0)
         axes.plot(x, mean, color=color, lw=1.7, ls=dash, label=curve.label, marker="o" if len(x) == 1 else None)
@@ -80,11 +86,16 @@ def curves_figure(
         axes.axhline(reference[1], color=INK, lw=0.9, ls=(0, (1, 2)), label=reference[0])
     if log_x:
         axes.set_xscale("log")
+    elif axes.get_xlim()[1] >= _LONG:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value else "0"))
     if log_y:
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.legend(loc="best")
+    if below:
+        figure.legend(loc="outside lower center", ncols=2)
+    else:
+        axes.legend(loc="best")
     return figure
 
 

@@ -3,27 +3,32 @@
 import json
 import shlex
 from collections.abc import Mapping
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graftwork._version import __version__
 from graftwork.metrics import Profile
 from graftwork.reports._data import class_table, decisions, warnings
-from graftwork.reports._format import compact, flops_text, interval_text, percent, short_transform
+from graftwork.reports._format import compact, flops_text, interval_text, percent
 from graftwork.reports._images import FileNames, ImageSource, sheet_uri, slot
 from graftwork.reports._mistakes import class_rows, confusion_view, mistakes_view
+from graftwork.reports._networks import network_table
 from graftwork.reports._profile import profile_geometry, ruler_of
 from graftwork.reports._read import CONTROL, RunData
 from graftwork.reports._standing import difference, standings
-from graftwork.reports._style import DARK, INK, inline_svg, member_colors
-from graftwork.runs import MemberRow, NetworkLatency
+from graftwork.reports._style import DARK, PAPER, inline_svg, member_colors
 from graftwork.typing import MemberId
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
 
 _THUMBS_PER_MEMBER, _THUMBS = 14, 160
 
-_SECTIONS = {
+SECTIONS: Mapping[str, str] = {
     "outcome": "Outcome",
     "data": "The data",
     "tree": "Who came from whom",
@@ -35,10 +40,12 @@ _SECTIONS = {
     "next": "What to do next",
     "provenance": "Provenance",
 }
+"""Sections of the page: title by id."""
 _TITLES = {
     "lineage": "Family tree of the search: one row a member, time from left to right",
     "accuracy_flops": "Validation accuracy of every member against training FLOPs",
     "accuracy_steps": "Validation accuracy of every member against updates",
+    "accuracy_seconds": "Validation accuracy of every member against seconds",
     "standing": "Test accuracy of survivors, ensembles and control, with 95 % intervals",
     "pareto_flops": "Accuracy against FLOPs of one image",
     "pareto_parameters": "Accuracy against number of parameters",
@@ -71,25 +78,80 @@ def render_page(
     Returns:
         HTML that loads nothing.
     """
+    context = _context(run, figures, profile, images, file_names)
+    return _template().render({**context, "contents": _contents(context)})
+
+
+def render_block(
+    name: str,
+    run: RunData,
+    figures: Mapping[str, str],
+    *,
+    profile: Profile | None = None,
+    images: ImageSource | None = None,
+    file_names: FileNames | None = None,
+) -> str:
+    """One section of the page, by its id; empty where the run has nothing for it. The rest is as of `render_page`."""
+    template = _template()
+    context = template.new_context(_context(run, figures, profile, images, file_names))
+    return "".join(template.blocks[name](context)).strip()
+
+
+def page_style() -> str:
+    """Style sheet of the page, with its colors on light and dark pages and on paper."""
+    light, dark = {color: color for color in DARK}, DARK
+    media = (
+        ("all", light, "#f4f6f8", PAPER),
+        ("(prefers-color-scheme: dark)", dark, "#0f1317", DARK[PAPER]),
+        ("print", light, "#ffffff", "#ffffff"),
+    )
+    rules = []
+    for medium, colors, page, card in media:
+        names = "".join(f"--c{name[1:]}: {color}; " for name, color in colors.items())
+        rules.append(f"@media {medium} {{ :root {{ {names}--page: {page}; --card: {card}; }} }}\n")
+    return "".join(rules) + _own("page.css")
+
+
+def page_script() -> str:
+    """Script of the page: what the profile and the confusion matrix say at the pointer, or by the keys."""
+    return _own("page.js")
+
+
+def _own(name: str) -> str:
+    return (files("graftwork.reports") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(_own("page.html.jinja"))
+
+
+def _context(
+    run: RunData,
+    figures: Mapping[str, str],
+    profile: Profile | None,
+    images: ImageSource | None,
+    file_names: FileNames | None,
+) -> dict[str, Any]:
     from markupsafe import Markup
 
-    folder = files("graftwork.reports")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
-    context: dict[str, Any] = {
+    drawn = {n: Markup(inline_svg(svg, n, _title(n))) for n, svg in figures.items()}  # noqa: S704  # our own drawings
+    return {
         "run": run,
         "version": __version__,
-        "colors": [(light[1:], light, dark) for light, dark in DARK.items()],
-        "css": Markup((folder / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
-        "script": Markup((folder / "page.js").read_text(encoding="utf-8")),  # noqa: S704
-        "figures": {n: Markup(inline_svg(svg, n, _title(n))) for n, svg in figures.items()},  # noqa: S704
+        "css": Markup(page_style()),  # noqa: S704  # our own file
+        "script": Markup(page_script()),  # noqa: S704
+        "figures": drawn,
+        "figure": partial(_figure, drawn),
         "genomes": [name for name in figures if name.startswith("genome_")],
         "facts": _facts(run),
         "unfinished": _unfinished(run),
         "warnings": warnings(run),
         "headline": _headline(run),
-        "table": _table(run),
+        "table": network_table(run),
         "latency_batch": run.result["latency"]["batch_size"] if run.result else None,
         "has_control": bool(run.entry(CONTROL)),
         "profile": _profile(run, profile, images) if profile is not None else None,
@@ -104,7 +166,23 @@ def render_page(
         ],
         "result_json": json.dumps(run.result, indent=2, ensure_ascii=False) if run.result is not None else "",
     }
-    return template.render({**context, "contents": _contents(context)})
+
+
+def _figure(drawn: "Mapping[str, Markup]", name: str, caption: str, wide: bool = False) -> "Markup | str":
+    """A figure with its caption; nothing where it was not drawn."""
+    from markupsafe import Markup
+
+    if name not in drawn:
+        return ""
+    return Markup(
+        '<figure class="card{}" id="{}">\n<div class="scroll" tabindex="0" role="region" aria-label="scrolls sideways">'
+        "{}</div>\n{}</figure>\n"
+    ).format(
+        " wide" if wide else "",
+        name,
+        drawn[name],
+        Markup("<figcaption>{}</figcaption>\n").format(caption) if caption else "",
+    )
 
 
 def _title(figure: str) -> str:
@@ -123,7 +201,7 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "errors": context["confusion"],
         "way": any(name in context["figures"] for name in ("training", "accuracy_steps")),
     }
-    return [(name, title) for name, title in _SECTIONS.items() if there.get(name, True)]
+    return [(name, title) for name, title in SECTIONS.items() if there.get(name, True)]
 
 
 def _next_steps(run: RunData) -> list[tuple[str, str]]:
@@ -238,83 +316,6 @@ def _tiles(run: RunData, parameters: int, flops: float) -> list[tuple[str, str]]
     if run.rounds:
         tiles.append(("generations", str(run.rounds[-1].generation)))
     return tiles
-
-
-def _table(run: RunData) -> list[dict[str, Any]]:
-    colors = member_colors(run.ranked)
-    rows = [_row(run, i, str(i), f"var(--c{colors[i][1:]})") for i in run.survivors if i in colors]
-    for entry in (run.result["ensemble"] if run.result else None) or ():
-        method, text = entry["method"], f"{entry['num_members']} members"
-        name = f"ensemble: {method}" + (", recommended" if method == run.recommended else "")
-        cells = _cells(entry, name, f"var(--c{INK[1:]})", grown=text)
-        measured = run.result["latency"]["ensembles"].get(method) if run.result else None
-        rows.append({**cells, "latency": _both(measured)})
-    if run.entry(CONTROL):
-        rows.append(_row(run, CONTROL, "seed network, alone", f"var(--c{INK[1:]})"))
-    if run.result is not None:
-        always = run.result["majority"]
-        rows.append(_cells(always, f"always “{always['name']}”", f"var(--c{INK[1:]})", grown="–"))
-    return rows
-
-
-def _row(run: RunData, member_id: MemberId, name: str, color: str) -> dict[str, Any]:
-    entry: Mapping[str, Any] = run.entry(member_id) or _entry_of(run.scores.get(member_id, ()))
-    ancestry = [birth for birth in run.ancestors(member_id) if birth.parent is not None]
-    phrases = [f"{short_transform(birth.transform, limit=80)} ({birth.generation})" for birth in ancestry]
-    grown = "the seed"
-    if phrases:
-        grown = phrases[0] if len(phrases) == 1 else f"{len(phrases)} grafts, the last: {phrases[-1]}"
-    member = run.members.get(member_id)
-    return {
-        **_cells(entry, name, color, grown=grown),
-        "history": " → ".join(phrases) if len(phrases) > 1 else "",
-        "latency": _latency_text(run, member_id),
-        "best": member_id == run.best,
-        "layers": len(member.genome.layers) if member else "–",
-        "blocks": sum(1 for _ in member.genome.blocks()) if member else "–",
-    }
-
-
-def _latency_text(run: RunData, member_id: MemberId) -> str:
-    """Milliseconds of a network, as the run measured them."""
-    return _both(run.result["latency"]["networks"].get(member_id) if run.result else None)
-
-
-def _both(measured: NetworkLatency | None) -> str:
-    """Milliseconds for one image and for a batch."""
-    return f"{measured['one']:.3g} / {measured['batch']:.3g}" if measured else "–"
-
-
-def _entry_of(scores: tuple[MemberRow, ...]) -> dict[str, Any]:
-    if not scores:
-        return {}
-    last = scores[-1]
-    return {
-        "validation_accuracy": last.validation_accuracy,
-        "parameters": last.parameters,
-        "flops": last.flops,
-    }
-
-
-def _cells(entry: Mapping[str, Any], name: str, color: str, *, grown: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "color": color,
-        "best": False,
-        "test": percent(entry.get("test_accuracy")),
-        "interval": interval_text(*entry["test_interval"]) if "test_interval" in entry else "–",
-        "balanced": percent(entry.get("balanced_accuracy")),
-        "f1": percent(entry.get("macro_f1")),
-        "validation": percent(entry.get("validation_accuracy")),
-        "validation_interval": interval_text(*entry["validation_interval"]) if "validation_interval" in entry else "–",
-        "parameters": f"{entry['parameters']:,}" if entry.get("parameters") is not None else "–",
-        "flops": compact(entry["flops"]) if entry.get("flops") is not None else "–",
-        "latency": "–",
-        "layers": "–",
-        "blocks": "–",
-        "grown": grown,
-        "history": "",
-    }
 
 
 def _profile(run: RunData, profile: Profile, images: ImageSource | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graftwork._files import check_id, read_bytes
 from graftwork.errors import GenomeError, RunError
 from graftwork.networks.genome import Genome
-from graftwork.runs import AncestorEntry, GenerationRow, LossRow, MemberRow, NetworkResult, Result, check_member
+from graftwork.runs import AncestorEntry, GenerationRow, LossRow, MemberRow, NetworkResult, Result, Row, check_member
 from graftwork.typing import MemberId
 
 if TYPE_CHECKING:
@@ -198,6 +198,24 @@ def read_run(folder: Path) -> RunData:
     Raises:
         RunError: If it is no run folder, or one of its files can't be read.
     """
+    run = _open(folder)
+    return _run_data(run, run.records(), whole=True)
+
+
+def sketch_run(folder: Path, rows: Sequence[Row]) -> RunData:
+    """Read a run folder as `read_run`, without members and predictions, for who follows its records.
+
+    Args:
+        folder: ``runs/NAME``.
+        rows: what ``records.jsonl`` holds.
+
+    Raises:
+        RunError: If it is no run folder, or one of its files can't be read.
+    """
+    return _run_data(_open(folder), rows, whole=False)
+
+
+def _open(folder: Path) -> "RunFolder":
     from graftwork.runs import RunFolder  # draws in torch
 
     run = RunFolder(Path(folder))
@@ -207,7 +225,11 @@ def read_run(folder: Path) -> RunData:
             f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
             "give the folder that `graftwork search` wrote"
         )
-    rows = run.records()
+    return run
+
+
+def _run_data(run: "RunFolder", rows: Sequence[Row], *, whole: bool) -> RunData:
+    folder = run.path
     rounds = tuple(row for row in rows if isinstance(row, GenerationRow))
     generations = max((one.generation for one in rounds), default=0)
     survivors = len(rounds[-1].survivors) if rounds else 0
@@ -235,8 +257,8 @@ def read_run(folder: Path) -> RunData:
         scores={i: tuple(values) for i, values in scores.items()},
         control=control,
         losses=tuple(row for row in rows if isinstance(row, LossRow) and 0 <= row.loss < _LARGEST_LOSS)[:_MOST_LOSSES],
-        members=_members(run),
-        predictions=_predictions(run),
+        members=_members(run) if whole else {},
+        predictions=_predictions(run) if whole else {},
     )
 
 

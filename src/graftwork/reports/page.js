@@ -1,9 +1,12 @@
-(() => {
-  const holder = document.getElementById("profile-data");
+// What a section says at the pointer, or by the arrow keys; by the section's id.
+const readouts = {};
+
+readouts.right = (section) => {
+  const holder = section.querySelector("#profile-data");
   if (!holder) return;
   const data = JSON.parse(holder.textContent);
-  const svg = document.querySelector("#profile svg");
-  const readout = document.querySelector("#profile .readout");
+  const svg = section.querySelector("#profile svg");
+  const readout = section.querySelector("#profile .readout");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
   line.setAttribute("style", "stroke: var(--c1c232b); stroke-width: 0.8; pointer-events: none");
   const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
@@ -56,11 +59,12 @@
     event.preventDefault();
     show(Math.max(0, Math.min(last, shown + moves[event.key])));
   });
-})();
-(() => {
-  const svg = document.querySelector("#matrix svg");
+};
+
+readouts.errors = (section) => {
+  const svg = section.querySelector("#matrix svg");
   if (!svg) return;
-  const readout = document.querySelector("#matrix .readout");
+  const readout = section.querySelector("#matrix .readout");
   const cells = [...svg.querySelectorAll(".cell")];
   const place = (cell) => [Number(cell.dataset.row), Number(cell.dataset.column)];
   let shown = null;
@@ -91,4 +95,9 @@
     const cell = next(...moves[event.key]);
     if (cell) show(cell);
   });
-})();
+};
+
+for (const [id, begin] of Object.entries(readouts)) {
+  const section = document.getElementById(id);
+  if (section) begin(section);
+}

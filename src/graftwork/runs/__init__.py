@@ -3,9 +3,9 @@
 `RunFolder` reads and writes it, every write whole or not there; `MemberRow`, `GenerationRow`, `SkippedRow` and `Result`
 are what a search records, with one type for writers and readers; `pack_state`, `unpack_state`, `unpack_optimizer` and
 `unpack_strategy` turn a search between two updates into data and back; `save_member` and `load_member` do so for one
-network (a `StoredMember`); `run_state` tells whether a run is running; `check_id` admits only names that are safe in
-paths and pages; `record_opening` notes that the test split is opened; `provenance` and `machine` say where
-results come from. The files are described in ``docs/run-folder.md``.
+network (a `StoredMember`); `run_state` tells whether a run is running, and `stop_run` ends it in order; `check_id`
+admits only names that are safe in paths and pages; `record_opening` notes that the test split is opened; `provenance`
+and `machine` say where results come from. The files are described in ``docs/run-folder.md``.
 
 Names are imported when they are first used: reports read records without torch.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         unpack_strategy,
     )
     from graftwork.runs._folder import LATENCIES, RunFolder
-    from graftwork.runs._lock import RunState, run_state
+    from graftwork.runs._lock import RunState, run_state, stop_run
     from graftwork.runs._members import StoredMember, load_member, save_member
     from graftwork.runs._openings import record_opening
     from graftwork.runs._provenance import machine, now, provenance
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         SkippedRow,
         check_member,
         check_result,
+        parse_records,
         read_records,
     )
     from graftwork.runs._tensors import load_tensors, save_tensors
@@ -87,12 +88,14 @@ __all__ = [
     "machine",
     "now",
     "pack_state",
+    "parse_records",
     "provenance",
     "read_records",
     "record_opening",
     "run_state",
     "save_member",
     "save_tensors",
+    "stop_run",
     "unpack_optimizer",
     "unpack_state",
     "unpack_strategy",
@@ -105,7 +108,7 @@ __all__ = [
 _HOMES = {
     "_checkpoint": ("StatefulOptimizer", "pack_state", "unpack_optimizer", "unpack_state", "unpack_strategy"),
     "_folder": ("LATENCIES", "RunFolder"),
-    "_lock": ("RunState", "run_state"),
+    "_lock": ("RunState", "run_state", "stop_run"),
     "_members": ("StoredMember", "load_member", "save_member"),
     "_openings": ("record_opening",),
     "_provenance": ("machine", "now", "provenance"),
@@ -131,6 +134,7 @@ _HOMES = {
         "SkippedRow",
         "check_member",
         "check_result",
+        "parse_records",
         "read_records",
     ),
     "_tensors": ("load_tensors", "save_tensors"),

@@ -1,6 +1,7 @@
 """One process at a time writes to a run: a lock, and a note of who has it."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -102,3 +103,45 @@ def run_state(folder: Path) -> tuple[RunState, str]:
     gone = here and not (isinstance(pid, int) and (pid == os.getpid() or is_alive(pid)))
     silent = time.time() - (folder / OWNER).stat().st_mtime
     return "dead" if gone or silent > _SILENT_SECONDS else "running", _owner_text(folder)
+
+
+def stop_run(folder: Path) -> None:
+    """Ask the process of a run to store what it has and to end, as SIGTERM does.
+
+    The note of who has the run may come from anybody: a process is asked only while the run's lock is held, and only
+    where it answers the signal itself.
+
+    Raises:
+        RunError: If the run is not running on this machine, or its process would just be killed.
+    """
+    state, owner = run_state(folder)
+    if state != "running":
+        raise RunError(f"{folder}: expected a run that is running, got one that is {state}; there is nothing to stop")
+    found = _owner(folder)
+    if found.get("host") != socket.gethostname() or os.name == "nt":
+        raise RunError(f"{folder} can't be stopped from here; stop {owner} where it was started")
+    pid = found.get("pid")
+    if type(pid) is not int or pid < 2 or not (_is_held(folder) and _answers(pid)):
+        raise RunError(f"{folder}: expected a process that answers SIGTERM, got {owner}; try again, or stop it there")
+    os.kill(pid, signal.SIGTERM)
+
+
+def _is_held(folder: Path) -> bool:
+    _check_own(folder)
+    lock = file_lock(inside(folder, LOCK), timeout=0)
+    try:
+        lock.acquire()
+    except LockTimeout:
+        return True
+    lock.release()
+    return False
+
+
+def _answers(pid: int) -> bool:
+    """Whether a process catches SIGTERM, as `graftwork search` does; True where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    caught = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return not caught or bool(int(caught[0], 16) >> (signal.SIGTERM - 1) & 1)

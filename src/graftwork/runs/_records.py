@@ -331,10 +331,24 @@ def read_records(path: Path) -> list[Row]:
         RunError: If a line is no record; the message names file, line and key.
     """
     try:
-        lines = read_bytes(path).split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
+        return parse_records(read_bytes(path), path)
     except FileNotFoundError:
         return []
-    return [_read_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def parse_records(data: bytes, path: Path, *, first: int = 1) -> list[Row]:
+    """Parse complete lines of ``records.jsonl``; what follows the last line end was cut off by a kill.
+
+    Args:
+        data: The lines.
+        path: The file, for messages.
+        first: Number of the first line.
+
+    Raises:
+        RunError: If a line is no record; the message names file, line and key.
+    """
+    lines = data.split(b"\n")[:-1]
+    return [_read_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=first) if line.strip()]
 
 
 def _read_row(line: bytes, where: str) -> Row:
