@@ -302,6 +302,7 @@ def _finish(
         "data": "digits",
         "classes": len(class_names),
         "recipe": "default",
+        "strategy": "neuroevolution",
         "selection": "coevolution",
         "metric": "accuracy",
     }

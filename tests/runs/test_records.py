@@ -57,7 +57,8 @@ def result(**changes: Any) -> dict[str, Any]:
             "ensembles": {},
         }
     }
-    values |= {"bank_sha256": "ab", "data": "digits", "classes": 10, "recipe": "paper", "selection": "greedy"}
+    values |= {"bank_sha256": "ab", "data": "digits", "classes": 10, "recipe": "paper"}
+    values |= {"strategy": "race", "selection": "greedy"}
     return {**values, **changes}
 
 

@@ -293,6 +293,7 @@ class Result(FinalScores):
     data: str
     classes: Count
     recipe: str
+    strategy: str
     selection: str
     metric: str
 

@@ -187,7 +187,3 @@ def _templates() -> Any:
 
     loader = FunctionLoader(lambda name: _own(f"templates/{name}"))
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _template(name: str) -> str:
-    return _own(f"templates/{name}")

@@ -393,6 +393,7 @@ class Session:
             "data": setup.problem.dataset.name,
             "classes": len(setup.problem.dataset.class_names),
             "recipe": self.config.recipe.name,
+            "strategy": self.config.strategy,
             "selection": self.config.selection,
             "metric": self.config.metric,
         }
