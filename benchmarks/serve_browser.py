@@ -28,7 +28,7 @@ from graftwork.runs import RunFolder, provenance
 from tests.reports.synthetic import make_run_folder
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
-SEARCH = "--data digits --recipe paper --budget 900steps --initial-steps 50 --num-generations 9 --population-size 8"
+SEARCH = "--data digits --recipe paper --budget 700steps --initial-steps 50 --num-generations 8 --population-size 8"
 PLAIN = "--control --threads 1 --precision float32 --passes torch --no-report --quiet"
 LOG = """
 window.shown = [];
@@ -71,7 +71,7 @@ def unfold(browser: Browser) -> None:
     """Bring every part of a page into view, and wait until all are there."""
     scroll = """(async () => { for (const one of document.querySelectorAll("[data-part]")) {
       one.scrollIntoView(); await new Promise((next) => setTimeout(next, 150)); } scrollTo(0, 0); })()"""
-    for _ in range(20):
+    for _ in range(100):
         browser.run(scroll)
         if not browser.run("[...document.querySelectorAll('.part .pending')].some((one) => one.textContent === '…')"):
             return
@@ -162,7 +162,7 @@ def delays(browser: Browser, at: dict[int, float]) -> dict[str, Any]:
 
 def running(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
     """A search that runs while its page is open: every view, stop, resume, and every view when it is finished."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place) / "digits"
         command = [sys.executable, "-m", "graftwork", "search", *SEARCH.split(), *PLAIN.split(), "--out", str(folder)]
         with (
@@ -188,6 +188,8 @@ def running(browser: Browser, pictures: Path, source: str) -> dict[str, Any]:
             told["findings"] = audit(browser, source, "running")
             told["stop_and_resume"] = stop_and_resume(browser, search)
             browser.until("document.querySelector('#state .finished')", seconds=900)
+            while not (folder / "report.html").exists():  # the resumed process draws it at the end
+                time.sleep(1)
             unfold(browser)
             told["views_when_finished"] = views(browser)
             rounds.end()

@@ -60,7 +60,7 @@ def test_readers_beyond_the_limit_are_sent_away_until_one_leaves(small: Site) ->
             await next_run(one)
             async with listening(small.app, "/events") as two:
                 await next_run(two)
-                refused = await ask(small.app, "/events")
+                refused = await asyncio.wait_for(ask(small.app, "/events"), 20)
         async with listening(small.app, "/events") as third:
             return refused.status, await next_run(third)
 

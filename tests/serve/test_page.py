@@ -48,6 +48,13 @@ def test_views_that_need_the_end_say_so_while_a_run_goes_on(site: Site) -> None:
         assert "<svg" in site.page("running", f"/{name}")
 
 
+def test_every_view_of_a_run_that_has_only_just_begun_says_what_is_missing(site: Site) -> None:
+    for name in SECTIONS:
+        page = site.page("a <b>&amp; c", f"/{name}")
+        assert f'id="{name}"' in page
+        assert "can’t be shown" not in page
+
+
 def test_a_finished_run_shows_every_view(site: Site) -> None:
     found = {name: site.page("done", f"/{name}") for name in ("right", "errors", "way")}
     assert 'id="profile-data"' in found["right"]
@@ -62,6 +69,14 @@ def test_mistakes_are_images_where_the_data_may_be_opened(folders: Path) -> None
     assert "--sheet: url(data:image/png;base64," in page
     assert ".png" in page
     assert "--with-data" not in page
+
+
+def test_images_that_the_data_do_not_have_break_their_section_alone(folders: Path) -> None:
+    def other(split: str, index: object) -> object:
+        raise IndexError("index 2000 is out of bounds")
+
+    site = make_site(folders, open_data=lambda path: (other, lambda split, index: []))
+    assert "This can’t be shown" in site.page("done", "/errors")
 
 
 def test_data_that_can_not_be_opened_are_told_beside_what_is_known(folders: Path) -> None:

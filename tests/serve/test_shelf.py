@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from graftwork.errors import InputError
+from graftwork.runs import RunFolder
 from graftwork.serve import Shelf, Snapshot, _shelf
 from tests.reports.synthetic import make_run_folder
 
@@ -37,7 +38,15 @@ def append(folder: Path, **changes: Any) -> None:
 def test_every_state_of_a_run_is_told(folders: Path) -> None:
     found = {one.name: one.state for one in Shelf([folders]).snapshots()}
     states = {name: name for name in ("running", "stopped", "dead", "broken")}
-    assert found == {**states, "done": "finished", "a <b>&amp; c": "broken"}
+    assert found == {**states, "done": "finished", "a <b>&amp; c": "stopped"}
+
+
+def test_a_run_that_has_only_just_begun_is_running_and_empty(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "new", {"config.toml": ""}):
+        one = the_one(Shelf([tmp_path]))
+    assert (one.state, one.error) == ("running", "")
+    assert one.run is not None
+    assert (one.run.rounds, one.run.provenance) == ((), {})
 
 
 def test_a_running_run_tells_what_its_records_hold(folders: Path) -> None:

@@ -199,18 +199,23 @@ def read_run(folder: Path) -> RunData:
         RunError: If it is no run folder, or one of its files can't be read.
     """
     run = _open(folder)
+    if not run.has("records.jsonl") and not run.has("provenance.json"):
+        raise RunError(
+            f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
+            "give the folder that `graftwork search` wrote"
+        )
     return _run_data(run, run.records(), whole=True)
 
 
 def sketch_run(folder: Path, rows: Sequence[Row]) -> RunData:
-    """Read a run folder as `read_run`, without members and predictions, for who follows its records.
+    """Read a run folder as `read_run`, from its first moment on, without members and predictions.
 
     Args:
         folder: ``runs/NAME``.
         rows: what ``records.jsonl`` holds.
 
     Raises:
-        RunError: If it is no run folder, or one of its files can't be read.
+        RunError: If it is a run folder of another version, or one of its files can't be read.
     """
     return _run_data(_open(folder), rows, whole=False)
 
@@ -220,11 +225,6 @@ def _open(folder: Path) -> "RunFolder":
 
     run = RunFolder(Path(folder))
     run.check_format()
-    if not run.has("records.jsonl") and not run.has("provenance.json"):
-        raise RunError(
-            f"expected a run folder with records.jsonl or provenance.json, but {str(folder)!r} has neither; "
-            "give the folder that `graftwork search` wrote"
-        )
     return run
 
 

@@ -110,6 +110,8 @@ class _Follower:
                 self._records.refresh()
                 run = sketch_run(self._path, self._records.rows)
         except (GraftworkError, OSError) as error:
+            if not isinstance(error, InputError):  # the machine gave out: the next look tries again
+                self._seen = None
             return Snapshot(name, self._path, revision, "broken", owner, error=str(error))
         return Snapshot(name, self._path, revision, state, owner, run)
 
