@@ -78,12 +78,14 @@ class Group:
         self.local_size = local_size
         self.stop_wanted = False
         self.stopping = False
+        self._leaves = True
 
     @classmethod
     def join(cls, *, method: str = "env://") -> "Group":
         """Connect to the other ranks that the environment names, and share this machine's cores among its ranks.
 
-        Tensors in a processor's memory are exchanged over gloo, those on CUDA devices over NCCL.
+        Tensors in a processor's memory are exchanged over gloo, those on CUDA devices over NCCL. Ranks that are
+        connected already, as Ray does it, stay so.
 
         Args:
             method: Where to meet, as in `torch.distributed.init_process_group`.
@@ -94,13 +96,17 @@ class Group:
         environment = {name: int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
         rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        with _losses_told():
-            dist.init_process_group(
-                backend, init_method=method, rank=rank, world_size=environment["WORLD_SIZE"], timeout=_TIMEOUT
-            )
+        connected = dist.is_initialized()
+        if not connected:
+            with _losses_told():
+                dist.init_process_group(
+                    backend, init_method=method, rank=rank, world_size=environment["WORLD_SIZE"], timeout=_TIMEOUT
+                )
         local_size = environment["LOCAL_WORLD_SIZE"]
         torch.set_num_threads(max(1, num_cores() // local_size))
-        return cls(rank, environment["WORLD_SIZE"], local_rank=local_rank, local_size=local_size)
+        group = cls(rank, environment["WORLD_SIZE"], local_rank=local_rank, local_size=local_size)
+        group._leaves = not connected
+        return group
 
     @property
     def leads(self) -> bool:
@@ -112,14 +118,14 @@ class Group:
         return f"cuda:{self.local_rank}" if name == "cuda" else name
 
     def leave(self) -> None:
-        """Disconnect from the other ranks, which may have ended already.
+        """Disconnect from the other ranks, which may have ended already; not where `join` found them connected.
 
         The threads of the backend end here. If they lived until the end of the process, they might still hold a tensor
         when Python is gone, and abort it. They live as long as anything holds the process group. A module of torch
         would do so for ever, in its default arguments, if it were first imported between `join` and `leave` (by an
         optimizer's first step, for instance): that is why this file imports it.
         """
-        if dist.is_initialized():
+        if self._leaves and dist.is_initialized():
             dist.destroy_process_group()
 
     def add(self, tensor: Tensor) -> Tensor:

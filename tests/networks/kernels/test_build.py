@@ -19,10 +19,16 @@ def test_a_library_that_differs_from_torch_is_not_used(kernels: Kernels, monkeyp
     assert not agrees(kernels)
 
 
-def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_there_are_no_kernels_and_it_is_said_once_what_they_give(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
+    module._tell_what_a_compiler_gives.cache_clear()
+    assert build(tmp_path) is None
     assert build(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+    assert len(caplog.messages) == 1
+    assert "times as fast" in caplog.messages[0]
 
 
 @pytest.mark.slow
