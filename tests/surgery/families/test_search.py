@@ -31,6 +31,13 @@ def batches(step: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield x, x @ TASK
 
 
+class Adam(torch.optim.Adam):
+    """An optimizer that keeps what no file of data can hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "clock": object()}
+
+
 HELD_OUT = list(batches(10**6))[:4]
 
 
@@ -149,6 +156,11 @@ def test_nothing_grows_without_growths_and_the_caller_keeps_its_random_numbers(t
         ({"growths": ["wider"]}, ConfigError, "growths: expected values such as"),
         ({"growths": GROWTHS * 3}, ConfigError, "growths: expected at most 5, got 6"),
         ({"growths": [gw.Widen("7", extra=1)]}, SurgeryError, r"growths: Widen\('7'.* is refused"),
+        (
+            {"optimizer": lambda model: Adam(model.parameters(), 1e-3)},
+            SurgeryError,
+            "optimizer: expected state of tensors",
+        ),
         ({"loss": lambda output, target: output}, SurgeryError, "loss: expected a function that returns one number"),
     ],
 )
