@@ -22,7 +22,7 @@ help:
 	@echo "make demo       evolve networks on letters rendered here, and write a report"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take longer than a few seconds"
-	@echo "make test-interop  run the tests against skorch, loggers, Optuna, the live page and the hub's package"
+	@echo "make test-interop  run the tests against skorch, loggers, Optuna, Ray, notebooks, the live page and the hub"
 	@echo "make check      everything that has to pass: format, lint, types, layers, tests, docs, wheel"
 	@echo "make docs       build the documentation into site/"
 	@echo "make format     format the code"

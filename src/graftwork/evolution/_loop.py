@@ -1,7 +1,8 @@
 """Algorithm 1 of the poster, as a generator that yields one `Generation` for each round.
 
-Nothing here writes a file or prints: the caller records what is yielded, and may stop and resume between any two
-updates, because everything that changes lives in `SearchState` and in the strategy's ``state_dict``.
+Nothing here writes a file, and a bar is all that may be shown: the caller records what is yielded, and may stop and
+resume between any two updates, because everything that changes lives in `SearchState` and in the strategy's
+``state_dict``.
 """
 
 from collections.abc import Iterator
