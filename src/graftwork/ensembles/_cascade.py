@@ -25,15 +25,11 @@ class CascadePoint:
         threshold: Confidence at which a member settles an example.
         cost: Mean cost of an example.
         accuracy: Share of examples that are right, weighted by class where weights are given.
-        lead: By how much that is more than the last member alone reaches.
-        error: Standard error of the lead; 0 where both are right on the same examples.
     """
 
     threshold: float
     cost: float
     accuracy: float
-    lead: float
-    error: float
 
 
 def fit_cascade(
@@ -42,8 +38,7 @@ def fit_cascade(
     """Fit a cascade to members in order of cost.
 
     Each member's confidence is calibrated by a temperature of its own. The threshold is the one at which these examples
-    cost least, among those at which they are told better than by the last member alone by a standard error, or the
-    same: without that margin the cheapest of many thresholds is one that was lucky on these examples.
+    cost least, among those at which they are told at least as well as by the last member alone.
 
     Args:
         outputs: Logits, float [example, member, class].
@@ -65,7 +60,7 @@ def fit_cascade(
     ]
     given = {"costs": costs, "class_weights": class_weights}
     points = cascade_curve(CascadeCombiner(temperatures, NEVER), outputs, labels, **given)  # type: ignore[arg-type]
-    fine = [point for point in points if point.lead >= point.error]
+    fine = [point for point in points if point.accuracy >= points[-1].accuracy]
     best = min(fine, key=lambda point: (point.cost, -point.accuracy))
     return CascadeCombiner(temperatures, best.threshold)
 
@@ -94,17 +89,14 @@ def cascade_curve(
     weights = torch.ones(len(labels), dtype=torch.float64)
     if class_weights is not None:
         weights = class_weights[labels].double()
-    weights /= weights.sum()
     right = (outputs.argmax(dim=2) == labels[:, None]).double()
     price = torch.tensor(list(costs), dtype=torch.float64)
     points = []
     for threshold in thresholds:
         stages = CascadeCombiner(combiner.temperatures.tolist(), threshold).stages(outputs)
         told = right.gather(1, stages[:, None])[:, 0]
-        ahead = told - right[:, -1]
-        lead = float((ahead * weights).sum())
-        error = float(((ahead - lead) * weights).square().sum().sqrt())
-        points.append(CascadePoint(threshold, float(price[stages].mean()), float((told * weights).sum()), lead, error))
+        accuracy = float((told * weights).sum() / weights.sum())
+        points.append(CascadePoint(threshold, float(price[stages].mean()), accuracy))
     return points
 
 
