@@ -1,5 +1,6 @@
 """Accuracy while the population grows, and the final standing with its noise."""
 
+import math
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
@@ -46,11 +47,20 @@ def accuracy_figure(run: RunData, *, against: Against) -> "Figure":
     place: Callable[[MemberRow], float] = attrgetter(field)
     colors = member_colors(run.ranked)
     ancestors = {birth.id for survivor in run.survivors for birth in run.ancestors(survivor)}
+    others: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for member_id, scores in run.scores.items():
         if member_id not in run.drawn:
             continue
         start = _graft_point(run, run.births.get(member_id), scores[0])
-        _curve(axes, scores, start, place, colors.get(member_id), kin=member_id in ancestors)
+        points = [(place(score), 100 * score.validation_accuracy) for score in (*([start] if start else []), *scores)]
+        if member_id in colors:
+            _curve(axes, points, colors[member_id], grafted=start is not None)
+        else:
+            others[member_id in ancestors] += [*points, (math.nan, math.nan)]
+    for kin, points in others.items():  # one line for all that look alike: a hundred take their time
+        if points:
+            along, heights = zip(*points, strict=True)
+            axes.plot(along, heights, color=NEUTRAL if kin else FAINT, lw=1.0, marker="o", ms=2, zorder=2 if kin else 1)
     if run.control:
         began = run.rounds[-1].seconds if against == "seconds" and run.rounds else 0.0  # it follows the search
         x = [max(0.0, place(score) - began) for score in run.control]
@@ -74,21 +84,12 @@ def _graft_point(run: RunData, birth: Birth | None, first: MemberRow) -> MemberR
     return before[-1] if before else None
 
 
-def _curve(
-    axes: "Axes",
-    scores: tuple[MemberRow, ...],
-    start: MemberRow | None,
-    place: Callable[[MemberRow], float],
-    color: str | None,
-    *,
-    kin: bool,
-) -> None:
-    x, y = [place(score) for score in scores], [100 * score.validation_accuracy for score in scores]
-    line = color or (NEUTRAL if kin else FAINT)
-    rank = 3 if color else 2 if kin else 1
-    if start is not None:
-        axes.plot([place(start), x[0]], [100 * start.validation_accuracy, y[0]], color=line, lw=0.9, zorder=rank)
-    axes.plot(x, y, color=line, lw=1.8 if color else 1.0, marker="o", ms=3.6 if color else 2, zorder=rank)
+def _curve(axes: "Axes", points: list[tuple[float, float]], color: str, *, grafted: bool) -> None:
+    """The curve of a survivor; where it was grafted, its first point is its parent's."""
+    x, y = zip(*points, strict=True)
+    if grafted:
+        axes.plot(x[:2], y[:2], color=color, lw=0.9, zorder=3)
+    axes.plot(x[grafted:], y[grafted:], color=color, lw=1.8, marker="o", ms=3.6, zorder=3)
 
 
 def _ends(axes: "Axes", run: RunData, colors: dict[MemberId, str], place: Callable[[MemberRow], float]) -> None:
