@@ -303,6 +303,7 @@ def main() -> None:
         browser.screen(*DESKTOP)
         found = {"many": many(browser, given.pictures, source), "running": running(browser, given.pictures, source)}
         version = browser.call("Browser.getVersion")["product"]
+        browser.run(source)
         rules = browser.run("axe.version")
         problems = browser.problems
     findings = found["many"].pop("findings") + found["running"].pop("findings")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from graftwork.runs import RunFolder
+from graftwork.serve._actions import Actions
 from tests.reports.synthetic import make_run_folder
 from tests.serve.client import OWN, get
 from tests.serve.conftest import Site, make_site
@@ -75,3 +76,12 @@ def test_a_finished_run_is_not_resumed(folders: Path, monkeypatch: pytest.Monkey
 
 def test_other_actions_are_not_known(stopped: Site) -> None:
     assert get(stopped.app, f"/runs/{stopped.ids['demo']}/delete", "POST", OWN).status == 404
+
+
+def test_a_resumed_run_that_is_finished_is_not_said_to_start(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site(folders)
+    snapshots = {one.name: one for one in site.shelf.snapshots()}
+    actions = Actions()
+    monkeypatch.setattr(actions, "_is_starting", lambda name: True)  # it writes its report still
+    assert actions.note(snapshots["done"]) == ""
+    assert "is starting" in actions.note(snapshots["stopped"])

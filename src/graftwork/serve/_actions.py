@@ -60,7 +60,8 @@ class Actions:
         """What came of the last action; empty where there is nothing to tell."""
         with self._lock:
             if self._is_starting(snapshot.id):
-                return "" if snapshot.state == "running" else "A process that goes on with the run is starting."
+                waiting = snapshot.state in ("dead", "stopped")
+                return "A process that goes on with the run is starting." if waiting else ""
             if snapshot.id in self._resumes:
                 process, said = self._resumes.pop(snapshot.id)
                 if process.returncode not in _STOPPED:
