@@ -8,6 +8,10 @@ from pathlib import Path
 
 from graftwork import machine
 from graftwork.cli import main
+from graftwork.reports import SECTIONS
+from graftwork.serve._draw import Drawings, comparison_figures
+from graftwork.serve._shelf import Shelf
+from graftwork.serve._tell import checkpoints, summary
 from tests.faults._building import path_of
 from tests.faults._run_attacks import CHECKPOINT, MEMBER
 from tests.faults._sandbox import Place
@@ -36,6 +40,17 @@ class Reading:
     named: str = ""
     start: str = "run"
     run: Callable[[list[str]], object] = main
+
+
+def _serve(words: list[str]) -> None:
+    """Draw every section of the page that would be served, in the place of a server that goes on for ever."""
+    for snapshot in Shelf([Path(words[1])]).snapshots():
+        summary(snapshot)
+        checkpoints(snapshot)
+        drawings = Drawings()
+        for section in SECTIONS:
+            drawings.draw(snapshot, section)
+        comparison_figures([snapshot])
 
 
 def _bench(words: list[str]) -> None:
@@ -82,6 +97,15 @@ def readings() -> dict[str, Reading]:
             every=11,
             named="seed_genome.json config.toml",
         ),
+        "family": Reading(
+            lambda place: [
+                *("family", *tiny, "--genome", place.run / "seed_genome.json", "--config", place.run / "config.toml"),
+                *("--budget", "4steps", "--sizes", "1", "--out", place.new / "run"),
+            ],
+            every=11,
+            named="seed_genome.json config.toml",
+        ),
+        "serve": Reading(lambda place: ["serve", place.run], every=11, run=_serve),
         "config": Reading(lambda place: ["config", "--config", place.run / "config.toml"], named="config.toml"),
         "grow": Reading(lambda place: ["grow", place.run, "--layers", "+1", "--out", place.new / "x"], every=11),
         "data": Reading(lambda place: ["data", "--config", place.run / "config.toml"], named="config.toml"),
