@@ -163,9 +163,10 @@ def test_pairs_are_classes_that_are_mostly_told_right_and_mostly_taken_for_each_
 
 
 def turned(*, right: int, in_mirror: int) -> Turned:
-    """400 images of class 1, the first of which are told right, as they are and in the mirror."""
-    first = np.arange(400)
-    return Turned((first < right).astype(np.int64), (first < in_mirror).astype(np.int64), np.ones(400, np.int64))
+    """400 images of ten classes, the first of which are told right, as they are and in the mirror."""
+    images = np.arange(400)
+    labels = images % 10
+    return Turned(np.where(images < right, labels, -1), np.where(images < in_mirror, labels, -1), labels)
 
 
 def test_validation_decides_beyond_its_noise_and_the_kind_of_image_within_it() -> None:
@@ -181,7 +182,9 @@ def test_validation_decides_beyond_its_noise_and_the_kind_of_image_within_it() -
     assert decide(base, better, pairs, turned=alike, default="random") == ("none", "b and d flip into each other")
 
 
-@pytest.mark.parametrize(("in_mirror", "flip"), [(200, "random"), (175, "random"), (150, "none"), (80, "none")])
+@pytest.mark.parametrize(
+    ("in_mirror", "flip"), [(204, "random"), (200, "random"), (180, "random"), (170, "none"), (80, "none")]
+)
 def test_only_images_that_are_told_as_well_in_the_mirror_are_mirrored(in_mirror: int, flip: str) -> None:
     same, better = np.arange(400) < 200, np.arange(400) < 240
     found = turned(right=200, in_mirror=in_mirror)
@@ -192,12 +195,13 @@ def test_only_images_that_are_told_as_well_in_the_mirror_are_mirrored(in_mirror:
 
 def test_a_network_that_has_learned_too_little_to_tell_a_mirror_image_by_mirrors_nothing() -> None:
     same = np.arange(400) < 200
-    images = np.arange(400)
-    unsure = Turned(
-        (images < 10).astype(np.int64), ((images >= 6) & (images < 14)).astype(np.int64), np.ones(400, np.int64)
-    )
-    nothing = turned(right=0, in_mirror=0)
-    assert [decide(same, same, (), turned=one, default="random")[0] for one in (unsure, nothing)] == ["none", "none"]
+    images, labels = np.arange(400), np.arange(400) % 10
+    told = {"predicted": images < 60, "mirrored": (images >= 6) & (images < 64)}
+    unsure = Turned(*(np.where(right, labels, -1) for right in told.values()), labels)
+    guessing, lucky = turned(right=20, in_mirror=20), turned(right=80, in_mirror=110)
+    one_class = Turned(np.zeros(400, np.int64), np.zeros(400, np.int64), (images > 360).astype(np.int64))
+    found = [decide(same, same, (), turned=one, default="random")[0] for one in (unsure, guessing, lucky, one_class)]
+    assert found == ["none"] * 4
 
 
 def test_flip_and_augment_change_the_recipe_of_a_config_and_wrong_ones_are_refused() -> None:
