@@ -20,10 +20,12 @@ OPTIONAL = {
         "optuna",
         "skorch",
     ),
-    *("tensorboard", "transformers", "wandb"),
+    *("starlette", "tensorboard", "transformers", "uvicorn", "wandb"),
 }
 EXTRAS = {f"graftwork.integrations.{name}" for name in ("keras", "lightning", "skorch", "transformers")}
 """Whole modules for a package of an extra: without it they say which extra to install."""
+BEHIND = {f"graftwork.serve.{name}" for name in ("_app", "_events", "_guard")}
+"""Modules for a package of an extra that only a function imports, which says which extra to install."""
 
 location = Path(graftwork.__file__).parent
 if "site-packages" not in location.parts:
@@ -34,6 +36,13 @@ if not (location / "py.typed").exists():
 names = [found.name for found in pkgutil.walk_packages(graftwork.__path__, "graftwork.")]
 for name in names:
     if name.endswith("__main__"):
+        continue
+    if name in BEHIND:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("graftwork"):
+                sys.exit(f"{name} lacks a module of ours: {error}")
         continue
     if name not in EXTRAS:
         importlib.import_module(name)
