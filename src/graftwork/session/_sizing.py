@@ -14,14 +14,14 @@ from graftwork.session._config import SearchConfig, parse_image_size
 from graftwork.session._problem import most_calibration, read_genome
 from graftwork.training import SMALLEST_BATCH, MemoryLimit, Passes, Precision, Recipe
 
-SIDES = (128, 64, 32, 24)
+SIDES = (128, 64, 24)
 """Sides of the squares to whose pixels images are reduced, largest first; others cost about as much as the next larger,
 by the default seed's stem."""
 
 KEPT = 32
 """Images of no more pixels than a square of this side are never reduced."""
 
-ENOUGH_IMAGES, ENOUGH_LARGE = 5_000, 500_000
+ENOUGH_IMAGES, ENOUGH_LARGE = 4_000, 500_000
 """Images that a budget should reach for in training the seed network, the same one counted each time that it is seen,
 for a size up to 64 pixels, and above (docs/how-to/photos.md says what was measured)."""
 
