@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._common import Row, mean_and_spread
+from experiments._common import Row, mean_and_spread, spread_text
 from experiments._entries import BEST, CHOSEN, ORACLE
 
 
@@ -56,8 +56,7 @@ def _numbers(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def format_spread(numbers: Mapping[str, float]) -> str:
     """Mean ± deviation over seeds, in percent (points)."""
-    mean = f"{100 * numbers['mean']:.2f}"
-    return f"{mean} ± {100 * numbers['std']:.2f}" if numbers["num"] > 1 else mean
+    return spread_text(numbers, ".2f", factor=100)
 
 
 def table_of_arms(summary: Mapping[str, Any]) -> str:

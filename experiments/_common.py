@@ -1,7 +1,7 @@
 """What all experiments share: seeds one by one, each stored when done, so that an interrupted experiment continues."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -90,6 +90,18 @@ def mean_and_spread(values: Sequence[float]) -> dict[str, float]:
     """Mean, sample standard deviation (0 for a single value), smallest, largest and number."""
     spread = stdev(values) if len(values) > 1 else 0.0
     return {"mean": fmean(values), "std": spread, "min": min(values), "max": max(values), "num": len(values)}
+
+
+def spread_text(numbers: Mapping[str, float], form: str = ".4f", *, factor: float = 1.0) -> str:
+    """Mean ± deviation of what `mean_and_spread` gives, or the mean alone where there is one value.
+
+    Args:
+        numbers: Mean, deviation and number.
+        form: How the mean is written; the deviation has as many digits.
+        factor: What both are multiplied by.
+    """
+    mean = f"{factor * numbers['mean']:{form}}"
+    return f"{mean} ± {factor * numbers['std']:{form.lstrip('+')}}" if numbers["num"] > 1 else mean
 
 
 def curve_bands(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float], list[float]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments._common import Row, curve_bands, mean_and_spread
+from experiments._common import Row, curve_bands, mean_and_spread, spread_text
 from experiments.growing._families import FAMILIES, deepen_to
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from experiments.growing._learner import Learner
@@ -208,7 +208,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
                 variant,
                 f"{subject[variant]['change_by_growth']['mean']:+.1e}",
                 *(
-                    f"{subject[variant][key]['mean']:+.4f} ± {subject[variant][key]['std']:.4f}"
+                    spread_text(subject[variant][key], "+.4f")
                     for key in (
                         "change_by_growth_and_first_update",
                         "the_same_in_steps_of_noise",
@@ -221,7 +221,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
             for variant in VARIANTS
         ]
         noise = subject["noise_of_a_step"]
-        found.append(Table(f"{name}: the noise of a step is {noise['mean']:.4f} ± {noise['std']:.4f}", columns, lines))
+        found.append(Table(f"{name}: the noise of a step is {spread_text(noise)}", columns, lines))
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from experiments._common import Row, curve_bands, mean_and_spread
+from experiments._common import Row, curve_bands, mean_and_spread, spread_text
 from experiments.growing._envelope import flops_to_reach, lower_envelope
 from experiments.growing._families import FAMILIES, Family, deepen_to
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
@@ -216,10 +216,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
     for name, family in summary["families"].items():
         budgets = list(family["envelope"])
         columns = ["network", *(f"{float(b) / 1e12:.2f} TFLOP" for b in budgets)]
-        lines = [
-            [label, *(f"{v[b]['mean']:.4f} ± {v[b]['std']:.4f}" for b in budgets)]
-            for label, v in family["final_loss"].items()
-        ]
+        lines = [[label, *(spread_text(v[b]) for b in budgets)] for label, v in family["final_loss"].items()]
         lines.append(["envelope", *(f"{e['loss']:.4f} ({e['size']})" for e in family["envelope"].values())])
         found.append(Table(f"{name}: final validation loss", columns, lines))
         for key, title in AGAINST.items():
@@ -232,7 +229,7 @@ def _verdict(entry: Mapping[str, Any]) -> str:
     excess = entry["loss_difference"]
     words = {None: "above all", 0: "below all"}
     shares = ", ".join(words.get(share) or f"{share:.2f}" for share in entry["share_of_flops"])
-    return f"{excess['mean']:+.4f} ± {excess['std']:.4f}; {shares}"
+    return f"{spread_text(excess, '+.4f')}; {shares}"
 
 
 def draw(rows: Mapping[str, Row], out: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._common import Row, mean_and_spread
+from experiments._common import Row, mean_and_spread, spread_text
 from experiments.growing._grid import Table
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _convergence(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _pm(entry: Mapping[str, float], *, signed: bool = False) -> str:
-    return f"{100 * entry['mean']:{'+' if signed else ''}.2f} ± {100 * entry['std']:.2f}"
+    return spread_text(entry, "+.2f" if signed else ".2f", factor=100)
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from experiments._common import Row, mean_and_spread
+from experiments._common import Row, mean_and_spread, spread_text
 from experiments.growing import _where as where
 from experiments.growing._aim import aim
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
@@ -69,7 +69,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
     """Gains by the way that new weights are made."""
     lines = []
     for name, found in summary["subjects"].items():
-        gains = [f"{found[key]['mean']:+.4f} ± {found[key]['std']:.4f}" for key in ("random", "aimed", "difference")]
+        gains = [spread_text(found[key], "+.4f") for key in ("random", "aimed", "difference")]
         lines.append([name, str(found["places"]), *gains, f"{100 * found['better']['mean']:.0f} %"])
     columns = ["model", "places", "random", "aimed", "difference", "places where aimed is better"]
     return [Table("Gain of a wider site, in nats of training loss, by its new weights", columns, lines)]

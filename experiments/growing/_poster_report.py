@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments._common import Row, curve_bands, mean_and_spread
+from experiments._common import Row, curve_bands, mean_and_spread, spread_text
 from experiments.growing._grid import Table
 from graftwork.metrics import bootstrap_interval
 
@@ -138,7 +138,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
             e["arm"],
             e["control"],
             f"{e['share_of_its_flops']:.3f}",
-            f"{e['points']['mean']:+.2f} ± {e['points']['std']:.2f}",
+            spread_text(e["points"], "+.2f"),
             ", ".join(f"[{low:+.2f}, {high:+.2f}]" for low, high in e["intervals"]),
         ]
         for e in summary["differences"]
@@ -147,7 +147,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
 
 
 def _percent(entry: Mapping[str, float]) -> str:
-    return f"{100 * entry['mean']:.2f} ± {100 * entry['std']:.2f}"
+    return spread_text(entry, ".2f", factor=100)
 
 
 def draw(rows: Mapping[str, Row], out: Path) -> None:

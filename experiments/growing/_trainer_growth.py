@@ -10,7 +10,7 @@ from statistics import stdev
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from experiments._common import Row, curve_bands, mean_and_spread
+from experiments._common import Row, curve_bands, mean_and_spread, spread_text
 from experiments.growing import _families as families
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from experiments.growing._learner import Learner
@@ -163,7 +163,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
             cells = [f"`{GROWTHS[name]}`", f"{old / 1e6:.1f} → {new / 1e6:.1f} M"]
             for key in ("at_the_growth", "after_the_first_update", "mean", "largest"):
                 value = growth[variant][f"{key}_in_steps_of_noise"]
-                cells.append(f"{value['mean']:+.2f} ± {value['std']:.2f}")
+                cells.append(spread_text(value, "+.2f"))
             lines.append(cells)
         title = f"{variant}: held-out loss above that of no growth, in steps of noise ({noise['mean']:.4f} nats)"
         found.append(Table(title, columns, lines))

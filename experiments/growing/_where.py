@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments._common import Row, mean_and_spread
+from experiments._common import Row, mean_and_spread, spread_text
 from experiments.growing import _families as families
 from experiments.growing._grid import Cell, GridExperiment, Setting, Table, rows_with
 from experiments.growing._learner import Learner, seeded
@@ -234,7 +234,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
     lines = []
     for name, subject in summary["subjects"].items():
         for label, found in subject["correlations"].items():
-            values = [f"{found[pair]['mean']:+.2f} ± {found[pair]['std']:.2f}" for pair in PAIRS]
+            values = [spread_text(found[pair], "+.2f") for pair in PAIRS]
             lines.append([name, label, str(found["places"]), *values])
     return [Table("Spearman's rank correlation over places", ["model", "growth", "places", *PAIRS], lines)]
 

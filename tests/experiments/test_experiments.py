@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import EXPERIMENTS, Experiment, run_experiment
+from experiments._common import mean_and_spread, spread_text
 
 TRAINING = {name: e for name, e in EXPERIMENTS.items() if isinstance(e, Experiment)}
 
@@ -33,3 +34,8 @@ def test_zero_initialised_network_starts_at_exactly_zero_and_its_twins_separate(
     assert summary["zero-initialised"]["largest_first_output"] == 0
     assert summary["ordinary"]["largest_first_output"] > 0
     assert summary["zero-initialised"]["twin_distance_after_10_steps"]["min"] > 1e-3
+
+
+def test_one_value_has_no_spread_to_tell() -> None:
+    assert spread_text(mean_and_spread([0.5, 0.7]), "+.1f", factor=100) == "+60.0 ± 14.1"
+    assert spread_text(mean_and_spread([0.5])) == "0.5000"
