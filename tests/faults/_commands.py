@@ -44,13 +44,13 @@ class Reading:
 
 def _serve(words: list[str]) -> None:
     """Draw every section of the page that would be served, in the place of a server that goes on for ever."""
-    for snapshot in Shelf([Path(words[1])]).snapshots():
+    run = Path(words[1])
+    for snapshot in Shelf([run]).snapshots():
         summary(snapshot)
         checkpoints(snapshot)
         drawings = Drawings()
-        for section in SECTIONS:
-            drawings.draw(snapshot, section)
-        comparison_figures([snapshot])
+        parts = [drawings.draw(snapshot, section) for section in SECTIONS] + comparison_figures([snapshot])
+        (run.parent / "new" / "page.html").write_text("".join(parts), encoding="utf-8")
 
 
 def _bench(words: list[str]) -> None:
