@@ -104,6 +104,15 @@ def spread_text(numbers: Mapping[str, float], form: str = ".4f", *, factor: floa
     return f"{mean} ± {factor * numbers['std']:{form.lstrip('+')}}" if numbers["num"] > 1 else mean
 
 
+def without_folders(value: Any) -> Any:
+    """Plain data in which files are named without the folders of one machine."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(inner) for inner in value]
+    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith("/") else value
+
+
 def curve_bands(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float], list[float]]:
     """Mean, lowest and highest of several curves, point by point."""
     columns = list(zip(*curves, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments._common import Row
+from experiments._common import Row, without_folders
 from experiments._tasks import Task, run_tasks
 from experiments.growing._learner import Learner
 from graftwork.errors import ConfigError
@@ -259,7 +259,7 @@ def _conclude(
         "training_flops": sum(row["spent_flops"] for row in rows.values()),
         "training_seconds": sum(row["spent_seconds"] for row in rows.values()),
         "provenance": provenance(),
-        **experiment.summarise(rows),
+        **without_folders(experiment.summarise(rows)),
     }
     write_json(out / "summary.json", summary)
     tables = experiment.tables(summary)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import EXPERIMENTS, Experiment, run_experiment
-from experiments._common import mean_and_spread, spread_text
+from experiments._common import mean_and_spread, spread_text, without_folders
 
 TRAINING = {name: e for name, e in EXPERIMENTS.items() if isinstance(e, Experiment)}
 
@@ -39,3 +39,8 @@ def test_zero_initialised_network_starts_at_exactly_zero_and_its_twins_separate(
 def test_one_value_has_no_spread_to_tell() -> None:
     assert spread_text(mean_and_spread([0.5, 0.7]), "+.1f", factor=100) == "+60.0 ± 14.1"
     assert spread_text(mean_and_spread([0.5])) == "0.5000"
+
+
+def test_files_are_named_without_the_folders_of_one_machine() -> None:
+    named = {"alike": [("/home/me/a.parquet: row 3", "relative/b: row 4")], "number": 1.5}
+    assert without_folders(named) == {"alike": [["a.parquet: row 3", "relative/b: row 4"]], "number": 1.5}
