@@ -24,23 +24,12 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
+from _outcomes import Outcomes
 from graftwork.runs import provenance
 
 BATCH, WIDTH, SIDE = 256, 64, 32
 REPETITIONS = 30
 TESTS = Path(__file__).parents[1] / "tests/gpu"
-
-
-class Outcomes:
-    """What pytest says of each test."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, str] = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Keep the outcome of the test itself, or of a set-up that failed or skipped it."""
-        if report.when == "call" or report.outcome != "passed":
-            self.found[report.nodeid] = report.outcome
 
 
 def network(*, device: str, channels_last: bool) -> tuple[nn.Module, Tensor]:

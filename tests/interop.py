@@ -9,10 +9,10 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks._outcomes import Outcomes
 from graftwork.runs import provenance
 
 PACKAGES = (
@@ -40,18 +40,6 @@ TESTS = (
     "tests/test_notebooks.py",
     "tests/serve",
 )
-
-
-class Outcomes:
-    """What pytest says of each test."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, str] = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Keep the outcome of the test itself, or of a set-up that failed or skipped it."""
-        if report.when == "call" or report.outcome != "passed":
-            self.found[report.nodeid] = report.outcome
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from graftwork.reports._genome_drawing import genome_figure
 from graftwork.reports._grafts import graft_generations
 from graftwork.reports._images import FileNames, ImageSource
 from graftwork.reports._lineage import lineage_figure
-from graftwork.reports._page import render_block, render_page
+from graftwork.reports._page import render_page
 from graftwork.reports._pareto import pareto_figure
 from graftwork.reports._profile import profile_figure, run_profile
 from graftwork.reports._read import CONTROL, MemberFile, RunData, read_run
@@ -93,7 +93,7 @@ def render_section(
     wanted = _FIGURES.get(name, ())
     svgs = {figure: figure_svg(draw()) for figure, draw in run_figures(run) if figure.startswith(wanted)}
     profile = run_profile(run) if name == "right" else None
-    return render_block(name, run, svgs, profile=profile, images=dataset, file_names=file_names)
+    return render_page(run, svgs, section=name, profile=profile, images=dataset, file_names=file_names)
 
 
 def run_figures(run: RunData) -> "Iterator[tuple[str, Callable[[], Figure]]]":

@@ -62,39 +62,28 @@ def render_page(
     run: RunData,
     figures: Mapping[str, str],
     *,
+    section: str | None = None,
     profile: Profile | None = None,
     images: ImageSource | None = None,
     file_names: FileNames | None = None,
 ) -> str:
-    """Put a run's page together.
+    """Put a run's page together, or a section of it.
 
     Args:
         run: what it tells of.
         figures: SVG text by name.
+        section: id of the section; None for the whole page.
         profile: of the survivors on validation; None leaves the section out.
         images: the data set's images; None leaves the pictures out.
         file_names: names of their files; None leaves them out.
 
     Returns:
-        HTML that loads nothing.
+        HTML that loads nothing; empty for a section that the run has nothing for.
     """
-    context = _context(run, figures, profile, images, file_names)
-    return _template().render({**context, "contents": _contents(context)})
-
-
-def render_block(
-    name: str,
-    run: RunData,
-    figures: Mapping[str, str],
-    *,
-    profile: Profile | None = None,
-    images: ImageSource | None = None,
-    file_names: FileNames | None = None,
-) -> str:
-    """One section of the page, by its id; empty where the run has nothing for it. The rest is as of `render_page`."""
-    template = _template()
-    context = template.new_context(_context(run, figures, profile, images, file_names))
-    return "".join(template.blocks[name](context)).strip()
+    context, template = _context(run, figures, profile, images, file_names), _template()
+    if section is not None:
+        return "".join(template.blocks[section](template.new_context(context))).strip()
+    return template.render({**context, "contents": _contents(context)})
 
 
 def page_style() -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from graftwork.evolution.strategies import Family
-from graftwork.networks.genome import forward_flops, num_parameters
+from graftwork.evolution.strategies import outlook
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import METHODS, methods_for
 from graftwork.session._setup import Setup
@@ -20,8 +19,8 @@ def plan_notes(setup: Setup, *, asked: SearchConfig) -> Iterator[str]:
     problem, recipe = setup.problem, setup.recipe
     yield from (f"data: {warning}" for warning in problem.describe()["warnings"])
     yield from setup.notes
-    if setup.config.strategy == "family" and setup.plan.num_generations:
-        yield _family_note(setup)
+    if planned := outlook(setup.config.strategy, setup.seed_network, setup.plan.num_generations):
+        yield f"{setup.config.strategy}: {planned}"
     if len(problem.splits.train) < recipe.few_images:
         yield (
             f"training: {len(problem.splits.train)} images are few (few_images), so shifts reach "
@@ -41,17 +40,6 @@ def plan_notes(setup: Setup, *, asked: SearchConfig) -> Iterator[str]:
             f"ensembles: {len(labels)} blend images of {classes} classes do not suffice for {', '.join(missing)}; "
             f"only {', '.join(fit)} will be made (--blend takes more images)"
         )
-
-
-def _family_note(setup: Setup) -> str:
-    """What the whole family will be."""
-    sizes = Family.sizes(setup.seed_network, setup.plan.num_generations)
-    costs = ", ".join(f"{forward_flops(genome) / 1e6:.3g}" for genome in sizes)
-    return (
-        f"family: {len(sizes)} sizes of {costs} MFLOPs an image and {num_parameters(sizes[0]):,} to "
-        f"{num_parameters(sizes[-1]):,} parameters, for the one budget; a size that a limit or the budget forbids is "
-        "left out"
-    )
 
 
 def resume_notes(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

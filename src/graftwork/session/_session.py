@@ -314,9 +314,8 @@ class Session:
         observe = self._observer(stage, setup)
         if self.group is not None:
             announce(self.group, setup, self._seed_network(), **numbers)
-        for generation in search(
-            state, observer=observe, progress=self._bar, **{**shared_parts(setup, self.group), **numbers}
-        ):
+        parts = {**shared_parts(setup, self.group), **numbers, "progress": self._bar}
+        for generation in search(state, observer=observe, **parts):
             self._record(stage, state, generation)
             self._checkpoint(stage, setup)
             self.listener.on_generation(stage, generation)

@@ -28,6 +28,7 @@ from graftwork.evolution.strategies._registry import (
     first_genome,
     ignored_options,
     make_strategy,
+    outlook,
     suited_recipe,
     why_alone,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "first_genome",
     "ignored_options",
     "make_strategy",
+    "outlook",
     "suited_recipe",
     "why_alone",
 ]

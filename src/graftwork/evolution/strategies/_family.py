@@ -16,7 +16,7 @@ from graftwork.evolution.strategies._common import (
     with_own_ids,
 )
 from graftwork.evolution.transforms import Growth, R2RWiden, compose, even
-from graftwork.networks.genome import Genome, Layer
+from graftwork.networks.genome import Genome, Layer, forward_flops, num_parameters
 from graftwork.training import Evaluation
 from graftwork.typing import MemberId
 
@@ -69,12 +69,17 @@ class Family:
         return seed.replace(body=tuple(body))
 
     @staticmethod
-    def sizes(first: Genome, count: int) -> list[Genome]:
-        """The networks that a family is planned to leave, from the first on; new blocks' ids are made up."""
-        rng, found = np.random.default_rng(0), [first]
-        while len(found) < count:
-            found.append(_doubled(found[-1], rng).child)
-        return found
+    def outlook(first: Genome, rounds: int) -> str:
+        """The sizes that are planned, from the first network on."""
+        rng, sizes = np.random.default_rng(0), [first]
+        while len(sizes) < rounds:
+            sizes.append(_doubled(sizes[-1], rng).child)
+        costs = ", ".join(f"{forward_flops(genome) / 1e6:.3g}" for genome in sizes)
+        return (
+            f"{len(sizes)} sizes of {costs} MFLOPs an image and {num_parameters(sizes[0]):,} to "
+            f"{num_parameters(sizes[-1]):,} parameters, for the one budget; a size that a limit or the budget forbids "
+            "is left out"
+        )
 
     def draw(self, state: SearchState, count: int) -> Sequence[MemberId]:
         """Draw the trunk, until it has trained enough for its size; in the last round every member in turn."""

@@ -32,8 +32,8 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
 )
 """Factories by the name that ``--strategy`` takes; each takes ``mutate``, ``selector`` unless it ignores the selection,
 and options of its own. A class may say what suits it: ``recipe``, numbers of a recipe that hold unless others are asked
-for, ``ignores``, names of options that it has no use for, ``alone``, why several workers can't share it, and ``begin``,
-the network that it makes of the seed to begin with."""
+for, ``ignores``, names of options that it has no use for, ``alone``, why several workers can't share it, ``begin``, the
+network that it makes of the seed to begin with, and ``outlook``, what a user should know of the plan."""
 
 
 def suited_recipe(name: str) -> Mapping[str, Any]:
@@ -46,6 +46,12 @@ def first_genome(name: str, seed: Genome) -> Genome:
     """The network that a strategy begins with: the seed, or what it makes of it."""
     begin: Callable[[Genome], Genome] = getattr(STRATEGIES[name], "begin", lambda genome: genome)
     return begin(seed)
+
+
+def outlook(name: str, first: Genome, rounds: int) -> str:
+    """What a strategy plans to make of its first network in so many rounds; empty where it does not say."""
+    tell: Callable[[Genome, int], str] = getattr(STRATEGIES[name], "outlook", lambda *_: "")
+    return tell(first, rounds) if rounds else ""
 
 
 def ignored_options(name: str) -> frozenset[str]:
