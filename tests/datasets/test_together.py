@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graftwork.datasets import ImageDataset, describe, load_dataset, split
+from graftwork.datasets import ImageDataset, describe, groups_of, load_dataset, split
 from graftwork.datasets._copies import find_alike, number_copies
 from graftwork.errors import DataError
 from tests.datasets.test_sources import encoded, pixels, write_folder
@@ -51,6 +51,12 @@ def test_no_group_and_no_copy_is_in_two_splits_and_every_class_is_in_all(
         assert np.array_equal(place, place[first_of][key_of])
     for part in parts:
         assert set(labels[part]) == set(range(classes))
+
+
+def test_rows_that_belong_together_have_one_number_and_others_another() -> None:
+    dataset = made([0, 1, 0, 1, 0, 1], groups=[4, 4, 5, 6, 7, 8], copies=[0, 1, 2, 2, 4, 5])
+    found = groups_of(dataset, np.array([5, 3, 2, 1, 0]))
+    assert [found.tolist().index(number) for number in found] == [0, 1, 1, 3, 3]
 
 
 def test_large_groups_are_dealt_in_the_wanted_proportion() -> None:

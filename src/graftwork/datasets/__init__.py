@@ -17,7 +17,7 @@ from graftwork.datasets._describe import describe
 from graftwork.datasets._features import with_features
 from graftwork.datasets._load import is_decoded, load_dataset, survey
 from graftwork.datasets._places import cache_folder
-from graftwork.datasets._splits import Splits, split
+from graftwork.datasets._splits import Splits, groups_of, split
 from graftwork.datasets._survey import LARGEST_UNASKED, Survey
 from graftwork.datasets._walk import IMAGE_SUFFIXES, image_files
 
@@ -34,6 +34,7 @@ __all__ = [
     "cache_folder",
     "class_counts",
     "describe",
+    "groups_of",
     "image_files",
     "is_decoded",
     "load_dataset",

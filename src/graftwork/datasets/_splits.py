@@ -182,6 +182,25 @@ def _units(dataset: ImageDataset, free: Mask) -> list[Labels]:
     return [np.array(unit) for unit in units.values()]
 
 
+def groups_of(dataset: ImageDataset, rows: Labels) -> Labels:
+    """What images belong together, as they are of one group or have the same pixels.
+
+    Args:
+        dataset: Data set.
+        rows: Rows of images, int64 [N].
+
+    Returns:
+        Number of each one's unit, int64 [N].
+    """
+    free = np.zeros(len(dataset.labels), dtype=np.bool_)
+    free[rows] = True
+    numbers = np.zeros(len(dataset.labels), dtype=np.int64)
+    for number, unit in enumerate(_units(dataset, free)):
+        numbers[unit] = number
+    found: Labels = numbers[rows]
+    return found
+
+
 def _deal_units(
     dataset: ImageDataset, units: list[Labels], counts: Mapping[str, Labels], *, rng: np.random.Generator
 ) -> dict[str, Labels]:

@@ -31,6 +31,7 @@ from graftwork.ensembles._combiners import (
 )
 from graftwork.ensembles._ensemble import Ensemble
 from graftwork.ensembles._fit import COMBINERS, CombinerFit, fit_combiner
+from graftwork.ensembles._folds import labels_of_groups
 from graftwork.ensembles._network import NetworkFit, NetworkSettings, fit_network
 from graftwork.ensembles._state import combiner_from, describe_combiner
 
@@ -57,6 +58,7 @@ __all__ = [
     "fit_network",
     "fit_temperature",
     "greedy_forward_selection",
+    "labels_of_groups",
     "mean_probabilities",
     "thresholds_of",
 ]

@@ -35,10 +35,16 @@ def check_blend(outputs: NDArray[np.floating] | Tensor, labels: NDArray[np.int64
 
 
 def check_stackable(labels: Tensor, num_classes: int) -> None:
-    """Raise ConfigError unless each class has two labels, one for each side of cross-fitting, and no other is there."""
+    """Raise ConfigError unless each class has two labels, one for each side of cross-fitting, and no other is there.
+
+    Args:
+        labels: Class of each example, or of each group where examples are in groups, int64.
+        num_classes: Number of classes.
+    """
     counts = torch.bincount(labels, minlength=num_classes)
     if len(counts) > num_classes or int(counts.min()) < 2:
         raise ConfigError(
-            f"stacking: expected labels in 0 … {num_classes - 1}, two examples of each at least, got labels up to "
-            f"{len(counts) - 1} and {int(counts.min())} examples of {int(counts.argmin())}; give a larger blend split"
+            f"stacking: expected labels in 0 … {num_classes - 1}, two examples of each at least (groups, if any), got "
+            f"labels up to {len(counts) - 1} and {int(counts.min())} examples of {int(counts.argmin())}; give a larger "
+            "blend split"
         )

@@ -20,7 +20,7 @@ from graftwork.ensembles._combiners import (
     NetworkCombiner,
     TemperatureCombiner,
 )
-from graftwork.ensembles._folds import cross_fit, deal_folds, mean_loss
+from graftwork.ensembles._folds import cross_fit, deal_folds, labels_of_groups, mean_loss
 from graftwork.ensembles._linear import fit_linear
 from graftwork.ensembles._network import NetworkSettings, fit_network
 from graftwork.errors import ConfigError, did_you_mean
@@ -50,6 +50,7 @@ class _Blend:
 
     outputs: Tensor
     labels: Tensor
+    group_labels: Tensor
     folds: Tensor
     generator: torch.Generator
     class_weights: Tensor | None
@@ -76,7 +77,7 @@ def _fit_greedy(blend: _Blend, **options: Any) -> Fitted:
 
 def _fit_stacked(blend: _Blend, *, num_classes: int | None = None) -> Fitted:
     classes = blend.outputs.shape[2] if num_classes is None else num_classes
-    check_stackable(blend.labels, classes)
+    check_stackable(blend.group_labels, classes)
     return fit_linear(
         blend.outputs,
         blend.labels,
@@ -88,6 +89,7 @@ def _fit_stacked(blend: _Blend, *, num_classes: int | None = None) -> Fitted:
 
 
 def _fit_stacked_network(blend: _Blend, **options: Any) -> Fitted:
+    check_stackable(blend.group_labels, blend.outputs.shape[2])
     fit = fit_network(
         blend.outputs,
         blend.labels,
@@ -129,6 +131,7 @@ def fit_combiner(
     generator: torch.Generator,
     calibrated: bool = False,
     class_weights: Tensor | None = None,
+    groups: Tensor | None = None,
     **options: Any,
 ) -> CombinerFit:
     """Fit the combiner of a method on the blend split, which neither training nor selection has seen.
@@ -142,6 +145,8 @@ def fit_combiner(
         calibrated: Whether to scale the temperature afterwards. It is fitted on held-out predictions of cross-fitting,
             since a combiner is overconfident on what it was fitted on.
         class_weights: Weight of the examples of each class, float [class]. None: 1.
+        groups: Group of each example, int64 [example], such as the patient: no group is on both sides of
+            cross-fitting. None: each example is one of its own.
         **options: Options of the method: ``num_steps`` and ``criterion`` of ``greedy_forward_selection``,
             ``num_classes`` of ``stacked`` (None: outputs are logits), ``costs`` of ``cascade`` (see ``fit_cascade``;
             None: each member costs the same more), or the fields of ``NetworkSettings``.
@@ -154,9 +159,14 @@ def fit_combiner(
         hint = did_you_mean(method, COMBINERS)
         raise ConfigError(f"ensemble method: expected one of {', '.join(COMBINERS)}, got {method!r}{hint}")
     check_blend(outputs, labels)
-    if len(labels) < 2 and (calibrated or method != "mean"):
-        raise ConfigError(f"ensemble method {method}: expected two examples at least, got {len(labels)}; take mean")
-    blend = _Blend(outputs.detach(), labels, deal_folds(labels, generator), generator, class_weights)
+    group_labels, _ = labels_of_groups(labels, groups)
+    if len(group_labels) < 2 and (calibrated or method != "mean"):
+        raise ConfigError(
+            f"ensemble method {method}: expected two examples at least, got {len(group_labels)} (groups, if any); take "
+            "mean"
+        )
+    folds = deal_folds(labels, generator, groups=groups)
+    blend = _Blend(outputs.detach(), labels, group_labels, folds, generator, class_weights)
     try:
         combiner, held_out = COMBINERS[method](blend, **options)
     except TypeError as error:

@@ -16,6 +16,7 @@ from graftwork.ensembles import (
     combiner_from,
     describe_combiner,
     fit_combiner,
+    labels_of_groups,
 )
 from graftwork.errors import ConfigError, RunError
 from graftwork.metrics import class_scores, expected_calibration_error, negative_log_likelihood, wilson_interval
@@ -45,19 +46,21 @@ _MOST_PRODUCTS = 10**8
 """Examples × features × classes up to which logistic regression takes seconds."""
 
 
-def methods_for(labels: Tensor, num_classes: int, num_members: int) -> list[str]:
+def methods_for(labels: Tensor, num_classes: int, num_members: int, *, groups: Tensor | None = None) -> list[str]:
     """Methods that the blend split suffices for, in the order of `METHODS`.
 
     All but the mean need five examples for each class on average. Those that stack need two of every class, and few
-    enough classes to be fitted in seconds.
+    enough classes to be fitted in seconds. Examples of one group count once: they say hardly more than one of them.
 
     Args:
         labels: True class of each example of the blend split, int64 [example].
         num_classes: Number of classes.
         num_members: Number of members to be combined.
+        groups: Group of each example, int64 [example]; ``None``: each is one of its own.
     """
-    counts = torch.bincount(labels, minlength=num_classes)
-    few = len(labels) < _EXAMPLES_PER_CLASS * num_classes
+    group_labels, _ = labels_of_groups(labels, groups)
+    counts = torch.bincount(group_labels, minlength=num_classes)
+    few = len(group_labels) < _EXAMPLES_PER_CLASS * num_classes
     large = len(labels) * num_members * num_classes**2 > _MOST_PRODUCTS
     unfit = {"stacked", "stacked-network"} if int(counts.min()) < 2 or large else set[str]()
     return [
@@ -151,7 +154,7 @@ def combine(
     blend, validation, test = (load(run, split, members) for split in ("blend", "validation", "test"))
     labels = {"validation": validation.labels, "test": test.labels}
     if methods is None:
-        methods = methods_for(blend.labels, classes, len(members))
+        methods = methods_for(blend.labels, classes, len(members), groups=blend.groups)
     weights = None
     if _weighs_classes(run):
         counts = torch.bincount(blend.labels, minlength=classes).numpy()
@@ -174,6 +177,7 @@ def combine(
             generator=generator,
             calibrated=calibrated,
             class_weights=weights,
+            groups=blend.groups,
             **own_options,
         )
         costs, cascade = ensemble_costs([genomes[index] for index in chosen], fit.combiner), None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.datasets import groups_of
 from graftwork.ensembles import CascadeCombiner, Ensemble
 from graftwork.evolution import Population
 from graftwork.machine import LATENCY_BATCH, noise_images, time_passes
@@ -77,7 +78,8 @@ class FinalScoring:
         self._predictions("validation", logits[0], problem.labels(validation), torch.from_numpy(validation.copy()))
         blend = problem.splits.blend
         if len(blend):
-            self._predictions("blend", logits[2], problem.labels(blend), torch.from_numpy(blend.copy()))
+            groups = torch.from_numpy(groups_of(problem.dataset, blend))
+            self._predictions("blend", logits[2], problem.labels(blend), torch.from_numpy(blend.copy()), groups=groups)
         labels = {"validation": problem.labels(validation), "test": test_labels}
         rows = {
             name: self._row(name, {"validation": logits[0][name], "test": logits[1][name]}, labels)
@@ -180,8 +182,11 @@ class FinalScoring:
                 kept.update(zip(names, logits, strict=True))
         return found
 
-    def _predictions(self, name: str, logits: dict[str, Tensor], labels: Tensor, index: Tensor) -> None:
-        self._run.save_tensors(f"predictions/{name}.safetensors", {**logits, "labels": labels, "index": index})
+    def _predictions(
+        self, name: str, logits: dict[str, Tensor], labels: Tensor, index: Tensor, **beside: Tensor
+    ) -> None:
+        tensors = {**logits, "labels": labels, "index": index, **beside}
+        self._run.save_tensors(f"predictions/{name}.safetensors", tensors)
 
     def _row(self, name: str, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> NetworkResult:
         """Score a network on ``"validation"`` and ``"test"``, and store it."""

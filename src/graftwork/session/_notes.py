@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
+from graftwork.datasets import groups_of
 from graftwork.evolution.strategies import outlook
 from graftwork.session._config import SearchConfig
 from graftwork.session._ensembles import METHODS, methods_for
@@ -34,7 +37,8 @@ def plan_notes(setup: Setup, *, asked: SearchConfig) -> Iterator[str]:
     labels, classes = problem.labels(problem.splits.blend), len(problem.dataset.class_names)
     if not len(labels) or recipe.num_survivors < 2 or not generations:
         return
-    fit = methods_for(labels, classes, recipe.num_survivors)
+    groups = torch.from_numpy(groups_of(problem.dataset, problem.splits.blend))
+    fit = methods_for(labels, classes, recipe.num_survivors, groups=groups)
     if missing := [name for name in METHODS if name not in fit]:
         yield (
             f"ensembles: {len(labels)} blend images of {classes} classes do not suffice for {', '.join(missing)}; "

@@ -31,10 +31,12 @@ class StoredPredictions:
     Args:
         outputs: float32 [example, member, class].
         labels: int64 [example].
+        groups: What belongs together, int64 [example]; ``None``: not stored, as only of the blend split it is.
     """
 
     outputs: Tensor
     labels: Tensor
+    groups: Tensor | None = None
 
     @classmethod
     def load(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
@@ -50,7 +52,8 @@ class StoredPredictions:
                 f"{run.path}: expected {split} predictions of {', '.join(members)}, got none of {', '.join(missing)}; "
                 "take members that are in result.json"
             )
-        return cls(torch.stack([tensors[name] for name in members], dim=1), tensors["labels"])
+        outputs = torch.stack([tensors[name] for name in members], dim=1)
+        return cls(outputs, tensors["labels"], tensors.get("groups"))
 
     @classmethod
     def load_penultimate(cls, run: RunFolder, split: str, members: Sequence[str]) -> "StoredPredictions":
@@ -163,8 +166,9 @@ def store_penultimate(run: RunFolder, members: Sequence[str], *, trunk: str | No
         outputs = run_members(run, members, images, output="penultimate")
         name = f"predictions/{split}-penultimate.safetensors"
         kept = run.load_tensors(name) if run.has(name) else {}
-        labels = run.load_tensors(f"predictions/{split}.safetensors")["labels"]
-        run.save_tensors(name, {**kept, **dict(zip(members, outputs.unbind(1), strict=True)), "labels": labels})
+        stored = run.load_tensors(f"predictions/{split}.safetensors")
+        kept |= {key: stored[key] for key in ("labels", "groups") if key in stored}
+        run.save_tensors(name, {**kept, **dict(zip(members, outputs.unbind(1), strict=True))})
 
 
 def _has_penultimate(run: RunFolder, split: str, members: Sequence[str]) -> bool:
