@@ -171,6 +171,8 @@ def test_a_family_tells_its_sizes_before_and_leaves_each_with_its_accuracy_cost_
     assert [opening["members"] for opening in found["test_openings"]] == [[small["id"], large["id"]]]
     assert {"test_accuracy", "parameters"} <= set(small)
     assert captured.out.count("ms") >= 2
+    config = (tmp_path / "f" / "config.toml").read_text()
+    assert all(f"{name} = 2\n" in config for name in ("num_generations", "population_size", "num_survivors"))
     assert call("family", "--sizes", "0", "--out", str(tmp_path / "g")) == 2
     assert call("search", "--strategy", "family", "--control", "--out", str(tmp_path / "g")) == 2
     assert not (tmp_path / "g").exists()

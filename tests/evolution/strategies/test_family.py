@@ -92,4 +92,10 @@ def test_where_there_is_room_for_fewer_the_largest_are_kept() -> None:
     state, _, rounds = ran(family(), Plan(4, 2, 2), survivors=2, size=3)
     assert max(len(r.members) for r in rounds) == 3
     first, second = (sum(hidden(genome)) for genome in state.population.genomes)
-    assert second == 2 * first
+    assert second == 2 * first > 2 * sum(hidden(SEED))
+
+
+def test_a_size_is_not_made_where_scoring_it_would_take_most_of_the_round() -> None:
+    _, _, rounds = ran(family(), Plan(3, flops=3 * 10**5, initial_fraction=0.2), survivors=4, size=4)
+    assert rounds[1].report.rejected == {"budget": 1}
+    assert len(rounds[1].members) == 1

@@ -14,7 +14,11 @@ from torch.nn import functional as F
 import graftwork as gw
 from graftwork.errors import ConfigError, SurgeryError
 from graftwork.surgery import ModuleFamily, decay_branch
+from graftwork.surgery._calls import call_of
+from graftwork.surgery._updates import train
 from graftwork.surgery.families import _trunk
+from graftwork.surgery.families._files import FamilyFiles
+from graftwork.surgery.families._task import MOMENTS, SHARE
 
 TASK = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 GROWTHS = [gw.Widen("0", extra=2), gw.Deepen("0")]
@@ -93,7 +97,9 @@ def test_everything_is_counted_and_the_budget_is_kept(found: ModuleFamily) -> No
 
 
 def test_races_leave_records_of_what_they_saw(found: ModuleFamily) -> None:
-    assert found.races[0]["step"] >= 0.05 * 900
+    steps = sorted({race["step"] for race in found.races})
+    assert steps[:2] == [45, 90]  # 5 and 10 % of what the first size takes for 900 updates
+    assert len(steps) == len(MOMENTS)
     for race in found.races:
         if race["verdict"] == "refused":
             assert "updates" in race["why"]
@@ -101,6 +107,60 @@ def test_races_leave_records_of_what_they_saw(found: ModuleFamily) -> None:
             assert race["verdict"] in ("grow", "not yet")
             assert math.isfinite(race["continued"])
     assert {race["growth"]["kind"] for race in found.races} == {"widen", "deepen"}
+
+
+def test_of_several_growths_that_win_the_best_is_made_and_all_of_their_races_are_paid(tmp_path: Path) -> None:
+    growths = [gw.Widen("0", extra=2), gw.Widen("0", extra=4)]
+    found, several = family(tmp_path, growths, steps=1500), False
+    spent = found[-1].flops + sum(len(HELD_OUT) * member.update_flops / 3 for member in found)
+    grown = iter(found)
+    before = next(grown)
+    for step in sorted({race["step"] for race in found.races}):
+        races = [race for race in found.races if race["step"] == step and race["verdict"] != "refused"]
+        # the model as it is runs once
+        own = before.update_flops * (round(SHARE * found.budget / before.update_flops) + 2 * len(HELD_OUT) / 3)
+        spent += sum(race["flops"] - own for race in races) + own
+        won = [race for race in races if race["verdict"] == "grow"]
+        if won:
+            several |= len(won) > 1
+            best = max(won, key=lambda race: race["continued"] - race["grown"])
+            spent += (before.steps - step) * before.update_flops
+            before, smaller = next(grown), before
+            assert before.parameters - smaller.parameters == best["growth"]["extra"] * (8 + 1 + 6)
+    assert several
+    assert found.flops == pytest.approx(spent)
+
+
+def test_every_part_of_the_training_draws_random_numbers_of_its_own(tmp_path: Path) -> None:
+    drawn: list[float] = []
+
+    def drawing(step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for pair in batches(step):
+            drawn.append(float(torch.rand(())))
+            yield pair
+
+    family(tmp_path, [], steps=200, batches=drawing)
+    assert len(set(drawn)) > 0.95 * len(drawn) > 150
+
+
+def test_a_block_that_has_not_moved_is_stored_with_what_it_waits_for(tmp_path: Path) -> None:
+    def optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+        return (torch.optim.Adam(model.parameters(), lr=0.02),)
+
+    def go_on(model: nn.Module, own: tuple[torch.optim.Optimizer, ...], step: int) -> list[Tensor]:
+        model.eval()
+        train(model, own, ((call_of(x), y) for x, y in batches(step)), steps=5, loss=F.mse_loss)
+        return [p.detach().clone() for p in model.parameters()]
+
+    torch.manual_seed(0)
+    model = build()
+    own = optimizers(model)
+    go_on(model, own, 0)
+    gw.deepen(model, "0", example_input=HELD_OUT[0][0], optimizer=own[0])
+    files = FamilyFiles(tmp_path)
+    files.save("trunk-5-0", model, own, {"asked": {}, "state": {}})
+    again = go_on(*files.load("trunk-5-0", build, optimizers), 5)
+    assert all(torch.equal(a, b) for a, b in zip(go_on(model, own, 5), again, strict=True))
 
 
 def bits(found: ModuleFamily) -> list[bytes]:
