@@ -96,6 +96,6 @@ def test_where_there_is_room_for_fewer_the_largest_are_kept() -> None:
 
 
 def test_a_size_is_not_made_where_scoring_it_would_take_most_of_the_round() -> None:
-    _, _, rounds = ran(family(), Plan(3, flops=3 * 10**5, initial_fraction=0.2), survivors=4, size=4)
+    _, _, rounds = ran(family(), Plan(3, flops=7 * 10**6, initial_fraction=0.2), survivors=4, size=4)
     assert rounds[1].report.rejected == {"budget": 1}
     assert len(rounds[1].members) == 1
