@@ -45,6 +45,8 @@ def test_a_process_that_a_note_names_but_that_has_no_lock_is_never_stopped(
 ) -> None:
     run.release()
     monkeypatch.setattr("graftwork.runs._lock._answers", lambda pid: True)
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)) if number else None)
     with pytest.raises(RunError, match="one that is stopped; there is nothing to stop"):
         stop_run(run.path)
     for pid, host, reason in (
@@ -55,6 +57,7 @@ def test_a_process_that_a_note_names_but_that_has_no_lock_is_never_stopped(
         (run.path / "owner.json").write_text(json.dumps({"pid": pid, "host": host, "since": "then"}))
         with pytest.raises(RunError, match=reason):
             stop_run(run.path)
+    assert not sent
 
 
 def test_a_lock_of_a_dead_process_is_taken_over_and_what_it_left_aside_is_swept(run: RunFolder) -> None:
