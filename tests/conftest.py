@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 # Derandomized: the gate never fails by chance. No deadline and no health check by the clock: machines differ.
 _shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
-settings.register_profile("gate", derandomize=True, **_shared)
+settings.register_profile("gate", derandomize=True, max_examples=40, **_shared)
 settings.register_profile("explore", max_examples=1000, **_shared)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
