@@ -24,7 +24,7 @@ help:
 	@echo "make test-slow  run the tests that take longer than a few seconds"
 	@echo "make test-interop  run the tests against skorch, loggers, Optuna, Ray, notebooks, the live page and the hub"
 	@echo "make check      everything that has to pass: format, lint, types, layers, tests, docs, wheel"
-	@echo "make docs       build the documentation into site/"
+	@echo "make docs       build the documentation into site/, and run its code and the examples"
 	@echo "make format     format the code"
 
 # Set-up. torch comes first and alone, at the pinned release, so that nothing else decides which build is taken.
@@ -80,9 +80,10 @@ types: $(VENV)/.dev
 layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-# No --quiet: it silences the warnings that --strict counts.
+# No --quiet: it silences the warnings that --strict counts. Then what pages and examples show is run as it stands.
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
+	$(BIN)/python -m pytest -q -m "docs and not slow" -n $(WORKERS) --dist worksteal
 
 # The sdist, the wheel made from it, and the wheel alone in a fresh environment, away from this folder.
 wheel-test: $(VENV)/.dev

@@ -1,5 +1,6 @@
 """What all tests share: one thread, fixed seeds, deterministic Hypothesis, no screen, nothing written at home."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import torch
 
+from graftwork.machine import _latency
 from graftwork.networks.execution import set_kernels
 
 # Tests run in several processes, and one thread gives the same sums on every machine.
@@ -19,17 +21,24 @@ torch.set_num_threads(1)
 
 # Derandomized: the gate never fails by chance. No deadline and no health check by the clock: machines differ.
 _shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
-settings.register_profile("gate", derandomize=True, **_shared)
+settings.register_profile("gate", derandomize=True, max_examples=40, **_shared)
 settings.register_profile("explore", max_examples=1000, **_shared)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported by now is never garbage: don't look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> Iterator[None]:
     """Tests that draw from torch's global generator don't depend on the tests before them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` notes its whole call stack for each kind of device
+    yield
+    torch.set_rng_state(before)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +47,15 @@ def _passes_of_torch() -> Iterator[None]:
     set_kernels(None)
     yield
     set_kernels(None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting() -> Iterator[None]:
+    """Files need not outlive a loss of power, and latencies need not be exact: seven passes are timed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(_latency, "SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

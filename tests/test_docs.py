@@ -1,4 +1,4 @@
-"""What the documentation shows runs, as it stands there.
+"""What the documentation shows runs, as it stands there: `make docs` runs what is quick of it.
 
 A fenced block runs if the line above it is ``<!-- test -->``. The blocks of one file run in order, in one namespace
 and one empty folder. In a ``shell`` block every line that starts with ``$ graftwork`` runs as a command.
@@ -97,6 +97,7 @@ def test_every_marked_block_is_seen() -> None:
     assert marks == found
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in EXPECTED]
 )

@@ -17,6 +17,7 @@ def test_there_are_examples() -> None:
     assert {"grow_resnet.py", "grow_under_trainer.py"} <= {path.name for path in EXAMPLES}
 
 
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")  # those of the frameworks that an example imports
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs(

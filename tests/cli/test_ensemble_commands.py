@@ -41,7 +41,8 @@ def test_distil_tells_before_and_both_arms_and_its_networks_predict(run: Path, c
 
 @pytest.mark.parametrize("name", ["mean-calibrated", "stacked-penultimate"])
 def test_an_exported_ensemble_predicts_as_the_run_does(run: Path, tmp_path: Path, name: str, capsys: Any) -> None:
-    assert call("ensemble", str(run), "--features", "penultimate", "--method", "stacked") == 0
+    if name == "stacked-penultimate":
+        assert call("ensemble", str(run), "--features", "penultimate", "--method", "stacked") == 0
     assert call("export", str(run), "--ensemble", name, "--out", str(tmp_path / "model")) == 0
     assert "gap to the ensemble" in capsys.readouterr().out
     image = tmp_path / "seven.png"

@@ -40,9 +40,13 @@ def test_every_task_runs_once_after_those_that_it_needs(tmp_path: Path, jobs: in
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_an_error_of_a_task_is_the_callers_and_a_lost_process_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_error_of_a_task_is_the_callers(jobs: int) -> None:
     with pytest.raises(ConfigError, match="wanted"):
-        list(run_tasks([Task("f", fail, ())], jobs=2))
+        list(run_tasks([Task("f", fail, ())], jobs=jobs))
+
+
+def test_a_lost_process_is_told() -> None:
     with pytest.raises(ResourceError, match="run the same command again"):
         list(run_tasks([Task("x", os._exit, (1,))], jobs=2))
 

@@ -17,7 +17,7 @@ from graftwork.training._rules import same_rule
 from graftwork.typing import KERNEL_SIZES
 from tests.strategies import genomes, random_images, scramble, seeds
 
-EXAMPLES = 60
+EXAMPLES = 30
 FUSED_BOUND = {torch.float64: 1e-11, torch.float32: 2e-3}
 """Of the gap in fused form. Rounding of the cancelled terms is amplified by the norms behind them, most by instance
 norms of near-constant maps, so the bound in float32 is far above the 1e-6 that is usual."""

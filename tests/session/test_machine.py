@@ -26,7 +26,7 @@ from graftwork.session._timing import Timing
 from tests.session.test_session import StopAt, result, tiny
 from tests.workers.ranks import ThreadGroup, together
 
-SHORT = {"budget": "12steps", "num_generations": 1, "control": False}
+SHORT = {"budget": "12steps", "num_generations": 1, "control": False, "blend": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(
         monkeypatch.setattr(f"graftwork.session.{module}.monotonic", lambda: 0.0)
     monkeypatch.setattr("graftwork.session._following.time_exchange", lambda *a: 0.01)
     monkeypatch.setattr(torch, "set_num_threads", set_up.append)
-    config = unasked(**{**SHORT, "workers": 2, "sync_every": sync_every, "budget": "200s"})
+    config = unasked(**{**SHORT, "workers": 2, "sync_every": sync_every, "budget": "100s", "batch_size": 64})
 
     def work(group: ThreadGroup) -> None:
         if not group.leads:
@@ -182,5 +182,5 @@ def test_ranks_follow_rank_0s_threads_and_are_timed_together(
     timing = found["timing"]
     assert timing["speed"]["whole"] == timing["speed"]["small"] == pytest.approx(0.92 * speed)
     ending = Timing.from_dict(timing).ending(found["plan"]["num_generations"])
-    assert found["plan"]["flops"] == int(timing["speed"]["whole"] * (200 - ending))
+    assert found["plan"]["flops"] == int(timing["speed"]["whole"] * (100 - ending))
     assert found["workers"]["threads_each"] == 1

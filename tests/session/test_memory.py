@@ -9,7 +9,7 @@ from graftwork.errors import ConfigError, SearchInterruptedError
 from graftwork.session import SearchConfig, Session, _setup, prepare
 from tests.session.test_session import StopAt, tiny
 
-SMALL = {"control": False, "budget": "20steps", "passes": "torch"}
+SMALL = {"control": False, "budget": "20steps", "passes": "torch", "batch_size": 64, "blend": 0.0}
 
 
 def test_a_seed_that_does_not_fit_is_refused_in_one_line_and_leaves_no_folder(tmp_path: Path) -> None:

@@ -112,7 +112,13 @@ def test_short_budgets_are_measured_briefly() -> None:
 # Sessions by a simulated clock --------------------------------------------------------------------------------------
 
 UPDATE = training_flops(seed_genome("poster", (1, 8, 8), 10), 64)
-ALONE = {"control": False, "passes": "torch", "num_generations": 1, "num_survivors": 1}  # no ensembles
+ALONE = {
+    "batch_size": 64,
+    "control": False,
+    "passes": "torch",
+    "num_generations": 1,
+    "num_survivors": 1,
+}  # no ensembles
 
 
 class Clock(SilentListener):

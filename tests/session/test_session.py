@@ -31,6 +31,7 @@ TINY = {
     "precision": "float32",
     "threads": 1,
     "num_calibration": 100,
+    "batch_size": 16,
 }
 
 
@@ -78,7 +79,7 @@ def test_control_spends_the_flops_of_the_whole_search(whole: Path) -> None:
     found = result(whole)
     spent = found["training_flops"] + found["scoring_flops"]
     last = [row for row in records(whole) if row["type"] == "control"][-1]
-    step = 3 * 64 * last["flops"]
+    step = 3 * 16 * last["flops"]
     scoring = 3 * (100 + 153) * last["flops"]
     assert spent - 3 * step - scoring <= last["training_flops"] <= spent
 
@@ -130,7 +131,9 @@ def test_what_a_search_held_is_given_back_at_its_end_and_a_member_at_its_death(t
     gc.collect()
     gc.disable()
     try:
-        Session.start(tiny(budget="12steps", control=False, passes="torch"), tmp_path / "run", listener=Watch()).run()
+        Session.start(
+            tiny(budget="12steps", control=False, passes="torch", blend=0.0), tmp_path / "run", listener=Watch()
+        ).run()
         assert len(held) >= 3 + 1 + 4 + 4
         assert [one() for one in held if one() is not None] == []
     finally:
@@ -153,7 +156,7 @@ def check_resume(config: SearchConfig, folder: Path, step: int) -> Path:
 
 
 def test_another_seed_gives_another_bank(whole: Path, tmp_path: Path) -> None:
-    Session.start(tiny(seed=1, control=False), tmp_path / "other").run()
+    Session.start(tiny(seed=1, control=False, budget="12steps"), tmp_path / "other").run()
     assert result(tmp_path / "other")["bank_sha256"] != result(whole)["bank_sha256"]
 
 
@@ -202,7 +205,7 @@ class Watch(SilentListener):
 
 def test_the_listener_hears_of_every_generation(tmp_path: Path) -> None:
     watch = Watch()
-    Session.start(tiny(control=False), tmp_path / "run", listener=watch).run()
+    Session.start(tiny(control=False, budget="12steps", blend=0.0), tmp_path / "run", listener=watch).run()
     assert [generation.number for generation in watch.seen] == [0, 1, 2]
     assert watch.seen[-1].last
     assert len(watch.seen[-1].members) == 4

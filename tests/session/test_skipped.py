@@ -4,7 +4,6 @@ from math import nan
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from graftwork.errors import GraftworkError
@@ -33,7 +32,7 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return chosen
 
 
-CONFIG = tiny(budget=None, control=False, passes="torch", initial_steps=15, steps_per_generation=25)
+CONFIG = tiny(budget=None, control=False, passes="torch", blend=0.0, initial_steps=6, steps_per_generation=16)
 SEED_BLOCKS = 4
 """Entries of the recipe's seed network; its children have more."""
 
@@ -44,15 +43,15 @@ def test_a_search_that_drops_members_tells_it_and_resumes_to_the_same_bits(
     heard: list[str] = []
     monkeypatch.setattr(SilentListener, "on_note", lambda _self, text: heard.append(text))
     fail.add("children")
-    whole = check_resume(CONFIG, tmp_path, 22)
+    whole = check_resume(CONFIG, tmp_path, 12)
     rows = [row for row in read_records(whole / "records.jsonl") if isinstance(row, SkippedRow)]
     dropped = [row for row in rows if row.dropped]
     assert dropped
     assert all(row.updates >= 3 for row in dropped)
     assert all(any(f"updates of {row.id}" in text and "it is dropped" in text for text in heard) for row in dropped)
     for file in whole.rglob("*.safetensors"):  # nothing that is stored was touched by a NaN
-        tensors = load_file(file).values()
-        assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())
+        for name, tensor in load_file(file).items():
+            assert not tensor.is_floating_point() or not bool(tensor.isnan().any()), (file.name, name)
 
 
 def test_a_seed_that_can_not_be_trained_ends_the_search_in_one_line(fail: set[str], tmp_path: Path) -> None:

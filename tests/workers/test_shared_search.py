@@ -18,7 +18,7 @@ from tests.session.test_session import records, result, tiny
 from tests.strategies import scramble
 from tests.workers.ranks import ThreadGroup, together
 
-SHARED = {"workers": 2, "sync_every": 2, "control": False}
+SHARED = {"workers": 2, "sync_every": 2, "control": False, "budget": "30steps"}
 WAYS = [pytest.param(0, marks=pytest.mark.slow), 2]
 """Sharing every batch; and, where there are members to deal, local steps between averagings."""
 
@@ -76,14 +76,14 @@ def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Pat
 
 def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, tmp_path: Path) -> None:
     """Draws and costs are those of the first round; later populations differ, as weights do."""
-    Session.start(tiny(control=False), tmp_path / "alone").run()
+    Session.start(tiny(control=False, budget="30steps"), tmp_path / "alone").run()
     found = [[row for row in records(path) if row["type"] == "generation"] for path in (tmp_path / "alone", whole)]
-    assert [[row["step"] for row in rows] for rows in found] == [[20, 40, 60]] * 2
+    assert [[row["step"] for row in rows] for rows in found] == [[10, 20, 30]] * 2
     assert found[0][0]["training_flops"] == found[1][0]["training_flops"]
     assert result(tmp_path / "alone")["bank_sha256"] != result(whole)["bank_sha256"]
 
 
-@pytest.mark.parametrize("stop_at", [8, 40])
+@pytest.mark.parametrize("stop_at", [5, 20])
 def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
     whole: Path, tmp_path: Path, stop_at: int, sync_every: int
 ) -> None:

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,13 +89,12 @@ def _solve(
     """Weights [class, feature] and bias [class] for features [example, feature] as they are."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
     scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
     model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, class_weight=weights)
     # One thread: the number of them would change the last bits. A solver that stops early regularises, too.
-    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+    with warnings.catch_warnings(), _blas().limit(limits=1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((rows - mean) / scale, labels)
         weight, bias = model.coef_, model.intercept_
@@ -102,3 +102,11 @@ def _solve(
             weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
         weight = weight / scale
         return weight, bias - weight @ mean
+
+
+@cache
+def _blas() -> Any:
+    """The libraries of linear algebra that this process has loaded: looking for them takes as long as a small fit."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

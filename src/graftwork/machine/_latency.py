@@ -19,6 +19,8 @@ LATENCY_BATCH = 32
 """Images in the batch that is timed beside a single image."""
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+SECONDS = 0.03
+"""About how long passes are timed, after warming up."""
 _FEWEST, _MOST_SECONDS = 7, 0.5
 
 
@@ -35,13 +37,12 @@ def parse_latency(text: object) -> float:
 
 
 @torch.inference_mode()
-def time_passes(run: Callable[[Tensor], Tensor], images: Tensor, *, seconds: float = 0.03) -> float:
+def time_passes(run: Callable[[Tensor], Tensor], images: Tensor) -> float:
     """Time passes in float32 by torch's own operations, as exported networks run, with the threads of the process.
 
     Args:
         run: Function that classifies: a member in evaluation mode, say.
         images: Normalised images [B, C, H, W], on the device to be timed.
-        seconds: About how long to measure, after warming up.
 
     Returns:
         Median seconds of a pass: of at least seven, or of fewer where they take long.
@@ -57,7 +58,7 @@ def time_passes(run: Callable[[Tensor], Tensor], images: Tensor, *, seconds: flo
     with using_kernels(None):
         once()  # the first pass prepares kernels
         found = [once()]
-        while sum(found) < (_MOST_SECONDS if len(found) < _FEWEST else seconds):
+        while sum(found) < (_MOST_SECONDS if len(found) < _FEWEST else SECONDS):
             found.append(once())
     return median(found)
 
