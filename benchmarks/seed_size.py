@@ -34,7 +34,7 @@ def one(given: argparse.Namespace, budget: str, name: str, seed: int) -> dict[st
     before = resource.getrusage(resource.RUSAGE_SELF)
     generation = list(search(setup.state, **setup.parts))[-1]
     after = resource.getrusage(resource.RUSAGE_SELF)
-    genome = setup.state.population.members[0].genome
+    genome = setup.state.population.genomes[0]
     return {
         "budget": budget,
         "seed_genome": name,
