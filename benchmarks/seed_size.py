@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--budgets", nargs="+", required=True)
-    parser.add_argument("--names", nargs="+", default=["small", "default", "large"], choices=list(SEEDS))
+    parser.add_argument("--names", nargs="+", default=["small", "default"], choices=list(SEEDS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--json", type=Path, required=True)

@@ -176,12 +176,11 @@ def test_a_search_begins_with_the_largest_seed_network_that_its_budget_trains_en
         config, flops = SearchConfig.from_dict({"budget": "30s", **asked}), training(images, 32, name)
         return settle_batches(config, genome, None, flops=flops)[0].recipe.seed_genome
 
-    sizes = {"small": 10, "default": 500, "large": 900}
-    ladder = {"recipe": RECIPE.replace(seed_sizes=sizes)}
-    assert [seed("default", images, **ladder) for images in (1, 499, 500)] == ["small", "small", "default"]
-    assert [seed("large", images, **ladder) for images in (899, 900, 10**6)] == ["default", "large", "large"]
+    ladder = {"recipe": RECIPE.replace(seed_sizes={"poster": 10, "small": 500, "default": 900})}
+    assert [seed("small", images, **ladder) for images in (1, 499, 500)] == ["poster", "poster", "small"]
+    assert [seed("default", images, **ladder) for images in (899, 900, 10**6)] == ["small", "default", "default"]
     assert settle_batches(SearchConfig(**ladder), genome, None)[0].recipe.seed_genome == "default"
-    assert seed("default", 1, seed_genome="default") == seed("large", 10**6, seed_genome="default") == "default"
+    assert seed("default", 1, seed_genome="default") == seed("default", 10**6, seed_genome="default") == "default"
     assert seed("default", 1, recipe={"seed_genome": "default"}) == seed("default", 1, genome="seed.json") == "default"
     assert seed("default", 1, recipe="paper") == "poster"
 

@@ -240,7 +240,7 @@ DEFAULT = Recipe(
     "default",
     "default",
     _default_rules(),
-    seed_sizes={"small": 0, "default": 30_000, "large": 250_000},
+    seed_sizes={"small": 0, "default": 30_000},
     schedule="linear",
     batch_size=250,
     min_updates=300,
