@@ -1,7 +1,7 @@
 """Seed networks of several sizes, each trained alone by the default recipe: which size is best at which budget?
 
     python benchmarks/seed_size.py --data PATH-TO-CIFAR10 --budgets 5TFLOP 10TFLOP --json results/seed-size/cifar10.json
-    python benchmarks/seed_size.py --data letters --budgets 1TFLOP 2TFLOP --seeds 3 --json results/seed-size/letters.json
+    python benchmarks/seed_size.py --data letters --budgets 1TFLOP 2TFLOP --json results/seed-size/letters.json
 
 What is left to budget and data (sizes of images and batches, augmentation) is settled as in a search. Accuracy is that
 of the validation split; the test split stays shut. Rows that stand in the JSON file are not measured again.
