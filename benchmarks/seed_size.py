@@ -1,7 +1,7 @@
 """Seed networks of several sizes, each trained alone by the default recipe: which size is best at which budget?
 
-    python benchmarks/seed_size.py --data PATH-TO-CIFAR10 --budgets 0.02PFLOP 0.1PFLOP --json results/seed-size/cifar10.json
-    python benchmarks/seed_size.py --data letters --budgets 0.5TFLOP 4TFLOP --seeds 3 --json results/seed-size/letters.json
+    python benchmarks/seed_size.py --data PATH-TO-CIFAR10 --budgets 5TFLOP 10TFLOP --json results/seed-size/cifar10.json
+    python benchmarks/seed_size.py --data letters --budgets 1TFLOP 2TFLOP --json results/seed-size/letters.json
 
 What is left to budget and data (sizes of images and batches, augmentation) is settled as in a search. Accuracy is that
 of the validation split; the test split stays shut. Rows that stand in the JSON file are not measured again.
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--budgets", nargs="+", required=True)
-    parser.add_argument("--names", nargs="+", default=["small", "default", "large"], choices=list(SEEDS))
+    parser.add_argument("--names", nargs="+", default=["small", "default"], choices=list(SEEDS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--json", type=Path, required=True)

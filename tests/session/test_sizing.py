@@ -15,7 +15,6 @@ from graftwork.session._outline import outline_of, outline_unread
 from graftwork.session._sizing import (
     ENOUGH_IMAGES,
     ENOUGH_LARGE,
-    ENOUGH_TRAINING,
     choose_size,
     memory_of,
     settle_batches,
@@ -61,7 +60,7 @@ def test_a_budget_takes_the_largest_size_at_which_it_reaches_for_enough_images(
 
 
 def test_a_recipe_without_a_smaller_seed_network_counts_its_own() -> None:
-    recipe, enough = RECIPE.replace(short_seed_genome="none"), training(ENOUGH_IMAGES, 64)
+    recipe, enough = RECIPE.replace(seed_sizes={}), training(ENOUGH_IMAGES, 64)
     found = [choose_size(PHOTOS, recipe, flops=flops, fits=lambda _: True) for flops in (enough, enough - 1)]
     assert found == [(64, 64), (24, 24)]
 
@@ -73,9 +72,8 @@ def test_a_budget_that_makes_few_updates_gets_smaller_batches_unless_somebody_as
         config = SearchConfig.from_dict({"budget": "30s", **asked})
         return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.batch_size
 
-    least = RECIPE.min_updates
-    assert least * 64 > ENOUGH_TRAINING  # so that no smaller network takes the place of this one above
-    assert [batch(least * size) for size in (250, 249, 125, 124, 64, 1)] == [250, 125, 125, 64, 64, 64]
+    least, sized = RECIPE.min_updates, {"recipe": RECIPE.replace(seed_sizes={})}
+    assert [batch(least * size, **sized) for size in (250, 249, 125, 124, 64, 1)] == [250, 125, 125, 64, 64, 64]
     assert batch(1, batch_size=250) == 250
     assert batch(1, recipe={"name": "default", "batch_size": 200}) == 200
     assert batch(1, recipe="paper") == RECIPES["paper"].batch_size
@@ -171,14 +169,29 @@ def test_what_is_told_before_decoding_is_what_is_found_after_it(budget: str, tmp
     }[budget]
 
 
-def test_a_budget_that_hardly_trains_the_seed_network_begins_with_a_small_one_unless_one_is_named() -> None:
-    genome = seed_genome("default", (3, 32, 32), 10)
+def test_a_search_begins_with_the_largest_seed_network_that_its_budget_trains_enough_unless_one_is_named() -> None:
+    genome = seed_genome("default", (3, 32, 32), 2)
 
-    def seed(images: int, **asked: Any) -> str:
-        config = SearchConfig.from_dict({"budget": "30s", **asked})
-        return settle_batches(config, genome, None, flops=training_flops(genome, images))[0].recipe.seed_genome
+    def seed(name: str, images: int, **asked: Any) -> str:
+        config, flops = SearchConfig.from_dict({"budget": "30s", **asked}), training(images, 32, name)
+        return settle_batches(config, genome, None, flops=flops)[0].recipe.seed_genome
 
-    assert [seed(images) for images in (ENOUGH_TRAINING, ENOUGH_TRAINING - 1)] == ["default", "small"]
-    assert seed(1, seed_genome="default") == seed(1, recipe={"seed_genome": "default"}) == "default"
-    assert seed(1, genome="seed.json") == "default"
-    assert seed(1, recipe="paper") == "poster"
+    ladder = {"recipe": RECIPE.replace(seed_sizes={"poster": 10, "small": 500, "default": 900})}
+    assert [seed("small", images, **ladder) for images in (1, 499, 500)] == ["poster", "poster", "small"]
+    assert [seed("default", images, **ladder) for images in (899, 900, 10**6)] == ["small", "default", "default"]
+    assert settle_batches(SearchConfig(**ladder), genome, None)[0].recipe.seed_genome == "default"
+    assert seed("default", 1, seed_genome="default") == seed("default", 10**6, seed_genome="default") == "default"
+    assert seed("default", 1, recipe={"seed_genome": "default"}) == seed("default", 1, genome="seed.json") == "default"
+    assert seed("default", 1, recipe="paper") == "poster"
+
+
+@pytest.mark.parametrize("images", [-1, 0.5])
+def test_images_that_a_seed_network_is_trained_on_are_a_whole_number(images: float) -> None:
+    with pytest.raises(ConfigError, match="seed_sizes: small: expected"):
+        RECIPE.replace(seed_sizes={"small": images})
+
+
+def test_more_flops_never_mean_smaller_images() -> None:
+    sides = [size(PHOTOS, 10 ** (power / 4))[0] for power in range(40, 72)]
+    assert sides == sorted(sides)
+    assert set(sides) == {24, 64, 128}

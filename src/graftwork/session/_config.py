@@ -344,7 +344,7 @@ def _recipe(value: Any) -> Recipe:
     if "batch_size" in value:
         base["min_updates"] = 0
     if "seed_genome" in value:
-        base["short_seed_genome"] = "none"
+        base["seed_sizes"] = {}
     merged = {**base, **value}
     if "rules" in value:
         merged["rules"] = {

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from graftwork.datasets import LARGEST_UNASKED, Survey, is_decoded, survey
 from graftwork.errors import GraftworkError
 from graftwork.machine import Machine, TimedNetwork, device_of, memory_limit
-from graftwork.networks.genome import Genome, seed_genome, training_flops
+from graftwork.networks.genome import Genome, forward_flops, seed_genome, training_flops
 from graftwork.session._budget import Budget
 from graftwork.session._config import SearchConfig, parse_image_size
 from graftwork.session._problem import most_calibration, read_genome
 from graftwork.training import SMALLEST_BATCH, MemoryLimit, Passes, Precision, Recipe
+from graftwork.typing import Shape
 
 SIDES = (128, 64, 24)
 """Sides of the squares to whose pixels images are reduced, largest first; others cost about as much as the next larger,
@@ -24,9 +25,6 @@ KEPT = 32
 ENOUGH_IMAGES, ENOUGH_LARGE = 4_000, 500_000
 """Images that a budget should reach for in training the seed network, the same one counted each time that it is seen,
 for a size up to 64 pixels, and above (docs/how-to/photos.md says what was measured)."""
-
-ENOUGH_TRAINING = 12_800
-"""The same for the recipe's seed network: below, the search begins with a smaller one."""
 
 TRUNK_SIDE = 224
 """Side for the images of a trunk, which sees each of them once."""
@@ -56,24 +54,33 @@ def choose_size(
         large = side > LARGEST_UNASKED and size != found.frame(LARGEST_UNASKED)
         if large and flops is None:
             continue
-        genome, enough = _seed(recipe, found, size, flops), ENOUGH_LARGE if large else ENOUGH_IMAGES
+        genome, enough = _cheapest(recipe, found, size, flops), ENOUGH_LARGE if large else ENOUGH_IMAGES
         if fits(genome) and (flops is None or flops >= training_flops(genome, enough)):
             return size
     return found.frame(SIDES[-1])
 
 
-def _seed(recipe: Recipe, found: Survey, size: tuple[int, int], flops: float | None) -> Genome:
-    """The network that a search would begin with, for images of a size."""
+def _cheapest(recipe: Recipe, found: Survey, size: tuple[int, int], flops: float | None) -> Genome:
+    """The recipe's seed network for images of a size, or the smaller one that a short budget begins with.
+
+    Not the larger one that a long budget affords: else more FLOPs could mean smaller images.
+    """
     shape = (1 if found.grey else 3, *size)
-    genome = seed_genome(recipe.seed_genome, shape, 2)
-    return seed_genome(recipe.short_seed_genome, shape, 2) if _is_short(recipe, genome, flops) else genome
+    names = (recipe.seed_genome, _seed_name(recipe, shape, 2, flops))
+    return min((seed_genome(name, shape, 2) for name in names), key=forward_flops)
 
 
-def _is_short(recipe: Recipe, genome: Genome, flops: float | None) -> bool:
-    """Whether a budget hardly trains the recipe's seed network, and the recipe has a smaller one."""
-    if recipe.short_seed_genome == "none" or flops is None:
-        return False
-    return flops < training_flops(genome, ENOUGH_TRAINING)
+def _seed_name(recipe: Recipe, input_shape: Shape, num_classes: int, flops: float | None) -> str:
+    """The largest seed network that a budget trains on enough images, by `Recipe.seed_sizes`."""
+    if flops is None or not recipe.seed_sizes:
+        return recipe.seed_genome
+    first, *_ = recipe.seed_sizes
+    enough = (
+        name
+        for name, images in reversed(list(recipe.seed_sizes.items()))
+        if training_flops(seed_genome(name, input_shape, num_classes), images) <= flops
+    )
+    return next(enough, first)
 
 
 class Sized(NamedTuple):
@@ -208,7 +215,7 @@ def settle_batches(
     Returns:
         The options, and what a user should know, a sentence each.
     """
-    config, seeded = _short(config, genome, flops)
+    config, seeded = _seeded(config, genome, flops)
     if seeded:
         genome = seed_genome(config.recipe.seed_genome, genome.input_shape, genome.num_classes)
     config, halved = _with_updates(config, genome, flops)
@@ -216,16 +223,19 @@ def settle_batches(
     return config, (*seeded, *halved, *fitted)
 
 
-def _short(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:
-    """Begin with a smaller network where the budget reaches for too few images with the usual one."""
-    name = config.recipe.short_seed_genome
-    if config.genome is not None or config.trunk is not None or not _is_short(config.recipe, genome, flops):
+def _seeded(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Begin with a seed network of the size that the budget trains enough."""
+    recipe = config.recipe
+    if config.genome is not None or config.trunk is not None:
+        return config, ()
+    name = _seed_name(recipe, genome.input_shape, genome.num_classes, flops)
+    if name == recipe.seed_genome:
         return config, ()
     note = (
-        f"training: the search begins with the {name} network instead of the {config.recipe.seed_genome} one, which "
-        f"a budget of {config.budget} would hardly train"
+        f"training: the search begins with the {name} seed network instead of the {recipe.seed_genome} one, whose size "
+        f"suits a budget of {config.budget} less (seed_genome)"
     )
-    return replace(config, recipe=config.recipe.replace(seed_genome=name)), (note,)
+    return replace(config, recipe=recipe.replace(seed_genome=name)), (note,)
 
 
 def _with_updates(config: SearchConfig, genome: Genome, flops: float | None) -> tuple[SearchConfig, tuple[str, ...]]:

@@ -26,8 +26,9 @@ class Recipe:
     Args:
         name: Name of the recipe.
         seed_genome: Name of h_i in `graftwork.networks.genome.SEEDS`.
-        short_seed_genome: Name of h_i where a session finds that a budget of time or FLOPs is short for the other;
-            ``"none"``: there is no such one.
+        seed_sizes: Names of seed networks, smallest first → images that a budget of time or FLOPs should train each
+            on, the same one counted each time that it is seen. A session takes the last that the budget trains enough,
+            or else the first, in place of ``seed_genome``. Empty: always ``seed_genome``.
         rules: Role → optimizer and rates.
         schedule: Name in `SCHEDULES` of a schedule over the whole search.
         schedule_options: Keyword arguments of the schedule.
@@ -67,7 +68,7 @@ class Recipe:
     name: str
     seed_genome: str
     rules: Rules
-    short_seed_genome: str = "none"
+    seed_sizes: Mapping[str, int] = field(default_factory=dict)
     schedule: str = "constant"
     schedule_options: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 64
@@ -105,6 +106,8 @@ class Recipe:
         check_range("recipe: min_updates", self.min_updates, low=0, integer=True)
         check_range("recipe: few_images", self.few_images, low=0, integer=True)
         check_range("recipe: few_weight_decay", self.few_weight_decay, low=0)
+        for name, images in self.seed_sizes.items():
+            check_range(f"recipe: seed_sizes: {name}", images, low=0, integer=True)
         check_range("recipe: label_smoothing", self.label_smoothing, low=0, high=0.999)
         check_range("recipe: deepen_probability", self.deepen_probability, low=0, high=1)
         check_range("recipe: min_shared_fraction", self.min_shared_fraction, low=0, high=1)
@@ -178,7 +181,7 @@ class Recipe:
         """A copy with some values changed, checked again.
 
         A new ``initial_steps`` switches ``initial_fraction`` off, and the other way round, a new ``batch_size``
-        ``min_updates``, and a new ``seed_genome`` ``short_seed_genome``.
+        ``min_updates``, and a new ``seed_genome`` ``seed_sizes``.
 
         Raises:
             ConfigError: If there is no such value, with the nearest name, or it is out of range.
@@ -190,13 +193,14 @@ class Recipe:
         if "batch_size" in changes:
             changes.setdefault("min_updates", 0)
         if "seed_genome" in changes:
-            changes.setdefault("short_seed_genome", "none")
+            changes.setdefault("seed_sizes", {})
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for TOML (which has no null: drop the ``None``) and JSON."""
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["rules"] = {role: rule.to_dict() for role, rule in self.rules.items()}
+        data["seed_sizes"] = dict(self.seed_sizes)
         data["schedule_options"] = dict(self.schedule_options)
         data["augmentation"] = self.augmentation.to_dict()
         data["kernel_probabilities"] = list(self.kernel_probabilities)
@@ -236,7 +240,7 @@ DEFAULT = Recipe(
     "default",
     "default",
     _default_rules(),
-    short_seed_genome="small",
+    seed_sizes={"small": 0, "default": 30_000},
     schedule="linear",
     batch_size=250,
     min_updates=300,
