@@ -93,8 +93,8 @@ def _screen() -> Iterator[tuple[Run, float]]:
         for rate in rates:
             yield Run(_sizes(sizes), rate), 3.2
     yield Run(doubled, share=0.15), 3.2
-    for sizes in GROWTHS.values():
-        yield Run(sizes, share=0.3), 3.2
+    for grown in GROWTHS.values():
+        yield Run(grown, share=0.3), 3.2
 
 
 SCREEN = tuple(_screen())

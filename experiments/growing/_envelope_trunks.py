@@ -212,7 +212,7 @@ def grow_last(learner: MuonLearner, lineage: Lineage) -> None:
     for parameter in learner.model.parameters():
         marker.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
     generator = generator_for("envelope", lineage.seed, len(lineage.sizes))
-    for growth in _growths(*lineage.sizes[-2:], lineage.init):
+    for growth in _growths(lineage.sizes[-2], lineage.sizes[-1], lineage.init):
         grow(
             learner.model,
             growth,
