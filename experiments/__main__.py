@@ -22,7 +22,7 @@ def reproduce(
         str,
         typer.Argument(
             help="zero-init, init-scale, base-network, rank, neuroevolution, coevolution, strategies, growth, "
-            "poster-growth, deep-growth, carry, trainer-growth, score-sites or new-weights."
+            "poster-growth, deep-growth, envelope, carry, trainer-growth, score-sites or new-weights."
         ),
     ],
     data: Annotated[
@@ -30,7 +30,10 @@ def reproduce(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of seeds, from 0. \\[default: 3; poster-growth, carry, trainer-growth: 5]"),
+        typer.Option(
+            min=1,
+            help="Number of seeds, from 0. \\[default: 3; envelope: 1; poster-growth, carry, trainer-growth: 5]",
+        ),
     ] = None,
     scale: Annotated[
         float | None,

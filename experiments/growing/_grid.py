@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from graftwork.machine import measure_precision
 from graftwork.runs import provenance, write_json, write_text
 from graftwork.training import Precision
 
+TOLD, TIMED = 24, 3
+"""Names of cells that a line holds; updates by which the speed is told before the start."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -28,6 +31,7 @@ class Setting:
         scale: Factor on budgets and numbers of updates; 1 is the full size.
         precision: Precision of the products.
         threads: Threads of each process.
+        folder: Where the results go; cells may keep there what later ones go on from.
     """
 
     data: str
@@ -35,6 +39,7 @@ class Setting:
     scale: float
     precision: Precision = "float32"
     threads: int = 1
+    folder: str = "."
 
     def identity(self) -> dict[str, Any]:
         """What two cells must agree in to stand in one table."""
@@ -80,6 +85,10 @@ class Table:
         return f"## {self.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def _seed_by_seed(cell: Cell) -> tuple[float, ...]:
+    return cell.options["seed"], -cell.flops
+
+
 @dataclass(frozen=True)
 class GridExperiment:
     """An experiment whose cells are independent of each other.
@@ -93,6 +102,9 @@ class GridExperiment:
         summarise: Stored cells by name → the numbers to quote.
         tables: The summary → tables.
         draw: Stored cells by name, and a folder → writes figures.
+        order: Cell → what cells are sorted by before they run. By default seed by seed, so that a broken-off grid is
+            whole for the first seeds, and long cells first.
+        cost: Setting and cells in that order → FLOPs that they will take, where cells share training. None: their sum.
         num_seeds: Unless the user says otherwise.
         partial: Whether ``summarise``, ``tables`` and ``draw`` take any cells, so that some may be left for later.
         only: Patterns of names of cells to run, such as ``"widen-at-50-*"``; the summary tells which ones are left.
@@ -107,6 +119,8 @@ class GridExperiment:
     summarise: Callable[[Mapping[str, Row]], dict[str, Any]]
     tables: Callable[[Mapping[str, Any]], Sequence[Table]]
     draw: Callable[[Mapping[str, Row], Path], None]
+    order: Callable[[Cell], tuple[float, ...]] = _seed_by_seed
+    cost: Callable[[Setting, Sequence[Cell]], float] | None = None
     num_seeds: int = 3
     partial: bool = False
     only: tuple[str, ...] = ()
@@ -161,23 +175,42 @@ def run_grid(
     (out / "cells").mkdir(parents=True, exist_ok=True)
     count = threads if threads is not None else 1 if jobs > 1 else torch.get_num_threads()
     torch.set_num_threads(count)
-    setting = Setting(data, tuple(seeds), scale, threads=count)
+    setting = Setting(data, tuple(seeds), scale, threads=count, folder=str(out))
     chosen = _precision(experiment, setting, out, precision, note)
-    setting = Setting(data, tuple(seeds), scale, precision=chosen, threads=count)
+    setting = replace(setting, precision=chosen)
     cells = experiment.cells(setting)
     stored = {cell.name: row for cell in cells if (row := _stored(setting, out, cell)) is not None}
-    # seed by seed, so that a broken-off grid is whole for the first seeds; long cells first
     chosen_cells = _chosen(experiment, cells)
-    missing = sorted((c for c in chosen_cells if c.name not in stored), key=lambda c: (c.options["seed"], -c.flops))
-    cost = sum(c.flops for c in missing)
-    note(f"{experiment.name}: {len(missing)} of {len(cells)} cells to run, {cost / 1e15:.4f} PFLOP of training")
-    progress, by_name = _Progress(note, len(missing), cost), {cell.name: cell for cell in missing}
+    missing = sorted((c for c in chosen_cells if c.name not in stored), key=experiment.order)
+    told = f"{len(missing)} of {len(cells)} cells to run, {_cost(experiment, setting, missing, jobs)}"
+    note(f"{experiment.name}: {told}")
+    progress = _Progress(note, len(missing), sum(c.flops for c in missing))
+    by_name = {cell.name: cell for cell in missing}
     tasks = [Task(cell.name, _work, (experiment.name, setting, out, cell)) for cell in missing]
     for name in run_tasks(tasks, jobs=jobs):
         progress.finished(by_name[name])
     stored |= {c.name: row for c in missing if (row := _stored(setting, out, c)) is not None}
     rows = {cell.name: stored[cell.name] for cell in cells if cell.name in stored}
-    return _conclude(experiment, setting, out, rows, [cell.name for cell in cells if cell.name not in stored])
+    left = [cell.name for cell in cells if cell.name not in stored]
+    if left:
+        more = f" and {len(left) - TOLD} more" if len(left) > TOLD else ""
+        note(f"  {len(rows)} cells are there, {len(left)} were not run: {', '.join(left[:TOLD])}{more}")
+    return _conclude(experiment, setting, out, rows, left)
+
+
+def _cost(experiment: GridExperiment, setting: Setting, cells: Sequence[Cell], jobs: int) -> str:
+    """FLOPs of cells, and minutes as far as a few updates of a typical network tell."""
+    flops = sum(c.flops for c in cells) if experiment.cost is None else experiment.cost(setting, cells)
+    told = f"{flops / 1e15:.4f} PFLOP of training"
+    if not flops:
+        return told
+    learner = experiment.probe(setting)
+    learner.step(1.0)
+    before = learner.seconds
+    for _ in range(TIMED):
+        learner.step(1.0)
+    speed = TIMED * learner.step_flops / (learner.seconds - before)
+    return f"{told}, about {flops / speed / 60 / jobs:.0f} minutes at {speed / 1e9:.0f} GFLOP/s a process"
 
 
 def _chosen(experiment: GridExperiment, cells: Sequence[Cell]) -> Sequence[Cell]:
@@ -253,7 +286,7 @@ def _conclude(
     summary = {
         "experiment": experiment.name,
         "question": experiment.question,
-        "setting": {**asdict(setting), **setting.identity(), "seeds": list(setting.seeds)},
+        "setting": {**setting.identity(), "seeds": list(setting.seeds), "threads": setting.threads},
         "cells": list(rows),
         "cells_not_run": list(left),
         "training_flops": sum(row["spent_flops"] for row in rows.values()),

@@ -61,6 +61,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """All that moves the model."""
+        return (self.optimizer,)
+
     def recount(self) -> None:
         """Count the cost of a step again, after a growth."""
         self.step_flops = training_flops(self.model, self.example(1)) * self.task.batch_size
@@ -78,7 +83,7 @@ class Learner:
         Raises:
             ResourceError: If the loss is not finite.
         """
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * factor
         start = perf_counter()
         x, y = self.task.batch(self.steps)
@@ -88,8 +93,9 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         if self.task.clip is not None:
             clip_grad_norm_(self.model.parameters(), self.task.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         value = float(loss.detach())
         self.seconds += perf_counter() - start
         if not math.isfinite(value):

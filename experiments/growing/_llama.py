@@ -111,7 +111,7 @@ class LlamaTraining:
     def _windows(self) -> Tensor:
         text, context = self.task.corpus.validation, self.task.context
         starts = torch.linspace(0, len(text) - context - 1, self.task.windows).to(torch.int64)
-        return text[starts[:, None] + torch.arange(context)]
+        return text[starts[:, None] + torch.arange(context)].to(torch.int64)
 
     def held_out(self, model: LlamaForCausalLM) -> tuple[float, float]:
         """Loss over bytes, and over all tokens, on windows spread evenly over the validation text; in float32."""

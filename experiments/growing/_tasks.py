@@ -100,7 +100,7 @@ class TextTask:
         return self._windows(self.corpus.train, torch.randint(0, last, (self.batch_size,), generator=generator))
 
     def _windows(self, text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        taken = text[starts[:, None] + torch.arange(self.context + 1)]
+        taken = text[starts[:, None] + torch.arange(self.context + 1)].to(torch.int64)
         return taken[:, :-1], taken[:, 1:].flatten()
 
     def optimizer(self, parameters: Params) -> optim.Optimizer:

@@ -1,8 +1,10 @@
-"""Text that every machine has: sources of Python's standard library, as bytes."""
+"""Text that every machine has: sources of Python's standard library and of packages, as bytes."""
 
 import hashlib
 import sysconfig
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -34,6 +36,10 @@ zipimport
 """
 FILES = tuple(f"{name}.py" for name in _NAMES.split())
 """Which files, in this order; every tenth is held out for validation. One that a Python lacks is left out."""
+PACKAGES = ("torch", "sympy", "networkx")
+"""Of the larger corpus: torch, and what it requires, so that they are there wherever graftwork is."""
+LEAST_BYTES = 60_000_000
+"""Training text below which the larger corpus is none."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +47,23 @@ class Corpus:
     """Bytes to train on and bytes to measure on, from different files.
 
     Args:
-        train: int64 [n].
-        validation: int64 [m].
+        train: uint8 [n].
+        validation: uint8 [m].
         fingerprint: SHA-256 of names and contents: equal where the text is equal.
         missing: Files that this Python does not have.
+        text: What it is.
     """
 
     train: Tensor
     validation: Tensor
     fingerprint: str
     missing: tuple[str, ...]
+    text: str = "sources of the Python standard library"
 
     def describe(self) -> dict[str, object]:
         """Plain data, ready for JSON."""
         return {
-            "text": "sources of the Python standard library",
+            "text": self.text,
             "train_bytes": len(self.train),
             "validation_bytes": len(self.validation),
             "fingerprint": self.fingerprint,
@@ -90,4 +98,41 @@ def standard_library(folder: Path | None = None) -> Corpus:
 
 
 def _bytes(parts: list[bytes]) -> Tensor:
-    return torch.frombuffer(bytearray(b"\n".join(parts)), dtype=torch.uint8).to(torch.int64)
+    return torch.frombuffer(bytearray(b"\n".join(parts)), dtype=torch.uint8)
+
+
+def package_sources(packages: Sequence[str] = PACKAGES, *, least: int = LEAST_BYTES) -> Corpus:
+    """Read a larger corpus from what is installed: all Python files of some packages, every tenth held out.
+
+    Args:
+        packages: Names of packages; their files are taken in the order of their paths.
+        least: Fewest bytes of training text that will do.
+
+    Raises:
+        DataError: If a package is not there, or all of them together have too little text.
+    """
+    digest = hashlib.sha256()
+    parts: dict[bool, list[bytes]] = {True: [], False: []}
+    for number, (name, path) in enumerate(_sources(packages)):
+        content = path.read_bytes()
+        digest.update(name.encode() + b"\0" + content)
+        parts[number % 10 == 9].append(content)
+    text = f"Python sources of {', '.join(packages)}"
+    found = sum(map(len, parts[False]))
+    if found < least:
+        raise DataError(
+            f"text: expected at least {least:,} bytes of {text} for training, found {found:,}; install the "
+            "packages with their sources"
+        )
+    return Corpus(_bytes(parts[False]), _bytes(parts[True]), digest.hexdigest(), (), text)
+
+
+def _sources(packages: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Names and paths of the Python files of packages, which are not imported."""
+    for package in packages:
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise DataError(f"text: expected the package {package} to be installed, found none; pip install {package}")
+        root = Path(next(iter(spec.submodule_search_locations)))
+        for name in sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py")):
+            yield f"{package}/{name}", root / name
