@@ -15,8 +15,8 @@ COPY --from=wheel /wheels /wheels
 COPY constraints.txt /wheels/
 # --build-arg PIP_EXTRA_INDEX_URL=... names PyTorch's index of CPU builds; PyPI's torch brings gigabytes of CUDA along.
 ARG PIP_EXTRA_INDEX_URL=
-RUN pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.whl
-RUN useradd --create-home --uid 1000 graftwork
+RUN pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.whl \
+    && useradd --create-home --uid 1000 graftwork
 USER 1000
 WORKDIR /work
 ENTRYPOINT ["graftwork"]
