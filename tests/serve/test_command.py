@@ -1,5 +1,6 @@
 """``graftwork serve`` tells what is missing by the project's form."""
 
+import logging
 import signal
 import socket
 import subprocess
@@ -39,6 +40,17 @@ def test_a_folder_that_is_none_and_a_port_that_is_taken_are_bad_input(
         port = str(taken.getsockname()[1])
         assert f"port {port}: expected a free one" in refused(capsys, str(tmp_path), "--port", port)
     assert "port 99999: expected a free one" in refused(capsys, str(tmp_path), "--port", "99999")
+
+
+def test_handlers_of_logging_that_a_program_has_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
+    handler, closed = logging.StreamHandler(), []
+    monkeypatch.setattr(handler, "close", lambda: closed.append(handler))
+    assert "expected a free one" in refused(capsys, str(tmp_path), "--port", "99999")
+    assert not closed
 
 
 @pytest.mark.slow

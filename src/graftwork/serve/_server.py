@@ -50,6 +50,7 @@ def serve(
         http="h11",
         ws="none",
         lifespan="off",
+        log_config=None,  # else it closes all handlers of logging that the program has, some of which own stderr
         log_level="critical",
         access_log=False,
         proxy_headers=False,
