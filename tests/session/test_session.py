@@ -187,6 +187,7 @@ def test_other_data_can_not_be_resumed(whole: Path, tmp_path: Path) -> None:
         Session.resume(path).run()
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(whole: Path, tmp_path: Path) -> None:
     box: list[Session] = []
     path = tmp_path / "run"
