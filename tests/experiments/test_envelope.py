@@ -62,8 +62,8 @@ def test_branch_off_a_trunk_is_the_same_training_run_alone(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "run",
     [
-        Run((SMALL, DEEP)),
-        Run((SMALL, DEEP), init="copy", rewarmed=False),
+        pytest.param(Run((SMALL, DEEP)), marks=pytest.mark.slow),
+        pytest.param(Run((SMALL, DEEP), init="copy", rewarmed=False), marks=pytest.mark.slow),
         Run((SMALL, DEEP, Size(24, 2)), init="r2r", rewarmed=False),
     ],
     ids=str,

@@ -27,6 +27,7 @@ def test_experiment_leaves_seeds_summary_and_figures(name: str, tmp_path: Path) 
     assert (tmp_path / "seed-1.json").is_file()
 
 
+@pytest.mark.slow
 def test_zero_initialised_network_starts_at_exactly_zero_and_its_twins_separate(tmp_path: Path) -> None:
     summary = run_experiment(
         TRAINING["zero-init"], tmp_path, data="digits", seeds=[0], scale=0.02, note=lambda _: None, threads=1

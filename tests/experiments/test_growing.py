@@ -55,10 +55,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carry, "SUBJECTS", {k: replace(v, examples=4) for k, v in carry.SUBJECTS.items()})
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["carry", *(pytest.param(name, marks=pytest.mark.slow) for name in ("growth", "poster-growth", "deep-growth"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["carry", "growth", "poster-growth", "deep-growth"])
 def test_grid_tells_its_cost_first_and_leaves_cells_summary_tables_and_figures(name: str, tmp_path: Path) -> None:
     heard: list[str] = []
     summary = run_grid(GRIDS[name], tmp_path, seeds=[0], scale=1.0, note=heard.append, **OPTIONS)
@@ -144,7 +142,9 @@ def test_growth_is_held_against_the_best_depth_and_against_its_own() -> None:
     assert [round(own[b]["loss_difference"]["mean"], 3) for b in ("1", "2", "4")] == [-1.0, -1.0, -0.2]
 
 
-@pytest.mark.parametrize("change", growth.CHANGES)
+@pytest.mark.parametrize(
+    "change", [pytest.param(name, marks=[pytest.mark.slow] if name == "widen" else []) for name in growth.CHANGES]
+)
 def test_grown_network_costs_what_the_full_one_costs(change: str) -> None:
     task = growth.task_of(SETTING, 0)
     full = growth.build(SETTING, "full", 0)

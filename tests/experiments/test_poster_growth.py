@@ -89,9 +89,14 @@ def test_controls_spend_what_the_growth_spends_to_within_an_update(moment: float
 
 
 def test_cells_that_were_left_are_told_and_differences_are_taken_seed_by_seed(tmp_path: Path) -> None:
+    heard: list[str] = []
     chosen = replace(POSTER_GROWTH, only=("widen-at-50-*", "widen-scratch-*"))
     options = {"data": "digits", "scale": SETTING.scale, "threads": 1, "precision": "float32"}
-    summary = run_grid(chosen, tmp_path, seeds=[0], note=lambda _: None, **options)  # type: ignore[arg-type]
+    summary = run_grid(chosen, tmp_path, seeds=[0], note=heard.append, **options)  # type: ignore[arg-type]
+    assert "PFLOP of training" in heard[1]
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert (tmp_path / "tables.md").read_text().count("## ") >= 2
+    assert list(tmp_path.glob("*.svg"))
     assert summary["cells"] == ["widen-scratch-s0", "widen-at-50-s0"]
     assert "widen-cosine-s0" in summary["cells_not_run"]
     rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()}

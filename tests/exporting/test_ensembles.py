@@ -1,5 +1,6 @@
 """Ensembles as one exported model: the same outputs, every shared prefix once, no graftwork needed."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -61,7 +62,15 @@ def expected(ensemble: Joined, images: Tensor) -> Tensor:
     return result
 
 
-@settings(max_examples=20, deadline=None)
+def imports(file: Path) -> set[str]:
+    """Names of the packages that a source file imports."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in named}
+
+
+@settings(max_examples=10, deadline=None)
 @given(genomes(), seeds, st.sampled_from(METHODS), st.booleans(), st.integers(1, 4))
 def test_the_exported_ensemble_of_any_family_gives_its_outputs(
     tmp_path_factory: pytest.TempPathFactory, genome: Genome, seed: int, method: str, calibrated: bool, count: int
@@ -77,7 +86,7 @@ def test_the_exported_ensemble_of_any_family_gives_its_outputs(
 
 @pytest.mark.parametrize("genome", [RICH, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=["batch", "layer"])
 @pytest.mark.parametrize("output", ["logits", pytest.param("penultimate", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("to", ["source", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("to", ["source", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pt2", "onnx"))])
 def test_every_format_gives_the_outputs_at_any_batch_size(
     tmp_path: Path, to: str, output: Output, genome: Genome
 ) -> None:
@@ -89,6 +98,7 @@ def test_every_format_gives_the_outputs_at_any_batch_size(
     assert report.max_gap is not None
     model = open_export(tmp_path)
     assert model.class_names == NAMES[: genome.num_classes]
+    assert to != "source" or "graftwork" not in imports(model.path)
     for number in (1, 2, 5):
         images = stored_images(genome, number)
         with torch.no_grad():
@@ -133,6 +143,7 @@ def test_what_members_share_is_in_the_file_once(tmp_path: Path) -> None:
     assert len(prefix_tree([members[0], members[3]])) == 1
 
 
+@pytest.mark.slow
 def test_the_file_needs_no_graftwork(tmp_path: Path) -> None:
     ensemble = joined(family(RICH, 0), "stacked-network", calibrated=True)
     export(ensemble, tmp_path / "model")

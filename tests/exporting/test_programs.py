@@ -14,7 +14,7 @@ from tests.exporting.cases import NAMES, RICH, SPLIT, as_user, logits, ready, st
 from tests.exporting.conftest import Made
 
 
-@pytest.mark.parametrize("genome", [RICH, SPLIT], ids=["batch", "layer"])
+@pytest.mark.parametrize("genome", [RICH, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=["batch", "layer"])
 @pytest.mark.parametrize("to", ["pt2", "onnx"])
 def test_a_program_gives_the_outputs_of_the_member_at_any_batch_size(
     made: Made, to: Literal["pt2", "onnx"], genome: Genome

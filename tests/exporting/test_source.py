@@ -61,7 +61,7 @@ def test_plain_network_gives_the_outputs_of_any_member_in_float64(genome: Genome
         assert output_gap(exact.train()(normalised), network.train()(pixels)) <= 1e-8, "batch statistics"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(genomes(), seeds)
 def test_files_give_the_outputs_of_any_member_in_float32(
     tmp_path_factory: pytest.TempPathFactory, genome: Genome, seed: int

@@ -159,7 +159,7 @@ def test_resuming_a_model_without_its_growths_is_an_error(straight: tuple[Any, P
         callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
 
 
-@pytest.mark.parametrize(("every", "best"), [(4, 8), (6, 10)])
+@pytest.mark.parametrize(("every", "best"), [(4, 8), pytest.param(6, 10, marks=pytest.mark.slow)])
 def test_the_best_model_at_the_end_is_the_best_since_the_last_growth(every: int, best: int, tmp_path: Path) -> None:
     model, scores = _model(), count()
     given = {"eval_strategy": "steps", "eval_steps": every, "save_steps": every, "load_best_model_at_end": True}

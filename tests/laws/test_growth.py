@@ -190,7 +190,7 @@ def test_halves_of_mixing_get_equal_gradients_and_halves_of_filters_opposite_one
     torch.testing.assert_close(first, -second)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(genomes(norms=["batch", "none"]), seeds, st.data())
 def test_random_padding_does_not_preserve_the_function(genome: Genome, seed: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(seed)

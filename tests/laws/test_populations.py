@@ -112,7 +112,7 @@ def test_blocks_of_the_dead_are_dropped_and_the_living_keep_every_bit(genome: Ge
     assert torch.equal(before, population[survivor].train()(x))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(genomes(norms=["batch"]), seeds)
 def test_scores_do_not_depend_on_the_order_or_company_of_members(genome: Genome, seed: int) -> None:
     population, _ = populated(genome, seed, 4)

@@ -92,8 +92,8 @@ def test_ruler_gives_disputed_examples_most_of_the_width() -> None:
     assert places[980] - places[930] == pytest.approx(0.7)
 
 
-def test_profiles_of_two_runs_stand_on_one_ruler(run_folder: Path, tmp_path: Path) -> None:
-    run = read_run(run_folder)
+def test_profiles_of_two_runs_stand_on_one_ruler(bare_folder: Path, tmp_path: Path) -> None:
+    run = read_run(bare_folder)
     text = figure_svg(profile_figure(run, run, by_class=True)) + figure_svg(profile_figure(run, run))
     assert text.count(f">{run.best}<") == 4
     other = read_run(make_run_folder(tmp_path, seed=5, num_generations=1))
@@ -104,8 +104,8 @@ def test_profiles_of_two_runs_stand_on_one_ruler(run_folder: Path, tmp_path: Pat
         profile_figure(unfinished)
 
 
-def test_standing_and_difference_follow_from_the_predictions(run_folder: Path) -> None:
-    run = read_run(run_folder)
+def test_standing_and_difference_follow_from_the_predictions(bare_folder: Path) -> None:
+    run = read_run(bare_folder)
     test = run.predictions["test"]
     for row in standings(run):
         name = f"ensemble/{row.id}" if row.kind == "ensemble" else row.id
@@ -118,8 +118,8 @@ def test_standing_and_difference_follow_from_the_predictions(run_folder: Path) -
     assert gap.verdict == "more than the noise of the test split"
 
 
-def test_worst_mistakes_are_wrong_and_ordered_by_confidence(run_folder: Path) -> None:
-    run = read_run(run_folder)
+def test_worst_mistakes_are_wrong_and_ordered_by_confidence(bare_folder: Path) -> None:
+    run = read_run(bare_folder)
     assert run.best is not None
     test = run.predictions["test"]
     mistakes = worst_mistakes(test, run.best, count=5)
@@ -166,8 +166,8 @@ def test_drawing_leaves_matplotlib_as_it_was_and_ignores_its_settings() -> None:
         assert dict(mpl.rcParams) == before
 
 
-def test_a_cascade_is_drawn_among_the_costs_where_there_is_one(run_folder: Path) -> None:
-    run = read_run(run_folder)
+def test_a_cascade_is_drawn_among_the_costs_where_there_is_one(bare_folder: Path) -> None:
+    run = read_run(bare_folder)
     legend = [text.get_text() for text in pareto_figure(run, cost="flops").legends[0].get_texts()]
     assert any("cascade" in text for text in legend)
     assert not any("cascade" in t.get_text() for t in pareto_figure(run, cost="parameters").legends[0].get_texts())

@@ -44,7 +44,7 @@ def uneven_folder(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("metric", ["balanced-accuracy", "log-loss"])
+@pytest.mark.parametrize("metric", [pytest.param("balanced-accuracy", marks=pytest.mark.slow), "log-loss"])
 def test_a_search_by_another_metric_ends_with_its_scores_and_resumes_to_them(metric: str, tmp_path: Path) -> None:
     options = {**TINY, "data": str(uneven_folder(tmp_path / "data")), "metric": metric}
     options |= {"few_images": 100, "augmentation": Augmentation("none", "auto")}

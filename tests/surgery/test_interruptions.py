@@ -18,7 +18,7 @@ from graftwork.surgery.growths import KINDS
 from tests.surgery.interrupted import ACTIONS, GROWTHS, Subject, subject_of
 from tests.surgery.interruptions import run
 
-FEW = ("widen", "widen all, width", "widen outputs, zero", "widen inputs", "deepen", "insert layers, zero-out")
+FEW = ("widen", "widen inputs", "insert layers, zero-out")
 
 
 @pytest.mark.parametrize("action", [*FEW, "remove: widen all", "save"])

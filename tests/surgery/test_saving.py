@@ -19,7 +19,9 @@ from graftwork.surgery import (
 from .models import CASES, Case, batch_of, scrambled
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.name == "recurrent" else []) for c in CASES]
+)
 def test_a_grown_model_comes_back_with_the_same_outputs(case: Case, tmp_path: Path) -> None:
     model, x = scrambled(case), batch_of(case)
     widen(model, case.widenable[0], factor=1.5, example_input=x)

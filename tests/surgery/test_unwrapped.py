@@ -116,7 +116,15 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("scenario", [ranks.parallel, ranks.hooked, ranks.scheduled, ranks.sharded])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        ranks.parallel,
+        ranks.sharded,
+        pytest.param(ranks.hooked, marks=pytest.mark.slow),
+        pytest.param(ranks.scheduled, marks=pytest.mark.slow),
+    ],
+)
 def test_one_rank_grows_inside_its_wrapper(scenario: Callable[[int], Any], one_process: None) -> None:
     """What two ranks do above, fast."""
     found = scenario(0)
@@ -152,7 +160,9 @@ def _count(graphs: list[torch.fx.GraphModule]) -> Any:
     return backend
 
 
-@pytest.mark.parametrize("way", ["function", "method", "part"])
+@pytest.mark.parametrize(
+    "way", ["function", pytest.param("method", marks=pytest.mark.slow), pytest.param("part", marks=pytest.mark.slow)]
+)
 def test_a_compiled_model_is_compiled_again_after_a_growth(way: str) -> None:
     model, plain = build(), build()
     graphs: list[torch.fx.GraphModule] = []

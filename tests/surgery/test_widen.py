@@ -16,6 +16,7 @@ from .models import CASES, Case, batch_of, scrambled
 
 SITES = [(case, site) for case in CASES for site in case.widenable]
 IDS = [f"{case.name}-{site}" for case, site in SITES]
+LARGE = ("recurrent", "resnet")
 
 
 def _one_a_case(sites: list[tuple[Case, str]]) -> list[Any]:
@@ -37,7 +38,7 @@ def test_the_cases_cover_at_least_thirty_sites() -> None:
     assert len(SITES) >= 30
 
 
-@pytest.mark.parametrize(("case", "site"), SITES, ids=IDS)
+@pytest.mark.parametrize(("case", "site"), _one_a_case(SITES))
 def test_r2r_keeps_the_function_on_fresh_inputs_and_in_both_modes(case: Case, site: str) -> None:
     model, x = scrambled(case), batch_of(case)
     fresh = batch_of(case, size=3, seed=9)
@@ -84,7 +85,9 @@ def test_what_cannot_grow_is_refused_with_a_reason_and_left_alone(case: Case) ->
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.name in LARGE else []) for c in CASES]
+)
 def test_several_growths_with_training_between_keep_the_function_each_time(case: Case) -> None:
     model, x = scrambled(case), batch_of(case)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

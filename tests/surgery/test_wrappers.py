@@ -147,6 +147,7 @@ def test_a_gradient_scaler_goes_on_through_a_growth() -> None:
     assert int(optimizer.state[model[0].weight]["step"]) == 4
 
 
+@pytest.mark.slow
 def test_a_grown_model_exports_to_onnx() -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

@@ -128,6 +128,7 @@ def test_torchrun_starts_a_search_again_from_its_checkpoint(tmp_path: Path) -> N
     assert_equal_runs(run, tmp_path / "threads")
 
 
+@pytest.mark.slow
 def test_bad_input_is_said_once_with_exit_code_2(tmp_path: Path) -> None:
     config = config_file(tmp_path, data=str(tmp_path / "missing"))
     command = [sys.executable, *GRAFTWORK, "--config", str(config), "--out", str(tmp_path / "run")]

@@ -54,7 +54,7 @@ def sync_every(request: pytest.FixtureRequest) -> int:
 def whole(tmp_path_factory: pytest.TempPathFactory, sync_every: int) -> Path:
     """A search by two ranks that nothing disturbs."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    shared_run(path, control=True, sync_every=sync_every)
+    shared_run(path, sync_every=sync_every)
     return path
 
 
@@ -68,7 +68,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 
 def test_the_same_number_of_ranks_gives_the_same_bits(whole: Path, tmp_path: Path, sync_every: int) -> None:
-    shared_run(tmp_path / "again", sync_every=sync_every)
+    shared_run(tmp_path / "again", control=True, sync_every=sync_every)
     assert_equal_runs(tmp_path / "again", whole)
     found = json.loads((whole / "provenance.json").read_text())["workers"]
     assert found == {"size": 2, "backend": "threads", "threads_each": 1, "sync_every": sync_every}
@@ -83,7 +83,7 @@ def test_ranks_draw_what_one_worker_draws_and_spend_what_it_spends(whole: Path, 
     assert result(tmp_path / "alone")["bank_sha256"] != result(whole)["bank_sha256"]
 
 
-@pytest.mark.parametrize("stop_at", [5, 20])
+@pytest.mark.parametrize("stop_at", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_stopped_and_resumed_shared_search_ends_with_the_same_bits(
     whole: Path, tmp_path: Path, stop_at: int, sync_every: int
 ) -> None:
@@ -131,7 +131,13 @@ def setup_of(**changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("size", "members", "metric"), [(2, 4, "accuracy"), (3, 4, "log-loss"), (3, 1, "log-loss"), (5, 2, "macro-f1")]
+    ("size", "members", "metric"),
+    [
+        (3, 4, "macro-f1"),
+        (3, 1, "log-loss"),
+        pytest.param(2, 4, "accuracy", marks=pytest.mark.slow),
+        pytest.param(5, 2, "log-loss", marks=pytest.mark.slow),
+    ],
 )
 def test_shared_scoring_equals_scoring_alone_to_the_bit(size: int, members: int, metric: str) -> None:
     alone = setup_of(metric=metric)

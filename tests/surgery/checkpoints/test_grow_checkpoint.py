@@ -39,7 +39,7 @@ IMAGES = {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().
     [
         (gpt2, TOKENS, Sizes(layers="3", vocab=70)),
         (vit, IMAGES, Sizes(mlp=1.5)),
-        (sparse, TOKENS, Sizes(kv_heads=2, experts=2, shared_expert=8)),
+        pytest.param(sparse, TOKENS, Sizes(kv_heads=2, experts=2, shared_expert=8), marks=pytest.mark.slow),
         pytest.param(llama, TOKENS, Sizes(layers="+1", width=1.5, mlp=1.5, vocab=70), marks=pytest.mark.slow),
         pytest.param(gpt2, TOKENS, Sizes(layers="+1", width=1.5, mlp=1.5, vocab=70), marks=pytest.mark.slow),
         pytest.param(vit, IMAGES, Sizes(layers="+1", width=1.5, mlp=1.5), marks=pytest.mark.slow),

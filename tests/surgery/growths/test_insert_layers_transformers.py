@@ -40,8 +40,8 @@ def _grown(model: nn.Module, stack: str, **options: Any) -> SurgeryReceipt:
     ("kind", "config", "options", "stack"),
     [
         ("LlamaForCausalLM", "LlamaConfig", {**DEEP, "num_key_value_heads": 1}, "model.layers"),
-        ("GPT2LMHeadModel", "GPT2Config", GPT, "transformer.h"),
-        ("Gemma2ForCausalLM", "Gemma2Config", GEMMA, "model.layers"),
+        pytest.param("GPT2LMHeadModel", "GPT2Config", GPT, "transformer.h", marks=pytest.mark.slow),
+        pytest.param("Gemma2ForCausalLM", "Gemma2Config", GEMMA, "model.layers", marks=pytest.mark.slow),
     ],
     ids=["llama", "gpt2", "gemma2"],
 )
@@ -109,9 +109,11 @@ def test_the_first_block_of_t5_is_not_what_is_copied_behind_it() -> None:
     assert "decoder.block.1: a copy of decoder.block.1" in str(planned)
     assert planned.apply().largest_gap == 0.0
     assert model.config.num_decoder_layers == model.decoder.config.num_layers == 3
+    assert model.config.num_layers == 2
     assert "relative_attention_bias" not in str(list(dict(model.decoder.block[1].named_parameters())))
 
 
+@pytest.mark.slow
 def test_a_deeper_encoder_of_t5_leaves_the_count_of_its_decoder() -> None:
     sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 2}
     model = build("T5ForConditionalGeneration", "T5Config", {**sizes, "num_heads": 2})

@@ -31,7 +31,7 @@ def _comes_back(model: nn.Module, folder: Path) -> None:
     assert torch.equal(logits(again(model, folder)), logits(model))
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_llama_grows_and_its_files_build_the_same_model(tied: bool, tmp_path: Path) -> None:
     model = build("LlamaForCausalLM", "LlamaConfig", {**GROUPED, "tie_word_embeddings": tied})
     old, tokens = model.config, model.generate(IDS, max_new_tokens=3, do_sample=False)
@@ -51,13 +51,14 @@ def test_a_llama_grows_and_its_files_build_the_same_model(tied: bool, tmp_path: 
 @pytest.mark.parametrize(
     ("kind", "options", "kept"),
     [
-        ("Qwen3", HEADS, "rms_norm_eps"),  # one eps for norms of the stream, and of queries and keys
+        # one eps for norms of the stream, and of queries and keys
+        pytest.param("Qwen3", HEADS, "rms_norm_eps", marks=pytest.mark.slow),
         (
             "Gemma2",
             {**HEADS, "sliding_window": 4},
             "",
         ),  # root of the width, gains stored as 1 + w
-        ("Nemotron", HEADS, ""),  # LayerNorm whose gain is stored as 1 + w
+        pytest.param("Nemotron", HEADS, "", marks=pytest.mark.slow),  # LayerNorm whose gain is stored as 1 + w
         ("Olmo", GROUPED, ""),  # LayerNorm without gain, its eps in the code
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -104,6 +105,7 @@ def test_heads_grow_along_where_a_config_ties_them_to_the_width(tmp_path: Path) 
         plan(model, WidenStream(to=26), example_input={"input_ids": IDS})
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_returned_beside_logits_may_be_wider() -> None:
     sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
     model = build("T5ForConditionalGeneration", "T5Config", {**sizes, "decoder_start_token_id": 0})
@@ -131,7 +133,15 @@ HEADS_OF_THEIR_OWN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", HEADS_OF_THEIR_OWN)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Mamba2",
+        "CodeGen",
+        pytest.param("Olmoe", marks=pytest.mark.slow),
+        pytest.param("Falcon", marks=pytest.mark.slow),
+    ],
+)
 def test_heads_follow_the_width_as_the_forward_deals_them_out(kind: str, tmp_path: Path) -> None:
     options = HEADS_OF_THEIR_OWN[kind]
     # The grouped product of experts takes no doubles.
@@ -155,6 +165,7 @@ def test_a_row_of_a_fused_projection_stands_where_the_wider_forward_reads_it() -
                        old.view(4, 3, 4, 16).transpose(0, 1).reshape(3, 16, 16))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_copies_of_heads_train_where_zeros_can_not() -> None:
     options = {**HEADS_OF_THEIR_OWN["Olmoe"], "num_key_value_heads": 4}
     model = build("OlmoeForCausalLM", "OlmoeConfig", options, torch.float32)
@@ -170,6 +181,7 @@ def test_heads_get_wider_where_their_number_says_how_they_attend() -> None:
     assert (model.config.n_head, model.transformer.h[0].self_attention.head_dim) == (2, 16)
 
 
+@pytest.mark.slow
 def test_a_pooling_head_grows_with_the_stream(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     model = build("SiglipVisionModel", "SiglipVisionConfig", {**sizes, "image_size": 8, "patch_size": 4})
