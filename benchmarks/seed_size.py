@@ -28,6 +28,8 @@ def one(given: argparse.Namespace, budget: str, name: str, seed: int) -> dict[st
     """Train one seed network with a whole budget."""
     recipe = RECIPES[given.recipe].replace(seed_genome=name, **ALONE)
     options = {"data": given.data, "seed": seed, "budget": budget, "threads": 1, "precision": "float32"}
+    if given.min_updates is not None:
+        recipe = recipe.replace(min_updates=given.min_updates)
     if given.max_images is not None:
         options["max_images"] = given.max_images
     setup = prepare(recipe=recipe, **options)
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=["small", "default"], choices=list(SEEDS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-images", type=int)
+    parser.add_argument("--min-updates", type=int, help="Updates below which batches are halved.")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     keep_memory()
