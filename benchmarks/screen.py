@@ -17,8 +17,11 @@ from graftwork.evolution import search
 from graftwork.machine import keep_memory
 from graftwork.networks.genome import Genome, Head, Layer, Pool, forward_flops, seed_genome
 from graftwork.runs import provenance
-from graftwork.session import Problem, SearchConfig, prepare
+from graftwork.session import Problem, SearchConfig, Setup, prepare
 from graftwork.training import RECIPES, Recipe, Rule
+
+ALONE = {"num_generations": 0, "population_size": 1, "num_survivors": 1}
+"""What makes a search train its seed network, and nothing else."""
 
 
 def muon(lr: float) -> Callable[[Recipe], Recipe]:
@@ -96,14 +99,18 @@ def one(problem: Problem, config: SearchConfig, name: str) -> dict[str, object]:
     classes = len(problem.dataset.class_names)
     genome = seed_genome(recipe.seed_genome, problem.input_shape, classes)
     genome = GENOME_VARIANTS.get(name, lambda same: same)(genome)
-    setup = prepare(replace(config, recipe=recipe), problem=problem, seed_network=genome)
+    return trained(prepare(replace(config, recipe=recipe), problem=problem, seed_network=genome))
+
+
+def trained(setup: Setup) -> dict[str, object]:
+    """Train the seed network alone; what came of it on validation."""
     generation = list(search(setup.state, **setup.parts))[-1]
     return {
         "validation_accuracy": generation.accuracies[generation.best],
         "mean_loss": generation.mean_loss,
         "steps": generation.step,
         "training_flops": generation.training_flops,
-        "flops": forward_flops(genome),
+        "flops": forward_flops(setup.seed_network),
         "precision": setup.machine.precision,
     }
 
@@ -117,7 +124,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("results/screen/screen.json"))
     given = parser.parse_args()
     keep_memory()
-    recipe = RECIPES["default"].replace(num_generations=0, population_size=1, num_survivors=1)
+    recipe = RECIPES["default"].replace(**ALONE)
     options = {"data": given.data, "seed": given.seed, "budget": given.budget, "threads": 1, "recipe": recipe}
     config = SearchConfig.from_dict(options)
     problem = Problem.load(config)

@@ -14,55 +14,45 @@ from pathlib import Path
 from statistics import fmean
 
 from graftwork._files import as_json
-from graftwork.evolution import search
 from graftwork.machine import keep_memory
-from graftwork.networks.genome import SEEDS, forward_flops
+from graftwork.networks.genome import SEEDS
 from graftwork.runs import provenance
 from graftwork.session import prepare
 from graftwork.training import RECIPES
+from screen import ALONE, trained
 
-ALONE = {"num_generations": 0, "population_size": 1, "num_survivors": 1, "initial_fraction": 1.0}
+CASE = ("budget", "seed_genome", "seed", "min_updates")
 
 
-def one(given: argparse.Namespace, budget: str, name: str, seed: int) -> dict[str, object]:
+def one(data: str, budget: str, name: str, seed: int, min_updates: int) -> dict[str, object]:
     """Train one seed network with a whole budget."""
-    recipe = RECIPES[given.recipe].replace(seed_genome=name, **ALONE)
-    options = {"data": given.data, "seed": seed, "budget": budget, "threads": 1, "precision": "float32"}
-    if given.min_updates is not None:
-        recipe = recipe.replace(min_updates=given.min_updates)
-    if given.max_images is not None:
-        options["max_images"] = given.max_images
-    setup = prepare(recipe=recipe, **options)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    generation = list(search(setup.state, **setup.parts))[-1]
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    genome = setup.state.population.genomes[0]
+    recipe = RECIPES["default"].replace(seed_genome=name, min_updates=min_updates, **ALONE)
+    setup = prepare(data=data, seed=seed, budget=budget, threads=1, precision="float32", recipe=recipe)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     return {
-        "budget": budget,
-        "seed_genome": name,
-        "seed": seed,
-        "validation_accuracy": generation.accuracies[generation.best],
+        **dict(zip(CASE, (budget, name, seed, min_updates), strict=True)),
+        **trained(setup),
         "validation_images": len(setup.problem.splits.validation),
-        "steps": generation.step,
         "batch_size": setup.recipe.batch_size,
         "training_images": len(setup.problem.splits.train),
-        "input_shape": list(genome.input_shape),
-        "forward_flops": forward_flops(genome),
-        "training_flops": generation.training_flops,
-        "processor_seconds": round(after.ru_utime - before.ru_utime, 1),
+        "input_shape": list(setup.seed_network.input_shape),
+        "processor_seconds": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime - before, 1),
+        "git_commit": provenance()["git_commit"],
     }
 
 
 def table(rows: list[dict]) -> str:
-    """Mean accuracies, a line for each budget."""
+    """Mean accuracies in per cent and numbers of seeds, a line for each budget and least number of updates."""
     names = list(dict.fromkeys(row["seed_genome"] for row in rows))
-    lines = [f"| budget | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for budget in dict.fromkeys(row["budget"] for row in rows):
+    lines = [f"| budget | halved below | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for budget, least in dict.fromkeys((row["budget"], row["min_updates"]) for row in rows):
         cells = []
         for name in names:
-            found = [r["validation_accuracy"] for r in rows if (r["budget"], r["seed_genome"]) == (budget, name)]
+            case = (budget, name, least)
+            same = [r for r in rows if (r["budget"], r["seed_genome"], r["min_updates"]) == case]
+            found = [r["validation_accuracy"] for r in same]
             cells.append(f"{100 * fmean(found):.2f} ({len(found)})" if found else "–")
-        lines.append(f"| {budget} | {' | '.join(cells)} |")
+        lines.append(f"| {budget} | {least} updates | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -70,22 +60,20 @@ def main() -> None:
     """Measure all cases, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--recipe", default="default")
     parser.add_argument("--budgets", nargs="+", required=True)
     parser.add_argument("--names", nargs="+", default=["small", "default"], choices=list(SEEDS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--max-images", type=int)
-    parser.add_argument("--min-updates", type=int, help="Updates below which batches are halved.")
+    parser.add_argument("--min-updates", type=int, default=RECIPES["default"].min_updates, help="Below, batches halve.")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     keep_memory()
     rows = json.loads(given.json.read_text())["rows"] if given.json.is_file() else []
-    known = {(row["budget"], row["seed_genome"], row["seed"]) for row in rows}
+    known = {tuple(row[key] for key in CASE) for row in rows}
     cases = [(budget, name, seed) for seed in range(given.seeds) for budget in given.budgets for name in given.names]
     for case in cases:
-        if case in known:
+        if (*case, given.min_updates) in known:
             continue
-        rows.append(one(given, *case))
+        rows.append(one(given.data, *case, given.min_updates))
         print(rows[-1], flush=True)
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(as_json({"rows": rows, "provenance": provenance()}))

@@ -70,7 +70,7 @@ def imports(file: Path) -> set[str]:
     return {name.split(".")[0] for name in named}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(genomes(), seeds, st.sampled_from(METHODS), st.booleans(), st.integers(1, 4))
 def test_the_exported_ensemble_of_any_family_gives_its_outputs(
     tmp_path_factory: pytest.TempPathFactory, genome: Genome, seed: int, method: str, calibrated: bool, count: int

@@ -44,7 +44,7 @@ def _export(member: Member, folder: Path) -> Path:
     return export_member(member, folder, to="source", transform=transform, class_names=names).paths[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(genomes(), seeds)
 def test_plain_network_gives_the_outputs_of_any_member_in_float64(genome: Genome, seed: int) -> None:
     member = ready(genome, seed)
@@ -61,7 +61,7 @@ def test_plain_network_gives_the_outputs_of_any_member_in_float64(genome: Genome
         assert output_gap(exact.train()(normalised), network.train()(pixels)) <= 1e-8, "batch statistics"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(genomes(), seeds)
 def test_files_give_the_outputs_of_any_member_in_float32(
     tmp_path_factory: pytest.TempPathFactory, genome: Genome, seed: int
@@ -136,7 +136,7 @@ def test_source_is_formatted_and_clean_as_this_project_is(tmp_path: Path) -> Non
     assert "All checks passed" in checked.stdout
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=4, max_size=4))
 def test_class_names_of_any_text_arrive_as_they_are(names: list[str]) -> None:
     text = render_source(RICH, transform_for(RICH), names, version="0")

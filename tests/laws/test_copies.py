@@ -46,7 +46,7 @@ def everything(optimizer: BankOptimizer) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in {**optimizer.bank.state(), **slots}.items()}
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(genomes(), seeds, layers)
 def test_a_member_of_copies_is_the_same_function_to_the_bit_in_both_modes(
     genome: Genome, seed: int, layer: int
@@ -59,7 +59,7 @@ def test_a_member_of_copies_is_the_same_function_to_the_bit_in_both_modes(
         assert torch.equal(*(member.train(training)(images[2]) for member in members))
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(genomes(), seeds, layers, rules)
 def test_copying_leaves_the_source_bit_identical_and_copies_have_its_bits_and_moments(
     genome: Genome, seed: int, layer: int, rule: str
@@ -76,7 +76,7 @@ def test_copying_leaves_the_source_bit_identical_and_copies_have_its_bits_and_mo
     assert all(torch.equal(after[key], before[original]) for key, original in sources.items())
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(genomes(), seeds, layers, rules)
 def test_a_copy_takes_the_step_that_its_source_would_have_taken_and_moves_only_what_it_binds(
     genome: Genome, seed: int, layer: int, rule: str
@@ -97,7 +97,7 @@ def test_a_copy_takes_the_step_that_its_source_would_have_taken_and_moves_only_w
     assert genome.head.id not in moved
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(genomes(), seeds, layers)
 def test_members_with_copies_of_their_own_share_the_rest_and_a_walk_runs_it_once(
     genome: Genome, seed: int, layer: int

@@ -19,7 +19,7 @@ from tests.strategies import genomes, grown, random_images, scramble, seeds
 BOUND = {torch.float64: 1e-9, torch.float32: 5e-3}
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(genomes(), seeds, st.sampled_from([torch.float64, torch.float32]))
 def test_fused_equals_unfused_in_outputs_gradients_and_statistics(
     genome: Genome, seed: int, dtype: torch.dtype
@@ -62,7 +62,7 @@ def populated(genome: Genome, seed: int, size: int, **options: float) -> tuple[P
     return population, mutate
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(genomes(), seeds, st.integers(1, 8))
 def test_mutation_fills_the_population_exactly(genome: Genome, seed: int, size: int) -> None:
     population, _ = populated(genome, seed, size, concat_probability=0.3)
@@ -73,7 +73,7 @@ def test_mutation_fills_the_population_exactly(genome: Genome, seed: int, size: 
         assert set(population.birth(birth.parent).genome.ids) < set(birth.genome.ids)
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(genomes(), seeds, st.floats(0.1, 0.95))
 def test_children_share_more_than_the_threshold_or_saturation_is_told(
     genome: Genome, seed: int, threshold: float
@@ -99,7 +99,7 @@ def test_limits_reject_a_child_before_anything_is_built() -> None:
     assert set(population.bank) == set(genome.ids)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(genomes(), seeds)
 def test_blocks_of_the_dead_are_dropped_and_the_living_keep_every_bit(genome: Genome, seed: int) -> None:
     population, _ = populated(genome, seed, 6)
@@ -112,7 +112,7 @@ def test_blocks_of_the_dead_are_dropped_and_the_living_keep_every_bit(genome: Ge
     assert torch.equal(before, population[survivor].train()(x))
 
 
-@settings(max_examples=12)
+@settings(max_examples=40)
 @given(genomes(norms=["batch"]), seeds)
 def test_scores_do_not_depend_on_the_order_or_company_of_members(genome: Genome, seed: int) -> None:
     population, _ = populated(genome, seed, 4)

@@ -20,7 +20,7 @@ from graftwork.session._sizing import (
     settle_batches,
     settle_size,
 )
-from graftwork.training import RECIPES
+from graftwork.training import RECIPES, Recipe
 from tests.datasets.test_sources import pixels, write_folder
 
 RECIPE = RECIPES["default"]
@@ -31,11 +31,11 @@ def training(images: int, side: int, name: str = "default") -> int:
     return training_flops(seed_genome(name, (3, side, side), 2), images)
 
 
-def size(found: Survey, flops: float | None, most_side: int = 1000) -> tuple[int, int]:
+def size(found: Survey, flops: float | None, most_side: int = 1000, *, recipe: Recipe = RECIPE) -> tuple[int, int]:
     def fits(genome: Genome) -> bool:
         return max(genome.input_shape[1:]) <= most_side
 
-    return choose_size(found, RECIPE, flops=flops, fits=fits)
+    return choose_size(found, recipe, flops=flops, fits=fits)
 
 
 def test_without_a_budget_photos_have_the_pixels_of_64() -> None:
@@ -185,13 +185,23 @@ def test_a_search_begins_with_the_largest_seed_network_that_its_budget_trains_en
     assert seed("default", 1, recipe="paper") == "poster"
 
 
-@pytest.mark.parametrize("images", [-1, 0.5])
-def test_images_that_a_seed_network_is_trained_on_are_a_whole_number(images: float) -> None:
-    with pytest.raises(ConfigError, match="seed_sizes: small: expected"):
-        RECIPE.replace(seed_sizes={"small": images})
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"small": -1}, "small: expected"),
+        ({"small": 0.5}, "small: expected"),
+        (5, "expected numbers of images by name, got 5"),
+    ],
+)
+def test_seed_sizes_are_whole_numbers_by_name(sizes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"seed_sizes: {message}"):
+        RECIPE.replace(seed_sizes=sizes)
 
 
-def test_more_flops_never_mean_smaller_images() -> None:
-    sides = [size(PHOTOS, 10 ** (power / 4))[0] for power in range(40, 72)]
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, replace(RECIPE, seed_genome="small", seed_sizes={"small": 0, "default": 250_000})]
+)
+def test_more_flops_never_mean_smaller_images(recipe: Recipe) -> None:
+    sides = [size(PHOTOS, 10 ** (power / 16), recipe=recipe)[0] for power in range(160, 288)]
     assert sides == sorted(sides)
     assert set(sides) == {24, 64, 128}

@@ -33,7 +33,7 @@ def _growth(kind: int, model: torch.nn.Module, x: torch.Tensor) -> ModelGrowth:
     return WidenOutputs(None, 1 + kind, init="mean" if kind else "zero")
 
 
-@settings(max_examples=10, **examples)
+@settings(max_examples=20, **examples)
 @given(plan=plans, seed=st.integers(0, 99))
 def test_random_networks_keep_what_is_there_and_lose_what_is_removed(plan: Any, seed: int) -> None:
     model = _scrambled(plan, seed).eval()

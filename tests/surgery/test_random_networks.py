@@ -273,7 +273,7 @@ RARE = [("volume", 1), ("chunk-gate", 1), ("scale", 0), ("shuffle", 0)]
 
 @example(plan=CUT, choices=[(1, "r2r")], seed=0)
 @example(plan=RARE, choices=[(1, "r2r")], seed=0)
-@settings(max_examples=6, **examples)
+@settings(max_examples=12, **examples)
 @given(plan=plans, choices=choices, seed=st.integers(0, 99))
 def test_random_networks_keep_their_function(plan: list[tuple[str, int]], choices: Any, seed: int) -> None:
     _law(plan, choices, seed)

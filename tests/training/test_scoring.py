@@ -68,7 +68,7 @@ def test_logits_equal_the_members_own_forward_to_the_bit() -> None:
     assert np.array_equal(scorer.score(state.members), (expected.argmax(2) == labels).numpy())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(genomes(), seeds, st.data())
 def test_random_families_score_as_their_members_alone_in_any_order(
     first: Genome, seed: int, data: st.DataObject

@@ -106,6 +106,8 @@ class Recipe:
         check_range("recipe: min_updates", self.min_updates, low=0, integer=True)
         check_range("recipe: few_images", self.few_images, low=0, integer=True)
         check_range("recipe: few_weight_decay", self.few_weight_decay, low=0)
+        if not isinstance(self.seed_sizes, Mapping):
+            raise ConfigError(f"recipe: seed_sizes: expected numbers of images by name, got {self.seed_sizes!r}")
         for name, images in self.seed_sizes.items():
             check_range(f"recipe: seed_sizes: {name}", images, low=0, integer=True)
         check_range("recipe: label_smoothing", self.label_smoothing, low=0, high=0.999)
