@@ -1,11 +1,15 @@
-"""What budgets of time really take, on an idle machine and on one that other work keeps half busy.
+r"""What budgets of time really take, on an idle machine and on one that other work keeps half busy.
 
     python benchmarks/budgets.py --budgets 10s 1m 5m --json results/budgets/budgets.json
+    python benchmarks/budgets.py --budgets none --loads idle --json results/budgets/photos.json
+    python benchmarks/budgets.py --budgets 0.3TFLOP --loads idle --images 100000 --side 96 \
+        --json results/budgets/many.json
 
 Each case is a whole command, without a report, in a process of its own: from its start to the moment at which
 ``result.json`` is written. *Half busy*: as many processes as half of the cores do nothing but count, from before the
 start to after the end; *now and then*: they count for a fifth of the budget and rest for the next. Without ``--data``,
-photos are generated: 2,000 JPEGs of 224×224 pixels in ten classes. Each case decodes them again.
+photos are generated: 2,000 JPEGs of 224×224 pixels in ten classes. Each case decodes them again. ``none`` is a search
+by all defaults, which is stopped as soon as it has told the accuracy of its seed network.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,10 +79,13 @@ def loaded(load: str, seconds: float) -> Iterator[None]:
 
 def measure(data: str, budget: str, load: str) -> dict[str, Any]:
     """Run one search; returns seconds to its result, what was told on the way, and the peak of its memory."""
-    seconds = parse_budget(budget).amount
-    with tempfile.TemporaryDirectory() as place, loaded(load, seconds):
+    known = None if budget == "none" else parse_budget(budget)
+    seconds = known.amount if known is not None and known.kind == "seconds" else None
+    used = _processor_seconds()
+    with tempfile.TemporaryDirectory() as place, loaded(load, seconds or 60.0):
         run = Path(place) / "run"
-        command = [sys.executable, "-m", "graftwork", "search", "--data", data, "--budget", budget]
+        command = [sys.executable, "-m", "graftwork", "search", "--data", data]
+        command += [] if known is None else ["--budget", budget]
         command += ["--json", "--no-report", "--out", str(run)]
         began = time.time()
         first: dict[str, float] = {}
@@ -88,37 +96,48 @@ def measure(data: str, budget: str, load: str) -> dict[str, Any]:
                 lines.append(json.loads(line))
                 kind = lines[-1]["type"]
                 first.setdefault("accuracy" if kind in ("look", "generation") else kind, time.time() - began)
-        if process.returncode:
+                if known is None and kind == "look":
+                    process.send_signal(signal.SIGINT)
+        if process.returncode != (0 if known else 130):
             sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
-        took = (run / "result.json").stat().st_mtime - began
-        result = json.loads((run / "result.json").read_text())
+        ended = (run / "result.json").stat().st_mtime - began if known else None
+        result = json.loads((run / "result.json").read_text()) if known else {}
     stage = next(line for line in lines if line["type"] == "stage")
     return {
         "budget": budget,
         "load": load,
-        "seconds": round(took, 2),
-        "kept": abs(took - seconds) <= max(3.0, 0.1 * seconds),
+        "seconds": ended and round(ended, 2),
+        "kept": abs(ended - seconds) <= max(3.0, 0.1 * seconds) if ended and seconds else None,
+        "processor_seconds": round(_processor_seconds() - used, 1) if load == "idle" else None,
         "first_line_seconds": round(first["outline"], 2),
         "first_accuracy_seconds": round(first["accuracy"], 2),
         "plans": sum(line["type"] == "plan" for line in lines),
         "size": stage["size"],
-        "generations": result["generations"],
-        "steps": result["steps"],
-        "test_accuracy": result["best"]["test_accuracy"],
+        "generations": result.get("generations"),
+        "steps": result.get("steps"),
+        "test_accuracy": result["best"]["test_accuracy"] if result else None,
         "peak_bytes_so_far": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
+
+
+def _processor_seconds() -> float:
+    """Of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     """Measure all cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="Data set; generated photos where it is left out.")
+    parser.add_argument("--images", type=int, default=2000, help="Number of generated photos.")
+    parser.add_argument("--side", type=int, default=224, help="Their pixels a side.")
     parser.add_argument("--budgets", nargs="+", default=["10s", "1m", "5m"])
     parser.add_argument("--loads", nargs="+", default=list(LOADS), choices=LOADS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = options.data or str(make_photos(Path(folder) / "photos"))
+        data = options.data or str(make_photos(Path(folder) / "photos", images=options.images, side=options.side))
         rows = []
         for budget in options.budgets:
             for load in options.loads:
