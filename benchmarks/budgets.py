@@ -97,8 +97,8 @@ def measure(data: str, budget: str, load: str) -> dict[str, Any]:
                 kind = lines[-1]["type"]
                 first.setdefault("accuracy" if kind in ("look", "generation") else kind, time.time() - began)
                 if known is None and kind == "look":
-                    process.send_signal(signal.SIGINT)
-        if process.returncode != (0 if known else 130):
+                    process.send_signal(signal.SIGTERM)
+        if process.returncode != (0 if known else 143):
             sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
         ended = (run / "result.json").stat().st_mtime - began if known else None
         result = json.loads((run / "result.json").read_text()) if known else {}
