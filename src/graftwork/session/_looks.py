@@ -5,7 +5,7 @@ from collections.abc import Callable
 from graftwork.evolution import SearchState
 from graftwork.session._setup import Setup
 
-_FIRST = 20.0
+_FIRST = 10.0
 """Seconds after which there is a first look; there are others at twice, four times, … as many."""
 
 
