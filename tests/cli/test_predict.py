@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.cli.test_cli import call
+from tests.clock import count_passes
 
 TINY = ["--recipe", "paper", "--budget", "40steps", "--num-generations", "1", "--population-size", "2"]
 TINY += ["--num-survivors", "1", "--threads", "1", "--precision", "float32", "--passes", "torch"]
@@ -21,7 +22,9 @@ TINY += ["--num-survivors", "1", "--threads", "1", "--precision", "float32", "--
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("using") / "run"
-    assert call("search", *TINY, "--out", str(path), "--quiet", "--no-report") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graftwork.session._final.time_passes", count_passes)
+        assert call("search", *TINY, "--out", str(path), "--quiet", "--no-report") == 0
     return path
 
 

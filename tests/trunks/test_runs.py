@@ -16,6 +16,7 @@ from graftwork.session import Problem, SearchConfig, Session, open_classifier
 from graftwork.trunks import Trunk, open_trunk
 from tests.cli.test_cli import call
 from tests.cli.test_predict import write_digits
+from tests.clock import count_passes
 from tests.exporting.cases import as_user
 from tests.session.test_session import StopAt, predictions, records, result, tiny
 
@@ -37,7 +38,9 @@ def config(trunk: str, **changes: Any) -> SearchConfig:
 @pytest.fixture(scope="module")
 def run(vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trunks") / "run"
-    Session.start(config(f"hf:{vit}"), path).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graftwork.session._final.time_passes", count_passes)
+        Session.start(config(f"hf:{vit}"), path).run()
     return path
 
 
