@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["MPLBACKEND"] = "Agg"
+gc.disable()  # until all is imported
 
 import torch
 
@@ -30,6 +31,7 @@ def pytest_collection_finish() -> None:
     """What was imported by now is never garbage: don't look through it again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

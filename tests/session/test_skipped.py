@@ -48,7 +48,8 @@ def test_a_search_that_drops_members_tells_it_and_resumes_to_the_same_bits(
     rows = [row for row in read_records(whole / "records.jsonl") if isinstance(row, SkippedRow)]
     dropped = [row for row in rows if row.dropped]
     assert dropped
-    assert all(row.updates >= 3 for row in dropped)
+    for row in dropped:  # three in a row may lie in two rounds
+        assert sum(other.updates for other in rows if other.id == row.id and other.step <= row.step) >= 3
     assert all(any(f"updates of {row.id}" in text and "it is dropped" in text for text in heard) for row in dropped)
     for file in whole.rglob("*.safetensors"):  # nothing that is stored was touched by a NaN
         tensors = load_file(file).values()
