@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["MPLBACKEND"] = "Agg"
-gc.disable()  # until all is imported
 
 import torch
 
 from graftwork.machine import _latency
 from graftwork.networks.execution import set_kernels
+
+gc.disable()  # until all tests are imported
 
 # Tests run in several processes, and one thread gives the same sums on every machine.
 torch.set_num_threads(1)
