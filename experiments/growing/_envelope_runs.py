@@ -1,7 +1,7 @@
 """Growth against the strict envelope: the best size and rate from scratch at every budget, byte GPTs under Muon."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from time import process_time
 
@@ -20,17 +20,12 @@ from experiments.growing._envelope_trunks import (
 from experiments.growing._grid import Cell, GridExperiment, Setting
 from experiments.growing._learner import Learner
 
-WIDTHS, DEPTHS, RATES = (48, 64, 96), (1, 2, 3, 4, 6), (0.5, 1.0, 2.0)
+RATES = (0.5, 1.0, 2.0)
 TERA = 1e12
-BUDGETS = (0.8, 1.6, 3.2, 6.4, 12.8, 25.6)
-"""TFLOP of a whole run, at scale 1."""
 LARGE = 20.0
 """TFLOP above which runs read the larger corpus, for the smaller one would be read several times."""
-SHARES = (0.15, 0.3, 0.5)
 DECAY = 0.25
 """Share of the budget at the end in which the rate falls to zero."""
-TOKENS_PER_PARAMETER = (6.0, 80.0)
-"""Sizes outside of this are no candidates for the envelope of claims."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,8 @@ class Run:
         share: Share of the budget before the last growth; growths before it are at equal distances.
         init: How new layers start: ``"zero-out"``, ``"r2r"`` or ``"copy"``.
         rewarmed: Whether what is new begins without moments and warms up.
+        at: TFLOP at which it grows, one a growth, for one trunk that serves several budgets: it has not grown yet where
+            the rate falls before. Empty: by ``share``.
     """
 
     sizes: tuple[Size, ...]
@@ -50,18 +47,23 @@ class Run:
     share: float = 0.0
     init: str = "zero-out"
     rewarmed: bool = True
+    at: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         text = f"{'-'.join(map(str, self.sizes))}-x{self.rate:g}"
         if len(self.sizes) == 1:
             return text
-        return f"{text}-f{self.share:g}-{self.init}-{'rewarmed' if self.rewarmed else 'carried'}"
+        when = f"at{'+'.join(f'{moment:g}' for moment in self.at)}" if self.at else f"f{self.share:g}"
+        return f"{text}-{when}-{self.init}-{'rewarmed' if self.rewarmed else 'carried'}"
 
-    def lineage(self, seed: int, budget: float, *, large: bool) -> Lineage:
+    def lineage(self, seed: int, budget: float, *, large: bool, scale: float = 1.0) -> Lineage:
         """What trains until the rate falls, for a budget in FLOPs."""
         growths = len(self.sizes) - 1
         moments = tuple(self.share * budget * (number + 1) / growths for number in range(growths))
-        return Lineage(seed, self.rate, large, self.sizes, moments, self.init, self.rewarmed)
+        if self.at:
+            planned = (moment * TERA * scale for moment in self.at)
+            moments = tuple(moment for moment in planned if moment < (1 - DECAY) * budget)
+        return Lineage(seed, self.rate, large, self.sizes[: len(moments) + 1], moments, self.init, self.rewarmed)
 
 
 def _sizes(text: str) -> tuple[Size, ...]:
@@ -73,6 +75,8 @@ def _sizes(text: str) -> tuple[Size, ...]:
 GROWTHS: Mapping[str, tuple[Size, ...]] = {
     "1→2, narrow": _sizes("w48d1 w48d2"),
     "2→3, narrow": _sizes("w48d2 w48d3"),
+    "2→4, narrow": _sizes("w48d2 w48d4"),
+    "1→2→3, narrow": _sizes("w48d1 w48d2 w48d3"),
     "1→2": _sizes("w64d1 w64d2"),
     "2→3": _sizes("w64d2 w64d3"),
     "2→4": _sizes("w64d2 w64d4"),
@@ -99,25 +103,89 @@ def _screen() -> Iterator[tuple[Run, float]]:
     for sizes in ("w48d2", "w48d3", "w64d2", "w64d3"):
         yield Run(_sizes(sizes)), 3.2
     yield Run(doubled, share=0.15), 3.2
-    for name, grown in GROWTHS.items():
-        if name != "1→2, narrow":
-            yield Run(grown, share=0.3), 3.2
+    for name in ("2→3, narrow", "1→2", "2→3", "2→4", "1→2→4", "width", "width and depth"):
+        yield Run(GROWTHS[name], share=0.3), 3.2
 
 
 SCREEN = tuple(_screen())
 """What seed 0 runs."""
-WINNERS = tuple(Run(sizes, share=share) for sizes in GROWTHS.values() for share in SHARES)
-"""Growths that the other seeds run, with every rate and budget: to be narrowed to what a screen has found."""
+
+
+def _powers(first: float, last: float) -> tuple[float, ...]:
+    """Budgets that double."""
+    found = [first]
+    while found[-1] < 0.99 * last:
+        found.append(2 * found[-1])
+    return tuple(found)
+
+
+SCRATCH: Mapping[str, tuple[float, ...]] = {
+    "w32d1": _powers(0.05, 0.4),
+    "w32d2": _powers(0.05, 1.6),
+    "w32d3": _powers(0.4, 3.2),
+    "w48d1": _powers(0.05, 3.2),
+    "w48d2": _powers(0.05, 6.4),
+    "w48d3": _powers(0.05, 6.4),
+    "w48d4": _powers(0.2, 12.8),
+    "w48d6": _powers(6.4, 25.6),
+    "w64d2": _powers(1.6, 12.8),
+    "w64d3": _powers(6.4, 25.6),
+    "w64d4": _powers(12.8, 25.6),
+    "w96d2": _powers(12.8, 25.6),
+    "w96d3": _powers(25.6, 25.6),
+}
+"""Size → TFLOP of a run from scratch for a claim, at a rate of 1: wherever the size may be the best, and beyond."""
+GROWN: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "1→2, narrow": ((0.15, 0.3), _powers(0.4, 3.2)),
+    "2→3, narrow": ((0.15, 0.3), _powers(1.6, 6.4)),
+    "2→4, narrow": ((0.15, 0.3), _powers(6.4, 12.8)),
+    "1→2→3, narrow": ((0.3,), _powers(3.2, 6.4)),
+    "2→3": ((0.15, 0.3), _powers(6.4, 12.8)),
+    "2→4": ((0.15, 0.3), _powers(12.8, 25.6)),
+}
+"""What the screen has left: growth → shares of the budget, TFLOP."""
+TUNED: Mapping[str, tuple[float, ...]] = {
+    "w48d1": _powers(0.2, 0.8),
+    "w48d2": _powers(0.8, 3.2),
+    "w48d3": _powers(3.2, 6.4),
+    "1→2, narrow": _powers(0.8, 3.2),
+    "2→3, narrow": _powers(3.2, 6.4),
+}
+"""Where the other rates are tried: sizes that were the best at a rate of 1, and growths into them at f = 0.3."""
+FAMILY = {"w48d1": 0.2, "1→2, narrow": 0.5, "1→2→3, narrow": 1.0}
+"""Three members of one trunk, each grown at 0.3 of its budget: name → budget, as a share of the largest."""
+FAMILY_APART = {"w48d2": 0.25, "2→4, narrow": 1.0}
+"""Two members whose budgets lie four times apart."""
+LARGEST = (6.4, 5.44, 4.48)
+"""TFLOP of a family's largest member: what its sizes have from scratch, 15 % less, 30 % less."""
+ANYTIME = Run(_sizes("w48d1 w48d2 w48d3"), at=(0.36, 1.44))
+"""One trunk that is stopped at any time."""
+SUNK: Mapping[Run, tuple[float, ...]] = {
+    Run(_sizes("w48d1 w48d2"), at=(0.48,)): (0.5, 1, 2, 4, 8),
+    Run(_sizes("w48d2 w48d3"), at=(0.96,)): (0.5, 1, 2, 4),
+}
+"""A network that is there and grows → FLOPs that are spent from then on, over what it has cost."""
 
 
 def _claims() -> Iterator[tuple[Run, float]]:
-    """Every size that may be the best for a budget, and growths that end in one, with all rates."""
-    sizes = [Size(width, depth) for width in WIDTHS for depth in DEPTHS]
-    for budget in BUDGETS:
-        for run in (*(Run((size,)) for size in sizes), *WINNERS):
-            if _may_be_best(run.sizes[-1], budget * TERA):
-                for rate in RATES:
-                    yield Run(**{**vars(run), "rate": rate}), budget
+    """From scratch and grown at a rate of 1, one trunk for several budgets, and the other rates where it matters."""
+    for name, budgets in SCRATCH.items():
+        yield from ((Run(_sizes(name)), budget) for budget in budgets)
+    for name, (shares, budgets) in GROWN.items():
+        yield from ((Run(GROWTHS[name], share=share), budget) for share in shares for budget in budgets)
+    yield from ((ANYTIME, budget) for budget in _powers(0.1, 6.4))
+    for run, ratios in SUNK.items():
+        yield from ((run, run.at[-1] * (1 + ratio)) for ratio in ratios)
+    for family in (FAMILY, FAMILY_APART):
+        yield from ((member(name), part * largest) for largest in LARGEST for name, part in family.items())
+    for name, budgets in TUNED.items():
+        for rate in RATES:
+            yield from ((replace(member(name), rate=rate), budget) for budget in budgets)
+
+
+def member(name: str) -> Run:
+    """A size, or a growth at 0.3 of the budget."""
+    return Run(GROWTHS[name], share=0.3) if name in GROWTHS else Run(_sizes(name))
 
 
 @cache
@@ -127,20 +195,15 @@ def _cost(size: Size) -> tuple[float, int]:
     return learner.step_flops, sum(p.numel() for p in learner.model.parameters())
 
 
-def _may_be_best(size: Size, budget: float) -> bool:
-    flops, parameters = _cost(size)
-    least, most = TOKENS_PER_PARAMETER
-    return least <= budget / flops * BATCH_SIZE * CONTEXT / parameters <= most
-
-
 def cells(setting: Setting) -> list[Cell]:
     """The screen for seed 0, claims for all other seeds."""
-    found = []
+    found: dict[str, Cell] = {}
     for seed in setting.seeds:
         for run, budget in SCREEN if seed == 0 else _claims():
             options = {**asdict(run), "budget": budget, "seed": seed}
-            found.append(Cell(f"{run}-{budget:g}T-s{seed}", budget * TERA * setting.scale, options))
-    return found
+            name = f"{run}-{budget:g}T-s{seed}"
+            found.setdefault(name, Cell(name, budget * TERA * setting.scale, options))
+    return list(found.values())
 
 
 def _read(cell: Cell) -> tuple[Run, float, Lineage]:
@@ -148,7 +211,7 @@ def _read(cell: Cell) -> tuple[Run, float, Lineage]:
     options = dict(cell.options)
     budget, seed = options.pop("budget"), options.pop("seed")
     run = Run(**{**options, "sizes": tuple(Size(**size) for size in options["sizes"])})
-    return run, cell.flops, run.lineage(seed, cell.flops, large=budget > LARGE)
+    return run, cell.flops, run.lineage(seed, cell.flops, large=budget > LARGE, scale=cell.flops / (budget * TERA))
 
 
 def run_cell(setting: Setting, cell: Cell) -> Row:
@@ -201,7 +264,7 @@ def order(cell: Cell) -> tuple[float, ...]:
 
 def probe(setting: Setting) -> Learner:
     """A size in the middle."""
-    return begin(Lineage(0, 1.0, False, (Size(WIDTHS[1], DEPTHS[1]),)), setting)
+    return begin(Lineage(0, 1.0, False, _sizes("w64d2")), setting)
 
 
 ENVELOPE = GridExperiment(

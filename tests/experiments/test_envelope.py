@@ -183,3 +183,17 @@ def test_larger_corpus_is_what_packages_ship_or_a_reason() -> None:
         package_sources(("filelock",), least=10**9)
     with pytest.raises(DataError, match="the package no_such_package to be installed"):
         package_sources(("no_such_package",))
+
+
+def test_one_trunk_serves_several_budgets_and_grows_where_it_is_told(tmp_path: Path) -> None:
+    """Before its moment a run is one from scratch, to the bit; after it, the trunks of two budgets are one."""
+    run = Run((SMALL, DEEP), at=(0.7,))
+    assert str(run) == "w16d1-w16d2-x1-at0.7-zero-out-rewarmed"
+    plain, shared = setting(tmp_path / "plain"), setting(tmp_path / "shared")
+    early, scratch = runs.run_cell(shared, cell(run, 0.8)), runs.run_cell(plain, cell(Run((SMALL,)), 0.8))
+    assert {key: early[key] for key in EQUAL} == {key: scratch[key] for key in EQUAL}, "the rate falls from 0.6 on"
+    for budget in (1.0, 1.6):
+        late = runs.run_cell(shared, cell(run, budget))
+        alone = runs.run_cell(setting(tmp_path / f"{budget}"), cell(replace(run, at=(), share=0.7 / budget), budget))
+        assert {key: late[key] for key in EQUAL} == {key: alone[key] for key in EQUAL}
+    assert late["spent_flops"] < alone["spent_flops"]
