@@ -42,3 +42,19 @@ def flops_to_reach(loss: float, envelope: Sequence[tuple[float, float]]) -> floa
             share = (l0 - loss) / (l0 - l1)
             return math.exp(math.log(f0) + share * (math.log(f1) - math.log(f0)))
     return math.inf
+
+
+def loss_at(flops: float, curve: Sequence[tuple[float, float]]) -> float | None:
+    """The loss of a curve, by straight lines over the logarithm of FLOPs.
+
+    Args:
+        flops: FLOPs.
+        curve: (FLOPs, loss) by rising FLOPs.
+
+    Returns:
+        The loss; None outside of the curve.
+    """
+    for (f0, l0), (f1, l1) in pairwise(curve):
+        if f0 <= flops <= f1:
+            return l0 + (l1 - l0) * math.log(flops / f0) / math.log(f1 / f0)
+    return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments._common import Row, curve_bands, mean_and_spread, spread_text
 from experiments.growing._envelope import flops_to_reach
+from experiments.growing._envelope_uses import use_tables, uses
 from experiments.growing._grid import Table
 
 Key = tuple[Any, ...]
@@ -24,6 +25,11 @@ def size_names(row: Row) -> str:
 def is_grown(row: Row) -> bool:
     """Whether it has grown on the way."""
     return len(row["options"]["sizes"]) > 1
+
+
+def serves_several(row: Row) -> bool:
+    """Whether it is a branch of one growing trunk for several budgets."""
+    return bool(row["options"].get("at"))
 
 
 def grouped(rows: Iterable[Row], *keys: str) -> dict[Key, list[Row]]:
@@ -66,7 +72,8 @@ def summarise(rows: Mapping[str, Row]) -> dict[str, Any]:
     }
 
 
-def _part(rows: Sequence[Row]) -> dict[str, Any]:
+def _part(every: Sequence[Row]) -> dict[str, Any]:
+    rows = [row for row in every if not serves_several(row)]
     envelope = strict_envelope(rows)
     scratch = grouped([row for row in rows if not is_grown(row)], "rate", "budget")
     return {
@@ -80,6 +87,7 @@ def _part(rows: Sequence[Row]) -> dict[str, Any]:
             for (seed, budget), row in sorted(envelope.items())
         ],
         "growth": _growths(rows, envelope),
+        **uses(every),
     }
 
 
@@ -127,6 +135,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
     for name, title in PARTS.items():
         if name in summary:
             found += [_scratch_table(title, summary[name]), _growth_table(title, summary[name])]
+            found += use_tables(title, summary[name])
     run, left = summary["cells"], summary["cells_not_run"]
     machine, texts = summary["provenance"]["machine"], summary["data"]
     facts = {
@@ -186,6 +195,7 @@ def draw(rows: Mapping[str, Row], out: Path) -> None:
 
     for name in PARTS:
         some = [row for row in rows.values() if (row["options"]["seed"] == 0) == (name == "screen")]
+        some = [row for row in some if not serves_several(row)]
         series = {"envelope": strict_envelope(some)}
         for (sizes, seed, budget), row in best_rates(row for row in some if is_grown(row)).items():
             series.setdefault(sizes, {})[seed, budget] = row

@@ -1,7 +1,8 @@
 """Growth against the strict envelope: trunks that branch, grow and go on from disk to the same bits; what they cost."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 from experiments.growing import ENVELOPE, run_grid
+from experiments.growing import _envelope_plan as plan
 from experiments.growing import _envelope_runs as runs
 from experiments.growing import _envelope_trunks as trunks
+from experiments.growing import _envelope_uses as uses
+from experiments.growing._envelope_plan import Run, Size
 from experiments.growing._envelope_report import best_rates, strict_envelope, summarise
-from experiments.growing._envelope_runs import Run, Size
+from experiments.growing._envelope_uses import use_tables
 from experiments.growing._grid import Cell, Setting
 from experiments.growing._text import Corpus, package_sources
 from graftwork.errors import ConfigError, DataError
@@ -40,15 +44,15 @@ def setting(folder: Path) -> Setting:
 
 
 def cell(run: Run, budget: float) -> Cell:
-    options = {**runs.asdict(run), "budget": budget, "seed": 0}
-    return Cell(f"{run}-{budget:g}T-s0", budget * runs.TERA * SCALE, options)
+    options = {**asdict(run), "budget": budget, "seed": 0}
+    return Cell(f"{run}-{budget:g}T-s0", budget * plan.TERA * SCALE, options)
 
 
 def test_branch_off_a_trunk_is_the_same_training_run_alone(tmp_path: Path) -> None:
     shared = setting(tmp_path / "shared")
     runs.run_cell(shared, cell(Run((SMALL,)), 0.8))
     row = runs.run_cell(shared, cell(Run((SMALL,)), 1.6))
-    budget = 1.6 * runs.TERA * SCALE
+    budget = 1.6 * plan.TERA * SCALE
     alone = trunks.begin(trunks.Lineage(0, 1.0, False, (SMALL,)), shared)  # no disk, no branch
     while alone.flops + alone.step_flops <= 0.75 * budget:
         alone.step(min(1.0, (alone.steps + 1) / 3))
@@ -56,7 +60,7 @@ def test_branch_off_a_trunk_is_the_same_training_run_alone(tmp_path: Path) -> No
         alone.step(min(1.0, (budget - alone.flops) / (0.25 * budget)))
     assert (row["loss"], row["updates"], row["flops"]) == (alone.point()["loss"], alone.steps, alone.flops)
     assert row["updates"] > 20
-    assert row["spent_flops"] == pytest.approx(alone.flops - 0.6 * runs.TERA * SCALE, abs=2 * alone.step_flops)
+    assert row["spent_flops"] == pytest.approx(alone.flops - 0.6 * plan.TERA * SCALE, abs=2 * alone.step_flops)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_flops_are_those_of_products_and_of_updates_before_and_after_the_growth(
     muon = 4 * trunks.orthogonal_flops(width, width) + 2 * trunks.orthogonal_flops(width, 4 * width)
     assert learner.step_flops == 2 * 3 * products + muon, "two windows, three passes"
     row = runs.run_cell(setting(tmp_path), cell(Run((SMALL, DEEP), share=0.3), 0.8))
-    budget, first, second = 0.8 * runs.TERA * SCALE, row["first_update_flops"], row["update_flops"]
+    budget, first, second = 0.8 * plan.TERA * SCALE, row["first_update_flops"], row["update_flops"]
     before = int(0.3 * budget // first)
     stable = int((0.75 * budget - before * first) // second)
     falling = int((budget - before * first - stable * second) // second)
@@ -123,7 +127,7 @@ def test_what_is_new_moves_by_the_share_of_the_rate_that_it_has_reached(tmp_path
 
 
 def row_of(sizes: tuple[Size, ...], loss: float, *, rate: float = 1.0, budget: float = 1.6, seed: int = 1) -> Any:
-    options = {**runs.asdict(Run(sizes, rate, share=0.3)), "budget": budget, "seed": seed}
+    options = {**asdict(Run(sizes, rate, share=0.3)), "budget": budget, "seed": seed}
     costs = {"flops": 1.0, "tokens": 8, "parameters": 2, "update_flops": 2.0, "first_update_flops": 1.0}
     return {"options": json.loads(json.dumps(options)), "loss": loss, "data": {"fingerprint": ""}, **costs}
 
@@ -197,3 +201,48 @@ def test_one_trunk_serves_several_budgets_and_grows_where_it_is_told(tmp_path: P
         alone = runs.run_cell(setting(tmp_path / f"{budget}"), cell(replace(run, at=(), share=0.7 / budget), budget))
         assert {key: late[key] for key in EQUAL} == {key: alone[key] for key in EQUAL}
     assert late["spent_flops"] < alone["spent_flops"]
+
+
+def test_a_family_pays_for_each_stretch_of_its_trunk_once() -> None:
+    run = Run((SMALL, DEEP), at=(1.0,))
+    assert uses.price([(run, 2.0)]) == pytest.approx(2.0)
+    assert uses.price([(run, 2.0), (run, 0.8)]) == pytest.approx(2.2), "0.6 of the trunk are there already"
+    three = Run((SMALL, DEEP, WIDE), share=0.3)
+    members = [(Run((SMALL,)), 1.28), (Run((SMALL, DEEP), share=0.3), 3.2), (three, 6.4)]
+    assert uses.price(members) == pytest.approx(1.28 + (3.2 - 0.96) + (6.4 - 1.92)), "both grow at 0.96, then at 1.92"
+    assert uses.price(members[::-1]) == pytest.approx(8.0)
+
+
+def loss_of(run: Run, budget: float, seed: int) -> float:
+    """A curve for each size; what grows is 0.1 lower than its last size from scratch."""
+    last = run.lineage(seed, budget * plan.TERA, large=False).sizes[-1]
+    grown = len(run.sizes) > 1 and last != run.sizes[0]
+    return 2 - 0.2 * log2(budget) + (last.width * last.depth / 48 - 2) ** 2 * 0.1 / budget + 0.01 * seed - 0.1 * grown
+
+
+def test_uses_compare_with_scratch_at_the_budgets_that_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunks, "HEAD", 16)
+    rows = []
+    for run, budget in plan.claims():
+        for seed in (1, 2) if run.rate == 1 else ():
+            row = row_of(run.sizes, loss_of(run, budget, seed), budget=budget, seed=seed)
+            row["options"] |= json.loads(json.dumps(asdict(run)))
+            rows.append(row)
+    found = summarise({str(number): row for number, row in enumerate(rows)})["claims"]
+    family = found["families"][0]
+    assert family["alone"] == pytest.approx(1.28 + 3.2 + 6.4)
+    assert family["largest"][-1]["price"] == pytest.approx(8.0)
+    first, second, third = family["largest"][-1]["differences"]
+    assert (first["mean"], second["mean"], third["mean"]) == (0, pytest.approx(-0.1), pytest.approx(-0.1))
+    cheap, middle, _ = (entry["share"] for entry in family["largest"])
+    assert all(cheap < share < middle for share in family["reached"]), "with 0.3 less FLOPs 0.003 are lacking"
+    regret = found["anytime"]["regret"]
+    assert found["anytime"]["moments"] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
+    assert regret["w48d2"]["by_moment"][-1]["mean"] == pytest.approx(0), "it is the best size of this world"
+    assert regret["start again with twice as much"]["by_moment"][-1]["mean"] == pytest.approx(0.2)
+    assert regret[str(plan.ANYTIME)]["by_moment"][3]["mean"] == pytest.approx(-0.1)
+    sunk = {(entry["sizes"][-1], entry["ratio"]): entry["differences"] for entry in found["sunk"]}
+    scratch = sunk["w48d2", 4]["the best size from scratch"]
+    assert (scratch["mean"], scratch["num"]) == (pytest.approx(-0.1 - 0.2 * log2(5 / 4), abs=5e-3), 2)
+    assert all(growth["sizes"] != str(plan.ANYTIME) and growth["loss"]["num"] == 2 for growth in found["growth"])
+    assert "a family from one trunk" in "".join(map(str, use_tables("Claims", found)))
