@@ -159,6 +159,33 @@ def test_heads_grow_along_where_the_code_ties_them_to_the_width(stock: bool) -> 
         plan(model, WidenStream(to=13), example_input=x)
 
 
+class _AnyLength(nn.Module):
+    """An attention whose code takes heads of any length: its number of heads need not grow for it to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.heads = nn.Embedding(11, 8), nn.LayerNorm(8), 4
+        self.queries, self.keys, self.values = (nn.Linear(8, 8) for _ in range(3))
+        self.merge, self.last, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        y, (b, t) = self.norm(x), tokens.shape
+        q, k, v = (m(y).view(b, t, self.heads, -1).transpose(1, 2) for m in (self.queries, self.keys, self.values))
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head(self.last(x + self.merge(y)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["netmorph", "r2r", "net2net"])
+def test_more_heads_are_preferred_where_longer_ones_run_too(method: str) -> None:
+    torch.manual_seed(0)
+    model, x = _AnyLength().double().eval(), torch.randint(11, (3, 5))
+    before = _output(model, x)
+    grow(model, WidenAll(1.5, width=1.5, method=method), example_input=x)
+    torch.testing.assert_close(_output(model, x), before, rtol=0, atol=1e-12)
+    assert (model.heads, model.queries.weight.shape) == (6, (12, 12))
+
+
 @pytest.mark.parametrize("width", [1.5, 2.0])
 def test_stream_and_inner_widths_grow_in_one_call(width: float, tmp_path: Path) -> None:
     model, x = build(Shape("layer", tied=True))

@@ -1,7 +1,7 @@
 """The way in which a stream can grow: which volumes, which numbers, and what every parameter becomes."""
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from graftwork.surgery._space import Var, atoms
 from graftwork.surgery._tensors import place_old
 from graftwork.surgery._transaction import Transaction, swap_data
 from graftwork.surgery.layers import owner_of, replace_configs, set_numbers
-from graftwork.surgery.streams._dealt import dealt
+from graftwork.surgery.streams._dealt import deals_otherwise, dealt
 from graftwork.surgery.streams._find import growable, normed
 from graftwork.surgery.streams._heads import heads
 from graftwork.surgery.streams._read import read, stuck
@@ -119,7 +119,7 @@ def _ways(graph: ChannelGraph, tape: Tape, call: Call, target: Target, asked: _A
     """Yield the ways in which a model can take a target's widths."""
     maps = _maps(target.growth, asked.wish, asked.like)
     layouts = {name: graph.layouts(name, maps) for name in graph.touched(maps)}
-    for found, after in _runs(graph, target, maps, layouts, call):
+    for found, after in _fitting(_runs(graph, target, maps, layouts, call), tape, maps, layouts):
         numbers = powers(tape, after, asked.unit)
         reading = _read(tape, asked.like, numbers, asked.problems, copies=asked.copies, later=asked.later)
         if reading is None:
@@ -133,6 +133,24 @@ def _ways(graph: ChannelGraph, tape: Tape, call: Call, target: Target, asked: _A
             asked.problems.append("the forward deals out channels or heads by a rule of its own")
             continue
         yield Way(found, reading, maps, placed, asked.unit)
+
+
+def _fitting(
+    runs: Iterator[tuple[Target, Tape]], tape: Tape, maps: Mapping[Var, UnitMap], names: Iterable[str]
+) -> Iterator[tuple[Target, Tape]]:
+    """Yield one run: the first whose lengths are those of the volumes, else the first.
+
+    A forward with 4 heads of 16 channels runs at a width of 96 as it is, with 4 heads of 24, whose attention divides by
+    another root. It runs with 6 heads too, and these are what the volumes say.
+    """
+    first = None
+    for found in runs:
+        if not deals_otherwise((tape, found[1]), maps, names):
+            first = found
+            break
+        first = first or found
+    if first is not None:
+        yield first
 
 
 def _refuse_unread(graph: ChannelGraph, added: Mapping[Var, int], reading: Reading) -> None:
@@ -275,7 +293,6 @@ def _runs(graph: ChannelGraph, target: Target, maps: dict[Var, UnitMap], layouts
         tape = trial(graph, found, layouts, call)
         if tape is not None:
             yield found, tape
-            return
 
 
 def trial(graph: ChannelGraph, target: Target, layouts: Mapping[str, list[Layout]], call: Call) -> Tape | None:

@@ -9,7 +9,7 @@ them. What stands in one place there is one row::
     wider  rows 0 … 47  →  view(4, 12)  →  heads(6, 8)     head 1, channel 2 is row 10 of the first part of 12
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,6 +58,18 @@ def dealt(
                 if resolve(same) == expr and old is not None:
                     dims[dim] = replace(dims[dim], old=old)
     return found
+
+
+def deals_otherwise(tapes: tuple[Tape, Tape], maps: Mapping[Var, UnitMap], names: Iterable[str]) -> bool:
+    """Whether some weight's products have other lengths in the wider model than the volumes say.
+
+    Args:
+        tapes: The model's run, and a run with its new lengths.
+        maps: Volume → its layout.
+        names: Tensors that grow.
+    """
+    before, after = map(_chains, tapes)
+    return any(_differs(before.get(name, []), after.get(name, []), maps) for name in names)
 
 
 @dataclass(frozen=True)
