@@ -166,8 +166,13 @@ FAMILIES = (
 """Each member is grown at 0.3 of its budget."""
 LARGEST = (6.4, 5.44, 4.48)
 """TFLOP of a family's largest member: as many as from scratch, 15 % less, 30 % less."""
-ANYTIME, MOMENTS = Run(sizes_of("w48d1 w48d2 w48d3"), at=(0.36, 1.44)), _powers(0.1, 6.4)
-"""One trunk that is stopped at any time, and the TFLOP at which it is."""
+ANYTIME = (
+    Run(sizes_of("w48d1 w48d2 w48d3"), at=(0.36, 1.44)),
+    Run(sizes_of("w32d1 w48d1 w48d2 w48d3"), at=(0.12, 0.36, 1.44)),
+)
+"""One trunk that is stopped at any time; the second one begins narrower."""
+MOMENTS = _powers(0.1, 6.4)
+"""TFLOP at which a trunk is stopped."""
 SUNK: Mapping[Run, tuple[float, ...]] = {
     Run(sizes_of("w48d1 w48d2"), at=(0.48,)): (0.5, 1, 2, 4, 8),
     Run(sizes_of("w48d2 w48d3"), at=(0.96,)): (0.5, 1, 2, 4),
@@ -181,7 +186,7 @@ def claims() -> Iterator[tuple[Run, float]]:
         yield from ((Run(sizes_of(name)), budget) for budget in budgets)
     for name, (shares, budgets) in GROWN.items():
         yield from ((Run(GROWTHS[name], share=share), budget) for share in shares for budget in budgets)
-    yield from ((ANYTIME, budget) for budget in MOMENTS)
+    yield from ((run, budget) for run in ANYTIME for budget in MOMENTS)
     for run, ratios in SUNK.items():
         yield from ((run, run.at[-1] * (1 + ratio)) for ratio in ratios)
     for family in FAMILIES:

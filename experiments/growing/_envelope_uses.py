@@ -134,11 +134,10 @@ def _reached(differences: Mapping[float, Sequence[float]], alone: float) -> floa
 def _anytime(cells: Mapping[int, Cells]) -> dict[str, Any] | None:
     """Loss above the envelope's at every moment: of the growing trunk, of each size, of starting again."""
     ways: dict[str, Callable[[Cells, float], float | None]] = {
-        str(ANYTIME): lambda some, budget: some.loss(ANYTIME, budget),
         "start again with twice as much": lambda some, budget: dict(some.envelope()).get(budget / 2),
     }
-    for size in ("w48d1", "w48d2", "w48d3", "w48d4"):
-        ways[size] = lambda some, budget, size=size: some.loss(member(size), budget)  # type: ignore[misc]
+    for run in (*ANYTIME, *map(member, ("w48d1", "w48d2", "w48d3", "w48d4"))):
+        ways[" → ".join(map(str, run.sizes))] = lambda some, budget, run=run: some.loss(run, budget)  # type: ignore[misc]
     found: dict[str, Any] = {}
     for name, way in ways.items():
         regrets = []
