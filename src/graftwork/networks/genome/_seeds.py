@@ -122,7 +122,8 @@ def seed_genome(name: str, input_shape: Shape, num_classes: int) -> Genome:
 
     Args:
         name: ``"poster"`` (h_i), ``"base"`` (six layers), ``"default"`` (the default recipe's), ``"small"`` and
-            ``"large"`` (its, for short and long budgets), ``"trunk"`` (on a pretrained trunk's features) or ``"table"`` (on rows of a table).
+            ``"large"`` (its, for short and long budgets), ``"trunk"`` (on a pretrained trunk's features) or ``"table"``
+            (on rows of a table).
         input_shape: Channels, height and width; pools that would leave nothing are left out.
         num_classes: Number of classes, at least 2.
 
