@@ -120,6 +120,36 @@ def test_evaluate_agrees_with_scikit_learn_on_what_predict_says(run: Path, digit
     assert found["majority"]["accuracy"] == 0.25
 
 
+def test_mirrored_views_are_averaged_where_training_has_mirrored_images(
+    run: Path, digits: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.session._final.time_passes", count_passes)
+    turned = tmp_path / "turned"
+    for path in digits.rglob("*.png"):
+        target = turned / path.relative_to(digits)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(target)
+    mirroring = tmp_path / "mirroring"
+    words = [*TINY, "--flip", "random", "--out", str(mirroring), "--quiet", "--no-report"]
+    assert call("search", *words) == 0
+
+    def told(images: Path, *more: str) -> np.ndarray:
+        capsys.readouterr()
+        assert call("predict", str(mirroring), str(images), "--probabilities", "--json", *more) == 0
+        return np.array([list(row["probabilities"].values()) for row in rows_of(capsys)])
+
+    plain, other, both = told(digits), told(turned), told(digits, "--mirrored")
+    assert np.abs(plain - other).max() > 0.01
+    assert np.allclose(both, (plain + other) / 2, atol=2e-6)
+    assert call("evaluate", str(mirroring), "--data", str(digits), "--mirrored", "--json") == 0
+    (found,) = rows_of(capsys)
+    labels = np.repeat(np.arange(4), 12)
+    assert found["accuracy"] == pytest.approx((both.argmax(1) == labels).mean())
+    assert found["shift"] is None, "the run has stored no mirrored predictions to compare with"
+    assert call("predict", str(run), str(digits), "--mirrored") == 2
+    assert "flip is 'none' in" in capsys.readouterr().err
+
+
 def test_evaluate_tells_images_of_another_kind_from_those_of_the_run(
     run: Path, digits: Path, tmp_path: Path, capsys: Any
 ) -> None:

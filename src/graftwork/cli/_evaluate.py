@@ -26,6 +26,7 @@ def evaluate(
         bool, typer.Option("--skip-bad-images", help="Leave out images that can't be read, and count them.")
     ] = False,
     trunk: options.TrunkOf = None,
+    mirrored: options.Mirrored = False,
     device: options.Place = "cpu",
     batch_size: options.Pass = None,
     as_json: options.Json = False,
@@ -35,7 +36,7 @@ def evaluate(
     from graftwork.session import open_classifier
 
     found = score(
-        open_classifier(model, member=member, ensemble=ensemble, device=device, trunk=trunk),
+        open_classifier(model, member=member, ensemble=ensemble, device=device, trunk=trunk, mirrored=mirrored),
         data,
         batch_size=batch_size,
         image_column=image_column,

@@ -95,6 +95,13 @@ Place = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, …")]
 Pass = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Images in a pass. \\[default: 256, fewer of large images]")
 ]
+Mirrored = Annotated[
+    bool,
+    typer.Option(
+        "--mirrored",
+        help="Average each image with its mirror image, at twice the cost, where training has mirrored them.",
+    ),
+]
 TrunkOf = Annotated[
     str | None,
     typer.Option("--trunk", help="The run's trunk FILE.py:FUNCTION again, whose code is not run unless it is named."),

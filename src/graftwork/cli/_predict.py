@@ -37,6 +37,7 @@ def predict(
         bool, typer.Option("--skip-bad-images", help="Leave out images that can't be read, and name them.")
     ] = False,
     trunk: options.TrunkOf = None,
+    mirrored: options.Mirrored = False,
     device: options.Place = "cpu",
     batch_size: options.Pass = None,
     out: Annotated[Path | None, typer.Option(help="CSV or JSON file. \\[default: the output stream]")] = None,
@@ -46,7 +47,7 @@ def predict(
     from graftwork.runs import write_text
     from graftwork.session import open_classifier
 
-    opened = open_classifier(model, member=member, ensemble=ensemble, device=device, trunk=trunk)
+    opened = open_classifier(model, member=member, ensemble=ensemble, device=device, trunk=trunk, mirrored=mirrored)
     most = len(opened.class_names)
     if not 1 <= top_k <= most:
         raise InputError(f"top_k: expected a number from 1 to {most}, the number of classes, got {top_k}; take one")

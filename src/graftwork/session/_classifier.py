@@ -30,6 +30,7 @@ class Classifier:
         folder: Run that it is from; ``None`` for an exported model.
         stored_as: Its name among the predictions that the run stored; empty for an exported model.
         transform: How images are normalised, by the training images; ``None`` for an exported model or behind a trunk.
+        mirrored: Whether the probabilities of an image and of its mirror image are averaged.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -38,6 +39,7 @@ class Classifier:
     folder: RunFolder | None = None
     stored_as: str = ""
     transform: InputTransform | None = None
+    mirrored: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -48,10 +50,15 @@ class Classifier:
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities, float32 [B, classes] on the CPU, of uint8 images [B, H, W, C]."""
-        found: Tensor = self.run(images).float().softmax(1).cpu()
+        found = self._probabilities(images)
+        if self.mirrored:
+            found = (found + self._probabilities(images.flip(2))) / 2
         if not bool(found.isfinite().all()):
             raise InputError("predict: expected finite logits, got NaN or infinity; the model is damaged: take another")
         return found
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self.run(images).float().softmax(1).cpu()
 
 
 def open_classifier(
@@ -61,6 +68,7 @@ def open_classifier(
     ensemble: str | None = None,
     device: str = "cpu",
     trunk: str | None = None,
+    mirrored: bool = False,
 ) -> Classifier:
     """Open a member or an ensemble of a run, or an exported model.
 
@@ -70,9 +78,12 @@ def open_classifier(
         ensemble: Name of an ensemble of the run, instead of a member.
         device: Device to run on.
         trunk: The run's trunk, named by the user again, without which no code of one is run.
+        mirrored: Average the probabilities of each image and of its mirror image, which takes twice as long: the
+            test-time augmentation of Krizhevsky et al. (2012). Only for a run that has mirrored images in training.
 
     Raises:
-        InputError: If there is no such thing, or an exported program can't run on the device.
+        InputError: If there is no such thing, an exported program can't run on the device, or images in the mirror may
+            be of another class.
     """
     if member is not None and ensemble is not None:
         raise InputError(f"predict: give either --member or --ensemble, got {member!r} and {ensemble!r}")
@@ -81,9 +92,13 @@ def open_classifier(
         folder = RunFolder.open(path)
         found = _of_ensemble(folder, ensemble, place) if ensemble is not None else _of_member(folder, member, place)
         front = front_of(folder, trunk)
+        if mirrored:
+            found = replace(found, mirrored=_mirrors(folder))
         return found if front is None else _behind(found, front, place)
-    if member is not None or ensemble is not None or trunk is not None:
-        raise InputError(f"predict: --member, --ensemble and --trunk are of a run, but {path} is no run folder")
+    if member is not None or ensemble is not None or trunk is not None or mirrored:
+        raise InputError(
+            f"predict: --member, --ensemble, --trunk and --mirrored are of a run, but {path} is no run folder"
+        )
     opened = open_export(path)
     if isinstance(opened.run, torch.nn.Module) and opened.path.suffix == ".py":
         opened.run.to(place)
@@ -93,6 +108,22 @@ def open_classifier(
             "or an export to source"
         )
     return Classifier(lambda x: opened(x.to(place).permute(0, 3, 1, 2) / 255), opened.input_shape, opened.class_names)
+
+
+def _mirrors(folder: RunFolder) -> bool:
+    """True for a run that has mirrored images in training.
+
+    Raises:
+        InputError: It has not.
+    """
+    flip = folder.read_json("provenance.json")["training"]["augmentation"]["flip"]
+    if flip != "random":
+        raise InputError(
+            f"predict: --mirrored takes a run that has mirrored images in training, but flip is {flip!r} in "
+            f"{folder.path}, so that a mirror image may be of another class: leave --mirrored out, or search with "
+            "--flip random"
+        )
+    return True
 
 
 def _behind(model: Classifier, front: Front, device: torch.device) -> Classifier:

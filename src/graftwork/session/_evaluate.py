@@ -203,7 +203,9 @@ def _scores(
         "ece": expected_calibration_error(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),
         "calibration": _bins(probabilities, labels),
-        "shift": None if model.folder is None else _shift(model, model.folder, probabilities, counts, moments),
+        "shift": None
+        if model.folder is None or model.mirrored
+        else _shift(model, model.folder, probabilities, counts, moments),
     }
 
 
