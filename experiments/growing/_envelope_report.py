@@ -46,11 +46,11 @@ def best_rates(rows: Iterable[Row], *keys: str) -> dict[Key, Row]:
 
 
 def strict_envelope(rows: Iterable[Row]) -> dict[tuple[int, float], Row]:
-    """The run from scratch with the lowest loss over sizes and rates, by seed and budget."""
-    found: dict[tuple[int, float], Row] = {}
+    """The run from scratch with the lowest loss over sizes and rates, by seed and budget that several sizes had."""
+    found: dict[tuple[int, float], list[Row]] = {}
     for (_, seed, budget), row in best_rates(row for row in rows if not is_grown(row)).items():
-        found[seed, budget] = min(row, found.get((seed, budget), row), key=_loss)
-    return found
+        found.setdefault((seed, budget), []).append(row)
+    return {key: min(some, key=_loss) for key, some in found.items() if len(some) > 1}
 
 
 def _loss(row: Row) -> float:
@@ -161,7 +161,7 @@ def _scratch_table(title: str, part: Mapping[str, Any]) -> Table:
     best: dict[float, list[str]] = {}
     for entry in part["envelope"]:
         best.setdefault(entry["budget"], []).append(f"{entry['loss']:.4f} ({entry['size']}, {entry['rate']:g})")
-    lines.append(["envelope, by seed", "", *("; ".join(best[b]) for b in budgets)])
+    lines.append(["envelope, by seed", "", *("; ".join(best.get(b, [])) for b in budgets)])
     return Table(f"{title}: loss from scratch", ["size", "rate", *(f"{b:g} TFLOP" for b in budgets)], lines)
 
 

@@ -44,12 +44,13 @@ class Cells:
         return sorted((budget, loss) for (run, budget), loss in self._losses.items() if run == name)
 
     def envelope(self) -> Line:
-        """The best size and rate from scratch, over all budgets that three sizes were given at least."""
-        found: dict[float, list[float]] = {}
+        """The best size and rate from scratch, over all budgets that several sizes were given."""
+        found: dict[float, dict[str, float]] = {}
         for (run, budget), loss in self._losses.items():
-            if run.count("w") == 1:
-                found.setdefault(budget, []).append(loss)
-        return sorted((budget, min(losses)) for budget, losses in found.items() if len(losses) > 2)
+            size, _, more = run.partition("-x")
+            if "-" not in size + more:
+                found.setdefault(budget, {})[size] = min(loss, found.get(budget, {}).get(size, loss))
+        return sorted((budget, min(sizes.values())) for budget, sizes in found.items() if len(sizes) > 1)
 
 
 def run_of(row: Row) -> Run:

@@ -134,11 +134,13 @@ def row_of(sizes: tuple[Size, ...], loss: float, *, rate: float = 1.0, budget: f
 
 def test_envelope_takes_the_best_rate_of_every_size_and_growth_is_tuned_alike() -> None:
     scratch = [row_of((SMALL,), 2.0, rate=0.5), row_of((SMALL,), 1.8), row_of((DEEP,), 1.7, rate=2.0)]
-    scratch += [row_of((DEEP,), 1.9), row_of((SMALL,), 1.2, budget=3.2), row_of((SMALL,), 1.0, seed=2)]
+    scratch += [row_of((DEEP,), 1.9), row_of((SMALL,), 1.2, budget=3.2), row_of((DEEP,), 1.3, budget=3.2)]
+    scratch += [row_of((SMALL,), 1.0, seed=2), row_of((SMALL,), 1.1, budget=2.4)]
     best = best_rates(scratch)
     assert best["w16d1", 1, 1.6]["options"]["rate"] == 1.0
     assert best["w16d2", 1, 1.6]["options"]["rate"] == 2.0
     assert strict_envelope(scratch)[1, 1.6] is scratch[2]
+    assert set(strict_envelope(scratch)) == {(1, 1.6), (1, 3.2)}, "one size alone is no envelope"
     grown = [row_of((SMALL, DEEP), 1.6), row_of((SMALL, DEEP), 1.45, rate=2.0)]
     screen = [row_of((SMALL,), 0.5, seed=0)]
     found = summarise({str(number): row for number, row in enumerate([*scratch, *grown, *screen])})
@@ -231,11 +233,11 @@ def test_uses_compare_with_scratch_at_the_budgets_that_are_told(monkeypatch: pyt
     found = summarise({str(number): row for number, row in enumerate(rows)})["claims"]
     family = found["families"][0]
     assert family["alone"] == pytest.approx(1.28 + 3.2 + 6.4)
-    assert family["largest"][-1]["price"] == pytest.approx(8.0)
-    first, second, third = family["largest"][-1]["differences"]
+    assert family["largest"][0]["price"] == pytest.approx(8.0)
+    first, second, third = family["largest"][0]["differences"]
     assert (first["mean"], second["mean"], third["mean"]) == (0, pytest.approx(-0.1), pytest.approx(-0.1))
-    cheap, middle, _ = (entry["share"] for entry in family["largest"])
-    assert all(cheap < share < middle for share in family["reached"]), "with 0.3 less FLOPs 0.003 are lacking"
+    assert family["reached"] == [None, None], "the cheapest is better than all from scratch"
+    assert uses._reached({8.0: [0, 0.1, -0.1], 9.0: [0, -0.1, -0.2]}, 10.0) == pytest.approx(72**0.5 / 10)
     regret = found["anytime"]["regret"]
     assert found["anytime"]["moments"] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
     assert regret["w48d2"]["by_moment"][-1]["mean"] == pytest.approx(0), "it is the best size of this world"
