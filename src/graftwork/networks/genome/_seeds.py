@@ -65,11 +65,6 @@ def small(input_shape: Shape, num_classes: int) -> Genome:
     return _staged(input_shape, num_classes, ((32, 1), (64, 1), (128, 1)))
 
 
-def large(input_shape: Shape, num_classes: int) -> Genome:
-    """The default recipe's seed for long budgets: like `default`, with airbench94's widths 64, 256 and 256."""
-    return _staged(input_shape, num_classes, ((64, 1), (256, 2), (256, 2)))
-
-
 def _staged(input_shape: Shape, num_classes: int, stages: tuple[tuple[int, int], ...]) -> Genome:
     """Stages of a width and a number of layers each; the first layer of each ends in a pool, if there is room."""
     stem = _whitening_stem(input_shape)
@@ -110,7 +105,6 @@ SEEDS: Mapping[str, Callable[[Shape, int], Genome]] = {
     "base": base,
     "default": default,
     "small": small,
-    "large": large,
     "trunk": trunk,
     "table": table,
 }
@@ -121,9 +115,8 @@ def seed_genome(name: str, input_shape: Shape, num_classes: int) -> Genome:
     """A genome to start from.
 
     Args:
-        name: ``"poster"`` (h_i), ``"base"`` (six layers), ``"default"`` (the default recipe's), ``"small"`` and
-            ``"large"`` (its, for short and long budgets), ``"trunk"`` (on a pretrained trunk's features) or ``"table"``
-            (on rows of a table).
+        name: ``"poster"`` (h_i), ``"base"`` (six layers), ``"default"`` (the default recipe's), ``"small"`` (its, for
+            short budgets), ``"trunk"`` (on a pretrained trunk's features) or ``"table"`` (on rows of a table).
         input_shape: Channels, height and width; pools that would leave nothing are left out.
         num_classes: Number of classes, at least 2.
 
