@@ -2,9 +2,9 @@
 
     python benchmarks/augment.py --json results/augment/augment.json
 
-Each row is one search of `own_images.py`: a budget in processor seconds, one thread. ``light`` is what the default
-recipe takes. Nothing is chosen by the test split; the rule of the default may be, by validation. Rows that stand in the
-file are kept.
+Each row is one search of `own_images.py` on one thread, for a budget in FLOPs, so that other work on the machine changes
+nothing; what augmentation itself takes is not in it. ``light`` is what the default recipe takes. Nothing is chosen by
+the test split; the rule of the default may be, by validation. Rows that stand in the file are kept.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KNOWN = {**SETS, "few-fashion": FEW_FASHION}
 NAMES = ("letters", "ten-a-class", "16-bit", "few-fashion")
 
 
-def measure(name: str, level: str, seed: int, *, seconds: float, place: Path) -> dict[str, Any]:
+def measure(name: str, level: str, seed: int, *, budget: str, place: Path) -> dict[str, Any]:
     """One search: accuracy of its best member on validation, and balanced accuracy of what is recommended on test."""
     folder = place / name
     if not (folder / "made").exists():
@@ -41,7 +41,7 @@ def measure(name: str, level: str, seed: int, *, seconds: float, place: Path) ->
     data, more = Path((folder / "made").read_text()), ["--augment", level, "--seed", str(seed)]
     with tempfile.TemporaryDirectory(dir=place) as out:
         cache = place / f"{name}-cache"
-        found = search(KNOWN[name], data, Path(out) / "run", seconds=seconds, more=more, cache=cache)
+        found = search(KNOWN[name], data, Path(out) / "run", budget=budget, more=more, cache=cache)
     kept = ("balanced_accuracy", "recommended", "flip", "size", "steps", "generations", "processor_seconds")
     return {
         "set": name,
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=NAMES, choices=list(KNOWN))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=30, help="Budget of a search, in processor seconds.")
+    parser.add_argument("--budget", default="1TFLOP", help="What a search may spend.")
     parser.add_argument("--place", type=Path, help="Folder for the data, to be used again; a temporary one otherwise.")
     parser.add_argument("--fashion", type=Path, default=_own_sets.FASHION, help="Folder of Fashion-MNIST's files.")
     parser.add_argument("--json", type=Path, required=True)
@@ -84,7 +84,7 @@ def main() -> None:
                 for level in AUGMENTATIONS:
                     if (name, level, seed) in known:
                         continue
-                    row = measure(name, level, seed, seconds=options.seconds, place=place)
+                    row = measure(name, level, seed, budget=options.budget, place=place)
                     rows.append({**row, "git_commit": commit})
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                     options.json.parent.mkdir(parents=True, exist_ok=True)
