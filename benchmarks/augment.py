@@ -2,9 +2,9 @@
 
     python benchmarks/augment.py --json results/augment/augment.json
 
-Each row is one search of `own_images.py` on one thread, for a budget in FLOPs: other work on the machine changes nothing,
-and what augmentation itself takes is not in it. ``light`` is what the default recipe takes. Nothing is chosen by the
-test split; the rule of the default may be, by validation. Rows that stand in the file are kept.
+Each row is one search of `own_images.py` on one thread, for a budget in FLOPs: other work on the machine changes
+nothing, and what augmentation itself takes is not in it. ``light`` is what the default recipe takes. Nothing is chosen
+by the test split; the rule of the default may be, by validation. Rows that stand in the file are kept.
 """
 
 import argparse
