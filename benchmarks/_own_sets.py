@@ -299,9 +299,9 @@ def _faces(folder: Path) -> Path:
     return folder
 
 
-def _fashion(folder: Path) -> Path:
-    """Fashion-MNIST: its first 12,000 training images, and all 10,000 of the test split."""
-    for split, name, most in (("train", "train", 12_000), ("test", "t10k", 10_000)):
+def fashion(folder: Path, *, train: int = 12_000, tests: int = 10_000) -> Path:
+    """Fashion-MNIST: the first images of its training and its test split."""
+    for split, name, most in (("train", "train", train), ("test", "t10k", tests)):
         with gzip.open(FASHION / f"{name}-images-idx3-ubyte.gz") as file:
             images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)[:most]
         with gzip.open(FASHION / f"{name}-labels-idx1-ubyte.gz") as file:
@@ -371,5 +371,5 @@ SETS: Mapping[str, OwnSet] = {
     "faces": OwnSet(
         _faces, "100 faces and 100 others of 25×25, 60 of each to train on", mirrored=True, needs="skimage"
     ),
-    "fashion": OwnSet(_fashion, "Fashion-MNIST, 12,000 training images", mirrored=True, seconds=120),
+    "fashion": OwnSet(fashion, "Fashion-MNIST, 12,000 training images", mirrored=True, seconds=120),
 }

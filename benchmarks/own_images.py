@@ -64,9 +64,9 @@ def scored(row: dict[str, Any], support: Sequence[int]) -> dict[str, Any]:
     return {**found, "interval": round(1.96 * error(found["balanced_accuracy"], support), 4)}
 
 
-def search(own: OwnSet, data: Path, out: Path, *, seconds: float, more: Sequence[str], cache: Path) -> dict[str, Any]:
+def search(own: OwnSet, data: Path, out: Path, *, budget: str, more: Sequence[str], cache: Path) -> dict[str, Any]:
     """What the recommended model of a search scores, and how it came about."""
-    words = ["search", "--data", str(data), "--budget", f"{seconds:g}s", "--out", str(out), "--json", "--no-report"]
+    words = ["search", "--data", str(data), "--budget", budget, "--out", str(out), "--json", "--no-report"]
     result = run("_by_processor.py", *words, *own.options, *more, cache=cache)
     ensembles = {row["method"]: row for row in result["ensemble"] or ()}
     recommended = ensembles[result["recommended"]] if ensembles else result["best"]
@@ -97,7 +97,7 @@ def measure(name: str, *, seconds: float, more: Sequence[str], place: Path, riva
     data = Path((folder / "made").read_text())
     with tempfile.TemporaryDirectory(dir=place) as where:
         out = Path(where) / "run"
-        found = search(own, data, out, seconds=own.seconds or seconds, more=more, cache=cache)
+        found = search(own, data, out, budget=f"{own.seconds or seconds:g}s", more=more, cache=cache)
         support = found["support"]
         kept = ("recommended", "test_accuracy", "others", "size", "flip", "steps", "generations")
         row = {"about": own.about, "search": scored(found, support) | {key: found[key] for key in kept}}

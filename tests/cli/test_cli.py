@@ -52,6 +52,12 @@ def test_search_leaves_a_report_and_tells_where(run: Path) -> None:
     assert "generation 2" in (run.parent / "err").read_text()
 
 
+def test_search_says_what_it_looks_through_before_it_has(run: Path) -> None:
+    first, second, *_ = (run.parent / "err").read_text().splitlines()
+    assert first == f"run folder: {run}; looking through digits"
+    assert second.startswith("data: 1,797 images")
+
+
 def test_search_for_machines_prints_json_lines_only(tmp_path: Path, capsys: Any) -> None:
     assert call("search", *QUICK, "--json", "--no-report", "--out", str(tmp_path / "r")) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

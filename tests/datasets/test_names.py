@@ -99,6 +99,27 @@ def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
     assert len(image_files(data / "a")) == 8
 
 
+def test_links_and_hidden_images_are_told_by_what_they_are(tmp_path: Path) -> None:
+    data, skipped = class_folders(tmp_path, "ab"), list[tuple[str, str]]()
+    for name, target in {
+        "self.png": "self.png",
+        "gone.png": "nowhere",
+        "linked.png": "../b",
+        "again.png": "0.png",
+    }.items():
+        (data / "a" / name).symlink_to(target)
+    (data / "a" / ".hidden.png").touch()
+    (data / "a" / ".hidden.txt").touch()
+    images = {path.name for path in image_files(data / "a", skipped=skipped)}
+    reasons = {Path(name).name: reason for name, reason in skipped}
+    assert "again.png" in images
+    assert not images.intersection(reasons)
+    assert "Too many levels" in reasons["self.png"]
+    assert reasons["gone.png"] == "a link to nothing"
+    assert reasons[".hidden.png"] == "a hidden image"
+    assert ".hidden.txt" not in reasons
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photo_is_turned_as_pillow_turns_it(orientation: int, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graftwork.datasets import Survey, _decode, _survey, load_dataset, read_image, survey, telling
+from graftwork.datasets import Survey, _decode, _survey, is_decoded, load_dataset, read_image, survey, telling
 from graftwork.datasets._survey import survey_images
 from graftwork.errors import DataError
 from tests.datasets.test_sources import pixels, write_folder, write_parquet
@@ -102,3 +102,23 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(photo(400, 600, kind=kind))
     whole, small = (read_image(tmp_path / n, size=(32, 32), channels=3).astype(int) for n in ("whole.png", "small.jpg"))
     assert np.abs(whole - small).max() <= 8
+
+
+def test_what_was_decoded_is_known_by_the_survey_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTWORK_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "d", pixels(4, side=70), [0, 0, 1, 1])
+    found = survey(folder)
+    assert found is not None
+    assert not is_decoded(found, image_size=16)
+    load_dataset(folder, image_size=16)
+    again = survey(folder)  # from the cache
+    assert again is not None
+    assert is_decoded(again, image_size=16)
+    assert not is_decoded(again, image_size=24)
+    assert not is_decoded(again, image_size=16, skip_bad_images=True)
+    Image.new("RGB", (70, 70)).save(next(folder.rglob("*.png")))
+    changed = survey(folder)
+    assert changed is not None
+    assert not is_decoded(changed, image_size=16)

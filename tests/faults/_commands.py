@@ -29,7 +29,7 @@ class Reading:
         every: Of all attacks it is tried with each n-th, beginning with another one for each way: commands that train
             or draw take seconds.
         unfinished: Whether the run lacks its outcome.
-        named: File of the run that the command line names: that one may be a link.
+        named: File, from the run on, that the command line names, alone or by its folder: that one may be a link.
         start: Run that the attack changes, as `tests.faults.attack` makes them.
         run: What runs the words.
     """
@@ -136,7 +136,9 @@ def data_readings() -> dict[str, Reading]:
             every=1,
         ),
         "predict IMAGES": Reading(
-            lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data], every=1
+            lambda place: ["predict", "--out", place.new / "x.csv", place.run, place.data],
+            every=1,
+            named="../data/0.png",  # which it takes from the folder itself, and not from the list beside it
         ),
         "evaluate IMAGES": Reading(lambda place: ["evaluate", place.run, "--data", place.data], every=1),
     }

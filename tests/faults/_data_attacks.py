@@ -236,7 +236,8 @@ def _list(place: Place, path: str) -> None:
 
 def _list_of_a_link(place: Place) -> None:
     _list(place, "0.png")
-    (place.data / "0.png").symlink_to(place.victim / "secret.png")
+    target = (place.victim / "secret.png").rename(place.victim / "moved-0.png")
+    (place.data / "0.png").symlink_to(target)
 
 
 def _pairs(label: bytes = b"") -> dict[str, bytes]:

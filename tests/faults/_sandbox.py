@@ -40,6 +40,8 @@ _CHANGES = re.compile(
     r"os\.(rename|remove|mkdir|rmdir|symlink|link|truncate|chmod|chown|utime|mknod|mkfifo)|shutil\..*"
 )
 _CALLS = re.compile(r"subprocess\.Popen|os\.(system|exec|posix_spawn|spawn)|ctypes\.dlopen")
+_EXPORT = re.compile(r"/\.export\.\d+\.tmp/model\.py$")
+"""An export that is not in place yet: it is run to be checked."""
 _OWN = ("git", "uname")
 """Programs that graftwork asks for its own version and for the name of the processor."""
 
@@ -353,7 +355,7 @@ class _Hook:
             self._note("code", f"pickle {args}")
         elif event == "exec":
             name = str(getattr(args[0], "co_filename", ""))
-            if name.startswith(self._root) and "/.export-" not in name:  # an export is run to be checked
+            if name.startswith(self._root) and not _EXPORT.search(name):
                 self._note("code", f"exec {name}")
 
     def _foreign(self, event: str, name: object) -> bool:

@@ -60,6 +60,11 @@ def test_no_attack_brings_about_anything(name: str, imported: Path) -> None:
 
 # The watch itself: what it has to see --------------------------------------------------------------------------------
 
+
+def _executed(path: Path) -> None:
+    exec(compile("1", path, "exec"))
+
+
 MARKUP = "<img src=pwn onerror=pwn()>"
 DEEDS: dict[str, tuple[str, Callable[[Place], Any]]] = {
     "a file outside": ("written", lambda place: (place.victim / "new").write_text("x")),
@@ -70,6 +75,7 @@ DEEDS: dict[str, tuple[str, Callable[[Place], Any]]] = {
     "a folder that is a link": ("followed", lambda place: (place.run / "folder" / "kept").read_text()),
     "a file outside that is read": ("followed", lambda place: (place.victim / "kept").read_text()),
     "a process": ("code", lambda _: os.system("true")),
+    "code of the run": ("code", lambda place: _executed(place.run / "export" / "model.py")),
     "a page with markup": ("markup", lambda place: (place.run / "x.html").write_text(MARKUP)),
     "a drawing with markup": ("markup", lambda place: (place.run / "x.svg").write_text(f"<svg>{MARKUP}</svg>")),
     "control characters": ("raw", lambda _: print("\x1b[2J")),
@@ -109,6 +115,7 @@ def test_the_watch_lets_pass_what_a_command_may_do(place: Place) -> None:
     def deed(place: Place) -> None:
         for folder in ("run", "new", "cache", "tmp", "home"):
             (place.root / folder / "made").write_text("x")
+        _executed(place.run / "export" / f".export.{os.getpid()}.tmp" / "model.py")
         (place.run / "x.html").write_text("&lt;img src=pwn&gt; <p title='pwn'>pwn()</p>")
         print("done")
 

@@ -2,10 +2,13 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from graftwork.errors import RunError
 from graftwork.evolution import Population, SearchState
 from graftwork.evolution.mutation import R2RMutation
 from graftwork.evolution.selection import GreedySelector
@@ -77,3 +80,20 @@ def test_whitening_filters_are_fixed_before_and_after_a_checkpoint(tmp_path: Pat
     for bank in (state.population.bank, again.population.bank):
         fixed = {key for key, parameter, _ in bank.parameters() if not parameter.requires_grad}
         assert fixed == {"stem/filter"}
+
+
+@pytest.mark.parametrize("parents", [{"m1": "m1"}, {"m1": "m2", "m2": "m1"}, {"m0": "m3"}, {"m2": "m99"}, {"m3": []}])
+def test_members_whose_line_does_not_begin_with_a_seed_are_refused(parents: dict[str, Any]) -> None:
+    state, optimizer = make_state()
+    data, tensors = pack_state(state, optimizer, Neuroevolution(selector=GreedySelector(), mutate=R2RMutation()))
+    for birth in data["lineage"]:
+        birth["parent"] = parents.get(birth["id"], birth["parent"])
+    with pytest.raises(RunError, match="damaged"):
+        unpack_state(data, tensors)
+
+
+def test_a_member_that_is_born_twice_is_refused() -> None:
+    state, optimizer = make_state()
+    data, tensors = pack_state(state, optimizer, Neuroevolution(selector=GreedySelector(), mutate=R2RMutation()))
+    with pytest.raises(RunError, match="each once, got 'm1'"):
+        unpack_state({**data, "lineage": [*data["lineage"], data["lineage"][1]]}, tensors)

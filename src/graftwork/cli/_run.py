@@ -39,7 +39,8 @@ def session_to_its_end(
     loggers = [make_logger(name.strip(), out) for name in log.split(",")] if log else []
     listener = Listeners([shown, *loggers]) if loggers else shown
     if not quiet and not as_json:
-        say(f"run folder: {out}")
+        # looking through very many files takes seconds in which nothing else is said
+        say(f"run folder: {out}" + ("" if config is None else f"; looking through {plain(config.data)}"))
     try:
         if config is None:
             session = Session.resume(out, listener=listener, group=group, trunk=trunk)

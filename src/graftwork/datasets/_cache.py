@@ -35,16 +35,21 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger(__name__)
 
 
-def source_key(files: list[Path], options: Any) -> str:
-    """Hash of files (path, size, time of change) and options: equal while nothing has changed."""
-    digest = hashlib.sha256(f"{VERSION} {options!r}".encode())
-    real: dict[Path, bytes] = {}  # many files lie in few folders
+def state_of(files: list[Path]) -> str:
+    """Hash of files (path, size, time of change): equal while nothing has changed."""
+    digest = hashlib.sha256()
+    real: dict[str, bytes] = {}  # many files lie in few folders
     for file in files:
-        state, folder = file.stat(), file.parent
+        state, (folder, name) = file.stat(), os.path.split(file)
         if folder not in real:
-            real[folder] = os.fsencode(folder.resolve())
-        digest.update(real[folder] + os.fsencode(f"/{file.name} {state.st_size} {state.st_mtime_ns}\n"))
-    return digest.hexdigest()[:24]
+            real[folder] = os.fsencode(os.path.realpath(folder))
+        digest.update(real[folder] + os.fsencode(f"/{name} {state.st_size} {state.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
+def source_key(state: str, options: Any) -> str:
+    """Name in the cache of what is read from files in a state (see `state_of`) by options."""
+    return hashlib.sha256(f"{VERSION} {state} {options!r}".encode()).hexdigest()[:24]
 
 
 def _fingerprint(arrays: dict[str, Any], class_names: tuple[str, ...]) -> str:

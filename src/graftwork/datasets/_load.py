@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from graftwork._files import parse_json, read_bytes, scratch, write_json
 from graftwork.datasets._archive import ARCHIVES, is_archive, unpack
 from graftwork.datasets._arrays import list_npz
-from graftwork.datasets._cache import cached, in_memory, source_key
+from graftwork.datasets._cache import cached, in_memory, source_key, state_of
 from graftwork.datasets._dataset import ImageDataset
 from graftwork.datasets._decode import decoding_seconds
 from graftwork.datasets._folders import has_classes, list_folder
@@ -41,6 +41,10 @@ class _Source(NamedTuple):
     listed: Callable[[Path], Listing | Raw]
     files: list[Path]
     beside: tuple[str, ...] = ()
+
+    def state(self) -> str:
+        """Hash of all that makes it up: equal while nothing has changed."""
+        return source_key(state_of(self.files), self.beside)
 
 
 def load_dataset(
@@ -99,19 +103,19 @@ def load_dataset(
             raise DataError(
                 f"data: expected no image_size for letters, which are 16×16, got {image_size!r}; leave it out"
             )
-        key = f"letters-{source_key([], (version('matplotlib'), version('pillow')))}"
+        key = f"letters-{source_key('', (version('matplotlib'), version('pillow')))}"
         return cached(key, read_letters, name="letters", source="letters", folder=cache_dir)
     if not path.exists():
         return _load_hub(source, path, options, cache_dir)
     found = _source(path, options)
-    key = _key(found, options)
+    key = source_key(found.state(), options)
     top = cache_dir or cache_folder()
 
     def read_unchanged() -> Raw:
         with scratch(top, f"{key}-unpacked") as room:
             listed = found.listed(room)
             raw = listed.read(options) if isinstance(listed, Listing) else listed
-        if _key(found, options) != key:
+        if source_key(found.state(), options) != key:
             raise DataError(
                 f"data: expected files that stay as they are, got {path}, which changed while it was read; wait until "
                 "it is complete and try again"
@@ -119,10 +123,6 @@ def load_dataset(
         return raw
 
     return cached(key, read_unchanged, name=path.name, source=str(path), folder=cache_dir)
-
-
-def _key(found: _Source, options: ReadOptions) -> str:
-    return source_key(found.files, (options, found.beside))
 
 
 def survey(source: str | Path, **how: Any) -> Survey | None:
@@ -142,7 +142,8 @@ def survey(source: str | Path, **how: Any) -> Survey | None:
     if str(source) == "digits" or not path.exists():
         return None
     found = _source(path, options)
-    key = _key(found, options)
+    state = found.state()
+    key = source_key(state, options)
     kept = cache_folder() / f"{key}.facts.json"
     with suppress(OSError, GraftworkError, TypeError):
         return Survey(**parse_json(read_bytes(kept), str(kept)))
@@ -153,17 +154,15 @@ def survey(source: str | Path, **how: Any) -> Survey | None:
         pictures = [item.picture for item in listed.items]
         facts = survey_images(pictures)
         seconds = len(pictures) * decoding_seconds(pictures, facts.frame(LARGEST_UNASKED))
-    facts = replace(facts, num_classes=listed.num_classes, decoding_seconds=seconds)
+    facts = replace(facts, num_classes=listed.num_classes, decoding_seconds=seconds, state=state)
     with suppress(GraftworkError):  # it is looked at again next time
         write_json(kept, asdict(facts))
     return facts
 
 
-def is_decoded(source: str | Path, *, image_size: int | tuple[int, int], **how: Any) -> bool:
-    """Whether all images of a folder or file are in the cache at this size; further arguments as in `survey`."""
-    path = Path(source).expanduser()
-    options = ReadOptions(image_size, **how)
-    return path.exists() and (cache_folder() / _key(_source(path, options), options)).is_dir()
+def is_decoded(found: Survey, *, image_size: int | tuple[int, int], **how: Any) -> bool:
+    """Whether all images of a source that was surveyed are in the cache at this size; ``how`` as in `survey`."""
+    return (cache_folder() / source_key(found.state, ReadOptions(image_size, **how))).is_dir()
 
 
 def _load_hub(source: str | Path, path: Path, options: ReadOptions, cache_dir: Path | None) -> ImageDataset:
@@ -175,7 +174,7 @@ def _load_hub(source: str | Path, path: Path, options: ReadOptions, cache_dir: P
     from graftwork.datasets._tables import list_hub, open_hub
 
     state, splits = open_hub(source)
-    key = f"hub-{source_key([], (source, state, options))}"
+    key = f"hub-{source_key(state, (source, options))}"
     return cached(
         key, lambda: list_hub(source, splits, options).read(options), name=source, source=source, folder=cache_dir
     )
@@ -205,12 +204,12 @@ def _source(path: Path, options: ReadOptions) -> _Source:
 
 
 def _folder(tree: Tree, path: Path, options: ReadOptions) -> _Source:
-    files = {entry.parts: entry.file for entry in tree.entries if isinstance(entry.file, Path)}
-    images = [files[entry.parts] for entry in tree.images()]
-    tables = [file for file in files.values() if file.suffix == ".parquet"]
+    files = [(entry.suffix, entry.file) for entry in tree.entries if isinstance(entry.file, Path)]
+    images = sum(suffix in IMAGE_SUFFIXES for suffix, _ in files)
+    tables = [file for suffix, file in files if suffix == ".parquet"]
     if tables and images:
         raise DataError(
-            f"data: {path}: expected images or tables, got {len(images)} images and {len(tables)} tables, such as "
+            f"data: {path}: expected images or tables, got {images} images and {len(tables)} tables, such as "
             f"{tables[0].relative_to(path)}; name the folder or the file that is meant"
         )
     if tables:
@@ -219,7 +218,7 @@ def _folder(tree: Tree, path: Path, options: ReadOptions) -> _Source:
     if found := cifar_files(tree):
         batches = [file for file in found.values() if isinstance(file, Path)]
         return _Source(lambda _: read_cifar(found, path, options), batches)
-    archives = [file for file in files.values() if is_archive(file)]
+    archives = [file for _, file in files if is_archive(file)]
     if archives and not images:
         return _Source(partial(_list_archives, archives, path, options), archives)
     if not images and not tree.children(()):
@@ -228,8 +227,8 @@ def _folder(tree: Tree, path: Path, options: ReadOptions) -> _Source:
             f"data: expected sub-folders of images ({', '.join(IMAGE_SUFFIXES)}), a table, archives or CIFAR batches "
             f"in {path}, got none of them{but}"
         )
-    content = [file for entry, file in files.items() if file.suffix.lower() in _CONTENT]
-    beside = [*sorted({str(file) for file in files.values()} - set(map(str, content))), str(tree.skipped)]
+    content = [file for suffix, file in files if suffix in _CONTENT]
+    beside = [*sorted(str(file) for suffix, file in files if suffix not in _CONTENT), str(tree.skipped)]
     return _Source(lambda _: _list_tree(tree, options), [path, *content], tuple(beside))
 
 

@@ -37,6 +37,7 @@ class Survey:
         grey: Whether no image that was looked at has colour.
         num_classes: Number of classes; 0: unknown.
         decoding_seconds: About how long decoding all takes on all cores.
+        state: Hash of the files, by which what was decoded of them is found in the cache.
     """
 
     num_images: int
@@ -45,6 +46,7 @@ class Survey:
     grey: bool
     num_classes: int = field(default=0, compare=False)
     decoding_seconds: float = field(default=0.0, compare=False)
+    state: str = field(default="", compare=False)
 
     def frame(self, most: int) -> tuple[int, int]:
         """Height and width of the frame, reduced to the pixels of a square of this side where it has more.

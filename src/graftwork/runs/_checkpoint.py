@@ -1,6 +1,6 @@
 """A search between two updates, as plain data and tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -83,6 +83,18 @@ def unpack_strategy(strategy: Strategy, data: Mapping[str, Any], tensors: Mappin
         strategy.load_state_dict({**data["strategy"], **unscoped("strategy", tensors)})
 
 
+def _check_line(lineage: Iterable[Birth]) -> None:
+    """Refuse members without a line to a seed: of a parent that was born later, as is each of a ring, or never."""
+    known: set[MemberId | None] = {None}
+    for birth in lineage:
+        if birth.parent not in known or birth.id in known:
+            raise RunError(
+                f"checkpoint: expected parents before their children, each once, got {ascii(birth.id)[:80]} of "
+                f"{ascii(birth.parent)[:80]}; it is damaged"
+            )
+        known.add(birth.id)
+
+
 def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form: Form = "fused") -> SearchState:
     """Build the state that `pack_state` stored; `unpack_optimizer` does the optimizer's part.
 
@@ -95,6 +107,7 @@ def unpack_state(data: Mapping[str, Any], tensors: Mapping[str, Tensor], *, form
     with damaged("checkpoint"):
         bank = BlockBank.from_state(unscoped("bank", tensors), data["bank"])
         lineage = [Birth(**{**birth, "genome": Genome.from_dict(birth["genome"])}) for birth in data["lineage"]]
+        _check_line(lineage)
         stored: dict[MemberId, dict[BlockId, tuple[Tensor, Tensor]]] = {MemberId(m): {} for m in data["alive"]}
         values = unscoped("statistics", tensors)
         for name, mean in values.items():

@@ -136,7 +136,7 @@ def _in_time(config: SearchConfig, found: Survey, size: tuple[int, int]) -> tupl
         return config, ()
     allowed = _DECODED * budget.amount
     asked = parse_image_size(config.image_size)
-    if found.decoding_seconds <= allowed or is_decoded(config.data, image_size=asked or size, **_reading(config)):
+    if found.decoding_seconds <= allowed or is_decoded(found, image_size=asked or size, **_reading(config)):
         return config, ()
     most = max(1, round(found.num_images * allowed / found.decoding_seconds))
     note = (
