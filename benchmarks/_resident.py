@@ -1,5 +1,6 @@
-"""The memory of a process, as Linux counts it; imports nothing that would stand in a baseline."""
+"""Memory and time of a process, as Linux counts them; imports nothing that would stand in a baseline."""
 
+import os
 from pathlib import Path
 
 
@@ -20,3 +21,9 @@ def resident(field: str, process: int | str = "self") -> int:
 def reset_peak() -> None:
     """Let ``VmHWM`` start again from the present resident set."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def processor_seconds(process: int) -> float:
+    """Seconds of processor that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -21,7 +21,7 @@ import _ratio
 from _own_sets import SETS, OwnSet
 from graftwork.runs import provenance
 from graftwork.training import AUGMENTATIONS
-from own_images import search
+from own_images import made, search
 
 FEW_FASHION = OwnSet(
     lambda folder: _own_sets.fashion(folder, train=1_000, tests=5_000),
@@ -34,13 +34,8 @@ NAMES = ("letters", "ten-a-class", "16-bit", "few-fashion")
 
 def measure(name: str, level: str, seed: int, *, budget: str, place: Path) -> dict[str, Any]:
     """One search: accuracy of its best member on validation, and balanced accuracy of what is recommended on test."""
-    folder = place / name
-    if not (folder / "made").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "made").write_text(str(KNOWN[name].make(folder / "data")))
-    data, more = Path((folder / "made").read_text()), ["--augment", level, "--seed", str(seed)]
+    (data, cache), more = made(name, KNOWN[name], place), ["--augment", level, "--seed", str(seed)]
     with tempfile.TemporaryDirectory(dir=place) as out:
-        cache = place / f"{name}-cache"
         found = search(KNOWN[name], data, Path(out) / "run", budget=budget, more=more, cache=cache)
     kept = ("balanced_accuracy", "recommended", "flip", "size", "steps", "generations", "processor_seconds")
     return {

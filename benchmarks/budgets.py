@@ -31,6 +31,7 @@ import numpy as np
 from PIL import Image
 
 import _ratio
+from _resident import processor_seconds
 from graftwork.session import parse_budget
 
 LOADS = ("idle", "half busy", "now and then")
@@ -97,7 +98,7 @@ def measure(data: str, budget: str, load: str) -> dict[str, Any]:
                 lines.append(json.loads(line))
                 kind = lines[-1]["type"]
                 if kind == "outline":
-                    spent = _processor_seconds_of(process.pid)
+                    spent = processor_seconds(process.pid)
                 first.setdefault("accuracy" if kind in ("look", "generation") else kind, time.time() - began)
                 if known is None and kind == "look":
                     process.send_signal(signal.SIGTERM)
@@ -128,15 +129,6 @@ def _processor_seconds() -> float:
     """Of all processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _processor_seconds_of(process: int) -> float | None:
-    """Of a process so far; ``None`` where the system does not tell."""
-    path = Path(f"/proc/{process}/stat")
-    if not path.exists():
-        return None
-    fields = path.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

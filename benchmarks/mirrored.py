@@ -1,6 +1,6 @@
 r"""What averaging each test image with its mirror image gives a finished run that has mirrored images in training.
 
-    python benchmarks/mirrored.py RUN --data PATH-TO-CIFAR10 --json results/cifar10-large/mirrored.json
+    python benchmarks/mirrored.py RUN --data PATH-TO-CIFAR10 --json results/mirrored.json
 
 The best member and the recommended ensemble, as they are and by ``--mirrored``, on the test split that the data have.
 """

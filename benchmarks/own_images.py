@@ -88,13 +88,19 @@ def _size(out: Path) -> list[int]:
     return [height, width, channels]
 
 
-def measure(name: str, *, seconds: float, more: Sequence[str], place: Path, rivals: bool = True) -> dict[str, Any]:
-    """The row of a set."""
-    own, folder, cache = SETS[name], place / name, place / f"{name}-cache"
+def made(name: str, own: OwnSet, place: Path) -> tuple[Path, Path]:
+    """A set's data, made where they are not there yet, and a cache for them."""
+    folder = place / name
     if not (folder / "made").exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "made").write_text(str(own.make(folder / "data")))
-    data = Path((folder / "made").read_text())
+    return Path((folder / "made").read_text()), place / f"{name}-cache"
+
+
+def measure(name: str, *, seconds: float, more: Sequence[str], place: Path, rivals: bool = True) -> dict[str, Any]:
+    """The row of a set."""
+    own = SETS[name]
+    data, cache = made(name, own, place)
     with tempfile.TemporaryDirectory(dir=place) as where:
         out = Path(where) / "run"
         found = search(own, data, out, budget=f"{own.seconds or seconds:g}s", more=more, cache=cache)

@@ -24,10 +24,10 @@ from screen import ALONE, trained
 CASE = ("budget", "seed_genome", "seed", "min_updates")
 
 
-def one(data: str, budget: str, name: str, seed: int, min_updates: int, precision: str) -> dict[str, object]:
+def one(data: str, budget: str, name: str, seed: int, min_updates: int) -> dict[str, object]:
     """Train one seed network with a whole budget."""
     recipe = RECIPES["default"].replace(seed_genome=name, min_updates=min_updates, **ALONE)
-    setup = prepare(data=data, seed=seed, budget=budget, threads=1, precision=precision, recipe=recipe)
+    setup = prepare(data=data, seed=seed, budget=budget, threads=1, precision="float32", recipe=recipe)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     return {
         **dict(zip(CASE, (budget, name, seed, min_updates), strict=True)),
@@ -37,7 +37,6 @@ def one(data: str, budget: str, name: str, seed: int, min_updates: int, precisio
         "training_images": len(setup.problem.splits.train),
         "input_shape": list(setup.seed_network.input_shape),
         "processor_seconds": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime - before, 1),
-        "precision": precision,
         "git_commit": provenance()["git_commit"],
     }
 
@@ -65,7 +64,6 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=["small", "default"], choices=list(SEEDS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--min-updates", type=int, default=RECIPES["default"].min_updates, help="Below, batches halve.")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     keep_memory()
@@ -75,7 +73,7 @@ def main() -> None:
     for case in cases:
         if (*case, given.min_updates) in known:
             continue
-        rows.append(one(given.data, *case, given.min_updates, given.precision))
+        rows.append(one(given.data, *case, given.min_updates))
         print(rows[-1], flush=True)
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(as_json({"rows": rows, "provenance": provenance()}))

@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 from _devtools import Browser
+from _resident import processor_seconds
 from graftwork.runs import RunFolder, provenance
 from tests.reports.synthetic import make_run_folder
 
@@ -280,12 +281,6 @@ def appended(browser: Browser, page: str, folder: Path, server: int) -> dict[str
     rounds.end()
     spent = (processor_seconds(server) - before) / 6
     return {**delays(browser, rounds.at), "processor_seconds_a_round": round(spent, 2)}
-
-
-def processor_seconds(process: int) -> float:
-    """Seconds of processor that a process has taken."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

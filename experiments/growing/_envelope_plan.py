@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.growing._envelope_trunks import Lineage, Size
 
@@ -49,6 +50,13 @@ class Run:
             planned = (moment * TERA * scale for moment in self.at)
             moments = tuple(moment for moment in planned if moment < (1 - DECAY) * budget)
         return Lineage(seed, self.rate, large, self.sizes[: len(moments) + 1], moments, self.init, self.rewarmed)
+
+
+def run_of(options: Mapping[str, Any]) -> Run:
+    """The run of a cell's options."""
+    kept = {key: value for key, value in options.items() if key not in {"budget", "seed"}}
+    sizes = tuple(Size(**size) for size in kept["sizes"])
+    return Run(**{**kept, "sizes": sizes, "at": tuple(kept.get("at", ()))})
 
 
 def sizes_of(text: str) -> tuple[Size, ...]:

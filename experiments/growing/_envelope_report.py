@@ -87,7 +87,7 @@ def _part(every: Sequence[Row]) -> dict[str, Any]:
             for (seed, budget), row in sorted(envelope.items())
         ],
         "growth": _growths(rows, envelope),
-        **uses(every),
+        **uses(every, envelope),
     }
 
 

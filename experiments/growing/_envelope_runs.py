@@ -6,7 +6,7 @@ from functools import cache
 from time import process_time
 
 from experiments._common import Row
-from experiments.growing._envelope_plan import DECAY, LARGE, SCREEN, TERA, Run, claims, sizes_of
+from experiments.growing._envelope_plan import DECAY, LARGE, SCREEN, TERA, Run, claims, run_of, sizes_of
 from experiments.growing._envelope_report import draw, summarise, tables
 from experiments.growing._envelope_trunks import (
     BATCH_SIZE,
@@ -23,10 +23,9 @@ from experiments.growing._learner import Learner
 
 
 @cache
-def _cost(size: Size) -> tuple[float, int]:
-    """FLOPs of an update, parameters."""
-    learner = begin(Lineage(0, 1.0, False, (size,)), Setting("", (0,), 1.0))
-    return learner.step_flops, sum(p.numel() for p in learner.model.parameters())
+def _cost(size: Size) -> float:
+    """FLOPs of an update."""
+    return begin(Lineage(0, 1.0, False, (size,)), Setting("", (0,), 1.0)).step_flops
 
 
 def cells(setting: Setting) -> list[Cell]:
@@ -42,9 +41,7 @@ def cells(setting: Setting) -> list[Cell]:
 
 def _read(cell: Cell) -> tuple[Run, float, Lineage]:
     """The run of a cell, its budget in FLOPs, and what it branches from."""
-    options = dict(cell.options)
-    budget, seed = options.pop("budget"), options.pop("seed")
-    run = Run(**{**options, "sizes": tuple(Size(**size) for size in options["sizes"])})
+    budget, seed, run = cell.options["budget"], cell.options["seed"], run_of(cell.options)
     return run, cell.flops, run.lineage(seed, cell.flops, large=budget > LARGE, scale=cell.flops / (budget * TERA))
 
 
@@ -63,7 +60,7 @@ def run_cell(setting: Setting, cell: Cell) -> Row:
         "tokens": branch.steps * BATCH_SIZE * CONTEXT,
         "flops": branch.flops,
         "update_flops": branch.step_flops,
-        "first_update_flops": _cost(lineage.sizes[0])[0],
+        "first_update_flops": _cost(lineage.sizes[0]),
         "spent_flops": spent + branch.flops - trunk.flops,
         "spent_seconds": process_time() - began,
         "data": text_of(lineage.seed, large=lineage.large).describe(),

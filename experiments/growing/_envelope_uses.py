@@ -16,8 +16,8 @@ from experiments.growing._envelope_plan import (
     Family,
     Run,
     member,
+    run_of,
 )
-from experiments.growing._envelope_trunks import Size
 from experiments.growing._grid import Table
 
 Line = Sequence[tuple[float, float]]
@@ -29,10 +29,12 @@ class Cells:
 
     Args:
         rows: Stored rows of that seed.
+        envelope: The best size and rate from scratch.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._losses = {(str(run_of(row)), row["options"]["budget"]): float(row["loss"]) for row in rows}
+    def __init__(self, rows: Sequence[Row], envelope: Line) -> None:
+        self._losses = {(str(run_of(row["options"])), row["options"]["budget"]): float(row["loss"]) for row in rows}
+        self.envelope = envelope
 
     def loss(self, run: Run, budget: float) -> float | None:
         """What a run ended with; None where it was not run."""
@@ -42,22 +44,6 @@ class Cells:
         """A size from scratch at a rate of 1, over all budgets."""
         name = str(member(size))
         return sorted((budget, loss) for (run, budget), loss in self._losses.items() if run == name)
-
-    def envelope(self) -> Line:
-        """The best size and rate from scratch, over all budgets that several sizes were given."""
-        found: dict[float, dict[str, float]] = {}
-        for (run, budget), loss in self._losses.items():
-            size, _, more = run.partition("-x")
-            if "-" not in size + more:
-                found.setdefault(budget, {})[size] = min(loss, found.get(budget, {}).get(size, loss))
-        return sorted((budget, min(sizes.values())) for budget, sizes in found.items() if len(sizes) > 1)
-
-
-def run_of(row: Row) -> Run:
-    """The run that a row is of."""
-    options = {key: value for key, value in row["options"].items() if key not in {"budget", "seed"}}
-    sizes = tuple(Size(**size) for size in options["sizes"])
-    return Run(**{**options, "sizes": sizes, "at": tuple(options.get("at", ()))})
 
 
 def price(members: Sequence[tuple[Run, float]]) -> float:
@@ -81,10 +67,12 @@ def price(members: Sequence[tuple[Run, float]]) -> float:
     return (total + sum(end - start for start, end in ends.values())) / TERA
 
 
-def uses(rows: Sequence[Row]) -> dict[str, Any]:
-    """All three, as far as their cells were run."""
-    seeds = sorted({row["options"]["seed"] for row in rows})
-    cells = {seed: Cells([row for row in rows if row["options"]["seed"] == seed]) for seed in seeds}
+def uses(rows: Sequence[Row], envelope: Mapping[tuple[int, float], Row]) -> dict[str, Any]:
+    """All three, as far as their cells were run; ``envelope`` by seed and budget."""
+    cells = {}
+    for seed in sorted({row["options"]["seed"] for row in rows}):
+        line = sorted((budget, float(row["loss"])) for (of, budget), row in envelope.items() if of == seed)
+        cells[seed] = Cells([row for row in rows if row["options"]["seed"] == seed], line)
     return {
         "families": [entry for family in FAMILIES if (entry := _family(family, cells))["largest"]],
         "anytime": _anytime(cells),
@@ -135,7 +123,7 @@ def _reached(differences: Mapping[float, Sequence[float]], alone: float) -> floa
 def _anytime(cells: Mapping[int, Cells]) -> dict[str, Any] | None:
     """Loss above the envelope's at every moment: of the growing trunk, of each size, of starting again."""
     ways: dict[str, Callable[[Cells, float], float | None]] = {
-        "start again with twice as much": lambda some, budget: dict(some.envelope()).get(budget / 2),
+        "start again with twice as much": lambda some, budget: dict(some.envelope).get(budget / 2),
     }
     for run in (*ANYTIME, *map(member, ("w48d1", "w48d2", "w48d3", "w48d4"))):
         ways[" → ".join(map(str, run.sizes))] = lambda some, budget, run=run: some.loss(run, budget)  # type: ignore[misc]
@@ -143,7 +131,7 @@ def _anytime(cells: Mapping[int, Cells]) -> dict[str, Any] | None:
     for name, way in ways.items():
         regrets = []
         for some in cells.values():
-            envelope = dict(some.envelope())
+            envelope = dict(some.envelope)
             pairs = [(way(some, budget), envelope.get(budget)) for budget in MOMENTS]
             if all(a is not None and b is not None for a, b in pairs):
                 regrets.append([a - b for a, b in pairs if a is not None and b is not None])
@@ -167,7 +155,7 @@ def _sunk(run: Run, ratio: float, cells: Mapping[int, Cells]) -> dict[str, Any] 
         others = {
             "continued": loss_at(there + new, some.line(str(run.sizes[-2]))),
             "the larger size from scratch": loss_at(new, some.line(str(run.sizes[-1]))),
-            "the best size from scratch": loss_at(new, some.envelope()),
+            "the best size from scratch": loss_at(new, some.envelope),
         }
         for name, loss in others.items():
             if loss is not None:

@@ -146,7 +146,7 @@ def survey(source: str | Path, **how: Any) -> Survey | None:
     key = source_key(state, options)
     kept = cache_folder() / f"{key}.facts.json"
     with suppress(OSError, GraftworkError, TypeError):
-        return Survey(**parse_json(read_bytes(kept), str(kept)))
+        return Survey(**parse_json(read_bytes(kept), str(kept)), state=state)
     with scratch(cache_folder(), f"{key}-unpacked") as room:
         listed = found.listed(room)
         if not isinstance(listed, Listing):
@@ -154,10 +154,10 @@ def survey(source: str | Path, **how: Any) -> Survey | None:
         pictures = [item.picture for item in listed.items]
         facts = survey_images(pictures)
         seconds = len(pictures) * decoding_seconds(pictures, facts.frame(LARGEST_UNASKED))
-    facts = replace(facts, num_classes=listed.num_classes, decoding_seconds=seconds, state=state)
+    facts = replace(facts, num_classes=listed.num_classes, decoding_seconds=seconds)
     with suppress(GraftworkError):  # it is looked at again next time
-        write_json(kept, asdict(facts))
-    return facts
+        write_json(kept, {name: value for name, value in asdict(facts).items() if name != "state"})
+    return replace(facts, state=state)
 
 
 def is_decoded(found: Survey, *, image_size: int | tuple[int, int], **how: Any) -> bool:

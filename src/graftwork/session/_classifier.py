@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graftwork._files import damaged
 from graftwork.errors import InputError
 from graftwork.exporting import Front, open_export
 from graftwork.machine import device_of
@@ -93,7 +94,8 @@ def open_classifier(
         found = _of_ensemble(folder, ensemble, place) if ensemble is not None else _of_member(folder, member, place)
         front = front_of(folder, trunk)
         if mirrored:
-            found = replace(found, mirrored=_mirrors(folder))
+            _check_mirroring(folder)
+            found = replace(found, mirrored=True)
         return found if front is None else _behind(found, front, place)
     if member is not None or ensemble is not None or trunk is not None or mirrored:
         raise InputError(
@@ -110,20 +112,16 @@ def open_classifier(
     return Classifier(lambda x: opened(x.to(place).permute(0, 3, 1, 2) / 255), opened.input_shape, opened.class_names)
 
 
-def _mirrors(folder: RunFolder) -> bool:
-    """True for a run that has mirrored images in training.
-
-    Raises:
-        InputError: It has not.
-    """
-    flip = folder.read_json("provenance.json")["training"]["augmentation"]["flip"]
+def _check_mirroring(folder: RunFolder) -> None:
+    """Refuse a run that has not mirrored images in training."""
+    with damaged(f"{folder.path}: provenance"):
+        flip = folder.read_json("provenance.json")["training"]["augmentation"]["flip"]
     if flip != "random":
         raise InputError(
             f"predict: --mirrored takes a run that has mirrored images in training, but flip is {flip!r} in "
             f"{folder.path}, so that a mirror image may be of another class: leave --mirrored out, or search with "
             "--flip random"
         )
-    return True
 
 
 def _behind(model: Classifier, front: Front, device: torch.device) -> Classifier:

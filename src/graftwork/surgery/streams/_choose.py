@@ -1,7 +1,7 @@
 """The way in which a stream can grow: which volumes, which numbers, and what every parameter becomes."""
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -136,7 +136,7 @@ def _ways(graph: ChannelGraph, tape: Tape, call: Call, target: Target, asked: _A
 
 
 def _fitting(
-    runs: Iterator[tuple[Target, Tape]], tape: Tape, maps: Mapping[Var, UnitMap], names: Iterable[str]
+    runs: Iterator[tuple[Target, Tape]], tape: Tape, maps: Mapping[Var, UnitMap], layouts: Mapping[str, list[Layout]]
 ) -> Iterator[tuple[Target, Tape]]:
     """Yield one run: the first whose lengths are those of the volumes, else the first.
 
@@ -145,7 +145,7 @@ def _fitting(
     """
     first = None
     for found in runs:
-        if not deals_otherwise((tape, found[1]), maps, names):
+        if not deals_otherwise((tape, found[1]), maps, layouts):
             first = found
             break
         first = first or found

@@ -9,7 +9,7 @@ them. What stands in one place there is one row::
     wider  rows 0 … 47  →  view(4, 12)  →  heads(6, 8)     head 1, channel 2 is row 10 of the first part of 12
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,12 +44,8 @@ def dealt(
         layouts: Name → the layout of each dimension, as the volumes say; kept where rows can't be followed.
     """
     found = {name: list(own) for name, own in layouts.items()}
-    chains = [_chains(tape) for tape in tapes]
-    for name, own in layouts.items():
-        before, after = (chain.get(name, []) for chain in chains)
-        if not own[0].grows or not _differs(before, after, maps):
-            continue
-        old = _matched(before, after, own[0])
+    for name, before, after in _dealt_otherwise(tapes, maps, layouts):
+        old = _matched(before, after, layouts[name][0])
         if old is None and len(before) == len(after):
             return None
         expr = resolve(graph.trace.spaces[name][0])
@@ -60,16 +56,20 @@ def dealt(
     return found
 
 
-def deals_otherwise(tapes: tuple[Tape, Tape], maps: Mapping[Var, UnitMap], names: Iterable[str]) -> bool:
-    """Whether some weight's products have other lengths in the wider model than the volumes say.
+def deals_otherwise(tapes: tuple[Tape, Tape], maps: Mapping[Var, UnitMap], layouts: Mapping[str, list[Layout]]) -> bool:
+    """Whether the wider model deals out some weight's rows in another way than the volumes say; see `dealt`."""
+    return any(True for _ in _dealt_otherwise(tapes, maps, layouts))
 
-    Args:
-        tapes: The model's run, and a run with its new lengths.
-        maps: Volume → its layout.
-        names: Tensors that grow.
-    """
-    before, after = map(_chains, tapes)
-    return any(_differs(before.get(name, []), after.get(name, []), maps) for name in names)
+
+def _dealt_otherwise(
+    tapes: tuple[Tape, Tape], maps: Mapping[Var, UnitMap], layouts: Mapping[str, list[Layout]]
+) -> "Iterator[tuple[str, list[_Step], list[_Step]]]":
+    """Name and steps, before and after, of weights whose products have other lengths than the volumes say."""
+    chains = [_chains(tape) for tape in tapes]
+    for name, own in layouts.items():
+        before, after = (chain.get(name, []) for chain in chains)
+        if own[0].grows and _differs(before, after, maps):
+            yield name, before, after
 
 
 @dataclass(frozen=True)
