@@ -2,8 +2,8 @@ r"""Fashion-MNIST by all defaults within a time: the first 12,000 training image
 
     python benchmarks/fashion_mnist.py --json results/fashion-mnist.json
 
-Each seed is a command of its own on all cores, by the clock; so the machine should be idle. `own_images.py` measures the
-same set by processor seconds of one thread.
+Each seed is a command of its own on all cores, by the clock; so the machine should be idle. `own_images.py` measures
+the same set by processor seconds of one thread.
 """
 
 import argparse
